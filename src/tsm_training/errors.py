@@ -1,0 +1,354 @@
+"""Every exception that the library raises, in one tree below `TsmTrainingError`.
+
+Each error keeps the values it was made from as attributes and hands all of them to `Exception`, so that it survives
+pickling; the sentence for people is made in ``__str__``. Where a built-in exception fits, ours is also one of those:
+``except ValueError`` catches a bad argument and ``except LookupError`` a look-up that missed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+__all__ = [
+    "DatabaseNotOursError",
+    "DuplicateExampleError",
+    "DuplicateWorkerError",
+    "ExampleNotFoundError",
+    "ImageChangedError",
+    "ImageError",
+    "ImageFormatError",
+    "ImageNotFoundError",
+    "ImageSizeMismatchError",
+    "ImageTooLargeError",
+    "ImageTruncatedError",
+    "ImageUnreadableError",
+    "InvalidArgumentError",
+    "InvalidMetadataError",
+    "LearnerConflictError",
+    "ManifestError",
+    "MetricError",
+    "NoExamplesError",
+    "NoWorkersError",
+    "NothingEvaluatedError",
+    "PredictionError",
+    "SchemaTooNewError",
+    "SessionNotFoundError",
+    "StorageBusyError",
+    "StorageClosedError",
+    "StorageCorruptError",
+    "StorageError",
+    "TrainingInProgressError",
+    "TrainingStoppedError",
+    "TsmTrainingError",
+    "WeightsFileError",
+    "WorkerNotFoundError",
+]
+
+
+class TsmTrainingError(Exception):
+    """The base of every exception that this library raises."""
+
+
+class InvalidArgumentError(TsmTrainingError, ValueError):
+    """An argument has a value that cannot be used; nothing was started."""
+
+    def __init__(self, argument: str, seen: object, expected: str) -> None:
+        super().__init__(argument, seen, expected)
+        self.argument = argument
+        self.seen = seen
+        self.expected = expected
+
+    def __str__(self) -> str:
+        return f"{self.argument} must be {self.expected}, got {_shown(self.seen)}"
+
+
+class InvalidMetadataError(InvalidArgumentError):
+    """Metadata that JSON cannot hold exactly."""
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+class ImageError(TsmTrainingError):
+    """A picture file cannot be used; `path` names it and `reason` says why."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path!r}: {self.reason}"
+
+
+class ImageNotFoundError(ImageError, FileNotFoundError):
+    """There is no file of that name."""
+
+    __str__ = ImageError.__str__
+
+
+class ImageUnreadableError(ImageError):
+    """The file is there but is no regular file, or the system refuses to read it."""
+
+
+class ImageFormatError(ImageError):
+    """The bytes are not a picture of an accepted format, depth and channel layout."""
+
+
+class ImageTruncatedError(ImageFormatError):
+    """The picture ends before all of its pixels were read."""
+
+
+class ImageTooLargeError(ImageError):
+    """The file or the picture is larger than the stated limit."""
+
+
+class ImageChangedError(ImageError):
+    """The file's contents are no longer those that were added."""
+
+
+class ImageSizeMismatchError(TsmTrainingError, ValueError):
+    """Two pictures that must agree in size do not; sizes are (height, width) in pixels."""
+
+    def __init__(self, first: str, first_size: tuple[int, int], second: str, second_size: tuple[int, int]) -> None:
+        super().__init__(first, first_size, second, second_size)
+        self.first = first
+        self.first_size = first_size
+        self.second = second
+        self.second_size = second_size
+
+    def __str__(self) -> str:
+        return (
+            f"{self.first} and {self.second} must have the same size, got {_size(self.first_size)} "
+            f"and {_size(self.second_size)} (width×height)"
+        )
+
+
+# --- the dataset ----------------------------------------------------------------------------------------------------
+
+
+class _NotFoundError(TsmTrainingError, LookupError):
+    """A look-up by id that found nothing."""
+
+    kind = "record"
+
+    def __init__(self, identifier: str) -> None:
+        super().__init__(identifier)
+        self.identifier = identifier
+
+    def __str__(self) -> str:
+        return f"no {self.kind} has the id {self.identifier!r}"
+
+
+class ExampleNotFoundError(_NotFoundError):
+    """No training example has that id."""
+
+    kind = "training example"
+
+
+class SessionNotFoundError(_NotFoundError):
+    """No training session has that id."""
+
+    kind = "training session"
+
+
+class DuplicateExampleError(TsmTrainingError):
+    """A training example with that id is already stored."""
+
+    def __init__(self, example_id: str) -> None:
+        super().__init__(example_id)
+        self.example_id = example_id
+
+    def __str__(self) -> str:
+        return f"a training example with the id {self.example_id!r} is already stored"
+
+
+class NoExamplesError(TsmTrainingError):
+    """There is nothing to train or validate on."""
+
+    def __str__(self) -> str:
+        return "there are no training examples: add some with add_training_example() or add_folder()"
+
+
+class ManifestError(TsmTrainingError, ValueError):
+    """A manifest file or a folder of triples is not laid out as expected."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.path = path
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"{self.path!r}: {self.reason}"
+
+
+# --- workers and metrics --------------------------------------------------------------------------------------------
+
+
+class NoWorkersError(TsmTrainingError):
+    """The pool has no workers."""
+
+    def __str__(self) -> str:
+        return "the worker pool is empty: register at least one worker with register_worker()"
+
+
+class DuplicateWorkerError(TsmTrainingError, ValueError):
+    """A worker with that id is already registered."""
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(worker_id)
+        self.worker_id = worker_id
+
+    def __str__(self) -> str:
+        return (
+            f"a worker with the id {self.worker_id!r} is already registered: "
+            "unregister it first, or give the new one another id"
+        )
+
+
+class WorkerNotFoundError(_NotFoundError):
+    """No registered worker has that id."""
+
+    kind = "registered worker"
+
+
+class PredictionError(TsmTrainingError):
+    """No worker gave a usable picture; `reasons` holds one sentence per worker id."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__(dict(reasons))
+        self.reasons = dict(reasons)
+
+    def __str__(self) -> str:
+        listed = "; ".join(f"{worker_id}: {reason}" for worker_id, reason in self.reasons.items())
+        return f"no worker gave a usable picture: {listed}"
+
+
+class MetricError(TsmTrainingError):
+    """The similarity metric raised, or returned something that is not a finite number in [0, 1].
+
+    A broken judge is not evidence against the workers, so it ends the call. `metric` names the judge, `worker_id` the
+    worker whose picture it was given.
+    """
+
+    def __init__(self, metric: str, worker_id: str, reason: str) -> None:
+        super().__init__(metric, worker_id, reason)
+        self.metric = metric
+        self.worker_id = worker_id
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"{self.metric}, given the output of worker {self.worker_id!r}, {self.reason}; "
+            "a similarity must be a finite number between 0 and 1"
+        )
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+class NothingEvaluatedError(TsmTrainingError):
+    """Not one example could be evaluated; `reasons` holds one sentence per example id."""
+
+    def __init__(self, reasons: Mapping[str, str]) -> None:
+        super().__init__(dict(reasons))
+        self.reasons = dict(reasons)
+
+    def __str__(self) -> str:
+        shown = [f"{example_id}: {reason}" for example_id, reason in list(self.reasons.items())[:5]]
+        more = len(self.reasons) - len(shown)
+        return "no example could be evaluated: " + "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+
+
+class TrainingStoppedError(TsmTrainingError):
+    """`should_stop` asked the training to end; every evaluation made so far is kept."""
+
+    def __init__(self, session_id: str) -> None:
+        super().__init__(session_id)
+        self.session_id = session_id
+
+    def __str__(self) -> str:
+        return (
+            f"training session {self.session_id} was stopped on request; its evaluations are kept, "
+            "so calling train() again continues where it ended"
+        )
+
+
+class TrainingInProgressError(TsmTrainingError):
+    """Another training is changing this learner."""
+
+    def __str__(self) -> str:
+        return "this learner is already being trained by another call: wait for it, or train a fork of the learner"
+
+
+class LearnerConflictError(TsmTrainingError):
+    """The learner and the store both hold learned state, and they differ."""
+
+    def __init__(self, store: str) -> None:
+        super().__init__(store)
+        self.store = store
+
+    def __str__(self) -> str:
+        return (
+            f"the learner has evidence of its own, and {self.store} holds other learned state: pass restore=True "
+            "to take the store's, or restore=False to keep the learner's and store it with the next training"
+        )
+
+
+class WeightsFileError(TsmTrainingError, ValueError):
+    """A weights file cannot be used; nothing was changed. `key` names the entry where one is at fault."""
+
+    def __init__(self, path: str, reason: str, key: str | None = None) -> None:
+        super().__init__(path, reason, key)
+        self.path = path
+        self.reason = reason
+        self.key = key
+
+    def __str__(self) -> str:
+        where = f" at {self.key}" if self.key else ""
+        return f"weights file {self.path!r}{where}: {self.reason}"
+
+
+# --- storage --------------------------------------------------------------------------------------------------------
+
+
+class StorageError(TsmTrainingError):
+    """The store cannot do what was asked; `location` names it and `reason` says why."""
+
+    def __init__(self, location: str, reason: str) -> None:
+        super().__init__(location, reason)
+        self.location = location
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"couldn't use the store {self.location!r}: {self.reason}"
+
+
+class StorageBusyError(StorageError):
+    """Another process kept the store locked for longer than the stated wait; nothing was written."""
+
+
+class StorageClosedError(StorageError):
+    """The store was closed before this call."""
+
+
+class StorageCorruptError(StorageError):
+    """The file is damaged or holds values that the library never writes."""
+
+
+class DatabaseNotOursError(StorageError):
+    """The file is not a database, or belongs to another application; it was left as it was."""
+
+
+class SchemaTooNewError(StorageError):
+    """The database was written by a newer version of this library; it was left as it was."""
+
+
+def _size(size: tuple[int, int]) -> str:
+    height, width = size
+    return f"{width}×{height}"
+
+
+def _shown(value: object, limit: int = 200) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else f"{text[:limit]}… ({type(value).__name__})"
