@@ -1,0 +1,1 @@
+"""Learn from ground truth how far each worker of an image ensemble can be trusted."""

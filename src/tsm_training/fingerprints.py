@@ -2,115 +2,101 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import inspect
 import json
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import CodeType
 from typing import Any, Final
 
 import attrs
+import numpy as np
 
 __all__ = ["describe_object"]
 
 _PROCESS_TOKEN: Final = secrets.token_hex(8)
+_OUTSIDE: Final = frozenset({"builtins", "abc", "typing"})
 
 
 def describe_object(thing: object) -> str:
-    """Return a short text that changes when the behaviour of a worker or metric probably does.
+    """Return 32 hexadecimal digits that change when the behaviour of a worker or metric probably does.
 
-    It covers the declared ``version``, the public settings, and the source text of the class or function where that can
-    be had. Where there is neither a version nor source text (code typed into ``exec``, a compiled callable made on the
-    fly), the text is good for this process only, so that stored results are never matched with code that cannot be
-    compared.
+    They cover the declared ``version``, the public settings (attrs fields, instance attributes, a function's defaults
+    and closure), and the source text of the class or function where that can be had. Where there is neither a version
+    nor source text (code given to ``exec``, say), they are good for this process only, so that stored results are never
+    matched with code that cannot be compared. A change in a helper that the source merely calls is not seen: declare a
+    new ``version`` then.
     """
-    facts = _facts(thing, frozenset())
-    return hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]
+    return _digest(json.dumps(_facts(thing, frozenset()), sort_keys=True))[:32]
 
 
-def _facts(thing: object, seen: frozenset[int]) -> Any:
-    """Return JSON-ready facts about `thing`; settings are followed as deep as they go, each object once."""
-    if thing is None or isinstance(thing, (bool, int, float, str)):
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _facts(thing: Any, seen: frozenset[int]) -> Any:
+    """Return JSON-ready facts about `thing`; settings are followed as deep as they go, except into themselves."""
+    if thing is None or isinstance(thing, (bool, int, float, str, bytes)):
         return [type(thing).__name__, repr(thing)]
     if id(thing) in seen:
         return "(itself)"
-    seen |= {id(thing)}
+    inner = functools.partial(_facts, seen=seen | {id(thing)})
+    if isinstance(thing, np.ndarray):
+        return ["array", str(thing.dtype), list(thing.shape), hashlib.sha256(thing.tobytes()).hexdigest()]
     if isinstance(thing, Mapping):
-        return ["mapping", sorted([repr(key), _facts(value, seen)] for key, value in thing.items())]
+        return ["mapping", sorted(([repr(key), inner(value)] for key, value in thing.items()), key=str)]
     if isinstance(thing, (list, tuple)):
-        return ["sequence", [_facts(item, seen) for item in thing]]
+        return ["sequence", *map(inner, thing)]
     if isinstance(thing, (set, frozenset)):
-        return ["set", sorted(json.dumps(_facts(item, seen)) for item in thing)]
-    if hasattr(thing, "tobytes"):
-        digest = hashlib.sha256(thing.tobytes()).hexdigest()
-        return ["array", str(getattr(thing, "dtype", "")), str(getattr(thing, "shape", "")), digest]
-    code = thing if callable(thing) and not _has_settings(thing) else type(thing)
-    facts: dict[str, Any] = {"name": f"{code.__module__}.{getattr(code, '__qualname__', type(thing).__qualname__)}"}
-    version = getattr(thing, "version", None)
-    facts["version"] = str(version) if version else ""
-    facts["source"] = _source_digest(code) if _source_digest(code) or facts["version"] else _process_only(code)
-    facts["settings"] = {
-        name: _facts(value, seen) for name, value in sorted(_settings(thing).items()) if name != "version"
+        return ["set", *sorted(map(inner, thing), key=str)]
+    return _object_facts(thing, inner)
+
+
+def _object_facts(thing: Any, inner: Callable[[Any], Any]) -> dict[str, Any]:
+    code = thing if inspect.isfunction(thing) or isinstance(thing, type) else type(thing)
+    version = str(getattr(thing, "version", "") or "")
+    source = _source_digest(code)
+    settings = {name: inner(value) for name, value in _settings(thing).items() if name != "version"}
+    return {
+        "name": f"{code.__module__}.{code.__qualname__}",
+        "version": version,
+        "source": source if source or version else _process_only(code),
+        "settings": settings,
     }
-    return facts
 
 
-def _has_settings(thing: object) -> bool:
-    return not inspect.isroutine(thing) and not isinstance(thing, type)
-
-
-def _settings(thing: object) -> dict[str, Any]:
-    if inspect.isfunction(thing):
-        bound = dict(enumerate(thing.__defaults__ or ())) | (thing.__kwdefaults__ or {})
-        cells = {f"cell {i}": cell.cell_contents for i, cell in enumerate(thing.__closure__ or ()) if _is_filled(cell)}
-        return {str(key): value for key, value in bound.items()} | cells
-    if inspect.ismethod(thing):
-        return {"self": thing.__self__}
+def _settings(thing: Any) -> dict[str, Any]:
     if isinstance(thing, type):
         return {}
-    if attrs.has(type(thing)):
-        names = [field.name for field in attrs.fields(type(thing))]
-    else:
-        names = list(getattr(thing, "__dict__", {}))
-    if type(thing).__name__ == "partial":
-        return {
-            "func": getattr(thing, "func", None),
-            "args": getattr(thing, "args", ()),
-            "keywords": getattr(thing, "keywords", {}),
-        }
+    if inspect.isfunction(thing):
+        filled = inspect.getclosurevars(thing).nonlocals
+        return {**filled, "(defaults)": thing.__defaults__, "(keyword defaults)": thing.__kwdefaults__}
+    if inspect.ismethod(thing):
+        return {"(function)": thing.__func__, "(self)": thing.__self__}
+    if isinstance(thing, functools.partial):
+        return {"(function)": thing.func, "(arguments)": thing.args, "(keywords)": thing.keywords}
+    names = [f.name for f in attrs.fields(type(thing))] if attrs.has(type(thing)) else getattr(thing, "__dict__", {})
     return {name: getattr(thing, name) for name in names if not name.startswith("_")}
 
 
-def _is_filled(cell: Any) -> bool:
-    try:
-        cell.cell_contents  # noqa: B018 - reading it is the test
-    except ValueError:
-        return False
-    return True
-
-
 def _source_digest(code: Any) -> str:
-    """Return a digest of the source text of a class (with its own bases) or function, or '' where there is none."""
-    texts = []
+    """Return a digest of the source text of a function, or of a class and its bases; '' where there is none."""
+    lineage = [c for c in code.__mro__ if c.__module__ not in _OUTSIDE] if isinstance(code, type) else [code]
     try:
-        lineage = (
-            [c for c in code.__mro__ if c.__module__ not in {"builtins", "abc", "typing"}]
-            if isinstance(code, type)
-            else [code]
-        )
-        texts = [inspect.getsource(item) for item in lineage]
+        return _digest("\n".join(inspect.getsource(item) for item in lineage))
     except (OSError, TypeError):
         return ""
-    return hashlib.sha256("\n".join(texts).encode()).hexdigest()
 
 
 def _process_only(code: Any) -> str:
-    bodies = [code] if not isinstance(code, type) else [v for v in vars(code).values() if inspect.isfunction(v)]
-    compiled = [getattr(body, "__code__", None) for body in bodies]
-    text = repr([(c.co_code, _plain_constants(c)) for c in compiled if isinstance(c, CodeType)])
-    return f"{_PROCESS_TOKEN} {hashlib.sha256(text.encode()).hexdigest()}"
+    """Tell apart functions without source text by what they compiled to; the token keeps that to this process."""
+    parts = vars(code).values() if isinstance(code, type) else [code]
+    compiled = [part.__code__ for part in parts if inspect.isfunction(part)]
+    return f"{_PROCESS_TOKEN} {_digest(repr([_code_facts(c) for c in compiled]))}"
 
 
-def _plain_constants(code: CodeType) -> list[object]:
-    return [c if not isinstance(c, CodeType) else [c.co_code, _plain_constants(c)] for c in code.co_consts]
+def _code_facts(code: CodeType) -> list[Any]:
+    constants = [_code_facts(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
+    return [code.co_code, code.co_names, constants]

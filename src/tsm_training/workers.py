@@ -186,7 +186,7 @@ class Worker(ABC):
             Exception: anything; it is recorded as this worker's failure on this example and disturbs nobody else.
         """
 
-    def get_confidence(self, data: Mapping[str, Image], result: Image) -> float:  # noqa: ARG002 - for subclasses
+    def get_confidence(self, data: Mapping[str, Image], result: Image) -> float:
         """Say how sure the worker is of `result`, in [0, 1]. Low confidence makes evidence count less."""
         return 1.0
 
@@ -201,9 +201,9 @@ class FunctionWorker(Worker):
         version: Change it when the function's results change for a reason that its own source does not show.
     """
 
-    worker_id: str  # type: ignore[misc]  # a field fulfils the abstract property
+    worker_id: str
     function: Callable[[Image, Image], Image]
-    version: str = ""  # type: ignore[misc]  # likewise
+    version: str = ""
 
     def process(self, data: Mapping[str, Image]) -> Image:
         """Call the function with source and target (uint8, H×W×3, BGR); whatever it raises is passed on."""

@@ -1,0 +1,282 @@
+"""Weights files: strict JSON, checked whole before anything changes, replaced as a whole."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime
+from typing import Any, Final, NoReturn, NotRequired, TypedDict
+
+import attrs
+
+from tsm_training.errors import WeightsFileError
+from tsm_training.files import read_regular_file, replace_file
+from tsm_training.weights.rule import LearnedState, WorkerBase, posterior_mean
+
+__all__ = [
+    "MAX_WEIGHTS_FILE_BYTES",
+    "WEIGHTS_FORMAT_VERSION",
+    "PosteriorSums",
+    "WeightsDocument",
+    "WeightsFile",
+    "read_weights_file",
+    "weights_document",
+    "write_weights_file",
+]
+
+WEIGHTS_FORMAT_VERSION: Final = 1
+MAX_WEIGHTS_FILE_BYTES: Final = 1_000_000
+
+_MAX_ID_LENGTH: Final = 128
+_MAX_WEIGHT: Final = 1e9
+_CONSISTENCY: Final = 1e-9  # a weight must be what its posterior sums say, but for the last digits of another machine
+
+
+class PosteriorSums(TypedDict):
+    """What is exported of one worker beside its weight; see `tsm_training.weights.rule` for the symbols."""
+
+    prior: float
+    evidence: float
+    advantage: float
+    squared_advantage: float
+    accuracy_sum: float
+    valid_count: int
+    update_count: int
+
+
+class WeightsDocument(TypedDict):
+    """A weights file. The guide's three keys; the others make an import exact and may be missing."""
+
+    weights: dict[str, float]
+    alpha: NotRequired[float]
+    exported_at: NotRequired[str]
+    format_version: NotRequired[int]
+    prior_strength: NotRequired[float]
+    posterior: NotRequired[dict[str, PosteriorSums]]
+
+
+@attrs.frozen
+class WeightsFile:
+    """A weights file that was read and found good."""
+
+    path: str
+    weights: Mapping[str, float]
+    """Per worker id, above 0."""
+    alpha: float | None
+    prior_strength: float | None
+    posterior: Mapping[str, WorkerBase] | None
+    """Posterior sums per worker id; None in a file that has weights only."""
+
+    def bases(self) -> dict[str, WorkerBase]:
+        """Return where each worker starts after importing: its exact posterior, or its weight as a prior."""
+        if self.posterior is not None:
+            return dict(self.posterior)
+        return {worker_id: WorkerBase(weight) for worker_id, weight in self.weights.items()}
+
+
+def weights_document(
+    state: LearnedState, weights: Mapping[str, float], alpha: float, prior_strength: float | None, now: datetime
+) -> WeightsDocument:
+    """Return the document that describes a learned state, its entries sorted by worker id.
+
+    Args:
+        state: What was learned.
+        weights: The weight of each known worker.
+        alpha: The learner's rate.
+        prior_strength: The learner's, or None for a learner that has none; the posterior sums are then left out.
+        now: The time of the export, aware.
+    """
+    document = WeightsDocument(
+        format_version=WEIGHTS_FORMAT_VERSION,
+        exported_at=now.astimezone(UTC).isoformat(),
+        alpha=alpha,
+        weights=dict(sorted(weights.items())),
+    )
+    if prior_strength is not None:
+        document["prior_strength"] = prior_strength
+        document["posterior"] = {worker_id: _posterior_sums(sums) for worker_id, sums in sorted(state.sums.items())}
+    return document
+
+
+def _posterior_sums(sums: WorkerBase) -> PosteriorSums:
+    return PosteriorSums(
+        prior=sums.prior,
+        evidence=sums.evidence,
+        advantage=sums.advantage,
+        squared_advantage=sums.squared_advantage,
+        accuracy_sum=sums.accuracy_sum,
+        valid_count=sums.valid_count,
+        update_count=sums.update_count,
+    )
+
+
+def write_weights_file(path: str | os.PathLike[str], document: WeightsDocument) -> None:
+    """Write a weights file: the old contents or the new, never a torn one.
+
+    Raises:
+        WeightsFileError: the file cannot be written.
+    """
+    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    try:
+        replace_file(path, text.encode())
+    except OSError as error:
+        raise WeightsFileError(os.fspath(path), f"cannot be written: {error}") from error
+
+
+def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
+    """Read and check a weights file.
+
+    Raises:
+        WeightsFileError: it cannot be read, is larger than 1 MB, is not strict JSON, or an entry is out of order.
+    """
+    name = os.fspath(path)
+    try:
+        content = read_regular_file(path, MAX_WEIGHTS_FILE_BYTES)
+    except (OSError, ValueError) as error:
+        raise WeightsFileError(name, f"cannot be read: {error}") from error
+    return _Reader(name).read(content)
+
+
+@attrs.frozen
+class _Reader:
+    """Turns bytes into a `WeightsFile`; everything wrong becomes one kind of error that names the entry."""
+
+    path: str
+
+    def fail(self, reason: str, key: str | None = None) -> NoReturn:
+        raise WeightsFileError(self.path, reason, key)
+
+    def read(self, content: bytes) -> WeightsFile:
+        document = self._parsed(content)
+        if not isinstance(document, dict):
+            self.fail(f"must hold a JSON object, got {_described(document)}")
+        version = document.get("format_version")
+        if version is not None and (type(version) is not int or version != WEIGHTS_FORMAT_VERSION):
+            self.fail(f"has format version {version!r}; this library reads {WEIGHTS_FORMAT_VERSION}", "format_version")
+        weights = {
+            worker_id: self._number(value, f"weights[{worker_id!r}]", 0.0)
+            for worker_id, value in self._entries(document, "weights").items()
+        }
+        if not weights:
+            self.fail("names no worker", "weights")
+        strength = self._optional(document, "prior_strength", _MAX_WEIGHT)
+        result = WeightsFile(
+            self.path, weights, self._optional(document, "alpha", 1.0), strength, self._posterior(document)
+        )
+        self._check_consistency(result)
+        return result
+
+    def _parsed(self, content: bytes) -> Any:
+        try:
+            text = content.decode("utf-8-sig")
+            return json.loads(text, object_pairs_hook=self._unique, parse_constant=self._constant)
+        except RecursionError:
+            self.fail("is nested too deeply")
+        except UnicodeDecodeError as error:
+            self.fail(f"is not UTF-8 text: {error.reason} at byte {error.start}")
+        except json.JSONDecodeError as error:
+            self.fail(f"is not JSON: {error}")
+        except ValueError as error:  # a whole number with thousands of digits
+            if isinstance(error, WeightsFileError):
+                raise
+            self.fail(f"holds a number that cannot be read: {error}")
+
+    def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        result: dict[str, Any] = {}
+        for key, value in pairs:
+            if key in result:
+                self.fail("stands there twice", repr(key))
+            result[key] = value
+        return result
+
+    def _constant(self, text: str) -> NoReturn:
+        self.fail(f"{text} is not a number that JSON knows")
+
+    def _entries(self, document: Mapping[str, Any], key: str) -> dict[str, Any]:
+        if key not in document:
+            self.fail(f"the key {key!r} is missing")
+        entries = document[key]
+        if not isinstance(entries, dict):
+            self.fail(f"must be an object with one entry per worker, got {_described(entries)}", key)
+        for worker_id in entries:
+            if not 0 < len(worker_id) <= _MAX_ID_LENGTH or not worker_id.isprintable():
+                self.fail(f"a worker id must have 1 to {_MAX_ID_LENGTH} printable characters", f"{key}[{worker_id!r}]")
+        return entries
+
+    def _number(self, value: object, key: str, low: float | None = None, high: float = _MAX_WEIGHT) -> float:
+        if type(value) not in (int, float):
+            self.fail(f"must be a number, got {_described(value)}", key)
+        number = _as_float(value)
+        if not math.isfinite(number) or abs(number) > high or (low is not None and number <= low):
+            above = "" if low is None else f" above {low:g} and"
+            self.fail(f"must be a finite number{above} at most {high:g}, got {_described(value)}", key)
+        return number
+
+    def _optional(self, document: Mapping[str, Any], key: str, high: float) -> float | None:
+        return self._number(document[key], key, 0.0, high) if key in document else None
+
+    def _posterior(self, document: Mapping[str, Any]) -> dict[str, WorkerBase] | None:
+        if "posterior" not in document:
+            return None
+        entries = self._entries(document, "posterior")
+        return {worker_id: self._base(entry, f"posterior[{worker_id!r}]") for worker_id, entry in entries.items()}
+
+    def _base(self, entry: object, key: str) -> WorkerBase:
+        if not isinstance(entry, dict) or entry.keys() != PosteriorSums.__annotations__.keys():
+            expected = ", ".join(PosteriorSums.__annotations__)
+            self.fail(f"must be an object with exactly the keys {expected}, got {_described(entry)}", key)
+        checks: dict[str, Callable[[], float | int]] = {
+            "prior": lambda: self._number(entry["prior"], f"{key}['prior']", 0.0),
+            "valid_count": lambda: self._count(entry["valid_count"], f"{key}['valid_count']"),
+            "update_count": lambda: self._count(entry["update_count"], f"{key}['update_count']"),
+        }
+        values: dict[str, Any] = {
+            name: checks[name]() if name in checks else self._number(value, f"{key}[{name!r}]")
+            for name, value in entry.items()
+        }
+        base = WorkerBase(**values)
+        possible = (
+            base.evidence >= 0
+            and abs(base.advantage) <= base.evidence
+            and 0 <= base.squared_advantage <= base.evidence
+            and 0 <= base.accuracy_sum <= base.valid_count <= base.update_count
+        )
+        if not possible:
+            self.fail("holds sums that no evidence can have", key)
+        return base
+
+    def _count(self, value: object, key: str) -> int:
+        if type(value) is not int or not 0 <= value <= _MAX_WEIGHT:
+            self.fail(f"must be a whole number of at least 0, got {_described(value)}", key)
+        return value
+
+    def _check_consistency(self, file: WeightsFile) -> None:
+        """Refuse a file whose weights were edited while its posterior was not: it says two things at once."""
+        if file.posterior is None:
+            return
+        if file.prior_strength is None:
+            self.fail("is missing, and the posterior means nothing without it", "prior_strength")
+        if file.posterior.keys() != file.weights.keys():
+            self.fail("must name the same workers as 'weights'", "posterior")
+        for worker_id, base in file.posterior.items():
+            implied = posterior_mean(base, file.prior_strength)
+            if not math.isclose(implied, file.weights[worker_id], rel_tol=_CONSISTENCY):
+                self.fail(
+                    f"is {file.weights[worker_id]!r}, but its posterior says {implied!r}; "
+                    "remove 'posterior' to import edited weights as priors",
+                    f"weights[{worker_id!r}]",
+                )
+
+
+def _as_float(value: Any) -> float:
+    try:
+        return float(value)
+    except OverflowError:
+        return math.inf
+
+
+def _described(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else f"{type(value).__name__} {text[:60]}…"  # noqa: PLR2004 - one line on a screen

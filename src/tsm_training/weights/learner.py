@@ -1,0 +1,342 @@
+"""The learner: settings that never change, pointing to one small cell that does."""
+
+from __future__ import annotations
+
+import math
+import threading
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from statistics import NormalDist
+from typing import Any, Final, Protocol, TypedDict, runtime_checkable
+
+import attrs
+
+from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
+from tsm_training.weights import rule
+from tsm_training.weights.rule import ExampleEvidence, LearnedState, WorkerBase
+
+__all__ = [
+    "CREDIBLE_MASS",
+    "BayesianWeightLearner",
+    "LearnerCell",
+    "LearnerStatistics",
+    "WeightLearner",
+    "WorkerProgressStatistics",
+]
+
+CREDIBLE_MASS: Final = 0.9
+"""Posterior probability inside a credible interval."""
+
+_HALF_WIDTH: Final = NormalDist().inv_cdf(0.5 + CREDIBLE_MASS / 2)
+
+
+class WorkerProgressStatistics(TypedDict):
+    """What the guide promises of a worker's statistics."""
+
+    mean_accuracy: float | None
+    """Mean similarity over the absorbed examples on which it gave a picture; None where there are none."""
+    update_count: int
+    """How many examples were absorbed."""
+
+
+class LearnerStatistics(WorkerProgressStatistics):
+    """What is known about one worker."""
+
+    weight: float
+    """The posterior mean: trust relative to the peers, 1.0 = average."""
+    weight_std: float
+    """The posterior standard deviation of the weight."""
+    credible_interval: tuple[float, float]
+    """The central 90 % interval of the weight."""
+    evidence: float
+    """How many fully absorbed, fully confident examples the posterior stands for."""
+    failure_count: int
+    """On how many of the absorbed examples it gave no usable picture."""
+    prior_weight: float
+    """Where it started."""
+
+
+class LearnerCell:
+    """The one place where learned state lives: an immutable snapshot, swapped under a lock.
+
+    Readers need no lock. Several learners may point to one cell; they then differ in settings only.
+    """
+
+    def __init__(self, state: LearnedState | None = None, *, is_trial: bool = False) -> None:
+        self._state = state or LearnedState()
+        self._lock = threading.Lock()
+        self._training = threading.Lock()
+        self.is_trial = is_trial
+        """True for the cell of a fork, which is never written to a store."""
+
+    @property
+    def state(self) -> LearnedState:
+        """The present snapshot."""
+        return self._state
+
+    def update(self, change: Callable[[LearnedState], LearnedState]) -> LearnedState:
+        """Replace the snapshot by what `change` makes of it, and return the new one."""
+        with self._lock:
+            self._state = change(self._state)
+            return self._state
+
+    def __enter__(self) -> LearnerCell:
+        """Claim the cell for one training.
+
+        Raises:
+            TrainingInProgressError: another training has it.
+        """
+        if not self._training.acquire(blocking=False):
+            raise TrainingInProgressError
+        return self
+
+    def __exit__(self, *_exception: object) -> None:
+        self._training.release()
+
+
+@runtime_checkable
+class WeightLearner(Protocol):
+    """What the library needs of a learner."""
+
+    @property
+    def alpha(self) -> float:
+        """The learning rate: the share of the unabsorbed evidence that one pass absorbs, in (0, 1]."""
+        ...
+
+    @property
+    def cell(self) -> LearnerCell:
+        """Where the learned state lives."""
+        ...
+
+    def add_workers(self, worker_ids: Iterable[str]) -> None:
+        """Make workers known, at the prior; known ones stay as they are."""
+        ...
+
+    def get_weight(self, worker_id: str) -> float:
+        """Return a worker's weight; the prior weight for an unknown one."""
+        ...
+
+    def get_all_weights(self) -> dict[str, float]:
+        """Return the weight of every known worker."""
+        ...
+
+    def get_statistics(self, worker_id: str) -> LearnerStatistics:
+        """Return what is known about a worker."""
+        ...
+
+    def get_all_statistics(self) -> dict[str, LearnerStatistics]:
+        """Return what is known about every known worker."""
+        ...
+
+    def get_blend_weights(
+        self, features: Sequence[float] | None = None, *, worker_ids: Iterable[str] | None = None
+    ) -> dict[str, float]:
+        """Return each worker's share of the ensemble's picture: at least 0, sum 1; of all known workers or of some."""
+        ...
+
+    def observe(self, evidence: Iterable[ExampleEvidence]) -> None:
+        """Absorb one pass over a batch of evidence."""
+        ...
+
+    def absorb(self, state: LearnedState, evidence: Iterable[ExampleEvidence], passes: int = 1) -> LearnedState:
+        """Return what `state` becomes after passes over evidence; a pure function that changes nothing."""
+        ...
+
+    def with_state(self, state: LearnedState) -> WeightLearner:
+        """Return a learner of the same settings over a trial cell that holds `state`."""
+        ...
+
+    def reset(self, default_weight: float = 1.0) -> None:
+        """Forget all evidence and give every known worker this prior weight."""
+        ...
+
+    def fork(self) -> WeightLearner:
+        """Return an independent copy for trials, which is never written to a store."""
+        ...
+
+    def with_alpha(self, alpha: float) -> WeightLearner:
+        """Return a learner with another rate over the same cell."""
+        ...
+
+
+def _number(low: float, high: float, expected: str, *, low_allowed: bool = False) -> Callable[[Any, Any, Any], None]:
+    def check(_instance: object, attribute: Any, value: object) -> None:
+        check_number(attribute.name, value, low, high, expected, low_allowed=low_allowed)
+
+    return check
+
+
+def check_number(
+    name: str, value: object, low: float, high: float, expected: str, *, low_allowed: bool = False
+) -> None:
+    """Raise InvalidArgumentError unless `value` is a finite number in (low, high], or [low, high] where allowed."""
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not (low <= value if low_allowed else low < value) or not value <= high:  # type: ignore[operator]
+        raise InvalidArgumentError(name, value, expected)
+
+
+@attrs.frozen(eq=False)
+class BayesianWeightLearner:
+    """Learns by conjugate Bayesian updating how far each worker is to be trusted.
+
+    The settings are frozen; what was learned lives in `cell`, which `with_alpha` shares and `fork` copies. The rule is
+    described in `tsm_training.weights.rule`.
+
+    Args:
+        alpha: The learning rate: the share of an example's unabsorbed evidence that one pass absorbs, in (0, 1].
+        prior_weight: The weight of a worker about which nothing is known, above 0.
+        prior_strength: How many examples of average accuracy every worker is taken to have shown beforehand, above 0.
+        confidence_scaling: Whether a worker's own confidence scales its evidence; if not, all of it counts in full.
+        cell: Where the learned state lives; a new, empty one unless given.
+
+    Raises:
+        InvalidArgumentError: a setting is outside its range.
+    """
+
+    alpha: float = attrs.field(default=0.1, validator=_number(0.0, 1.0, "a number above 0 and at most 1"))
+    prior_weight: float = attrs.field(default=1.0, validator=_number(0.0, 1e6, "a number above 0 and at most 1e6"))
+    prior_strength: float = attrs.field(default=3.0, validator=_number(0.0, 1e9, "a number above 0 and at most 1e9"))
+    confidence_scaling: bool = attrs.field(default=True)
+    cell: LearnerCell = attrs.field(factory=LearnerCell, kw_only=True, repr=False)
+
+    @confidence_scaling.validator
+    def _check_confidence_scaling(self, _attribute: object, value: object) -> None:
+        if not isinstance(value, bool):
+            raise InvalidArgumentError("confidence_scaling", value, "True or False")
+
+    # --- reading ---
+
+    def _sums(self, worker_id: str) -> WorkerBase:
+        return self.cell.state.sums.get(worker_id, WorkerBase(self.prior_weight))
+
+    def get_weight(self, worker_id: str) -> float:
+        """Return a worker's weight (1.0 = average); the prior weight for an unknown one."""
+        return rule.posterior_mean(self._sums(worker_id), self.prior_strength)
+
+    def get_all_weights(self) -> dict[str, float]:
+        """Return the weight of every known worker, by worker id."""
+        return {
+            worker_id: rule.posterior_mean(sums, self.prior_strength)
+            for worker_id, sums in self.cell.state.sums.items()
+        }
+
+    def get_statistics(self, worker_id: str) -> LearnerStatistics:
+        """Return what is known about a worker; for an unknown one, that is the prior."""
+        sums = self._sums(worker_id)
+        mean = rule.posterior_mean(sums, self.prior_strength)
+        std = rule.posterior_std(sums, self.prior_strength)
+        return LearnerStatistics(
+            mean_accuracy=sums.accuracy_sum / sums.valid_count if sums.valid_count else None,
+            update_count=sums.update_count,
+            weight=mean,
+            weight_std=std,
+            credible_interval=(mean - _HALF_WIDTH * std, mean + _HALF_WIDTH * std),
+            evidence=sums.evidence,
+            failure_count=sums.update_count - sums.valid_count,
+            prior_weight=sums.prior,
+        )
+
+    def get_all_statistics(self) -> dict[str, LearnerStatistics]:
+        """Return what is known about every known worker, by worker id."""
+        return {worker_id: self.get_statistics(worker_id) for worker_id in self.cell.state.sums}
+
+    def get_blend_weights(
+        self,
+        features: Sequence[float] | None = None,
+        *,
+        worker_ids: Iterable[str] | None = None,
+    ) -> dict[str, float]:
+        """Return each worker's share of the ensemble's picture: at least 0, sum 1.
+
+        The share is the posterior probability of being the best worker, times ``n / (n + prior_strength)`` so that an
+        untested worker gets none once others are tested. While nothing was observed the priors alone decide, and equal
+        priors give equal shares.
+
+        Args:
+            features: Ignored: these shares are the same for all pictures.
+            worker_ids: The workers to share among; all known ones by default.
+        """
+        known = self.cell.state.sums
+        ids = sorted(known if worker_ids is None else set(worker_ids))
+        if not ids:
+            return {}
+        sums = [self._sums(worker_id) for worker_id in ids]
+        best = rule.probability_best(
+            [rule.posterior_mean(s, self.prior_strength) for s in sums],
+            [max(rule.posterior_std(s, self.prior_strength), _SMALLEST_STD) for s in sums],
+        )
+        tested = [s.evidence / (s.evidence + self.prior_strength) for s in sums]
+        shares = [b * t for b, t in zip(best, tested, strict=True)] if any(tested) else best
+        total = math.fsum(shares)
+        return {worker_id: share / total for worker_id, share in zip(ids, shares, strict=True)}
+
+    # --- learning ---
+
+    def add_workers(self, worker_ids: Iterable[str]) -> None:
+        """Make workers known, at the prior; known ones stay as they are."""
+        ids = list(worker_ids)
+        self.cell.update(lambda state: rule.with_workers(state, ids, self.prior_weight))
+
+    def observe(self, evidence: Iterable[ExampleEvidence]) -> None:
+        """Absorb one pass over a batch of evidence.
+
+        Raises:
+            InvalidArgumentError: an accuracy or confidence is outside [0, 1]; nothing was absorbed.
+        """
+        batch = list(evidence)
+        for item in batch:
+            _check_evidence(item)
+        self.cell.update(lambda state: self.absorb(state, batch))
+
+    def absorb(self, state: LearnedState, evidence: Iterable[ExampleEvidence], passes: int = 1) -> LearnedState:
+        """Return what `state` becomes after passes over evidence; a pure function that changes nothing."""
+        scaled = evidence if self.confidence_scaling else map(_with_full_confidence, evidence)
+        return rule.absorb(state, scaled, self.alpha, self.prior_weight, passes)
+
+    def reset(self, default_weight: float = 1.0) -> None:
+        """Forget all evidence and give every known worker this prior weight.
+
+        Raises:
+            InvalidArgumentError: `default_weight` is not a number above 0 and at most 1e6.
+        """
+        check_number("default_weight", default_weight, 0.0, 1e6, "a number above 0 and at most 1e6")
+        self.cell.update(lambda state: reset_state(state, default_weight))
+
+    # --- other learners ---
+
+    def with_alpha(self, alpha: float) -> BayesianWeightLearner:
+        """Return a learner with another rate over the same cell: both see everything that either learns.
+
+        Raises:
+            InvalidArgumentError: `alpha` is not in (0, 1].
+        """
+        return attrs.evolve(self, alpha=alpha)
+
+    def fork(self) -> BayesianWeightLearner:
+        """Return an independent copy for trials, which is never written to a store until it is adopted."""
+        return self.with_state(self.cell.state)
+
+    def with_state(self, state: LearnedState) -> BayesianWeightLearner:
+        """Return a learner of the same settings over a trial cell that holds `state`."""
+        return attrs.evolve(self, cell=LearnerCell(state, is_trial=True))
+
+
+_SMALLEST_STD: Final = 1e-9  # keeps the quadrature defined where a posterior has no spread left
+
+
+def reset_state(state: LearnedState, default_weight: float) -> LearnedState:
+    """Return a state that knows the same workers and nothing else about them."""
+    return LearnedState({worker_id: WorkerBase(float(default_weight)) for worker_id in state.sums})
+
+
+def _with_full_confidence(evidence: ExampleEvidence) -> ExampleEvidence:
+    outcomes = {worker_id: attrs.evolve(o, confidence=1.0) for worker_id, o in evidence.outcomes.items()}
+    return attrs.evolve(evidence, outcomes=outcomes)
+
+
+def _check_evidence(evidence: ExampleEvidence) -> None:
+    for worker_id, outcome in evidence.outcomes.items():
+        values: Mapping[str, float | None] = {"accuracy": outcome.accuracy, "confidence": outcome.confidence}
+        for name, value in values.items():
+            if value is not None:
+                where = f"{name} of {worker_id!r}"
+                check_number(where, value, 0.0, 1.0, "a number between 0 and 1", low_allowed=True)
