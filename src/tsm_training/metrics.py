@@ -81,8 +81,8 @@ def mean_squared_error(img1: Image, img2: Image) -> float:
         ImageSizeMismatchError: the shapes differ.
     """
     _check_same_size(img1, img2)
-    # OpenCV sums the squares of bytes in integers and hands them over as a double, exact far beyond any picture.
-    return cv2.norm(img1, img2, cv2.NORM_L2SQR) / img1.size
+    # OpenCV sums the squares of bytes in whole numbers, but may hand over the square of a rounded root.
+    return round(cv2.norm(img1, img2, cv2.NORM_L2SQR)) / img1.size
 
 
 def lab_histograms(lab: Image) -> Histograms:

@@ -30,6 +30,7 @@ __all__ = [
     "WorkerRequest",
     "WorkerResult",
     "WorkerResultLike",
+    "checked_result",
     "run_worker",
     "shared",
 ]
@@ -241,6 +242,21 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
     if failure is not None:
         return WorkerResult(worker.worker_id, None, 0.0, failure, seconds)
     return WorkerResult(worker.worker_id, value, confidence, None, seconds)
+
+
+def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
+    """Turn a foreign pool's result into one of ours, holding its picture and confidence to the same rules."""
+    worker_id = str(result.worker_id)
+    if not result.is_valid():
+        reason = getattr(result, "error", None) or getattr(result, "failure", None) or "its pool called it invalid"
+        failure = WorkerFailure("raised", "invalid result", _capped(reason))
+        return WorkerResult(worker_id, None, 0.0, failure)
+    failure_or_none = _output_fault(result.value, target)
+    confidence, confidence_fault = _checked_confidence(result.confidence)
+    fault = failure_or_none or confidence_fault
+    if fault is not None:
+        return WorkerResult(worker_id, None, 0.0, fault)
+    return WorkerResult(worker_id, result.value.copy(), confidence)
 
 
 def _output_fault(output: object, target: Image) -> WorkerFailure | None:

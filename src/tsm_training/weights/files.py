@@ -12,8 +12,9 @@ from typing import Any, Final, NoReturn, NotRequired, TypedDict
 import attrs
 
 from tsm_training.errors import WeightsFileError
+from tsm_training.evidence import LearnedState, WorkerBase
 from tsm_training.files import read_regular_file, replace_file
-from tsm_training.weights.rule import LearnedState, WorkerBase, posterior_mean
+from tsm_training.weights.rule import posterior_mean
 
 __all__ = [
     "MAX_WEIGHTS_FILE_BYTES",

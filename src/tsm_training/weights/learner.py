@@ -11,16 +11,19 @@ from typing import Any, Final, Protocol, TypedDict, runtime_checkable
 import attrs
 
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
+from tsm_training.evidence import ExampleEvidence, LearnedState, WorkerBase
 from tsm_training.weights import rule
-from tsm_training.weights.rule import ExampleEvidence, LearnedState, WorkerBase
 
 __all__ = [
     "CREDIBLE_MASS",
     "BayesianWeightLearner",
+    "CellHome",
     "LearnerCell",
     "LearnerStatistics",
     "WeightLearner",
     "WorkerProgressStatistics",
+    "check_number",
+    "reset_state",
 ]
 
 CREDIBLE_MASS: Final = 0.9
@@ -55,6 +58,15 @@ class LearnerStatistics(WorkerProgressStatistics):
     """Where it started."""
 
 
+@attrs.frozen
+class CellHome:
+    """Which store a cell is kept in, and what the two last agreed on."""
+
+    store_id: str
+    version: int
+    state: LearnedState
+
+
 class LearnerCell:
     """The one place where learned state lives: an immutable snapshot, swapped under a lock.
 
@@ -67,6 +79,8 @@ class LearnerCell:
         self._training = threading.Lock()
         self.is_trial = is_trial
         """True for the cell of a fork, which is never written to a store."""
+        self.home: CellHome | None = None
+        """The store that this cell is kept in; None until it was restored from one or first trained into one."""
 
     @property
     def state(self) -> LearnedState:
@@ -100,6 +114,11 @@ class WeightLearner(Protocol):
     @property
     def alpha(self) -> float:
         """The learning rate: the share of the unabsorbed evidence that one pass absorbs, in (0, 1]."""
+        ...
+
+    @property
+    def prior_weight(self) -> float:
+        """The weight of a worker about which nothing is known, above 0."""
         ...
 
     @property
@@ -141,8 +160,8 @@ class WeightLearner(Protocol):
         """Return what `state` becomes after passes over evidence; a pure function that changes nothing."""
         ...
 
-    def with_state(self, state: LearnedState) -> WeightLearner:
-        """Return a learner of the same settings over a trial cell that holds `state`."""
+    def with_cell(self, cell: LearnerCell) -> WeightLearner:
+        """Return a learner of the same settings over another cell."""
         ...
 
     def reset(self, default_weight: float = 1.0) -> None:
@@ -313,11 +332,11 @@ class BayesianWeightLearner:
 
     def fork(self) -> BayesianWeightLearner:
         """Return an independent copy for trials, which is never written to a store until it is adopted."""
-        return self.with_state(self.cell.state)
+        return self.with_cell(LearnerCell(self.cell.state, is_trial=True))
 
-    def with_state(self, state: LearnedState) -> BayesianWeightLearner:
-        """Return a learner of the same settings over a trial cell that holds `state`."""
-        return attrs.evolve(self, cell=LearnerCell(state, is_trial=True))
+    def with_cell(self, cell: LearnerCell) -> BayesianWeightLearner:
+        """Return a learner of the same settings over another cell."""
+        return attrs.evolve(self, cell=cell)
 
 
 _SMALLEST_STD: Final = 1e-9  # keeps the quadrature defined where a posterior has no spread left

@@ -1,0 +1,228 @@
+"""A store that lives as long as its object: for tests, trials and notebooks."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Final
+
+import attrs
+
+from tsm_training.data.records import (
+    DatasetStatistics,
+    Evaluation,
+    EvaluationKey,
+    Learning,
+    MetricRow,
+    Preview,
+    SessionCommit,
+    TrainingExample,
+    TrainingSession,
+)
+from tsm_training.data.store import PREVIEW_BYTES, StateChange, TrainingStore
+from tsm_training.errors import (
+    DuplicateExampleError,
+    ExampleNotFoundError,
+    SessionNotFoundError,
+    StorageClosedError,
+)
+from tsm_training.evidence import LearnedState
+
+__all__ = ["InMemoryStore"]
+
+_LOCATION: Final = "memory"
+
+
+@attrs.define(eq=False)
+class _Contents:
+    """Everything that the store holds, in order of addition (dictionaries keep it)."""
+
+    examples: dict[str, TrainingExample] = attrs.field(factory=dict)
+    evaluations: dict[EvaluationKey, Evaluation] = attrs.field(factory=dict)
+    previews: dict[tuple[str, str], bytes] = attrs.field(factory=dict)
+    sessions: dict[str, TrainingSession] = attrs.field(factory=dict)
+    metrics: dict[str, list[MetricRow]] = attrs.field(factory=dict)
+    learning: Learning = attrs.field(factory=lambda: Learning(0, LearnedState()))
+    closed: bool = False
+
+
+@attrs.frozen(eq=False)
+class InMemoryStore(TrainingStore):
+    """Keeps everything in memory; nothing outlives the object. Otherwise it does what every store does."""
+
+    _contents: _Contents = attrs.field(factory=_Contents, init=False, repr=False)
+    _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False, repr=False)
+    _store_id: str = attrs.field(factory=lambda: uuid.uuid4().hex, init=False, repr=False)
+
+    @property
+    def location(self) -> str:
+        """The word ``memory``."""
+        return _LOCATION
+
+    @property
+    def store_id(self) -> str:
+        """A text that no other store has."""
+        return self._store_id
+
+    def _open(self) -> _Contents:
+        if self._contents.closed:
+            raise StorageClosedError(_LOCATION, "it was closed")
+        return self._contents
+
+    def add_examples(self, examples: Sequence[TrainingExample], /) -> None:
+        """Add examples behind those already there: all of them or none; see `TrainingStore`."""
+        with self._lock:
+            stored = self._open().examples
+            new: dict[str, TrainingExample] = {}
+            for example in examples:
+                if example.example_id in stored or example.example_id in new:
+                    raise DuplicateExampleError(example.example_id)
+                new[example.example_id] = copy.deepcopy(example)
+            stored.update(new)
+
+    def get_example(self, example_id: str, /) -> TrainingExample:
+        """Return one example; see `TrainingStore`."""
+        with self._lock:
+            return copy.deepcopy(self._stored_example(example_id))
+
+    def _stored_example(self, example_id: str) -> TrainingExample:
+        examples = self._open().examples
+        if example_id not in examples:
+            raise ExampleNotFoundError(example_id)
+        return examples[example_id]
+
+    def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
+        """Yield examples in order of addition; see `TrainingStore`."""
+        with self._lock:
+            examples = list(self._open().examples.values())
+        for example in examples[-newest:] if newest else examples:
+            yield copy.deepcopy(example)
+
+    def update_examples(
+        self, examples: Sequence[TrainingExample], change: StateChange | None = None
+    ) -> Learning | None:
+        """Replace stored examples, and learned state with them; see `TrainingStore`."""
+        with self._lock:
+            for example in examples:
+                self._stored_example(example.example_id)
+            new = {example.example_id: copy.deepcopy(example) for example in examples}
+            learning = self._changed(change)
+            self._contents.examples.update(new)
+            return learning
+
+    def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
+        """Remove an example, and change learned state with it; see `TrainingStore`."""
+        with self._lock:
+            self._stored_example(example_id)
+            learning = self._changed(change)
+            del self._contents.examples[example_id]
+            return learning
+
+    def _changed(self, change: StateChange | None) -> Learning | None:
+        return None if change is None else self.update_learning(change)
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+        """Keep evaluations and previews; see `TrainingStore`."""
+        with self._lock:
+            contents = self._open()
+            for evaluation in evaluations:
+                contents.evaluations.pop(evaluation.key, None)
+                contents.evaluations[evaluation.key] = evaluation
+            for preview in previews:
+                contents.previews.pop((preview.example_digest, preview.name), None)
+                contents.previews[preview.example_digest, preview.name] = preview.png
+            surplus = sum(map(len, contents.previews.values())) - PREVIEW_BYTES
+            while surplus > 0:
+                oldest = next(iter(contents.previews))
+                surplus -= len(contents.previews.pop(oldest))
+
+    def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
+        """Return all evaluations of these examples; see `TrainingStore`."""
+        wanted = frozenset(example_digests)
+        with self._lock:
+            return [e for e in self._open().evaluations.values() if e.key.example_digest in wanted]
+
+    def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
+        """Return the PNG bytes of an example's previews, by name; see `TrainingStore`."""
+        with self._lock:
+            stored = self._open().previews
+            return {name: png for (digest, name), png in stored.items() if digest == example_digest}
+
+    def begin_session(self, session: TrainingSession, /) -> None:
+        """Keep a session whose status is ``running``; see `TrainingStore`."""
+        with self._lock:
+            contents = self._open()
+            contents.sessions[session.session_id] = copy.deepcopy(session)
+            contents.metrics[session.session_id] = []
+
+    def commit_session(
+        self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
+    ) -> tuple[TrainingSession, Learning]:
+        """End a session, its metric rows and learned state with it; see `TrainingStore`."""
+        with self._lock:
+            contents = self._open()
+            if session_id not in contents.sessions:
+                raise SessionNotFoundError(session_id)
+            commit = copy.copy(finish(contents.learning.state))
+            session = copy.deepcopy(commit.session)
+            if commit.state is not None:
+                contents.learning = Learning(contents.learning.version + 1, commit.state)
+            contents.metrics[session_id] = list(commit.metrics)
+            contents.sessions[session_id] = session
+            return copy.deepcopy(session), contents.learning
+
+    def get_session(self, session_id: str, /) -> TrainingSession:
+        """Return one session; see `TrainingStore`."""
+        with self._lock:
+            sessions = self._open().sessions
+            if session_id not in sessions:
+                raise SessionNotFoundError(session_id)
+            return copy.deepcopy(sessions[session_id])
+
+    def iterate_sessions(self) -> Iterator[TrainingSession]:
+        """Yield all sessions, the oldest first; see `TrainingStore`."""
+        with self._lock:
+            sessions = list(self._open().sessions.values())
+        for session in sessions:
+            yield copy.deepcopy(session)
+
+    def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
+        """Yield the metric rows of one session; see `TrainingStore`."""
+        with self._lock:
+            metrics = self._open().metrics
+            if session_id not in metrics:
+                raise SessionNotFoundError(session_id)
+            rows = list(metrics[session_id])
+        return iter(rows)
+
+    def load_learning(self) -> Learning:
+        """Return the learned state; see `TrainingStore`."""
+        with self._lock:
+            return self._open().learning
+
+    def update_learning(self, change: StateChange, /) -> Learning:
+        """Replace the learned state by what `change` makes of it; see `TrainingStore`."""
+        with self._lock:
+            contents = self._open()
+            contents.learning = Learning(contents.learning.version + 1, change(contents.learning.state))
+            return contents.learning
+
+    def get_dataset_stats(self) -> DatasetStatistics:
+        """Count examples and sessions; see `TrainingStore`."""
+        with self._lock:
+            contents = self._open()
+            total = len(contents.examples)
+            processed = sum(example.worker_results is not None for example in contents.examples.values())
+            return {
+                "total_examples": total,
+                "processed_examples": processed,
+                "unprocessed_examples": total - processed,
+                "total_sessions": len(contents.sessions),
+            }
+
+    def close(self) -> None:
+        """Let go of everything; closing twice is fine."""
+        with self._lock:
+            self._contents.closed = True

@@ -1,0 +1,67 @@
+"""Checking that a value is exactly what JSON can hold."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from typing import Any, Final
+
+from tsm_training.errors import InvalidMetadataError
+
+__all__ = ["check_metadata"]
+
+MAX_METADATA_BYTES: Final = 1_000_000
+_MAX_DEPTH: Final = 50
+_INT_LIMIT: Final = 2**63
+
+
+def check_metadata(metadata: object) -> dict[str, Any]:
+    """Return a private copy of an example's metadata.
+
+    Raises:
+        InvalidMetadataError: it is no mapping with text keys, or holds something that JSON cannot give back exactly:
+            a NaN, bytes, a set, a value nested deeper than 50 levels, or more than 1 MB in all. The error names
+            the place.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidMetadataError("metadata", metadata, "a mapping of JSON values, or None")
+    checked: dict[str, Any] = _checked(metadata, "metadata", 0)
+    size = len(json.dumps(checked, ensure_ascii=False).encode())
+    if size > MAX_METADATA_BYTES:
+        raise InvalidMetadataError("metadata", f"{size} bytes of JSON", f"at most {MAX_METADATA_BYTES} bytes of JSON")
+    return checked
+
+
+def _checked(value: Any, place: str, depth: int) -> Any:
+    if depth > _MAX_DEPTH:
+        raise InvalidMetadataError(place, "deeper nesting", f"nested at most {_MAX_DEPTH} levels deep")
+    if isinstance(value, Mapping):
+        return {_key(key, place): _checked(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_checked(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
+    if value is None or type(value) is bool:
+        return value
+    if type(value) is int and -_INT_LIMIT <= value < _INT_LIMIT:
+        return value
+    if type(value) is float and math.isfinite(value):
+        return value
+    if type(value) is str and _is_encodable(value):
+        return value
+    raise InvalidMetadataError(place, value, "a JSON value (text, finite number, True, False, None, list or dict)")
+
+
+def _key(key: object, place: str) -> str:
+    if type(key) is not str or not _is_encodable(key):
+        raise InvalidMetadataError(f"a key of {place}", key, "text")
+    return key
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return "\0" not in text

@@ -1,0 +1,154 @@
+"""The database schema, its version, and how a file is recognised."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = ["APPLICATION_ID", "GUIDE_SCHEMA", "GUIDE_TABLES", "OWN_SCHEMA", "SCHEMA_VERSION"]
+
+APPLICATION_ID: Final = 0x54534D31
+"""``PRAGMA application_id`` of our files ("TSM1"), so that tools can tell them from any other SQLite database."""
+
+SCHEMA_VERSION: Final = 1
+"""``PRAGMA user_version``. History: 1, the first version; 0 with the guide's tables is an application's own file."""
+
+GUIDE_SCHEMA: Final = """
+CREATE TABLE IF NOT EXISTS training_examples (
+    example_id TEXT PRIMARY KEY,
+    source_path TEXT NOT NULL,
+    target_path TEXT NOT NULL,
+    ground_truth_path TEXT NOT NULL,
+    created_at TEXT NOT NULL,
+    metadata TEXT,  -- JSON
+    worker_results TEXT,  -- JSON
+    validation_scores TEXT  -- JSON
+);
+CREATE TABLE IF NOT EXISTS training_sessions (
+    session_id TEXT PRIMARY KEY,
+    start_time TEXT NOT NULL,
+    end_time TEXT,
+    num_examples INTEGER,
+    epochs INTEGER,
+    learning_rate REAL,
+    initial_weights TEXT,  -- JSON
+    final_weights TEXT,  -- JSON
+    metrics_history TEXT,  -- JSON
+    status TEXT
+);
+CREATE TABLE IF NOT EXISTS training_metrics (
+    id INTEGER PRIMARY KEY AUTOINCREMENT,
+    session_id TEXT NOT NULL,
+    epoch INTEGER,
+    example_id TEXT,
+    worker_id TEXT,
+    accuracy REAL,
+    confidence REAL,
+    loss REAL,
+    timestamp TEXT,
+    FOREIGN KEY (session_id) REFERENCES training_sessions(session_id)
+);
+"""
+"""The guide's three tables, to the letter."""
+
+GUIDE_TABLES: Final = {
+    "training_examples": (
+        "example_id",
+        "source_path",
+        "target_path",
+        "ground_truth_path",
+        "created_at",
+        "metadata",
+        "worker_results",
+        "validation_scores",
+    ),
+    "training_sessions": (
+        "session_id",
+        "start_time",
+        "end_time",
+        "num_examples",
+        "epochs",
+        "learning_rate",
+        "initial_weights",
+        "final_weights",
+        "metrics_history",
+        "status",
+    ),
+    "training_metrics": (
+        "id",
+        "session_id",
+        "epoch",
+        "example_id",
+        "worker_id",
+        "accuracy",
+        "confidence",
+        "loss",
+        "timestamp",
+    ),
+}
+"""The columns by which a file of an application that followed the guide is recognised."""
+
+OWN_SCHEMA: Final = """
+-- Beside training_examples: the order of addition, and the contents of the three files.
+CREATE TABLE example_files (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    example_id TEXT NOT NULL UNIQUE,
+    files TEXT,  -- JSON: per role sha256, num_bytes, width, height
+    FOREIGN KEY (example_id) REFERENCES training_examples(example_id) ON DELETE CASCADE
+);
+-- Beside training_sessions: the order, and what the guide's columns have no place for.
+CREATE TABLE session_details (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    session_id TEXT NOT NULL UNIQUE,
+    details TEXT NOT NULL,  -- JSON
+    FOREIGN KEY (session_id) REFERENCES training_sessions(session_id)
+);
+CREATE INDEX training_metrics_by_session ON training_metrics(session_id);
+-- One row per (contents, worker, metric): running a worker again would give the same.
+CREATE TABLE evaluations (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    example_digest TEXT NOT NULL,
+    worker_id TEXT NOT NULL,
+    worker_fingerprint TEXT NOT NULL,
+    metric_fingerprint TEXT NOT NULL,
+    accuracy REAL,  -- NULL where the worker failed
+    confidence REAL NOT NULL,
+    failure_kind TEXT,
+    failure_type TEXT,
+    failure_message TEXT,
+    seconds REAL NOT NULL,
+    created_at TEXT NOT NULL,
+    UNIQUE (example_digest, worker_id, worker_fingerprint, metric_fingerprint)
+);
+-- Small samples of pictures, so that blends can be compared without running a worker.
+CREATE TABLE previews (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    example_digest TEXT NOT NULL,
+    name TEXT NOT NULL,
+    png BLOB NOT NULL,
+    UNIQUE (example_digest, name)
+);
+-- The learned state: where each worker starts, and what was absorbed of each example since.
+CREATE TABLE learning_version (
+    store_id TEXT NOT NULL,
+    version INTEGER NOT NULL
+);
+CREATE TABLE learned_bases (
+    worker_id TEXT PRIMARY KEY,
+    prior REAL NOT NULL,
+    evidence REAL NOT NULL,
+    advantage REAL NOT NULL,
+    squared_advantage REAL NOT NULL,
+    accuracy_sum REAL NOT NULL,
+    valid_count INTEGER NOT NULL,
+    update_count INTEGER NOT NULL
+);
+CREATE TABLE absorbed_evidence (
+    example_digest TEXT NOT NULL,
+    worker_id TEXT NOT NULL,
+    accuracy REAL,  -- NULL where the worker failed
+    confidence REAL NOT NULL,
+    residual REAL NOT NULL,
+    PRIMARY KEY (example_digest, worker_id)
+) WITHOUT ROWID;
+"""
+"""Our own tables, beside the guide's."""

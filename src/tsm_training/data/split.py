@@ -1,0 +1,59 @@
+"""Choosing which examples are held out: by contents, not by chance, clock or order."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+from collections.abc import Sequence
+
+import attrs
+
+from tsm_training.data.records import TrainingExample
+
+__all__ = ["Split", "split_examples"]
+
+
+@attrs.frozen
+class Split:
+    """Examples to learn from and examples to judge by, each in the order in which they were given."""
+
+    training: tuple[TrainingExample, ...]
+    validation: tuple[TrainingExample, ...]
+
+
+def split_examples(examples: Sequence[TrainingExample], validation_split: float, seed: int) -> Split:
+    """Divide examples so that no target picture is on both sides.
+
+    Examples with the same target form a group; groups are ordered by a hash of the seed and the target's contents and
+    cut where the held-out part comes nearest to the wanted fraction. The same pictures therefore give the same split
+    whatever their order, and growing data moves few of them. There is always a training example; with two groups or
+    more and a positive fraction there is always a validation example.
+
+    Args:
+        examples: All with known `files`.
+        validation_split: The wanted fraction of examples to hold out, in [0, 1).
+        seed: Another seed gives another split.
+    """
+    sizes: dict[str, int] = {}
+    for example in examples:
+        sizes[_target(example)] = sizes.get(_target(example), 0) + 1
+    order = sorted(sizes, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest())
+    held_out = frozenset(order[: _groups_to_hold_out([sizes[d] for d in order], validation_split)])
+    return Split(
+        training=tuple(e for e in examples if _target(e) not in held_out),
+        validation=tuple(e for e in examples if _target(e) in held_out),
+    )
+
+
+def _groups_to_hold_out(sizes: Sequence[int], fraction: float) -> int:
+    if fraction == 0.0 or len(sizes) < 2:  # noqa: PLR2004 - one group cannot be divided
+        return 0
+    wanted = fraction * sum(sizes)
+    held_out = list(itertools.accumulate(sizes))[:-1]  # all groups but the last may be held out
+    return 1 + min(range(len(held_out)), key=lambda index: abs(held_out[index] - wanted))
+
+
+def _target(example: TrainingExample) -> str:
+    if example.files is None:
+        raise ValueError(f"the files of example {example.example_id!r} are not known")
+    return example.files.target.sha256

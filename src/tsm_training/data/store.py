@@ -1,0 +1,231 @@
+"""What a store must do, written out for whoever writes another one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Protocol, TypeAlias, runtime_checkable
+
+import attrs
+
+from tsm_training.data.records import (
+    DatasetStatistics,
+    Evaluation,
+    ExampleScores,
+    Learning,
+    MetricRow,
+    Preview,
+    SessionCommit,
+    TrainingExample,
+    TrainingSession,
+    WorkerOutcome,
+)
+from tsm_training.errors import InvalidArgumentError
+from tsm_training.evidence import LearnedState
+
+__all__ = ["PREVIEW_BYTES", "StateChange", "TrainingStore", "check_limit"]
+
+StateChange: TypeAlias = Callable[[LearnedState], LearnedState]
+"""Makes the next learned state of the one that the store holds; quick, and without side effects."""
+
+PREVIEW_BYTES = 32 * 1024 * 1024
+"""How many bytes of previews a store keeps; the oldest go first."""
+
+
+def check_limit(name: str, limit: object) -> int | None:
+    """Return `limit` if it is None or a whole number of at least 1.
+
+    Raises:
+        InvalidArgumentError: it is anything else, True and text included.
+    """
+    if limit is None:
+        return None
+    if type(limit) is not int or limit < 1:
+        raise InvalidArgumentError(name, limit, "a whole number of at least 1, or None for all")
+    return limit
+
+
+@runtime_checkable
+class TrainingStore(Protocol):
+    """Keeps examples, evaluations, sessions, metrics and learned state.
+
+    Inherit from this class, implement the methods of its first part, and get those of the second. Then let the contract
+    tests of `tsm_training.testing` judge.
+
+    Every store may assume that values were checked by the caller (paths are absolute, metadata is JSON, times are aware
+    UTC, ids are text). Every store must see to it that:
+
+    - a call that returns has stored what it was given, as durably as the store promises, and a call that raises has
+      changed nothing: each method is one transaction;
+    - records come back equal to what went in, and changing what came back (a metadata dictionary, say) changes nothing
+      in the store;
+    - examples and sessions come back in the order in which they were added, whatever their times say;
+    - ids are never given out again for something else;
+    - methods may be called from several threads, one after the other or at once;
+    - an error is one of `tsm_training.errors`: `StorageError` or a subclass where the store itself fails.
+    """
+
+    # --- the first part: what a store implements ---
+
+    @property
+    def location(self) -> str:
+        """Where the store is, for messages."""
+        ...
+
+    @property
+    def store_id(self) -> str:
+        """A text that no other store has; the same each time this one is opened."""
+        ...
+
+    def add_examples(self, examples: Sequence[TrainingExample], /) -> None:
+        """Add examples behind those already there: all of them or none.
+
+        Raises:
+            DuplicateExampleError: an id is already stored, or comes twice.
+        """
+        ...
+
+    def get_example(self, example_id: str, /) -> TrainingExample:
+        """Return one example.
+
+        Raises:
+            ExampleNotFoundError: no example has that id.
+        """
+        ...
+
+    def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
+        """Yield examples in order of addition: all, or the `newest` so many (at least 1).
+
+        What is added or removed while the iterator is in use may or may not appear; nothing appears twice.
+        """
+        ...
+
+    def update_examples(
+        self, examples: Sequence[TrainingExample], change: StateChange | None = None
+    ) -> Learning | None:
+        """Replace stored examples by records with the same ids, and learned state with them: all or nothing.
+
+        The place in the order of addition stays. Returns the new learning where `change` is given.
+
+        Raises:
+            ExampleNotFoundError: an id is not stored.
+        """
+        ...
+
+    def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
+        """Remove an example, and change learned state with it. Evaluations, sessions and metrics stay.
+
+        Raises:
+            ExampleNotFoundError: no example has that id.
+        """
+        ...
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+        """Keep evaluations and previews; those with the same key (or digest and name) are replaced.
+
+        Previews beyond `PREVIEW_BYTES` in all push out the oldest ones.
+        """
+        ...
+
+    def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
+        """Return all evaluations of these examples, the oldest first."""
+        ...
+
+    def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
+        """Return the PNG bytes of an example's previews, by name; empty where there are none."""
+        ...
+
+    def begin_session(self, session: TrainingSession, /) -> None:
+        """Keep a session whose status is ``running``."""
+        ...
+
+    def commit_session(
+        self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
+    ) -> tuple[TrainingSession, Learning]:
+        """End a session: its final record, its metric rows and its learned state, together or not at all.
+
+        `finish` is called with the learned state that the store holds at that moment (another process may have trained
+        meanwhile), while nobody else can change it; it returns at once and has no side effects.
+
+        Returns:
+            The session as it was stored, and the learning that the store now holds.
+
+        Raises:
+            SessionNotFoundError: no session has that id.
+        """
+        ...
+
+    def get_session(self, session_id: str, /) -> TrainingSession:
+        """Return one session.
+
+        Raises:
+            SessionNotFoundError: no session has that id.
+        """
+        ...
+
+    def iterate_sessions(self) -> Iterator[TrainingSession]:
+        """Yield all sessions, the oldest first."""
+        ...
+
+    def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
+        """Yield the metric rows of one session in the order in which they were committed.
+
+        Raises:
+            SessionNotFoundError: no session has that id.
+        """
+        ...
+
+    def load_learning(self) -> Learning:
+        """Return the learned state; version 0 and an empty state where nothing was ever learned."""
+        ...
+
+    def update_learning(self, change: StateChange, /) -> Learning:
+        """Replace the learned state by what `change` makes of it, while nobody else can; return what is now held."""
+        ...
+
+    def get_dataset_stats(self) -> DatasetStatistics:
+        """Count examples and sessions."""
+        ...
+
+    def close(self) -> None:
+        """Give everything back; closing twice is fine. Any other call then raises `StorageClosedError`."""
+        ...
+
+    # --- the second part: made of the first ---
+
+    def get_all_examples(self, limit: int | None = None) -> list[TrainingExample]:
+        """Return examples in order of addition; with a limit, only the newest so many.
+
+        Raises:
+            InvalidArgumentError: `limit` is not None and not a whole number of at least 1.
+        """
+        return list(self.iterate_examples(check_limit("limit", limit)))
+
+    def get_all_sessions(self) -> list[TrainingSession]:
+        """Return all sessions, the oldest first."""
+        return list(self.iterate_sessions())
+
+    def get_metrics(self, session_id: str) -> list[MetricRow]:
+        """Return the metric rows of one session.
+
+        Raises:
+            SessionNotFoundError: no session has that id.
+        """
+        return list(self.iterate_metrics(session_id))
+
+    def update_example_results(
+        self,
+        example_id: str,
+        worker_results: Mapping[str, WorkerOutcome] | None = None,
+        validation_scores: ExampleScores | None = None,
+    ) -> None:
+        """Keep an example's latest results; what is None stays as it was.
+
+        Raises:
+            ExampleNotFoundError: no example has that id.
+        """
+        example = self.get_example(example_id)
+        if worker_results is not None:
+            example = attrs.evolve(example, worker_results=worker_results)
+        if validation_scores is not None:
+            example = attrs.evolve(example, validation_scores=validation_scores)
+        self.update_examples([example])

@@ -1,0 +1,427 @@
+"""Evaluating each example once: what is stored is looked up, what is missing is run, and all of it is kept."""
+
+from __future__ import annotations
+
+import time
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
+from datetime import datetime
+from typing import Final, TypeAlias, TypedDict
+
+import attrs
+
+from tsm_training.data import (
+    PREVIEW_BYTES,
+    Evaluation,
+    EvaluationKey,
+    ExampleFiles,
+    PictureFile,
+    Preview,
+    TrainingExample,
+    TrainingStore,
+)
+from tsm_training.engine.listener import Listener
+from tsm_training.engine.reports import EvaluatedExample, mean
+from tsm_training.errors import ImageError, ImageSizeMismatchError, NothingEvaluatedError, NoWorkersError
+from tsm_training.evaluation import (
+    Judge,
+    Score,
+    ScoredExample,
+    Task,
+    execution,
+    load_triple,
+    run_tasks,
+    score_results,
+)
+from tsm_training.fingerprints import describe_object
+from tsm_training.images import ImageLimits, inspect_image
+from tsm_training.workers import Worker, WorkerPool, WorkerPoolLike, checked_result
+
+__all__ = [
+    "TARGET",
+    "TRUTH",
+    "CacheEntry",
+    "EvaluationRun",
+    "Evaluator",
+    "describe_files",
+    "own_workers",
+    "preview_name",
+]
+
+TRUTH: Final = "ground_truth"
+TARGET: Final = "target"
+_SECONDS_BETWEEN_COMMITS: Final = 1.0
+_SHOWN_ERRORS: Final = 3
+
+
+FingerprintOf: TypeAlias = Callable[[str], str | None]
+"""Gives the fingerprint of a worker by its id; None for an unknown one."""
+
+
+class CacheEntry(TypedDict):
+    """Whether a worker's result on an example is stored, and if not, why."""
+
+    example_id: str
+    worker_id: str
+    is_stored: bool
+    reason: str
+
+
+@attrs.frozen
+class EvaluationRun:
+    """What came of evaluating some examples."""
+
+    evaluated: tuple[EvaluatedExample, ...]
+    """In the order in which the examples were given."""
+    skipped: Mapping[str, str]
+    """Why an example could not be used, by example id."""
+    previews: Mapping[str, Mapping[str, bytes]]
+    """Previews that are kept for this call only, by digest and name (a foreign pool's)."""
+
+    def require_a_picture(self, among: Sequence[EvaluatedExample]) -> None:
+        """Make sure that some worker gave a usable picture on one of these examples.
+
+        Raises:
+            NothingEvaluatedError: none did; it holds a reason for each example.
+        """
+        reasons = dict(self.skipped)
+        for item in among:
+            if any(accuracy is not None for accuracy in item.accuracies.values()):
+                return
+            errors = sorted({str(e.to_outcome()["error"]) for e in item.evaluations.values()})
+            reasons[item.example.example_id] = f"every worker failed ({'; '.join(errors[:_SHOWN_ERRORS])})"
+        raise NothingEvaluatedError(reasons)
+
+
+def own_workers(pool: WorkerPoolLike) -> tuple[Worker, ...] | None:
+    """Return the workers of a pool of ours, or None for a pool that can only be asked to run them all.
+
+    A subclass that runs its workers in its own way is treated like a foreign pool, so that its way is used.
+    """
+    if isinstance(pool, WorkerPool) and type(pool).execute_parallel is WorkerPool.execute_parallel:
+        return pool.workers
+    return None
+
+
+def describe_files(example: TrainingExample, limits: ImageLimits) -> ExampleFiles:
+    """Look at an example's three files, and prove that they are whole.
+
+    Raises:
+        ImageError: a file is no usable picture.
+        ImageSizeMismatchError: target and ground truth differ in size.
+    """
+    source, target, truth = (
+        inspect_image(path, limits) for path in (example.source_path, example.target_path, example.ground_truth_path)
+    )
+    sizes = (target.height, target.width), (truth.height, truth.width)
+    if sizes[0] != sizes[1]:
+        raise ImageSizeMismatchError("the target", sizes[0], "the ground truth", sizes[1])
+    return ExampleFiles(*(PictureFile(i.sha256, i.num_bytes, i.width, i.height) for i in (source, target, truth)))
+
+
+@attrs.define
+class _Pending:
+    """Results that are not written yet, and when the last ones were."""
+
+    evaluations: list[Evaluation] = attrs.field(factory=list)
+    previews: list[Preview] = attrs.field(factory=list)
+    since: float = attrs.field(factory=time.monotonic)
+
+
+@attrs.frozen(eq=False)
+class Evaluator:
+    """Evaluates examples with one pool, one judge and one store."""
+
+    pool: WorkerPoolLike
+    store: TrainingStore
+    judge: Judge
+    executor: Executor | None
+    memory_budget: int
+    limits: ImageLimits
+    clock: Callable[[], datetime]
+
+    # --- the whole of it ---
+
+    def evaluate(
+        self, examples: Sequence[TrainingExample], listener: Listener, *, reevaluate: bool = False
+    ) -> EvaluationRun:
+        """Return what every worker does on every example, running only what is not stored.
+
+        Evaluations are committed as they are made, at least once a second and when the call ends, however it ends.
+
+        Raises:
+            NoWorkersError: the pool is ours and empty.
+            MetricError: the judge raised or gave something that is no similarity.
+            TrainingStoppedError: the listener said so.
+        """
+        known, skipped = self.with_files(examples)
+        by_digest = {_digest(example): example for example in known}
+        workers = own_workers(self.pool)
+        if workers is None:
+            fresh = _Foreign(self).run(by_digest, listener, reevaluate=reevaluate)
+        else:
+            fresh = self._run(by_digest, workers, listener, reevaluate=reevaluate)
+        evaluated = []
+        for example in known:
+            if (reason := fresh.skipped.get(_digest(example))) is not None:
+                skipped[example.example_id] = reason
+            else:
+                evaluated.append(EvaluatedExample(example, _digest(example), fresh.found[_digest(example)]))
+        self._note_results(evaluated)
+        return EvaluationRun(tuple(evaluated), skipped, fresh.previews)
+
+    def with_files(self, examples: Sequence[TrainingExample]) -> tuple[list[TrainingExample], dict[str, str]]:
+        """Return the examples with the contents of their files known, and why the others were left out.
+
+        Only examples from a database that kept no contents are looked at; what is found is stored.
+        """
+        known, skipped, completed = [], {}, []
+        for example in examples:
+            if example.files is not None:
+                known.append(example)
+                continue
+            try:
+                found = attrs.evolve(example, files=describe_files(example, self.limits))
+            except (ImageError, ImageSizeMismatchError) as error:
+                skipped[example.example_id] = str(error)
+                continue
+            known.append(found)
+            completed.append(found)
+        if completed:
+            self.store.update_examples(completed)
+        return known, skipped
+
+    def _note_results(self, evaluated: Sequence[EvaluatedExample]) -> None:
+        """Write the guide's ``worker_results`` of examples whose results have changed."""
+        changed = []
+        for item in evaluated:
+            results = {worker_id: e.to_outcome() for worker_id, e in item.evaluations.items()}
+            if item.example.worker_results != results:
+                changed.append(attrs.evolve(item.example, worker_results=results))
+        if changed:
+            self.store.update_examples(changed)
+
+    # --- our own workers ---
+
+    def fingerprints(self, workers: Sequence[Worker]) -> dict[str, str]:
+        """Return the fingerprint of each worker, by worker id."""
+        return {worker.worker_id: describe_object(worker) for worker in workers}
+
+    def stored(self, digests: Iterable[str], fingerprint_of: FingerprintOf) -> dict[str, dict[str, Evaluation]]:
+        """Return the stored evaluations that are still good, by digest and worker id."""
+        metric = self.judge.metric_fingerprint
+        found: dict[str, dict[str, Evaluation]] = {}
+        for evaluation in self.store.load_evaluations(digests):
+            key = evaluation.key
+            if key.metric_fingerprint == metric and fingerprint_of(key.worker_id) == key.worker_fingerprint:
+                found.setdefault(key.example_digest, {})[key.worker_id] = evaluation
+        return found
+
+    def _run(
+        self,
+        examples: Mapping[str, TrainingExample],
+        workers: Sequence[Worker],
+        listener: Listener,
+        *,
+        reevaluate: bool,
+    ) -> _Fresh:
+        if not workers:
+            raise NoWorkersError
+        fingerprints = self.fingerprints(workers)
+        found = {} if reevaluate else self.stored(examples, fingerprints.get)
+        tasks = []
+        for digest, example in examples.items():
+            missing = tuple(worker for worker in workers if worker.worker_id not in found.get(digest, {}))
+            if missing:
+                tasks.append(self._task(digest, example, missing))
+        fresh = _Fresh(found, fingerprints.get)
+        with execution(self.executor) as executor:
+            results = run_tasks(tasks, executor, self.memory_budget, listener.poll)
+            self.collect(results, fresh, len(tasks), listener)
+        fresh.sort()
+        return fresh
+
+    def _task(self, digest: str, example: TrainingExample, workers: tuple[Worker, ...]) -> Task:
+        return Task(
+            example_id=digest,
+            source_path=example.source_path,
+            target_path=example.target_path,
+            ground_truth_path=example.ground_truth_path,
+            files=_files(example),
+            workers=workers,
+            judge=self.judge,
+            limits=self.limits,
+        )
+
+    def collect(self, results: Iterator[ScoredExample], fresh: _Fresh, total: int, listener: Listener) -> None:
+        """Keep results as they come; whatever happens, what was evaluated is stored."""
+        metric = self.judge.metric_fingerprint
+        pending = _Pending()
+        started = time.monotonic()
+        accuracies: list[float | None] = []
+        try:
+            for done, result in enumerate(results, 1):
+                fresh.add(result, metric, self.clock(), pending)
+                accuracies += [score.accuracy for score in result.scores]
+                self._commit(pending, _SECONDS_BETWEEN_COMMITS)
+                listener.tell("evaluating", done, total, started, mean(accuracies))
+        finally:
+            self._commit(pending, 0.0)
+
+    def _commit(self, pending: _Pending, patience: float) -> None:
+        if pending.evaluations and time.monotonic() - pending.since >= patience:
+            self.store.save_evaluations(pending.evaluations, pending.previews)
+            pending.evaluations, pending.previews, pending.since = [], [], time.monotonic()
+
+    # --- saying why ---
+
+    def explain(self, examples: Sequence[TrainingExample]) -> list[CacheEntry]:
+        """Tell for each example and worker whether its result is stored and why not."""
+        workers = own_workers(self.pool) or ()
+        fingerprints = self.fingerprints(workers)
+        metric = self.judge.metric_fingerprint
+        stored: dict[tuple[str, str], list[EvaluationKey]] = {}
+        digests = {e.example_id: e.files.digest for e in examples if e.files is not None}
+        for evaluation in self.store.load_evaluations(digests.values()):
+            key = evaluation.key
+            stored.setdefault((key.example_digest, key.worker_id), []).append(key)
+        entries = []
+        for example in examples:
+            for worker_id, fingerprint in fingerprints.items():
+                keys = stored.get((digests.get(example.example_id, ""), worker_id), [])
+                reason = _reason(keys, fingerprint, metric)
+                entries.append(
+                    CacheEntry(
+                        example_id=example.example_id, worker_id=worker_id, is_stored=reason == _STORED, reason=reason
+                    )
+                )
+        return entries
+
+
+_STORED: Final = "stored"
+
+
+def _reason(keys: Sequence[EvaluationKey], fingerprint: str, metric: str) -> str:
+    if not keys:
+        return "never evaluated with these file contents"
+    if not any(key.worker_fingerprint == fingerprint for key in keys):
+        return "the worker's version, settings or source have changed"
+    if not any(key.worker_fingerprint == fingerprint and key.metric_fingerprint == metric for key in keys):
+        return "the metric has changed"
+    return _STORED
+
+
+@attrs.define
+class _Fresh:
+    """The evaluations of a call, by digest and worker id, as they come together."""
+
+    found: dict[str, dict[str, Evaluation]]
+    fingerprint_of: FingerprintOf
+    skipped: dict[str, str] = attrs.field(factory=dict)
+    previews: dict[str, dict[str, bytes]] = attrs.field(factory=dict)
+
+    def add(self, result: ScoredExample, metric: str, now: datetime, pending: _Pending) -> None:
+        digest = result.example_id
+        if result.skipped is not None:
+            self.skipped[digest] = result.skipped
+            return
+        for name, png in ((TRUTH, result.truth_preview), (TARGET, result.target_preview)):
+            if png is not None:
+                pending.previews.append(Preview(digest, name, png))
+        for score in result.scores:
+            fingerprint = self.fingerprint_of(score.worker_id) or ""
+            evaluation = _evaluation(EvaluationKey(digest, score.worker_id, fingerprint, metric), score, now)
+            self.found.setdefault(digest, {})[score.worker_id] = evaluation
+            pending.evaluations.append(evaluation)
+            if score.preview is not None:
+                pending.previews.append(Preview(digest, preview_name(score.worker_id, fingerprint), score.preview))
+
+    def sort(self) -> None:
+        """Put the workers of each example in order of id, so that nothing depends on who finished first."""
+        self.found = {digest: dict(sorted(outcomes.items())) for digest, outcomes in self.found.items()}
+
+
+def preview_name(worker_id: str, fingerprint: str) -> str:
+    """Return the name under which the preview of a worker's output is kept."""
+    return f"{worker_id}@{fingerprint}"
+
+
+def _evaluation(key: EvaluationKey, score: Score, now: datetime) -> Evaluation:
+    failure = score.failure
+    return Evaluation(
+        key=key,
+        accuracy=score.accuracy,
+        confidence=score.confidence,
+        failure_kind=None if failure is None else failure.kind,
+        failure_type=None if failure is None else failure.error_type,
+        failure_message=None if failure is None else failure.message,
+        seconds=score.seconds,
+        created_at=now,
+    )
+
+
+@attrs.frozen
+class _Foreign:
+    """Evaluates with a pool of which nothing is known but that it can be asked.
+
+    Examples go to it one at a time, in the calling thread. Its results are kept for one call, unless the pool has a
+    ``version``: then they are stored like those of our own workers.
+    """
+
+    evaluator: Evaluator
+
+    def run(self, examples: Mapping[str, TrainingExample], listener: Listener, *, reevaluate: bool) -> _Fresh:
+        evaluator = self.evaluator
+        pool_fingerprint = self._fingerprint()
+        fingerprint = pool_fingerprint or uuid.uuid4().hex
+        fresh = _Fresh({}, lambda _worker_id: fingerprint)
+        if pool_fingerprint is not None and not reevaluate:
+            fresh.found = evaluator.stored(examples, fresh.fingerprint_of)
+        missing = {digest: example for digest, example in examples.items() if digest not in fresh.found}
+        results = (self._evaluate(digest, example, listener) for digest, example in missing.items())
+        if pool_fingerprint is not None:
+            evaluator.collect(results, fresh, len(missing), listener)
+        else:
+            self._keep_for_this_call(results, fresh, len(missing), listener)
+        fresh.sort()
+        return fresh
+
+    def _fingerprint(self) -> str | None:
+        version = getattr(self.evaluator.pool, "version", None)
+        return None if not version else describe_object([type(self.evaluator.pool).__qualname__, str(version)])
+
+    def _evaluate(self, digest: str, example: TrainingExample, listener: Listener) -> ScoredExample:
+        listener.poll()
+        evaluator = self.evaluator
+        try:
+            triple = load_triple(example, _files(example), evaluator.limits)
+        except (ImageError, ImageSizeMismatchError) as error:
+            return ScoredExample(digest, skipped=str(error))
+        answers = evaluator.pool.execute_parallel({"source": triple.source.copy(), "target": triple.target.copy()})
+        results = sorted((checked_result(answer, triple.target) for answer in answers), key=lambda r: r.worker_id)
+        return score_results(digest, iter(results), triple, evaluator.judge)
+
+    def _keep_for_this_call(
+        self, results: Iterator[ScoredExample], fresh: _Fresh, total: int, listener: Listener
+    ) -> None:
+        metric = self.evaluator.judge.metric_fingerprint
+        started = time.monotonic()
+        room = PREVIEW_BYTES
+        for done, result in enumerate(results, 1):
+            pending = _Pending()
+            fresh.add(result, metric, self.evaluator.clock(), pending)
+            room -= sum(len(preview.png) for preview in pending.previews)
+            if room > 0:
+                fresh.previews[result.example_id] = {preview.name: preview.png for preview in pending.previews}
+            listener.tell("evaluating", done, total, started, mean(s.accuracy for s in result.scores))
+
+
+def _digest(example: TrainingExample) -> str:
+    return _files(example).digest
+
+
+def _files(example: TrainingExample) -> ExampleFiles:
+    if example.files is None:
+        raise ValueError(f"the files of example {example.example_id!r} are not known")
+    return example.files

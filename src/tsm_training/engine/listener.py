@@ -1,0 +1,59 @@
+"""Passing on how far a call has come, and hearing when it should stop."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator
+from typing import Literal, TypeAlias
+
+import attrs
+
+from tsm_training.errors import TrainingStoppedError
+from tsm_training.progress import Progress, ProgressCallback, console_progress
+
+__all__ = ["Listener", "StopRequest", "listening"]
+
+StopRequest: TypeAlias = Callable[[], bool]
+"""Asked several times a second, in the calling thread, whether the work should end."""
+
+Phase: TypeAlias = Literal["evaluating", "learning", "validating"]
+
+
+@attrs.frozen(eq=False)
+class Listener:
+    """Who wants to know, and who may say stop."""
+
+    callbacks: tuple[ProgressCallback, ...] = ()
+    should_stop: StopRequest | None = None
+    subject: str = ""
+    """What is stopped: the session's id."""
+
+    def tell(self, phase: Phase, done: int, total: int, since: float, accuracy: float | None = None) -> None:
+        """Pass on how far a phase has come; `since` is a reading of `time.monotonic` at its beginning."""
+        progress = Progress(phase, done, total, time.monotonic() - since, accuracy)
+        for callback in self.callbacks:
+            callback(progress)
+
+    def poll(self) -> None:
+        """End the work if that was asked for.
+
+        Raises:
+            TrainingStoppedError: `should_stop` said so.
+        """
+        if self.should_stop is not None and self.should_stop():
+            raise TrainingStoppedError(self.subject)
+
+
+@contextlib.contextmanager
+def listening(
+    *,
+    verbose: bool,
+    on_progress: ProgressCallback | None = None,
+    should_stop: StopRequest | None = None,
+    subject: str = "",
+) -> Iterator[Listener]:
+    """Give a listener for one call, with the console display where it is wanted."""
+    own = () if on_progress is None else (on_progress,)
+    with console_progress() if verbose else contextlib.nullcontext() as display:
+        yield Listener(own if display is None else (display, *own), should_stop, subject)

@@ -1,0 +1,185 @@
+"""One training, from the first evaluation to the commit."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from datetime import datetime
+from typing import Final, Protocol
+
+import attrs
+
+from tsm_training.data import (
+    EpochMetrics,
+    MetricRow,
+    SessionCommit,
+    SessionStatus,
+    TrainingExample,
+    TrainingSession,
+)
+from tsm_training.engine.evaluator import EvaluationRun, Evaluator
+from tsm_training.engine.listener import Listener
+from tsm_training.engine.reports import EvaluatedExample, ValidationResults, epoch_metrics, worker_means
+from tsm_training.errors import TrainingStoppedError
+from tsm_training.evidence import ExampleEvidence, LearnedState
+from tsm_training.persistence import LearnerStorage
+from tsm_training.weights import LearnerCell, WeightLearner
+
+__all__ = ["Reporter", "Training"]
+
+_log = logging.getLogger("tsm_training")
+
+_INTERRUPTIONS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, TrainingStoppedError)
+
+
+class Reporter(Protocol):
+    """Judges a learner's weights on evaluated examples."""
+
+    def __call__(
+        self,
+        evaluated: Sequence[EvaluatedExample],
+        run: EvaluationRun,
+        learner: WeightLearner,
+        listener: Listener,
+        /,
+    ) -> ValidationResults:
+        """Return what validation found."""
+        ...
+
+
+@attrs.frozen(eq=False)
+class Training:
+    """One training session: evaluate, learn, validate, and only then commit.
+
+    Everything that takes time comes before the commit, so that a process that is killed has either trained or not.
+    """
+
+    session: TrainingSession
+    training: Sequence[TrainingExample]
+    validation: Sequence[TrainingExample]
+    evaluator: Evaluator
+    storage: LearnerStorage
+    report: Reporter
+    listener: Listener
+    clock: Callable[[], datetime]
+
+    @property
+    def _learner(self) -> WeightLearner:
+        return self.storage.learner
+
+    def _with(self, state: LearnedState) -> WeightLearner:
+        """Return a learner that has learned `state`; the real one is not touched."""
+        return self._learner.with_cell(LearnerCell(state, is_trial=True))
+
+    def run(self, *, reevaluate: bool) -> TrainingSession:
+        """Do it, and return the completed session; whatever ends it early is noted in the stored session."""
+        self.storage.store.begin_session(self.session)
+        try:
+            return self._complete(reevaluate=reevaluate)
+        except BaseException as error:
+            self._give_up(error)
+            raise
+
+    def _complete(self, *, reevaluate: bool) -> TrainingSession:
+        run = self.evaluator.evaluate([*self.training, *self.validation], self.listener, reevaluate=reevaluate)
+        held_out = frozenset(example.example_id for example in self.validation)
+        training = [item for item in run.evaluated if item.example.example_id not in held_out]
+        validation = [item for item in run.evaluated if item.example.example_id in held_out]
+        run.require_a_picture(training)
+        # A foreign pool's workers are known only now; "before" must name them too.
+        self._learner.add_workers(worker_means(training))
+        initial_weights = self._learner.get_all_weights()
+        evidence = _without_repeats(training)
+        state, history = self._learn(evidence, training)
+        trained = self._with(state)
+        report = self.report(validation, run, trained, self.listener) if self.validation else None
+        session = attrs.evolve(
+            self.session,
+            num_examples=len(training),
+            initial_weights=initial_weights,
+            metrics_history=history,
+            status="completed",
+            skipped=run.skipped,
+            validation=report,
+        )
+        return self._commit(session, training, evidence)
+
+    def _learn(
+        self, evidence: Sequence[ExampleEvidence], training: Sequence[EvaluatedExample]
+    ) -> tuple[LearnedState, list[EpochMetrics]]:
+        """Return what the learner's state becomes, and how it got there; the learner itself is not touched."""
+        started = time.monotonic()
+        worker_ids = sorted(worker_means(training))
+        state = self._learner.cell.state
+        before = self._learner.get_all_weights()
+        history: list[EpochMetrics] = []
+        for epoch in range(1, self.session.epochs + 1):
+            self.listener.poll()
+            state = self._learner.absorb(state, evidence)
+            learner = self._with(state)
+            shares = learner.get_blend_weights(worker_ids=worker_ids)
+            history.append(epoch_metrics(epoch, training, shares, learner.get_all_weights(), before))
+            before = history[-1]["weights"]
+            self.listener.tell("learning", epoch, self.session.epochs, started, history[-1]["avg_accuracy"])
+        return state, history
+
+    def _commit(
+        self, session: TrainingSession, training: Sequence[EvaluatedExample], evidence: Sequence[ExampleEvidence]
+    ) -> TrainingSession:
+        learner = self._learner
+        end_time = self.clock()
+        rows = [row for item in training for row in _metric_rows(session, item, end_time.isoformat())]
+        own_state = learner.cell.state
+        change = self.storage.committed(lambda held: learner.absorb(held, evidence, session.epochs))
+
+        def finish(held: LearnedState) -> SessionCommit:
+            state = change(held if self.storage.is_kept else own_state)
+            weights = self._with(state).get_all_weights()
+            final = attrs.evolve(session, end_time=end_time, final_weights=weights)
+            return SessionCommit(final, rows, state if self.storage.is_kept else None)
+
+        stored, learning = self.storage.store.commit_session(session.session_id, finish)
+        if self.storage.is_kept:
+            self.storage.agreed(learning)
+        else:
+            learner.cell.update(lambda state: learner.absorb(state, evidence, session.epochs))
+        return stored
+
+    def _give_up(self, error: BaseException) -> None:
+        """Note why the session ended; evaluations are kept, learned state is as it was."""
+        status: SessionStatus = "interrupted" if isinstance(error, _INTERRUPTIONS) else "failed"
+        reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+        store, session_id = self.storage.store, self.session.session_id
+        ended = attrs.evolve(self.session, status=status, end_time=self.clock(), error=reason)
+        try:
+            if store.get_session(session_id).status == "running":
+                store.commit_session(session_id, lambda _held: SessionCommit(ended))
+        except Exception:
+            # The first error is the one to report; the session stays "running" in a store that cannot be written.
+            _log.exception("could not note that training session %s was %s", session_id, status)
+        if status == "interrupted":
+            _log.warning(
+                "training session %s was interrupted; its evaluations are kept: call train() again to go on", session_id
+            )
+
+
+def _without_repeats(training: Sequence[EvaluatedExample]) -> list[ExampleEvidence]:
+    """Return the evidence of each content once: the same triple added twice counts once."""
+    return list({item.digest: item.to_evidence() for item in training}.values())
+
+
+def _metric_rows(session: TrainingSession, item: EvaluatedExample, timestamp: str) -> list[MetricRow]:
+    return [
+        MetricRow(
+            session_id=session.session_id,
+            epoch=session.epochs,
+            example_id=item.example.example_id,
+            worker_id=worker_id,
+            accuracy=evaluation.accuracy,
+            confidence=evaluation.confidence,
+            loss=None if evaluation.accuracy is None else 1.0 - evaluation.accuracy,
+            timestamp=timestamp,
+        )
+        for worker_id, evaluation in item.evaluations.items()
+    ]

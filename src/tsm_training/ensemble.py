@@ -1,0 +1,127 @@
+"""The ensemble's answer: blending the workers' pictures, and small samples of them for comparing blends."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable, Mapping
+from typing import Final
+
+import attrs
+import cv2
+import numpy as np
+
+from tsm_training.arrays import Image
+from tsm_training.errors import ImageFormatError
+from tsm_training.images import write_image
+from tsm_training.workers import WorkerResult
+
+__all__ = [
+    "NEGLIGIBLE_SHARE",
+    "PREVIEW_SIDE",
+    "blend",
+    "decode_preview",
+    "encode_preview",
+    "renormalised",
+    "sample_grid",
+]
+
+PREVIEW_SIDE: Final = 128
+"""The longest side of a preview, in pixels."""
+
+NEGLIGIBLE_SHARE: Final = 0.001
+"""Workers with a smaller share are not run for a prediction."""
+
+
+@attrs.frozen(eq=False)
+class Prediction:
+    """The ensemble's answer to one request."""
+
+    image: Image = attrs.field(repr=lambda image: f"<{image.shape[1]}×{image.shape[0]} picture>")
+    """The blended picture: uint8, H×W×3, BGR, the target's size."""
+    blend_weights: Mapping[str, float]
+    """The share of each worker whose picture was used; sum 1."""
+    results: Mapping[str, WorkerResult] = attrs.field(repr=False)
+    """What each worker that was run gave, by worker id, failures included."""
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the picture to a file; its ending (.png, .jpg, .webp, .bmp, .tif) chooses the format.
+
+        Raises:
+            InvalidArgumentError: the ending names no format that can be written.
+            OSError: the file cannot be written; what was there before is untouched.
+        """
+        write_image(path, self.image)
+
+
+def renormalised(shares: Mapping[str, float], worker_ids: Iterable[str]) -> dict[str, float]:
+    """Return the shares of some workers only, scaled to sum 1; equal where none of them has any.
+
+    Args:
+        shares: Per worker id, at least 0.
+        worker_ids: Those to keep; an empty choice gives an empty result.
+    """
+    kept = {worker_id: shares.get(worker_id, 0.0) for worker_id in sorted(worker_ids)}
+    total = math.fsum(kept.values())
+    if total <= 0.0:
+        return {worker_id: 1.0 / len(kept) for worker_id in kept}
+    return {worker_id: share / total for worker_id, share in kept.items()}
+
+
+def blend(pictures: Mapping[str, Image], shares: Mapping[str, float]) -> Image:
+    """Return the weighted mean of pictures, rounded to the nearest byte.
+
+    The sum is taken in order of worker id, so the same pictures and shares give the same bytes everywhere.
+
+    Args:
+        pictures: At least one, by worker id; uint8, H×W×3, BGR, of one size.
+        shares: For each of them, at least 0, sum 1.
+
+    Returns:
+        A new picture, uint8, H×W×3, BGR.
+    """
+    used = [worker_id for worker_id in sorted(pictures) if shares[worker_id] > 0.0]
+    if len(used) == 1:
+        return pictures[used[0]].copy()
+    total = np.zeros(pictures[used[0]].shape, np.float32)
+    for worker_id in used:
+        cv2.scaleAdd(pictures[worker_id].astype(np.float32), shares[worker_id], total, total)
+    return np.clip(np.rint(total), 0.0, 255.0).astype(np.uint8)
+
+
+def sample_grid(image: Image) -> Image:
+    """Return a picture of at most 128 pixels a side, made of pixels of `image` on an even grid.
+
+    Pixels are picked, not averaged: averaging would change the histograms of different workers' pictures unequally.
+    Pictures of one size are always sampled at the same places.
+
+    Args:
+        image: uint8, H×W×3, BGR.
+    """
+    height, width = image.shape[:2]
+    step = max(1.0, max(height, width) / PREVIEW_SIDE)
+    rows, columns = (_grid_lines(side, step) for side in (height, width))
+    return np.ascontiguousarray(image[np.ix_(rows, columns)])
+
+
+def _grid_lines(side: int, step: float) -> list[int]:
+    count = max(1, int(side / step))
+    return [int((index + 0.5) * side / count) for index in range(count)]
+
+
+def encode_preview(image: Image) -> bytes:
+    """Return a preview (uint8, H×W×3, BGR) as a PNG file."""
+    _done, encoded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
+    return encoded.tobytes()
+
+
+def decode_preview(png: bytes) -> Image:
+    """Return the picture (uint8, H×W×3, BGR) of a preview.
+
+    Raises:
+        ImageFormatError: these are not the bytes of a preview.
+    """
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) if png else None
+    if image is None:
+        raise ImageFormatError("preview", "the stored bytes are not a PNG picture")
+    return np.asarray(image, np.uint8)

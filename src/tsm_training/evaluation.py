@@ -1,0 +1,249 @@
+"""Evaluating examples: pictures in, scores out, and nothing of the pictures left behind.
+
+`evaluate` is a pure function of a picklable task, so that threads, processes and the machines of a cluster give the
+same results to the last bit. `run_tasks` feeds an executor while it keeps the pictures in flight within a budget.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from typing import Final, Protocol, TypeAlias
+
+import attrs
+import numpy as np
+
+from tsm_training.arrays import Image
+from tsm_training.data import ExampleFiles, TrainingExample
+from tsm_training.ensemble import encode_preview, sample_grid
+from tsm_training.errors import ImageError, ImageSizeMismatchError, MetricError
+from tsm_training.images import ImageLimits, read_image
+from tsm_training.workers import Worker, WorkerFailure, WorkerRequest, WorkerResult, run_worker
+
+__all__ = [
+    "Judge",
+    "Score",
+    "ScoredExample",
+    "Task",
+    "checked_similarity",
+    "evaluate",
+    "execution",
+    "load_triple",
+    "run_tasks",
+    "score_results",
+]
+
+Scorer: TypeAlias = Callable[[Image], object]
+
+_BYTES_PER_PIXEL: Final = 3
+_COPIES_OF_A_PICTURE: Final = 8  # source, target, truth, output, private copies and conversions, roughly
+_MAX_THREADS: Final = 8
+_MAX_IN_FLIGHT: Final = 64
+_POLL_SECONDS: Final = 0.1
+
+
+class Judge(Protocol):
+    """What scores pictures; the engine, in an evaluation."""
+
+    @property
+    def metric_name(self) -> str:
+        """A name for messages."""
+        ...
+
+    @property
+    def metric_fingerprint(self) -> str:
+        """A text that changes when the scores probably do."""
+        ...
+
+    def scorer(self, ground_truth: Image) -> Scorer:
+        """Return a function that scores outputs (uint8, H×W×3, BGR) against this ground truth."""
+        ...
+
+
+@attrs.frozen
+class Task:
+    """Everything that the evaluation of one example needs; it can be pickled if its workers and its judge can."""
+
+    example_id: str
+    source_path: str
+    target_path: str
+    ground_truth_path: str
+    files: ExampleFiles
+    workers: tuple[Worker, ...]
+    judge: Judge
+    limits: ImageLimits
+
+    @property
+    def bytes_in_flight(self) -> int:
+        """Roughly how much memory the evaluation takes."""
+        pictures = (self.files.source, self.files.target, self.files.ground_truth)
+        largest = max(picture.width * picture.height for picture in pictures)
+        return largest * _BYTES_PER_PIXEL * _COPIES_OF_A_PICTURE
+
+
+@attrs.frozen
+class Score:
+    """What one worker did on one example."""
+
+    worker_id: str
+    accuracy: float | None
+    """In [0, 1]; None where the worker failed."""
+    confidence: float
+    failure: WorkerFailure | None
+    seconds: float
+    preview: bytes | None = None
+    """The sampled output as a PNG file; None where the worker failed."""
+
+
+@attrs.frozen
+class ScoredExample:
+    """The result of a task."""
+
+    example_id: str
+    scores: tuple[Score, ...] = ()
+    truth_preview: bytes | None = None
+    target_preview: bytes | None = None
+    skipped: str | None = None
+    """Why the example could not be used; None where it could."""
+
+
+@attrs.frozen(eq=False)
+class Triple:
+    """An example's three pictures: uint8, H×W×3, BGR; target and ground truth have one size."""
+
+    source: Image
+    target: Image
+    ground_truth: Image
+
+
+def load_triple(example: TrainingExample | Task, files: ExampleFiles, limits: ImageLimits) -> Triple:
+    """Read an example's pictures, each once.
+
+    Raises:
+        ImageError: a picture cannot be read, or is not the one that was added.
+        ImageSizeMismatchError: target and ground truth differ in size.
+    """
+    source, target, truth = (
+        read_image(path, limits, expected_sha256=picture.sha256)
+        for path, picture in (
+            (example.source_path, files.source),
+            (example.target_path, files.target),
+            (example.ground_truth_path, files.ground_truth),
+        )
+    )
+    if target.shape != truth.shape:
+        raise ImageSizeMismatchError("the target", target.shape[:2], "the ground truth", truth.shape[:2])
+    return Triple(source, target, truth)
+
+
+def evaluate(task: Task) -> ScoredExample:
+    """Run a task's workers on its example and score what they give; the pictures do not outlive the call.
+
+    Raises:
+        MetricError: the judge raised or gave something that is no similarity.
+    """
+    try:
+        triple = load_triple(task, task.files, task.limits)
+    except (ImageError, ImageSizeMismatchError) as error:
+        return ScoredExample(task.example_id, skipped=str(error))
+    request = WorkerRequest(triple.source, triple.target)
+    results = (run_worker(worker, request) for worker in task.workers)
+    return score_results(task.example_id, results, triple, task.judge)
+
+
+def score_results(example_id: str, results: Iterator[WorkerResult], triple: Triple, judge: Judge) -> ScoredExample:
+    """Score the workers' results on one example, one after the other, and let go of each picture.
+
+    Raises:
+        MetricError: the judge raised or gave something that is no similarity.
+    """
+    scorer = judge.scorer(triple.ground_truth)
+    scores = tuple(_score(result, scorer, judge) for result in results)
+    truth, target = (encode_preview(sample_grid(image)) for image in (triple.ground_truth, triple.target))
+    return ScoredExample(example_id, scores, truth, target)
+
+
+def _score(result: WorkerResult, scorer: Scorer, judge: Judge) -> Score:
+    if result.value is None:
+        return Score(result.worker_id, None, 0.0, result.failure, result.seconds)
+    accuracy = checked_similarity(lambda: scorer(result.value), judge.metric_name, result.worker_id)  # type: ignore[arg-type]
+    preview = encode_preview(sample_grid(result.value))
+    return Score(result.worker_id, accuracy, result.confidence, None, result.seconds, preview)
+
+
+def checked_similarity(compute: Callable[[], object], metric_name: str, worker_id: str) -> float:
+    """Return what a metric gives, if that is a similarity.
+
+    Raises:
+        MetricError: it raises, or gives something that is not a finite number in [0, 1].
+    """
+    try:
+        value = compute()
+    except Exception as error:
+        raise MetricError(metric_name, worker_id, f"raised {type(error).__name__}: {error}") from error
+    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or not 0.0 <= value <= 1.0:  # type: ignore[arg-type,operator]
+        raise MetricError(metric_name, worker_id, f"returned {value!r}")
+    return float(value)  # type: ignore[arg-type]
+
+
+# --- running many ---------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def execution(executor: Executor | None) -> Iterator[Executor]:
+    """Give the executor to use: the host's own, which stays open, or threads for this one call."""
+    if executor is not None:
+        yield executor
+        return
+    threads = ThreadPoolExecutor(min(_MAX_THREADS, os.cpu_count() or 1), "tsm-evaluate")
+    try:
+        yield threads
+    except BaseException:
+        # Do not wait for running examples: whoever pressed Ctrl-C wants to go on now.
+        threads.shutdown(wait=False, cancel_futures=True)
+        raise
+    threads.shutdown()
+
+
+def run_tasks(
+    tasks: Sequence[Task], executor: Executor, memory_budget: int, poll: Callable[[], None]
+) -> Iterator[ScoredExample]:
+    """Evaluate tasks and yield their results as they come.
+
+    Tasks are handed out in order, and only while the pictures of those in flight fit in `memory_budget` bytes; one at
+    least is always in flight. When the caller stops listening, what has not begun is called off.
+
+    Args:
+        tasks: Any number.
+        executor: Where to run them.
+        memory_budget: Bytes.
+        poll: Called several times a second; what it raises ends the work.
+
+    Raises:
+        MetricError: see `evaluate`.
+    """
+    waiting = list(reversed(tasks))
+    in_flight: dict[Future[ScoredExample], int] = {}
+    try:
+        while waiting or in_flight:
+            poll()
+            while waiting and _fits(waiting[-1], in_flight, memory_budget):
+                task = waiting.pop()
+                in_flight[executor.submit(evaluate, task)] = task.bytes_in_flight
+            done, _running = wait(in_flight, _POLL_SECONDS, FIRST_COMPLETED)
+            for future in done:
+                del in_flight[future]
+                yield future.result()
+    finally:
+        for future in in_flight:
+            future.cancel()
+
+
+def _fits(task: Task, in_flight: dict[Future[ScoredExample], int], memory_budget: int) -> bool:
+    if len(in_flight) >= _MAX_IN_FLIGHT:
+        return False
+    return not in_flight or sum(in_flight.values()) + task.bytes_in_flight <= memory_budget

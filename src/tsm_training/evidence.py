@@ -1,0 +1,153 @@
+"""What was observed of workers on examples, what of it is absorbed, and its exact totals.
+
+A worker's *advantage* on one example is how much better than its peers it was there: with *b* the mean accuracy of the
+workers that gave a usable picture, ``d = clip(a / b − 1, −1, 1)``; 0.08 means 8 % more accurate. A failure has
+``d = −1`` and full confidence and is outside *b*, so it can only lose and changes nobody else.
+
+All totals are exact (`math.fsum` rounds once), so neither the order of examples nor the number of threads can change
+one by a bit.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import attrs
+
+__all__ = ["Absorbed", "ExampleEvidence", "LearnedState", "Outcome", "WorkerBase", "advantages"]
+
+
+@attrs.frozen
+class Outcome:
+    """What one worker did on one example."""
+
+    accuracy: float | None
+    """The similarity of its output to the ground truth, in [0, 1]; None where the worker failed."""
+    confidence: float = 1.0
+    """In [0, 1]; a failure always counts with confidence 1."""
+
+
+def _outcomes(value: Mapping[str, Outcome]) -> Mapping[str, Outcome]:
+    return dict(value)
+
+
+@attrs.frozen
+class ExampleEvidence:
+    """What all workers did on one example."""
+
+    digest: str
+    """Names the example's contents, so that the same pictures are never counted twice."""
+    outcomes: Mapping[str, Outcome] = attrs.field(converter=_outcomes)
+    """One outcome per worker id."""
+    features: tuple[float, ...] | None = None
+    """Numbers that describe the pictures, for learners whose weights depend on them."""
+
+
+@attrs.frozen
+class Absorbed:
+    """What is remembered of one worker on one example."""
+
+    accuracy: float | None
+    confidence: float
+    residual: float
+    """The share of this evidence that is not absorbed yet, in [0, 1]."""
+
+
+@attrs.frozen
+class WorkerBase:
+    """Where a worker starts: its prior weight, and posterior sums that were imported with it."""
+
+    prior: float
+    evidence: float = 0.0
+    """Σ s·c, the number of fully absorbed, fully confident examples that the sums stand for."""
+    advantage: float = 0.0
+    """Σ s·c·d."""
+    squared_advantage: float = 0.0
+    """Σ s·c·d²."""
+    accuracy_sum: float = 0.0
+    valid_count: int = 0
+    update_count: int = 0
+
+
+def _bases(value: Mapping[str, WorkerBase]) -> Mapping[str, WorkerBase]:
+    return dict(value)
+
+
+def _absorbed(value: Mapping[str, Mapping[str, Absorbed]]) -> Mapping[str, Mapping[str, Absorbed]]:
+    return dict(value)
+
+
+@attrs.frozen
+class LearnedState:
+    """Everything that was learned, immutable; weights are a pure function of it."""
+
+    bases: Mapping[str, WorkerBase] = attrs.field(factory=dict, converter=_bases)
+    """Per worker id."""
+    absorbed: Mapping[str, Mapping[str, Absorbed]] = attrs.field(factory=dict, converter=_absorbed)
+    """Per example digest and worker id."""
+
+    @cached_property
+    def sums(self) -> Mapping[str, WorkerBase]:
+        """Posterior sums per worker id: the base plus all absorbed evidence."""
+        terms: dict[str, list[_Term]] = {worker_id: [] for worker_id in self.bases}
+        for outcomes in self.absorbed.values():
+            for worker_id, term in _terms(outcomes).items():
+                terms.setdefault(worker_id, []).append(term)
+        return {worker_id: _summed(self.bases.get(worker_id), terms[worker_id]) for worker_id in sorted(terms)}
+
+    def is_blank(self, prior_weight: float = 1.0) -> bool:
+        """Tell whether this says nothing beyond that every worker has the given prior."""
+        untouched = all(base == WorkerBase(prior_weight) for base in self.bases.values())
+        return untouched and not self.absorbed
+
+
+@attrs.frozen
+class _Term:
+    share: float
+    advantage: float
+    accuracy: float | None
+
+
+def advantages(accuracies: Mapping[str, float | None]) -> dict[str, float]:
+    """Return every worker's advantage over its peers on one example, in [−1, 1].
+
+    Args:
+        accuracies: Per worker id, in [0, 1]; None where the worker failed.
+    """
+    valid = [accuracy for accuracy in accuracies.values() if accuracy is not None]
+    mean = math.fsum(valid) / len(valid) if valid else 0.0
+
+    def advantage(accuracy: float | None) -> float:
+        if accuracy is None:
+            return -1.0
+        return max(-1.0, min(1.0, accuracy / mean - 1.0)) if mean > 0.0 else 0.0
+
+    return {worker_id: advantage(accuracy) for worker_id, accuracy in accuracies.items()}
+
+
+def _terms(outcomes: Mapping[str, Absorbed]) -> dict[str, _Term]:
+    gained = advantages({worker_id: outcome.accuracy for worker_id, outcome in outcomes.items()})
+    return {
+        worker_id: _Term(
+            (1.0 - outcome.residual) * (1.0 if outcome.accuracy is None else outcome.confidence),
+            gained[worker_id],
+            outcome.accuracy,
+        )
+        for worker_id, outcome in outcomes.items()
+    }
+
+
+def _summed(base: WorkerBase | None, terms: Sequence[_Term]) -> WorkerBase:
+    base = base or WorkerBase(1.0)
+    accuracies = [term.accuracy for term in terms if term.accuracy is not None]
+    return WorkerBase(
+        prior=base.prior,
+        evidence=math.fsum([base.evidence, *(t.share for t in terms)]),
+        advantage=math.fsum([base.advantage, *(t.share * t.advantage for t in terms)]),
+        squared_advantage=math.fsum([base.squared_advantage, *(t.share * t.advantage**2 for t in terms)]),
+        accuracy_sum=math.fsum([base.accuracy_sum, *accuracies]),
+        valid_count=base.valid_count + len(accuracies),
+        update_count=base.update_count + len(terms),
+    )

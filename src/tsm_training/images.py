@@ -1,0 +1,374 @@
+"""Picture files: looked at when an example is added, decoded when it is used, written whole or not at all.
+
+OpenCV never sees a path: it takes the file name for UTF-8 (or dies), ends it at a NUL and waits for ever on a pipe.
+Files are read here, judged by `image_headers` and only then decoded from memory.
+
+What becomes of the kinds of picture that there are (the orientation, 1–8 in EXIF numbering, is always applied):
+
+====================================================  ================================================================
+8-bit colour                                          taken as it is; colour profiles are ignored
+grey, palette (1–8 bits), 1-bit                       becomes BGR
+alpha channel, opaque throughout                      dropped
+any other transparency                                refused
+16-bit, floating-point, signed, CMYK, YCbCr, CIE Lab  refused
+animated PNG or WebP, TIFF of several pages           refused
+RLE or 16-bit BMP; JPEG or fax in TIFF; BigTIFF       refused
+JPEG: arithmetic-coded, lossless, 12-bit              refused
+other formats (GIF, HEIF, JPEG 2000, OpenEXR, …)      refused
+====================================================  ================================================================
+
+A file that ends early is always noticed. Damage *inside* compressed data is noticed in PNG files only, which carry
+checksums; after a file was added, its SHA-256 tells.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import re
+import secrets
+import stat
+import struct
+from pathlib import Path
+from typing import Any, Final, TypeAlias
+
+import attrs
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from tsm_training.arrays import Image, check_image
+from tsm_training.errors import (
+    ImageChangedError,
+    ImageError,
+    ImageFormatError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    ImageUnreadableError,
+    InvalidArgumentError,
+)
+from tsm_training.image_headers import Header, HeaderError, parse_header
+
+__all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "write_image"]
+
+_Path: TypeAlias = str | bytes | os.PathLike[str]
+
+
+def _check_limit(_instance: object, attribute: attrs.Attribute[int], value: object) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise InvalidArgumentError(attribute.name, value, "a whole number of at least 1")
+
+
+@attrs.frozen
+class ImageLimits:
+    """How large a picture may be: `max_bytes` for the file, `max_pixels` for width times height.
+
+    Raises:
+        InvalidArgumentError: a limit is no whole number of at least 1.
+    """
+
+    max_bytes: int = attrs.field(default=256 * 1024**2, validator=_check_limit)
+    max_pixels: int = attrs.field(default=64_000_000, validator=_check_limit)
+
+
+@attrs.frozen
+class ImageInfo:
+    """What is known of a picture file that was looked at.
+
+    ``sha256`` is the digest of the file's contents (64 hexadecimal digits), ``num_bytes`` its size; ``width`` and
+    ``height`` are in pixels with the orientation applied; ``image_format`` is PNG, JPEG, BMP, WebP or TIFF.
+    """
+
+    sha256: str
+    num_bytes: int
+    width: int
+    height: int
+    image_format: str
+
+
+_DEFAULT_LIMITS: Final = ImageLimits()
+_SHA256: Final = re.compile(r"[0-9a-f]{64}")
+
+
+def inspect_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> ImageInfo:
+    """Look at a picture file closely enough to know that `read_image` will take it.
+
+    Every pixel is decoded, but the result is not kept; a JPEG is decoded at an eighth of its size, which reads the file
+    to its end at a fraction of the time and memory.
+
+    Raises:
+        InvalidArgumentError: `path` is empty, holds a NUL or is no path.
+        ImageNotFoundError: there is no such file.
+        ImageUnreadableError: it is no regular file, or the system refuses to read it.
+        ImageTooLargeError: the file or the picture exceeds `limits`.
+        ImageFormatError: it is no picture of an accepted kind, or ends early (`ImageTruncatedError`).
+    """
+    name = _checked_path(path)
+    data = _read_file(name, limits.max_bytes)
+    header = _header(name, data, limits)
+    if header.image_format == "JPEG":
+        _decode_reduced(name, data, header)
+    else:
+        _decode(name, data, header)
+    width, height = header.upright_size
+    return ImageInfo(hashlib.sha256(data).hexdigest(), len(data), width, height, header.image_format)
+
+
+def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_sha256: str | None = None) -> Image:
+    """Decode a picture file: a writable, contiguous array (uint8, H×W×3, BGR), upright.
+
+    With `expected_sha256` (64 lower-case hexadecimal digits) nothing is decoded unless the contents have that digest.
+
+    Raises:
+        InvalidArgumentError: `path` is empty, holds a NUL or is no path; or `expected_sha256` is no digest.
+        ImageNotFoundError: there is no such file.
+        ImageUnreadableError: it is no regular file, or the system refuses to read it.
+        ImageChangedError: its contents do not have the expected digest.
+        ImageTooLargeError: the file or the picture exceeds `limits`.
+        ImageFormatError: it is no picture of an accepted kind, or ends early (`ImageTruncatedError`).
+    """
+    name = _checked_path(path)
+    digest = _checked_digest(expected_sha256)
+    data = _read_file(name, limits.max_bytes)
+    if digest is not None:
+        _compare_digest(name, data, digest)
+    header = _header(name, data, limits)
+    return np.ascontiguousarray(_upright(_decode(name, data, header), header.orientation))
+
+
+def write_image(path: _Path, image: Image) -> None:
+    """Write a picture (uint8, H×W×3, BGR) in the format that the file name ends with.
+
+    ``.png``, ``.bmp``, ``.webp``, ``.tif`` and ``.tiff`` keep every pixel value; ``.jpg`` and ``.jpeg`` are written at
+    quality 95. The file appears whole or not at all: it is written beside its place under another name and then moved.
+    A new file gets the permissions that the process gives to new files, a replaced one keeps those it had. A symbolic
+    link is followed.
+
+    Raises:
+        InvalidArgumentError: `path` is no path or has another ending, or `image` is no picture.
+        ImageFormatError: the format cannot hold a picture of that size.
+        ImageNotFoundError: there is no such folder.
+        ImageUnreadableError: there is something else than a regular file at `path`.
+        ImageError: the file could not be written.
+    """
+    name = _checked_path(path)
+    extension = Path(name).suffix.lower()
+    if extension not in _ENCODINGS:
+        raise InvalidArgumentError("path", name, f"a file name that ends with one of {', '.join(_ENCODINGS)}")
+    encoded = _encode(name, check_image(image, "image"), extension)
+    try:
+        _replace_file(name, encoded)
+    except OSError as error:
+        found = ImageNotFoundError if isinstance(error, FileNotFoundError) else ImageError
+        raise found(name, f"could not be written: {_system_reason(error)}") from error
+
+
+# --- paths and files ------------------------------------------------------------------------------------------------
+
+
+def _checked_path(path: object) -> str:
+    """Return a usable path as text; bytes that are not UTF-8 become surrogates, which Python turns back."""
+    expected = "a path: str, bytes or os.PathLike, not empty, without NUL, in characters that a file name can have"
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise InvalidArgumentError("path", path, expected)
+    name = os.fsdecode(path)
+    try:
+        encoded = os.fsencode(name)
+    except UnicodeEncodeError:
+        encoded = b""
+    if not encoded or b"\0" in encoded:
+        raise InvalidArgumentError("path", path, expected)
+    return name
+
+
+def _system_flags(*names: str) -> int:
+    """Combine those of the named flags of `os.open` that this system has."""
+    flags = 0
+    for name in names:
+        flags |= getattr(os, name, 0)
+    return flags
+
+
+# A pipe must not make the call wait for its writer, nor a terminal become the controlling one.
+_READ_FLAGS: Final = os.O_RDONLY | _system_flags("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
+_CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _system_flags("O_CLOEXEC", "O_NOFOLLOW", "O_BINARY")
+_NEW_FILE_MODE: Final = 0o666
+
+
+def _read_file(name: str, max_bytes: int) -> bytes:
+    """Return the contents of a regular file of at most `max_bytes` bytes.
+
+    What is judged is the open file, not its name, so that nobody can exchange it in between.
+    """
+    try:
+        with open(name, "rb", opener=_open_for_reading) as file:
+            num_bytes = _checked_size(name, os.fstat(file.fileno()), max_bytes)
+            data = file.read(num_bytes + 1)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise ImageNotFoundError(name, "there is no such file") from error
+    except OSError as error:
+        raise ImageUnreadableError(name, f"cannot be read: {_system_reason(error)}") from error
+    if len(data) != num_bytes:
+        raise ImageUnreadableError(name, f"changed its size ({num_bytes} bytes) while it was read")
+    return data
+
+
+def _open_for_reading(name: str, _flags: int) -> int:
+    return os.open(name, _READ_FLAGS)
+
+
+def _checked_size(name: str, status: os.stat_result, max_bytes: int) -> int:
+    if not stat.S_ISREG(status.st_mode):
+        raise ImageUnreadableError(name, f"is {_file_kind(status.st_mode)}; a regular file is expected")
+    if status.st_size > max_bytes:
+        raise ImageTooLargeError(name, f"has {status.st_size} bytes; at most {max_bytes} are allowed")
+    return status.st_size
+
+
+def _file_kind(mode: int) -> str:
+    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
+    return kinds.get(stat.S_IFMT(mode), "a device")
+
+
+def _system_reason(error: OSError) -> str:
+    return error.strerror or str(error)
+
+
+def _checked_digest(value: object) -> str | None:
+    if value is None or (isinstance(value, str) and _SHA256.fullmatch(value)):
+        return value
+    raise InvalidArgumentError("expected_sha256", value, "64 lower-case hexadecimal digits, or None")
+
+
+def _compare_digest(name: str, data: bytes, expected: str) -> None:
+    digest = hashlib.sha256(data).hexdigest()
+    if digest != expected:
+        raise ImageChangedError(name, f"has changed: its SHA-256 is {digest}; {expected} is expected")
+
+
+def _replace_file(name: str, content: bytes) -> None:
+    """Put a complete file at `name` in one step.
+
+    The temporary file is made with the permissions of an ordinary new file by the system itself: the process's umask
+    cannot be asked for without changing it for a moment, for all threads.
+    """
+    target = Path(os.path.realpath(name))
+    mode = _mode_of_existing(target)
+    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
+    descriptor = os.open(temporary, _CREATE_FLAGS, _NEW_FILE_MODE if mode is None else mode)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        if mode is not None:
+            temporary.chmod(mode)
+        temporary.replace(target)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def _mode_of_existing(target: Path) -> int | None:
+    """Return the permission bits of the file that will be replaced, or None if there is none."""
+    try:
+        mode = target.stat().st_mode
+    except FileNotFoundError:
+        return None
+    if not stat.S_ISREG(mode):
+        raise ImageUnreadableError(str(target), f"is {_file_kind(mode)}; a regular file is expected")
+    return stat.S_IMODE(mode)
+
+
+# --- decoding and encoding ------------------------------------------------------------------------------------------
+
+# The decoder is told to leave the orientation alone: which formats it turns differs between versions of OpenCV.
+_AS_STORED: Final = cv2.IMREAD_IGNORE_ORIENTATION
+_REDUCTION: Final = 8
+_OPAQUE: Final = 255
+_COLOUR_CHANNELS: Final = 3
+
+_TRANSPOSED: Final = range(5, 9)
+_FLIPS: Final = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
+"""Steps along rows and columns (−1: backwards) for each orientation, after the transposition of 5–8."""
+
+_ENCODINGS: Final[dict[str, list[int]]] = {
+    ".png": [],
+    ".jpg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".jpeg": [cv2.IMWRITE_JPEG_QUALITY, 95],
+    ".bmp": [],
+    ".webp": [cv2.IMWRITE_WEBP_QUALITY, 101],  # above 100 means lossless
+    ".tif": [],
+    ".tiff": [],
+}
+
+
+def _header(name: str, data: bytes, limits: ImageLimits) -> Header:
+    try:
+        return parse_header(data, limits.max_pixels)
+    except HeaderError as error:
+        raise error.error(name, error.reason) from None
+
+
+def _decode(name: str, data: bytes, header: Header) -> Image:
+    """Decode to BGR as stored, not turned upright, after making sure that nothing is transparent."""
+    flags = cv2.IMREAD_UNCHANGED if header.has_alpha else cv2.IMREAD_COLOR | _AS_STORED
+    pixels = _imdecode(name, _without_orientation(data, header), flags)
+    channels = _COLOUR_CHANNELS + header.has_alpha
+    _check_shape(name, pixels, (header.height, header.width, channels))
+    if header.has_alpha and pixels[:, :, _COLOUR_CHANNELS].min() != _OPAQUE:
+        raise ImageFormatError(name, f"is a {header.image_format} with transparent pixels; an opaque one is expected")
+    return pixels[:, :, :_COLOUR_CHANNELS]
+
+
+def _decode_reduced(name: str, data: bytes, header: Header) -> None:
+    """Decode a JPEG at an eighth of its size, to see whether that works."""
+    pixels = _imdecode(name, data, cv2.IMREAD_REDUCED_COLOR_8 | _AS_STORED)
+    height, width = (-(-side // _REDUCTION) for side in (header.height, header.width))
+    _check_shape(name, pixels, (height, width, _COLOUR_CHANNELS))
+
+
+def _imdecode(name: str, data: bytes | bytearray, flags: int) -> npt.NDArray[np.uint8]:
+    try:
+        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error as error:
+        raise ImageFormatError(name, f"could not be decoded: {str(error).strip()}") from error
+    if pixels is None:
+        raise ImageFormatError(name, "could not be decoded: its pixel data is damaged, or memory ran out")
+    result: npt.NDArray[np.uint8] = pixels
+    return result
+
+
+def _check_shape(name: str, pixels: npt.NDArray[np.uint8], expected: tuple[int, int, int]) -> None:
+    if pixels.shape != expected or pixels.dtype != np.uint8:
+        raise ImageFormatError(name, f"decodes to {pixels.dtype} {pixels.shape}; its header declares uint8 {expected}")
+
+
+def _without_orientation(data: bytes, header: Header) -> bytes | bytearray:
+    """Return the file with its orientation field saying upright, where the decoder would obey it (TIFF) regardless."""
+    if header.orientation_at is None:
+        return data
+    patched = bytearray(data)
+    struct.pack_into(f"{header.byte_order}H", patched, header.orientation_at, 1)
+    return patched
+
+
+def _upright(image: Image, orientation: int) -> Image:
+    """Turn and mirror a picture as its EXIF orientation (1–8) asks for."""
+    if orientation in _TRANSPOSED:
+        image = image.transpose(1, 0, 2)
+    rows, columns = _FLIPS[orientation]
+    return image[::rows, ::columns]
+
+
+def _encode(name: str, image: Image, extension: str) -> bytes:
+    height, width = image.shape[:2]
+    try:
+        done, encoded = cv2.imencode(extension, np.ascontiguousarray(image), _ENCODINGS[extension])
+    except cv2.error as error:
+        raise ImageFormatError(name, f"could not be encoded with {width}×{height} pixels") from error
+    if not done:
+        raise ImageFormatError(name, f"could not be encoded with {width}×{height} pixels")
+    return encoded.tobytes()

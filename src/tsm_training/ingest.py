@@ -1,0 +1,143 @@
+"""Finding triples of picture files: in folders, in CSV files, and again after they were moved."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import io
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Final
+
+import attrs
+
+from tsm_training.data import ROLES, TrainingExample
+from tsm_training.errors import ManifestError
+from tsm_training.files import read_regular_file
+
+__all__ = ["read_folder", "read_manifest", "relinked"]
+
+Row = tuple[Path, Path, Path, dict[str, Any] | None]
+
+_FOLDERS: Final = ("sources", "targets", "truths")
+_COLUMNS: Final = ("source_path", "target_path", "ground_truth_path")
+_MAX_MANIFEST_BYTES: Final = 100_000_000
+_BLOCK: Final = 1024 * 1024
+
+
+def read_folder(root: str | os.PathLike[str]) -> list[Row]:
+    """Return the triples below a folder: files of the same name in ``sources``, ``targets`` and ``truths``.
+
+    Raises:
+        ManifestError: a folder is missing or empty, or a file has no partner, or two.
+    """
+    found = [_files_by_stem(Path(root) / name) for name in _FOLDERS]
+    stems = sorted(set().union(*found))
+    if not stems:
+        raise ManifestError(os.fspath(root), f"the folders {', '.join(_FOLDERS)} hold no files")
+    for folder, files in zip(_FOLDERS, found, strict=True):
+        missing = [stem for stem in stems if stem not in files]
+        if missing:
+            shown = ", ".join(repr(stem) for stem in missing[:5]) + (" …" if len(missing) > 5 else "")  # noqa: PLR2004
+            raise ManifestError(os.fspath(root), f"{folder} has no file named {shown}, though another folder has")
+    sources, targets, truths = found
+    return [(sources[stem], targets[stem], truths[stem], {"name": stem}) for stem in stems]
+
+
+def _files_by_stem(folder: Path) -> dict[str, Path]:
+    if not folder.is_dir():
+        raise ManifestError(str(folder.parent), f"the folder {folder.name} is missing")
+    files: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.name.startswith(".") or path.is_dir():
+            continue
+        if path.stem in files:
+            raise ManifestError(str(folder), f"{files[path.stem].name!r} and {path.name!r} have the same name")
+        files[path.stem] = path
+    return files
+
+
+def read_manifest(csv_path: str | os.PathLike[str]) -> list[Row]:
+    """Return the triples that a CSV file lists; see `TrainingManager.add_manifest`.
+
+    Raises:
+        ManifestError: the file cannot be read, or lacks a column or a value.
+    """
+    name = os.fspath(csv_path)
+    try:
+        text = read_regular_file(csv_path, _MAX_MANIFEST_BYTES).decode("utf-8-sig")
+        reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+        columns = reader.fieldnames or ()
+        rows = list(reader)
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ManifestError(name, f"cannot be read as UTF-8 CSV: {error}") from error
+    missing = [column for column in _COLUMNS if column not in columns]
+    if missing:
+        raise ManifestError(name, f"has no column {', '.join(missing)}; its columns are {', '.join(columns) or 'none'}")
+    if not rows:
+        raise ManifestError(name, "lists no examples")
+    folder = Path(name).absolute().parent
+    return [_manifest_row(name, number, row, folder) for number, row in enumerate(rows, 1)]
+
+
+def _manifest_row(name: str, number: int, row: dict[str | Any, str | Any], folder: Path) -> Row:
+    if None in row or None in row.values():
+        raise ManifestError(name, f"row {number} has not as many values as the header has columns")
+    for column in _COLUMNS:
+        if not row[column]:
+            raise ManifestError(name, f"row {number} has nothing under {column}")
+    source, target, truth = (folder / row[column] for column in _COLUMNS)
+    return source, target, truth, {key: value for key, value in row.items() if key not in _COLUMNS}
+
+
+# --- moved files ----------------------------------------------------------------------------------------------------
+
+
+def relinked(examples: Iterable[TrainingExample], root: str | os.PathLike[str]) -> list[TrainingExample]:
+    """Return the examples whose missing files were found below `root` by their contents, with the new paths."""
+    incomplete = [example for example in examples if example.files is not None and _missing_roles(example)]
+    wanted = {_contents(example, role) for example in incomplete for role in _missing_roles(example)}
+    places = _find_contents(root, wanted)
+    moved = []
+    for example in incomplete:
+        paths: dict[str, Any] = {
+            f"{role}_path": places[_contents(example, role)]
+            for role in _missing_roles(example)
+            if _contents(example, role) in places
+        }
+        if paths:
+            moved.append(attrs.evolve(example, **paths))
+    return moved
+
+
+def _missing_roles(example: TrainingExample) -> list[str]:
+    return [role for role in ROLES if not Path(getattr(example, f"{role}_path")).exists()]
+
+
+def _contents(example: TrainingExample, role: str) -> tuple[int, str]:
+    picture = getattr(example.files, role)
+    return picture.num_bytes, picture.sha256
+
+
+def _find_contents(root: str | os.PathLike[str], wanted: set[tuple[int, str]]) -> dict[tuple[int, str], str]:
+    sizes = {size for size, _digest in wanted}
+    places: dict[tuple[int, str], str] = {}
+    for path in _regular_files(root):
+        size = path.stat().st_size
+        if size in sizes and (key := (size, _digest_of(path))) in wanted:
+            places.setdefault(key, str(path.absolute()))
+    return places
+
+
+def _regular_files(root: str | os.PathLike[str]) -> Iterator[Path]:
+    for folder, _folders, names in os.walk(root):
+        yield from (path for name in sorted(names) if (path := Path(folder, name)).is_file())
+
+
+def _digest_of(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(_BLOCK):
+            digest.update(block)
+    return digest.hexdigest()

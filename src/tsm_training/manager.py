@@ -1,0 +1,631 @@
+"""The facade: one object that adds examples, trains, validates, predicts, and keeps everything."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Final, TypeAlias, TypedDict
+
+import attrs
+
+from tsm_training.arrays import Image
+from tsm_training.data import (
+    DatasetStatistics,
+    ExampleList,
+    SessionDocument,
+    TrainingDataManager,
+    TrainingExample,
+    TrainingStore,
+    check_limit,
+    check_metadata,
+)
+from tsm_training.data.split import split_examples
+from tsm_training.engine import (
+    StopRequest,
+    TrainingEngine,
+    ValidationResults,
+    check_count,
+    describe_files,
+)
+from tsm_training.ensemble import Prediction
+from tsm_training.errors import InvalidArgumentError, NoExamplesError, TsmTrainingError, WeightsFileError
+from tsm_training.evidence import LearnedState
+from tsm_training.images import read_image
+from tsm_training.ingest import read_folder, read_manifest, relinked
+from tsm_training.progress import ProgressCallback
+from tsm_training.weights import (
+    LearnerStatistics,
+    WeightLearner,
+    check_number,
+    forget,
+    read_weights_file,
+    reset_state,
+    weights_document,
+    with_workers,
+    write_weights_file,
+)
+from tsm_training.workers import WorkerPoolLike
+
+__all__ = [
+    "EngineFactory",
+    "ExampleRow",
+    "ResetRequest",
+    "TrainRequest",
+    "TrainingManager",
+    "TrainingProgress",
+    "TrainingResults",
+    "ValidateRequest",
+    "WeightsImport",
+    "WorkerProgress",
+]
+
+EngineFactory: TypeAlias = Callable[[WorkerPoolLike, WeightLearner, TrainingStore], TrainingEngine]
+"""Makes an engine of a pool, a learner and a store: the class itself, or `TrainingEngine.using(metric)`."""
+
+ExampleRow: TypeAlias = (
+    tuple[str | os.PathLike[str], str | os.PathLike[str], str | os.PathLike[str]]
+    | tuple[str | os.PathLike[str], str | os.PathLike[str], str | os.PathLike[str], Mapping[str, Any] | None]
+)
+"""Paths of source, target and ground truth, and perhaps metadata."""
+
+_DEFAULT_DATABASE: Final = "tsm_training.db"
+
+
+class TrainRequest(TypedDict, total=False):
+    """The guide's request to train; ``manager.train(**request)`` takes it."""
+
+    num_examples: int | None
+    epochs: int
+    validation_split: float
+    verbose: bool
+
+
+class ValidateRequest(TypedDict, total=False):
+    """The guide's request to validate; ``manager.validate(**request)`` takes it."""
+
+    example_ids: list[str] | None
+
+
+class ResetRequest(TypedDict, total=False):
+    """The guide's request to reset; ``manager.reset_weights(**request)`` takes it."""
+
+    default_weight: float
+
+
+class TrainingResults(TypedDict):
+    """What a training gave: the guide's document."""
+
+    session: SessionDocument
+    validation: ValidationResults
+
+
+class WorkerProgress(TypedDict):
+    """A worker in the guide's progress document."""
+
+    current_weight: float
+    stats: LearnerStatistics
+
+
+class TrainingProgress(TypedDict):
+    """The guide's progress document."""
+
+    dataset_stats: DatasetStatistics
+    worker_stats: dict[str, WorkerProgress]
+    current_weights: dict[str, float]
+
+
+@attrs.frozen
+class WeightsImport:
+    """What an imported weights file held."""
+
+    path: str
+    alpha: float | None
+    """The rate that the weights were learned with; the learner keeps its own."""
+    imported: tuple[str, ...]
+    """Workers of the pool that now start from the file."""
+    dormant: tuple[str, ...]
+    """Workers that the pool does not have; their weights are kept until it does."""
+    missing: tuple[str, ...]
+    """Workers of the pool that the file does not name; they are back at the prior."""
+
+
+_NOTHING_VALIDATED: Final[ValidationResults] = {
+    "num_examples": 0,
+    "avg_accuracy": None,
+    "worker_accuracies": {},
+    "equal_weights_accuracy": None,
+    "ensemble_accuracy": None,
+    "ensemble_examples": 0,
+    "unseen_examples": 0,
+    "blend_weights": {},
+    "failures": {},
+    "skipped": {},
+}
+
+
+@attrs.frozen(eq=False)
+class TrainingManager:
+    """Trains an ensemble of image workers on ground truth, and keeps everything in one place.
+
+    Args:
+        worker_pool: The ensemble: a `WorkerPool`, or any object with ``execute_parallel(data)``.
+        weight_learner: What learns; the host keeps its object and sees it learn.
+        db_path: The SQLite file, made if it does not exist; not used where `storage` is given.
+        storage: Another store.
+        engine_factory: Makes the engine; `TrainingEngine` itself, a subclass, or ``TrainingEngine.using(metric)``.
+        restore: Where learner and store hold different learned state: True takes the store's, False keeps the
+            learner's, None refuses. A learner that has learned nothing always takes the store's.
+
+    Raises:
+        InvalidArgumentError: an argument cannot be what it is meant to be.
+        LearnerConflictError: learner and store hold different learned state and `restore` is None.
+        StorageError: the store cannot be opened.
+    """
+
+    worker_pool: WorkerPoolLike = attrs.field()
+    weight_learner: WeightLearner = attrs.field()
+    db_path: str | os.PathLike[str] = _DEFAULT_DATABASE
+    storage: TrainingStore | None = attrs.field(default=None, kw_only=True)
+    engine_factory: EngineFactory = attrs.field(default=TrainingEngine, kw_only=True)
+    restore: bool | None = attrs.field(default=None, kw_only=True, repr=False)
+    data_manager: TrainingStore = attrs.field(init=False, repr=False)
+    """The store."""
+    training_engine: TrainingEngine = attrs.field(init=False, repr=False)
+    """The engine."""
+
+    @worker_pool.validator
+    def _check_pool(self, _attribute: object, value: object) -> None:
+        if not isinstance(value, WorkerPoolLike):
+            raise InvalidArgumentError("worker_pool", value, "an object with execute_parallel(data)")
+
+    @weight_learner.validator
+    def _check_learner(self, _attribute: object, value: object) -> None:
+        if not isinstance(value, WeightLearner):
+            raise InvalidArgumentError("weight_learner", value, "a WeightLearner, such as BayesianWeightLearner()")
+
+    @data_manager.default
+    def _open_store(self) -> TrainingStore:
+        if self.storage is None:
+            return TrainingDataManager(os.fspath(self.db_path))
+        if not isinstance(self.storage, TrainingStore):
+            raise InvalidArgumentError("storage", self.storage, "a TrainingStore (inherit from that class)")
+        return self.storage
+
+    @training_engine.default
+    def _make_engine(self) -> TrainingEngine:
+        return self.engine_factory(self.worker_pool, self.weight_learner, self.data_manager)
+
+    def __attrs_post_init__(self) -> None:
+        try:
+            self.training_engine.learner_storage.attach(self.restore)
+            self.training_engine.prepare_learner()
+        except BaseException:
+            if self.storage is None:
+                self.data_manager.close()
+            raise
+
+    # --- examples ---
+
+    def add_training_example(
+        self,
+        source_path: str | os.PathLike[str],
+        target_path: str | os.PathLike[str],
+        ground_truth_path: str | os.PathLike[str],
+        metadata: Mapping[str, Any] | None = None,
+    ) -> TrainingExample:
+        """Add a triple of picture files, after a look that proves them whole; when this returns, it is stored.
+
+        Args:
+            source_path: The picture that gives the colours.
+            target_path: The picture that is changed.
+            ground_truth_path: The wanted result, of the target's size.
+            metadata: Anything that JSON can hold.
+
+        Raises:
+            ImageError: a file is missing, unreadable, cut off, too large or no accepted picture.
+            ImageSizeMismatchError: target and ground truth differ in size.
+            InvalidMetadataError: JSON cannot hold the metadata exactly.
+        """
+        return self.add_training_examples([(source_path, target_path, ground_truth_path, metadata)])[0]
+
+    def add_training_examples(self, rows: Iterable[ExampleRow]) -> list[TrainingExample]:
+        """Add many triples in one transaction: all of them or, if one is faulty, none.
+
+        Args:
+            rows: Per example source, target and ground truth path, and perhaps metadata.
+
+        Raises:
+            InvalidArgumentError: a row has not three or four entries.
+            TsmTrainingError: as for `add_training_example`; with several rows, a note names the row.
+        """
+        examples = []
+        for number, row in enumerate(rows, 1):
+            try:
+                examples.append(self._checked_example(row))
+            except TsmTrainingError as error:
+                error.add_note(f"in row {number}; no row was added")
+                raise
+        if examples:
+            self.data_manager.add_examples(examples)
+        return examples
+
+    def _checked_example(self, row: ExampleRow) -> TrainingExample:
+        if len(row) not in (3, 4):
+            raise InvalidArgumentError(
+                "row", row, "a tuple (source path, target path, ground truth path) or the same with metadata"
+            )
+        metadata = check_metadata(row[3] if len(row) == 4 else None)  # noqa: PLR2004 - three paths and metadata
+        example = TrainingExample(
+            example_id=str(uuid.uuid4()),
+            source_path=_absolute("source_path", row[0]),
+            target_path=_absolute("target_path", row[1]),
+            ground_truth_path=_absolute("ground_truth_path", row[2]),
+            created_at=datetime.now(UTC),
+            metadata=metadata,
+        )
+        return attrs.evolve(example, files=describe_files(example, self.training_engine.limits))
+
+    def add_folder(self, root: str | os.PathLike[str]) -> list[TrainingExample]:
+        """Add every triple below a folder: files of the same name in ``sources/``, ``targets/`` and ``truths/``.
+
+        Names are compared without their endings, so ``sources/a.jpg`` goes with ``truths/a.png``. All triples are added
+        in one transaction, in order of name.
+
+        Raises:
+            ManifestError: a folder is missing or empty, or a file has no partner, or two.
+            TsmTrainingError: as for `add_training_examples`.
+        """
+        return self.add_training_examples(read_folder(root))
+
+    def add_manifest(self, csv_path: str | os.PathLike[str]) -> list[TrainingExample]:
+        """Add every triple that a CSV file lists.
+
+        The file is UTF-8 with a header; the columns ``source_path``, ``target_path`` and ``ground_truth_path`` are
+        needed (relative paths start at the file's own folder), all others become metadata. All triples are added in one
+        transaction, in order of row.
+
+        Raises:
+            ManifestError: the file cannot be read, or lacks a column or a value.
+            TsmTrainingError: as for `add_training_examples`.
+        """
+        return self.add_training_examples(read_manifest(csv_path))
+
+    def remove_training_example(self, example_id: str) -> None:
+        """Remove an example, and forget exactly what was learned from it; sessions and metrics stay.
+
+        Raises:
+            ExampleNotFoundError: no example has that id.
+        """
+        example = self.data_manager.get_example(example_id)
+        digests = self._digests_only_of(example)
+        storage = self.training_engine.learner_storage
+        storage.attach()
+        if storage.is_kept:
+            change = storage.committed(lambda state: forget(state, digests))
+            learning = self.data_manager.remove_example(example_id, change)
+            if learning is not None:
+                storage.agreed(learning)
+        else:
+            self.data_manager.remove_example(example_id)
+
+    def replace_ground_truth(self, example_id: str, path: str | os.PathLike[str]) -> TrainingExample:
+        """Give an example another ground truth; what was learned from the old one is forgotten.
+
+        Args:
+            example_id: Of a stored example.
+            path: The new wanted result, of the target's size.
+
+        Raises:
+            ExampleNotFoundError: no example has that id.
+            ImageError: a file cannot be used.
+            ImageSizeMismatchError: target and ground truth differ in size.
+        """
+        old = self.data_manager.get_example(example_id)
+        moved = attrs.evolve(
+            old,
+            ground_truth_path=_absolute("path", path),
+            worker_results=None,
+            validation_scores=None,
+        )
+        new = attrs.evolve(moved, files=describe_files(moved, self.training_engine.limits))
+        digests = self._digests_only_of(old) - {new.files.digest if new.files else ""}
+        storage = self.training_engine.learner_storage
+        storage.attach()
+        if storage.is_kept:
+            change = storage.committed(lambda state: forget(state, digests))
+            learning = self.data_manager.update_examples([new], change)
+            if learning is not None:
+                storage.agreed(learning)
+        else:
+            self.data_manager.update_examples([new])
+        return new
+
+    def _digests_only_of(self, example: TrainingExample) -> frozenset[str]:
+        """Return the digest of an example's contents, unless another example has the same contents."""
+        if example.files is None:
+            return frozenset()
+        others = (e for e in self.data_manager.iterate_examples() if e.example_id != example.example_id)
+        if any(other.files is not None and other.files.digest == example.files.digest for other in others):
+            return frozenset()
+        return frozenset({example.files.digest})
+
+    def relink(self, root: str | os.PathLike[str]) -> list[TrainingExample]:
+        """Find moved picture files below a folder by their contents, and note where they are now.
+
+        Only files that are no longer where they were are looked for.
+
+        Returns:
+            The examples whose paths were changed.
+
+        Raises:
+            InvalidArgumentError: `root` is no folder.
+        """
+        if not Path(root).is_dir():
+            raise InvalidArgumentError("root", os.fspath(root), "an existing folder")
+        changed = relinked(self.data_manager.iterate_examples(), root)
+        if changed:
+            self.data_manager.update_examples(changed)
+        return changed
+
+    def list_examples(self, limit: int | None = None) -> ExampleList:
+        """Return the guide's list of examples, in order of addition; with a limit, only the newest so many.
+
+        Raises:
+            InvalidArgumentError: `limit` is not None and not a whole number of at least 1.
+        """
+        examples = self.data_manager.get_all_examples(limit)
+        total = self.data_manager.get_dataset_stats()["total_examples"]
+        return {"examples": [example.to_summary() for example in examples], "total": total}
+
+    # --- training ---
+
+    def train(
+        self,
+        num_examples: int | None = None,
+        epochs: int = 1,
+        validation_split: float = 0.2,
+        verbose: bool = True,
+        *,
+        seed: int = 0,
+        reevaluate: bool = False,
+        on_progress: ProgressCallback | None = None,
+        should_stop: StopRequest | None = None,
+    ) -> TrainingResults:
+        """Hold some examples out, learn from the others, and judge the result on those held out.
+
+        Args:
+            num_examples: Use only the newest so many; None for all.
+            epochs: How many passes, at least 1; each absorbs a share alpha of what is left to learn.
+            validation_split: The fraction to hold out, in [0, 1); examples with the same target stay together.
+            verbose: Show progress on standard error.
+            seed: Another seed holds out other examples.
+            reevaluate: Run workers even where results are stored.
+            on_progress: Called with a `Progress`, in this thread.
+            should_stop: Asked several times a second, in this thread, whether to end.
+
+        Returns:
+            The session and its validation; where nothing was held out, the validation's means are None.
+
+        Raises:
+            InvalidArgumentError: an argument is outside its range; nothing was started.
+            NoExamplesError: there is nothing to train on.
+            TsmTrainingError: as for `TrainingEngine.train_batch`.
+        """
+        check_limit("num_examples", num_examples)
+        check_count("epochs", epochs)
+        _check_split(validation_split)
+        if type(seed) is not int:
+            raise InvalidArgumentError("seed", seed, "a whole number")
+        examples = self.data_manager.get_all_examples(num_examples)
+        if not examples:
+            raise NoExamplesError
+        # Examples whose files cannot even be looked at are given along: the session lists why it skipped them.
+        known, unusable = self.training_engine.evaluator.with_files(examples)
+        split = split_examples(known, validation_split, seed)
+        session = self.training_engine.train_batch(
+            [*split.training, *(e for e in examples if e.example_id in unusable)],
+            epochs,
+            verbose,
+            validation_examples=split.validation,
+            validation_split=float(validation_split),
+            seed=seed,
+            reevaluate=reevaluate,
+            on_progress=on_progress,
+            should_stop=should_stop,
+        )
+        validation: Any = session.validation or _NOTHING_VALIDATED
+        return {"session": session.to_summary(), "validation": validation}
+
+    def validate(
+        self,
+        example_ids: Sequence[str] | None = None,
+        *,
+        full: bool = False,
+        verbose: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> ValidationResults:
+        """Judge the present weights on examples; nothing is learned.
+
+        Args:
+            example_ids: Which ones; None for all.
+            full: Run the workers again and judge the real blended pictures instead of their previews.
+            verbose: Show progress on standard error.
+            on_progress: Called with a `Progress`, in this thread.
+
+        Raises:
+            ExampleNotFoundError: an id is not stored.
+            NoExamplesError: there are no examples.
+            TsmTrainingError: as for `TrainingEngine.validate`.
+        """
+        if example_ids is None:
+            examples = self.data_manager.get_all_examples()
+        elif isinstance(example_ids, str):
+            raise InvalidArgumentError("example_ids", example_ids, "a list of ids")
+        else:
+            examples = [self.data_manager.get_example(example_id) for example_id in dict.fromkeys(example_ids)]
+        return self.training_engine.validate(examples, full=full, verbose=verbose, on_progress=on_progress)
+
+    def predict(
+        self,
+        source: str | os.PathLike[str] | Image,
+        target: str | os.PathLike[str] | Image,
+        *,
+        run_all: bool = False,
+    ) -> Prediction:
+        """Return the ensemble's answer to a new request.
+
+        Args:
+            source: The picture that gives the colours: a file, or an array uint8, H×W×3, BGR.
+            target: The picture to change, likewise.
+            run_all: Run workers too whose share is below 0.001.
+
+        Raises:
+            ImageError: a file cannot be used.
+            InvalidArgumentError: an array is no picture.
+            PredictionError: no worker gave a usable picture; it holds every reason.
+        """
+        return self.training_engine.predict(self._picture(source), self._picture(target), run_all=run_all)
+
+    def _picture(self, value: str | os.PathLike[str] | Image) -> Image:
+        if isinstance(value, (str, bytes, os.PathLike)):
+            return read_image(value, self.training_engine.limits)
+        return value
+
+    def get_training_progress(self) -> TrainingProgress:
+        """Return the guide's progress document: counts, and what is known about every worker."""
+        self.training_engine.prepare_learner()
+        weights = self.weight_learner.get_all_weights()
+        statistics = self.weight_learner.get_all_statistics()
+        return {
+            "dataset_stats": self.data_manager.get_dataset_stats(),
+            "worker_stats": {
+                worker_id: {"current_weight": weights[worker_id], "stats": statistics[worker_id]}
+                for worker_id in weights
+            },
+            "current_weights": weights,
+        }
+
+    # --- weights ---
+
+    def export_weights(self, path: str | os.PathLike[str]) -> None:
+        """Write the learned weights to a file that `import_weights` brings back exactly.
+
+        Raises:
+            WeightsFileError: the file cannot be written; what was there before is untouched.
+        """
+        learner = self.weight_learner
+        document = weights_document(
+            learner.cell.state,
+            learner.get_all_weights(),
+            learner.alpha,
+            getattr(learner, "prior_strength", None),
+            datetime.now(UTC),
+        )
+        write_weights_file(path, document)
+
+    def import_weights(self, path: str | os.PathLike[str]) -> WeightsImport:
+        """Replace what was learned by a weights file, which is checked whole before anything changes.
+
+        A file that holds weights only gives each worker that weight as its prior.
+
+        Raises:
+            WeightsFileError: the file is faulty, was learned with another prior strength, or names no worker here.
+            TrainingInProgressError: this learner is being trained by another call.
+        """
+        file = read_weights_file(path)
+        strength = getattr(self.weight_learner, "prior_strength", None)
+        if file.posterior is not None and file.prior_strength != strength:
+            raise WeightsFileError(
+                file.path,
+                f"was learned with {file.prior_strength!r}, the learner has {strength!r}: make the learner with the "
+                "same prior_strength, or remove 'posterior' from the file to import its weights as priors",
+                "prior_strength",
+            )
+        self.training_engine.prepare_learner()
+        known = frozenset(self.weight_learner.cell.state.bases)
+        if known and not known & file.weights.keys():
+            raise WeightsFileError(file.path, f"names none of the workers here ({', '.join(sorted(known))})", "weights")
+        with self.weight_learner.cell:
+            self.training_engine.learner_storage.change(
+                lambda state: with_workers(LearnedState(file.bases()), state.bases, self.weight_learner.prior_weight)
+            )
+        return WeightsImport(
+            path=file.path,
+            alpha=file.alpha,
+            imported=tuple(sorted(file.weights.keys() & known)),
+            dormant=tuple(sorted(file.weights.keys() - known)),
+            missing=tuple(sorted(known - file.weights.keys())),
+        )
+
+    def reset_weights(self, default_weight: float = 1.0) -> None:
+        """Forget everything that was learned, and give every known worker this weight; examples and history stay.
+
+        Raises:
+            InvalidArgumentError: `default_weight` is not a number above 0.
+            TrainingInProgressError: this learner is being trained by another call.
+        """
+        check_number("default_weight", default_weight, 0.0, 1e6, "a number above 0 and at most 1e6")
+        with self.weight_learner.cell:
+            self.training_engine.learner_storage.change(lambda state: reset_state(state, default_weight))
+
+    # --- other learners ---
+
+    def with_learner(self, weight_learner: WeightLearner) -> TrainingManager:
+        """Return a manager of the same pool, store and engine factory with another learner.
+
+        ``manager.with_learner(learner.with_alpha(0.1))`` changes the rate; with a fork, trials leave the stored weights
+        alone. Both managers use one store: closing one closes it for both.
+        """
+        return attrs.evolve(self, weight_learner=weight_learner, storage=self.data_manager, restore=None)
+
+    def adopt(self, weight_learner: WeightLearner) -> TrainingManager:
+        """Take over what a fork has learned: into this manager's learner, and into the store.
+
+        Returns:
+            A manager whose learner has the fork's settings over this manager's own learned state, so that the host's
+            learner object sees it too.
+
+        Raises:
+            TrainingInProgressError: this learner is being trained by another call.
+        """
+        state = weight_learner.cell.state
+        with self.weight_learner.cell:
+            self.training_engine.learner_storage.change(lambda _held: state)
+        return self.with_learner(weight_learner.with_cell(self.weight_learner.cell))
+
+    # --- the end ---
+
+    def close(self) -> None:
+        """Close the store; closing twice is fine."""
+        self.data_manager.close()
+
+    def __enter__(self) -> TrainingManager:
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _absolute(argument: str, path: object) -> str:
+    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
+        raise InvalidArgumentError(argument, path, "the path of a picture file")
+    text = os.fspath(path)
+    if not isinstance(text, str) or "\0" in text:
+        raise InvalidArgumentError(argument, text, "a path of text without NUL")
+    return os.path.abspath(text)  # noqa: PTH100 - Path.absolute() would keep ".."
+
+
+def _check_split(value: object) -> None:
+    expected = "a number of at least 0 and below 1"
+    check_number("validation_split", value, 0.0, 1.0, expected, low_allowed=True)
+    if value == 1:
+        raise InvalidArgumentError("validation_split", value, expected)

@@ -1,0 +1,107 @@
+"""Telling how far long work has come: a typed record for callbacks, and a display for people."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, Final, Literal, TypeAlias
+
+import attrs
+
+__all__ = ["Progress", "ProgressCallback", "console_progress"]
+
+_SECONDS_BETWEEN_LINES: Final = 5.0
+
+
+@attrs.frozen
+class Progress:
+    """How far a call has come."""
+
+    phase: Literal["evaluating", "learning", "validating"]
+    done: int
+    """Examples evaluated or validated, or epochs learned."""
+    total: int
+    seconds: float
+    """Wall-clock time since the phase began."""
+    accuracy: float | None = None
+    """In the learning phase the epoch's ``avg_accuracy``; while evaluating the mean over all workers so far."""
+
+
+ProgressCallback: TypeAlias = Callable[[Progress], None]
+"""Called in the thread that called the library; what it raises ends the call and is passed on."""
+
+
+@contextlib.contextmanager
+def console_progress() -> Iterator[ProgressCallback]:
+    """Give a callback that shows progress on standard error.
+
+    On a terminal that is a bar, if tqdm is installed (the extra ``progress``); elsewhere, and without tqdm, a plain
+    line every few seconds and one at the end of each phase. A closed or broken standard error is no reason to fail.
+    """
+    bar = _bar_class()
+    display = _Lines() if bar is None else _Bars(bar)
+    try:
+        yield display
+    finally:
+        display.close()
+
+
+def _bar_class() -> Any:
+    with contextlib.suppress(ImportError, OSError, ValueError, AttributeError):
+        if sys.stderr.isatty():
+            return importlib.import_module("tqdm").tqdm
+    return None
+
+
+def _described(progress: Progress) -> str:
+    unit = "epoch" if progress.phase == "learning" else "example"
+    accuracy = "" if progress.accuracy is None else f", accuracy {progress.accuracy:.4f}"
+    return f"{progress.phase}: {unit} {progress.done} of {progress.total}{accuracy} ({progress.seconds:.1f} s)"
+
+
+class _Lines:
+    """Plain lines, few enough for a log file."""
+
+    def __init__(self) -> None:
+        self._next = time.monotonic() + _SECONDS_BETWEEN_LINES
+
+    def __call__(self, progress: Progress) -> None:
+        now = time.monotonic()
+        if progress.done < progress.total and now < self._next:
+            return
+        self._next = now + _SECONDS_BETWEEN_LINES
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.write(_described(progress) + "\n")
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            sys.stderr.flush()
+
+
+class _Bars:
+    """One bar per phase, made by tqdm."""
+
+    def __init__(self, bar: Any) -> None:
+        self._make = bar
+        self._bar: Any = None
+        self._phase = ""
+
+    def __call__(self, progress: Progress) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if progress.phase != self._phase:
+                self.close()
+                unit = "epoch" if progress.phase == "learning" else "example"
+                self._bar = self._make(total=progress.total, desc=progress.phase, unit=f" {unit}s")
+                self._phase = progress.phase
+            if progress.accuracy is not None:
+                self._bar.set_postfix_str(f"accuracy {progress.accuracy:.4f}", refresh=False)
+            self._bar.update(progress.done - self._bar.n)
+
+    def close(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if self._bar is not None:
+                self._bar.close()
+                self._bar = None

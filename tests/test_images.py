@@ -1,0 +1,773 @@
+import hashlib
+import io
+import os
+import random
+import socket
+import stat
+import struct
+import time
+import tracemalloc
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import attrs
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image as Pillow
+from PIL import ImageOps
+
+from tsm_training import images
+from tsm_training.arrays import Image
+from tsm_training.errors import (
+    ImageChangedError,
+    ImageError,
+    ImageFormatError,
+    ImageNotFoundError,
+    ImageTooLargeError,
+    ImageTruncatedError,
+    ImageUnreadableError,
+    InvalidArgumentError,
+)
+from tsm_training.images import ImageInfo, ImageLimits, inspect_image, read_image, write_image
+
+HEIGHT, WIDTH = 10, 14
+EITHER = pytest.mark.parametrize("use", [inspect_image, read_image])
+
+
+# --- pictures to read -----------------------------------------------------------------------------------------------
+
+
+def colours(height: int = HEIGHT, width: int = WIDTH) -> Image:
+    """Smooth, so that lossy formats stay close, and different in every corner."""
+    rows, columns = np.mgrid[0:height, 0:width]
+    planes = (rows * 255 // height, columns * 255 // width, (rows + columns) * 255 // (height + width))
+    return np.dstack(planes).astype(np.uint8)
+
+
+BGR = colours()
+RGB = Pillow.fromarray(BGR[:, :, ::-1].copy())
+GREY = RGB.convert("L")
+PALETTE = RGB.quantize(16)
+HALF_CLEAR = np.full((HEIGHT, WIDTH), 255, np.uint8)
+HALF_CLEAR[: HEIGHT // 2] = 128
+
+
+def encoded(extension: str, image: Image = BGR, *options: int) -> bytes:
+    return cv2.imencode(extension, image, options)[1].tobytes()
+
+
+def saved(kind: str, picture: Pillow.Image = RGB, **options: object) -> bytes:
+    stream = io.BytesIO()
+    picture.copy().save(stream, kind, **options)  # a copy, because Pillow keeps encoder settings in what it saved
+    return stream.getvalue()
+
+
+def with_alpha(picture: Pillow.Image, alpha: Image) -> Pillow.Image:
+    picture = picture.copy()
+    picture.putalpha(Pillow.fromarray(alpha))
+    return picture
+
+
+def oriented(orientation: int) -> Pillow.Exif:
+    exif = Pillow.Exif()
+    exif[274] = orientation
+    return exif
+
+
+def png_chunk(kind: bytes, content: bytes) -> bytes:
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def png(*chunks: bytes, size: tuple[int, int] = (WIDTH, HEIGHT), depth: int = 8, colour: int = 2) -> bytes:
+    start = png_chunk(b"IHDR", struct.pack(">IIBBBBB", *size, depth, colour, 0, 0, 0))
+    return b"\x89PNG\r\n\x1a\n" + start + b"".join(chunks) + png_chunk(b"IEND", b"")
+
+
+PNG_PIXELS = png_chunk(b"IDAT", zlib.compress(b"".join(b"\0" + row[:, ::-1].tobytes() for row in BGR)))
+
+
+def bmp(
+    bits: int,
+    pixels: bytes,
+    *,
+    compression: int = 0,
+    masks: tuple[int, ...] = (),
+    palette: bytes = b"",
+    header: int = 40,
+    size: tuple[int, int] = (WIDTH, HEIGHT),
+    offset: int | None = None,
+) -> bytes:
+    info = struct.pack("<IiiHHIIiiII", header, *size, 1, bits, compression, 0, 0, 0, len(palette) // 4, 0)
+    info += b"".join(struct.pack("<I", mask) for mask in masks)
+    info = info.ljust(header, b"\0") + palette
+    start = 14 + len(info) if offset is None else offset
+    return struct.pack("<2sIII", b"BM", start + len(pixels), 0, start) + info + pixels
+
+
+def bgrx(fourth: Image | int) -> bytes:
+    return np.dstack([BGR, np.broadcast_to(np.uint8(fourth), BGR.shape[:2])])[::-1].tobytes()
+
+
+STANDARD_MASKS = (0xFF0000, 0xFF00, 0xFF)
+
+
+def tiff(
+    changes: Mapping[int, tuple[int, ...] | None] | None = None,
+    pixels: bytes = BGR[:, :, ::-1].tobytes(),
+    order: str = "<",
+    following: int = 0,
+    orientation_type: str = "H",
+) -> bytes:
+    """Build an uncompressed RGB TIFF of one strip; `changes` replaces fields, or removes them (None)."""
+    fields: dict[int, tuple[int, ...] | None] = {
+        256: (WIDTH,),
+        257: (HEIGHT,),
+        258: (8, 8, 8),
+        259: (1,),
+        262: (2,),
+        273: (8,),
+        277: (3,),
+        278: (HEIGHT,),
+        279: (len(pixels),),
+        **(changes or {}),
+    }
+    present = {tag: values for tag, values in sorted(fields.items()) if values is not None}
+    start = 8 + len(pixels)
+    spill_at = start + 2 + 12 * len(present) + 4
+    entries, spill = b"", b""
+    for tag, values in present.items():
+        code = orientation_type if tag == 274 else "I" if tag in (273, 279, 324, 325) else "H"
+        content = struct.pack(f"{order}{len(values)}{code}", *values)
+        if len(content) > 4:
+            spill, content = spill + content, struct.pack(f"{order}I", spill_at + len(spill))
+        entries += struct.pack(f"{order}HHI", tag, 4 if code == "I" else 3, len(values)) + content.ljust(4, b"\0")
+    magic = b"II*\0" if order == "<" else b"MM\0*"
+    directory = struct.pack(f"{order}H", len(present)) + entries + struct.pack(f"{order}I", following)
+    return magic + struct.pack(f"{order}I", start) + pixels + directory + spill
+
+
+def tiled_tiff() -> bytes:
+    """Build one tile of 32×32 around the picture; OpenCV fails on plain tiles that are no multiple of 1024 bytes."""
+    tile = np.zeros((32, 32, 3), np.uint8)
+    tile[:HEIGHT, :WIDTH] = BGR[:, :, ::-1]
+    strips = dict.fromkeys((273, 278, 279))
+    return tiff({**strips, 322: (32,), 323: (32,), 324: (8,), 325: (tile.size,)}, tile.tobytes())
+
+
+def riff(*chunks: tuple[bytes, bytes]) -> bytes:
+    body = b"WEBP"
+    for kind, content in chunks:
+        body += kind + struct.pack("<I", len(content)) + content + b"\0" * (len(content) % 2)
+    return b"RIFF" + struct.pack("<I", len(body)) + body
+
+
+LOSSLESS_WEBP = saved("WEBP", lossless=True)
+LOSSLESS_FRAME = LOSSLESS_WEBP[20 : 20 + struct.unpack_from("<I", LOSSLESS_WEBP, 16)[0]]
+
+
+def webp_canvas(flags: int, width: int = WIDTH, height: int = HEIGHT) -> tuple[bytes, bytes]:
+    return b"VP8X", bytes([flags, 0, 0, 0]) + (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+
+
+def jpeg_segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+JPEG = encoded(".jpg")
+JPEG_FRAME = JPEG.index(b"\xff\xc0")
+JPEG_SCAN = JPEG.index(b"\xff\xda")
+
+
+def jpeg_frame(marker: int = 0xC0, bits: int = 8, channels: int = 3, size: tuple[int, int] = (HEIGHT, WIDTH)) -> bytes:
+    """Build a JPEG whose frame header says something else than its data."""
+    frame = jpeg_segment(marker, struct.pack(">BHHB", bits, *size, channels) + bytes(3 * channels))
+    return JPEG[:2] + frame + JPEG[JPEG_SCAN:]
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Callable[[bytes], Path]:
+    def write(data: bytes) -> Path:
+        path = tmp_path / "picture"
+        path.write_bytes(data)
+        return path
+
+    return write
+
+
+# --- what is taken --------------------------------------------------------------------------------------------------
+
+GREY_BGR = np.repeat(np.asarray(GREY)[:, :, None], 3, axis=2)
+BILEVEL = GREY.convert("1")
+BILEVEL_BGR = np.repeat(np.asarray(BILEVEL.convert("L"))[:, :, None], 3, axis=2)
+PALETTE_BGR = np.asarray(PALETTE.convert("RGB"))[:, :, ::-1]
+OPAQUE = np.full((HEIGHT, WIDTH), 255, np.uint8)
+NIBBLES = np.zeros((HEIGHT, 16), np.uint8)
+NIBBLES[:, :WIDTH] = np.asarray(PALETTE)
+FOUR_BITS = (NIBBLES[::-1, ::2] << 4 | NIBBLES[::-1, 1::2]).tobytes()
+BMP_PALETTE = b"".join(
+    bytes([*colour[::-1], 0]) for colour in np.reshape(PALETTE.getpalette() or [], (-1, 3))[:16].tolist()
+)
+ROWS_24 = np.zeros((HEIGHT, (WIDTH * 3 + 3) // 4 * 4), np.uint8)
+ROWS_24[:, : WIDTH * 3] = BGR.reshape(HEIGHT, -1)
+
+EXACT: dict[str, tuple[str, bytes, Image]] = {
+    "PNG": ("PNG", encoded(".png"), BGR),
+    "PNG grey": ("PNG", saved("PNG", GREY), GREY_BGR),
+    "PNG 1-bit grey": ("PNG", saved("PNG", BILEVEL), BILEVEL_BGR),
+    "PNG palette": ("PNG", saved("PNG", PALETTE), PALETTE_BGR),
+    "PNG palette, alpha listed but opaque": ("PNG", saved("PNG", PALETTE, transparency=b"\xff" * 16), PALETTE_BGR),
+    "PNG opaque alpha": ("PNG", saved("PNG", with_alpha(RGB, OPAQUE)), BGR),
+    "PNG grey with opaque alpha": ("PNG", saved("PNG", with_alpha(GREY, OPAQUE)), GREY_BGR),
+    "PNG followed by other bytes": ("PNG", encoded(".png") + b"more", BGR),
+    "BMP": ("BMP", encoded(".bmp"), BGR),
+    "BMP grey": ("BMP", saved("BMP", GREY), GREY_BGR),
+    "BMP palette": ("BMP", saved("BMP", PALETTE), PALETTE_BGR),
+    "BMP 4-bit palette": ("BMP", bmp(4, FOUR_BITS, palette=BMP_PALETTE), PALETTE_BGR),
+    "BMP 1-bit": ("BMP", saved("BMP", BILEVEL), BILEVEL_BGR),
+    "BMP stored from the top down": ("BMP", bmp(24, ROWS_24.tobytes(), size=(WIDTH, -HEIGHT)), BGR),
+    "BMP 32-bit, padded": ("BMP", bmp(32, bgrx(0)), BGR),
+    "BMP 32-bit, undeclared opaque alpha": ("BMP", bmp(32, bgrx(255)), BGR),
+    "BMP 32-bit, masks": ("BMP", bmp(32, bgrx(0), compression=3, masks=STANDARD_MASKS, header=52), BGR),
+    "BMP 32-bit, opaque alpha": (
+        "BMP",
+        bmp(32, bgrx(255), compression=3, masks=(*STANDARD_MASKS, 0xFF000000), header=124),
+        BGR,
+    ),
+    "WebP lossless": ("WebP", LOSSLESS_WEBP, BGR),
+    "WebP opaque alpha": ("WebP", riff(webp_canvas(0x10), (b"VP8L", LOSSLESS_FRAME)), BGR),
+    "WebP with an unknown chunk": ("WebP", riff((b"VP8L", LOSSLESS_FRAME), (b"abcd", b"odd")), BGR),
+    "TIFF": ("TIFF", encoded(".tif"), BGR),
+    "TIFF uncompressed": ("TIFF", tiff(), BGR),
+    "TIFF big-endian": ("TIFF", tiff(order=">"), BGR),
+    "TIFF tiled": ("TIFF", tiled_tiff(), BGR),
+    "TIFF of three strips": (
+        "TIFF",
+        tiff({278: (4,), 273: (8, 8 + 168, 8 + 336), 279: (168, 168, 84)}),
+        BGR,
+    ),
+    "TIFF LZW": ("TIFF", saved("TIFF", compression="tiff_lzw"), BGR),
+    "TIFF LZW, differences": ("TIFF", saved("TIFF", compression="tiff_lzw", tiffinfo={317: 2}), BGR),
+    "TIFF Deflate": ("TIFF", saved("TIFF", compression="tiff_adobe_deflate"), BGR),
+    "TIFF PackBits": ("TIFF", saved("TIFF", compression="packbits"), BGR),
+    "TIFF grey": ("TIFF", saved("TIFF", GREY), GREY_BGR),
+    "TIFF grey, white is zero": (
+        "TIFF",
+        tiff({258: (8,), 262: (0,), 277: (1,)}, (255 - np.asarray(GREY)).tobytes()),
+        GREY_BGR,
+    ),
+    "TIFF 1-bit": ("TIFF", saved("TIFF", BILEVEL), BILEVEL_BGR),
+    "TIFF palette": ("TIFF", saved("TIFF", PALETTE), PALETTE_BGR),
+    "TIFF opaque alpha": ("TIFF", saved("TIFF", with_alpha(RGB, OPAQUE)), BGR),
+    "TIFF with an orientation out of range": ("TIFF", tiff({274: (99,)}), BGR),
+}
+CLOSE: dict[str, tuple[str, bytes, Image]] = {
+    "JPEG": ("JPEG", JPEG, BGR),
+    "JPEG progressive": ("JPEG", encoded(".jpg", BGR, cv2.IMWRITE_JPEG_PROGRESSIVE, 1), BGR),
+    "JPEG with restart markers": ("JPEG", encoded(".jpg", BGR, cv2.IMWRITE_JPEG_RST_INTERVAL, 1), BGR),
+    "JPEG grey": ("JPEG", saved("JPEG", GREY, quality=100), GREY_BGR),
+    "JPEG followed by other bytes": ("JPEG", JPEG + b"\xff\xd8more", BGR),
+    "JPEG with a thumbnail": ("JPEG", JPEG[:2] + jpeg_segment(0xE1, JPEG) + JPEG[2:], BGR),
+    "WebP lossy": ("WebP", saved("WEBP", quality=100), BGR),
+}
+
+
+@pytest.mark.parametrize("name", [*EXACT, *CLOSE])
+def test_accepted_kinds_become_upright_bgr(put: Callable[[bytes], Path], name: str) -> None:
+    kind, data, expected = {**EXACT, **CLOSE}[name]
+    path = put(data)
+    info, image = inspect_image(path), read_image(path)
+    assert info == ImageInfo(hashlib.sha256(data).hexdigest(), len(data), WIDTH, HEIGHT, kind)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert image.flags.writeable
+    assert image.shape == (HEIGHT, WIDTH, 3)
+    assert np.abs(image.astype(int) - expected).max() <= (0 if name in EXACT else 20)
+
+
+@pytest.mark.parametrize("extension", [".png", ".jpg", ".bmp", ".webp", ".tif"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 8), (17, 3)])
+def test_smallest_pictures_are_accepted(put: Callable[[bytes], Path], extension: str, size: tuple[int, int]) -> None:
+    path = put(encoded(extension, colours(*size)))
+    info = inspect_image(path)
+    assert (info.height, info.width) == size
+    assert read_image(path).shape == (*size, 3)
+
+
+# --- orientation ----------------------------------------------------------------------------------------------------
+
+
+def png_oriented(orientation: int) -> bytes:
+    return saved("PNG", exif=oriented(orientation))
+
+
+ORIENTED: dict[str, Callable[[int], bytes]] = {
+    "JPEG": lambda orientation: saved("JPEG", exif=oriented(orientation), quality=100, subsampling=0),
+    "PNG": png_oriented,
+    "WebP": lambda orientation: saved("WEBP", lossless=True, exif=oriented(orientation)),
+    "TIFF": lambda orientation: tiff({274: (orientation,)}),
+    "TIFF, big-endian": lambda orientation: tiff({274: (orientation,)}, order=">"),
+    "TIFF with alpha": lambda orientation: saved("TIFF", with_alpha(RGB, OPAQUE), tiffinfo={274: orientation}),
+    "PNG with alpha": lambda orientation: saved("PNG", with_alpha(RGB, OPAQUE), exif=oriented(orientation)),
+}
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("kind", ORIENTED)
+def test_orientation_is_applied_in_every_format(put: Callable[[bytes], Path], kind: str, orientation: int) -> None:
+    plain = RGB.copy()
+    plain.getexif()[274] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(plain))[:, :, ::-1]
+    path = put(ORIENTED[kind](orientation))
+    info, image = inspect_image(path), read_image(path)
+    assert (info.height, info.width) == image.shape[:2] == expected.shape[:2]
+    assert image.flags.c_contiguous
+    assert image.flags.writeable
+    assert np.abs(image.astype(int) - expected).max() <= (6 if kind == "JPEG" else 0)
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        b"",
+        b"Exif\0\0nonsense",
+        b"II*\0\xff\xff\xff\xff",
+        tiff({274: (9,)}, b""),
+        tiff({274: (0,)}, b""),
+        tiff({274: (6, 6)}, b""),
+    ],
+    ids=["empty", "no directory", "outside", "nine", "zero", "two values"],
+)
+def test_exif_that_makes_no_sense_counts_as_upright(put: Callable[[bytes], Path], block: bytes) -> None:
+    assert np.array_equal(read_image(put(png(png_chunk(b"eXIf", block), PNG_PIXELS))), BGR)
+
+
+# --- what is refused ------------------------------------------------------------------------------------------------
+
+REFUSED: dict[str, tuple[bytes, str]] = {
+    "empty": (b"", "is empty"),
+    "text": (b"just a note", "is text beginning"),
+    "text in another script": ("画像ではありません。".encode() * 20, "is text beginning"),
+    "HTML": (b"\n<!DOCTYPE html><title>404</title>", "is an HTML page"),
+    "SVG": (b"<svg xmlns=''/>", "is an SVG drawing"),
+    "random": (bytes(range(128, 160)), "is unknown data beginning 80 81"),
+    "GIF": (saved("GIF"), "is a GIF"),
+    "HEIF": (b"\0\0\0\x18ftypheic" + bytes(20), "HEIF"),
+    "JPEG 2000": (encoded(".jp2", colours(64, 64)), "is a JPEG 2000 picture"),
+    "OpenEXR": (b"\x76\x2f\x31\x01" + bytes(20), "is an OpenEXR picture"),
+    "BigTIFF": (saved("TIFF", big_tiff=True), "is a BigTIFF"),
+    "PNG transparent": (saved("PNG", with_alpha(RGB, HALF_CLEAR)), "transparent pixels"),
+    "PNG grey, transparent": (saved("PNG", with_alpha(GREY, HALF_CLEAR)), "transparent pixels"),
+    "PNG palette, transparent": (saved("PNG", PALETTE, transparency=3), "transparent pixels"),
+    "PNG transparent colour": (saved("PNG", transparency=(1, 2, 3)), "a transparent colour (tRNS)"),
+    "PNG transparent grey": (saved("PNG", GREY, transparency=3), "a transparent colour (tRNS)"),
+    "PNG 16-bit": (encoded(".png", BGR.astype(np.uint16)), "is a 16-bit PNG; 8 bits"),
+    "PNG animated": (saved("PNG", save_all=True, append_images=[GREY.convert("RGB")]), "is an animated PNG"),
+    "PNG of an unknown depth": (png(PNG_PIXELS, depth=3), "colour type 2 with 3 bits"),
+    "PNG of no size": (png(PNG_PIXELS, size=(0, 5)), "0×5 pixels"),
+    "PNG without pixels": (png(), "without pixel data"),
+    "PNG without header": (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IEND", b""), "begins with a b'IEND' chunk"),
+    "PNG with a short header": (b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", b"abc"), "a header of 3 bytes"),
+    "PNG with fewer rows": (png(png_chunk(b"IDAT", zlib.compress(bytes(50)))), "could not be decoded"),
+    "PNG with a wrong checksum": (encoded(".png")[:-1] + b"x", "the checksum of its PNG chunk b'IEND'"),
+    "JPEG CMYK": (saved("JPEG", RGB.convert("CMYK")), "is a CMYK JPEG"),
+    "JPEG of two channels": (jpeg_frame(channels=2), "JPEG of 2 channels"),
+    "JPEG 12-bit": (jpeg_frame(bits=12), "is a 12-bit JPEG"),
+    "JPEG lossless": (jpeg_frame(marker=0xC3), "lossless"),
+    "JPEG arithmetic-coded": (jpeg_frame(marker=0xC9), "arithmetic-coded"),
+    "JPEG without height": (jpeg_frame(size=(0, WIDTH)), "0 pixels"),
+    "JPEG with nonsense": (jpeg_frame(size=(HEIGHT, WIDTH)), "could not be decoded"),
+    "JPEG of two frames": (JPEG[:JPEG_SCAN] + JPEG[JPEG_FRAME:], "several frames"),
+    "JPEG within a JPEG": (JPEG[:JPEG_SCAN] + JPEG, "marker 0xd8"),
+    "JPEG without pixels": (JPEG[:JPEG_SCAN] + b"\xff\xd9", "without pixel data"),
+    "JPEG of a thousand scans": (JPEG[:-2] + JPEG[JPEG_SCAN:-2] * 1000 + b"\xff\xd9", "more than 128 scans"),
+    "BMP transparent": (bmp(32, bgrx(HALF_CLEAR)), "alpha channel in use"),
+    "BMP clear throughout": (
+        bmp(32, bgrx(0), compression=3, masks=(*STANDARD_MASKS, 0xFF000000), header=124),
+        "alpha channel in use",
+    ),
+    "BMP 16-bit": (bmp(16, bytes(2 * WIDTH * HEIGHT)), "16 bits per pixel"),
+    "BMP run-length": (bmp(8, b"\0\1", compression=1), "run-length compression"),
+    "BMP other channel order": (bmp(32, bgrx(0), compression=3, masks=(255, 0xFF00, 0xFF0000), header=52), "unusual"),
+    "BMP of OS/2": (bmp(24, bytes(1000), header=12), "information header of 12 bytes"),
+    "BMP pixels in the header": (bmp(24, bytes(1000), offset=20), "begin at byte 20"),
+    "BMP of negative width": (bmp(24, bytes(1000), size=(-5, 5)), "-5×5 pixels"),
+    "WebP transparent": (saved("WEBP", with_alpha(RGB, HALF_CLEAR), lossless=True), "transparent pixels"),
+    "WebP lossy, transparent": (saved("WEBP", with_alpha(RGB, HALF_CLEAR)), "transparent pixels"),
+    "WebP animated": (saved("WEBP", save_all=True, append_images=[GREY.convert("RGB")]), "is an animated WebP"),
+    "WebP with animation undeclared": (riff((b"ANIM", bytes(6)), (b"VP8L", LOSSLESS_FRAME)), "is an animated WebP"),
+    "WebP without pixels": (riff(webp_canvas(0)), "without pixel data"),
+    "WebP of two sizes": (riff(webp_canvas(0, 99, 9), (b"VP8L", LOSSLESS_FRAME)), "differ in size"),
+    "WebP without start code": (riff((b"VP8 ", bytes(20))), "no start code"),
+    "WebP lossless without start code": (riff((b"VP8L", bytes(20))), "no start code"),
+    "TIFF 16-bit": (encoded(".tif", BGR.astype(np.uint16)), "is a 16-bit TIFF"),
+    "TIFF float": (saved("TIFF", GREY.convert("F")), "floating-point samples"),
+    "TIFF signed": (tiff({339: (2, 2, 2)}), "signed samples"),
+    "TIFF CMYK": (saved("TIFF", RGB.convert("CMYK")), "is a CMYK TIFF"),
+    "TIFF CIE Lab": (tiff({262: (8,)}), "is a CIE Lab TIFF"),
+    "TIFF of two pages": (saved("TIFF", save_all=True, append_images=[GREY]), "several pages"),
+    "TIFF transparent": (saved("TIFF", with_alpha(RGB, HALF_CLEAR)), "transparent pixels"),
+    "TIFF grey with alpha": (saved("TIFF", with_alpha(GREY, OPAQUE)), "TIFF of 2 channels"),
+    "TIFF of mixed depths": (tiff({258: (8, 1, 8)}), "1/8-bit"),
+    "TIFF in planes": (tiff({284: (2,)}), "separate channel planes"),
+    "TIFF JPEG": (saved("TIFF", compression="jpeg"), "JPEG compression"),
+    "TIFF fax": (saved("TIFF", BILEVEL, compression="group4"), "fax compression"),
+    "TIFF YCbCr": (tiff({262: (6,)}), "is a YCbCr TIFF"),
+    "TIFF rare compression": (tiff({259: (99,)}), "unknown (99) compression"),
+    "TIFF without photometric": (tiff({262: None}), "photometric -1"),
+    "TIFF without size": (tiff({256: None}), "0×10 pixels"),
+    "TIFF with a list for a width": (tiff({256: (1, 2)}), "field 256 of type 3 with 2 values"),
+    "TIFF that says a thing twice": (tiff().replace(b"\x01\x01\x03\0", b"\0\x01\x03\0"), "field 256 twice"),
+    "TIFF with a long orientation": (tiff({274: (6,)}, orientation_type="I"), "orientation is not stored"),
+    "TIFF without strips": (tiff({273: None}), "1 strips or tiles that locates 0"),
+    "TIFF of huge tiles": (tiff({322: (32768,), 323: (32768,)}), "32768×32768 tiles"),
+}
+
+
+@EITHER
+@pytest.mark.parametrize("name", REFUSED)
+def test_other_kinds_are_refused_by_name(
+    put: Callable[[bytes], Path], name: str, use: Callable[[Path], object]
+) -> None:
+    data, reason = REFUSED[name]
+    path = put(data)
+    with pytest.raises(ImageFormatError) as caught:
+        use(path)
+    assert reason in caught.value.reason
+    assert caught.value.path == str(path)
+
+
+TRUNCATED: dict[str, bytes] = {
+    "PNG without its end": encoded(".png")[:-12],
+    "JPEG without its end marker, padded": JPEG[:-2] + bytes(50),
+    "JPEG half, padded with zeros": JPEG[: len(JPEG) // 2] + bytes(len(JPEG)),
+    "JPEG with a segment of no length": JPEG[:2] + b"\xff\xe0\0\0" + JPEG[2:],
+    "BMP short of rows": bmp(24, bytes(1)),
+    "WebP of a short canvas": riff((b"VP8X", b"abc")),
+    "WebP chunk longer than its file": riff((b"VP8L", LOSSLESS_FRAME)).replace(b"VP8L", b"VP8L\xff\xff\xff", 1)[:40],
+    "TIFF strip outside": tiff({273: (100_000,)}),
+    "TIFF strip too short": tiff({279: (10,)}),
+    "TIFF directory outside": b"II*\0" + struct.pack("<I", 1000),
+}
+
+
+@EITHER
+@pytest.mark.parametrize("name", TRUNCATED)
+def test_a_file_that_ends_early_is_called_so(
+    put: Callable[[bytes], Path], name: str, use: Callable[[Path], object]
+) -> None:
+    with pytest.raises(ImageTruncatedError, match="ends early"):
+        use(put(TRUNCATED[name]))
+
+
+CUT: dict[str, bytes] = {
+    **{name: EXACT[name][1] for name in ("PNG", "PNG palette", "BMP", "BMP palette", "WebP lossless", "TIFF")},
+    **{name: EXACT[name][1] for name in ("TIFF LZW", "TIFF Deflate", "TIFF PackBits", "TIFF tiled")},
+    **{name: CLOSE[name][1] for name in ("JPEG", "JPEG progressive", "JPEG with a thumbnail", "WebP lossy")},
+    "PNG with EXIF": ORIENTED["PNG"](6),
+    "JPEG with EXIF": ORIENTED["JPEG"](6),
+    "WebP with EXIF": ORIENTED["WebP"](6),
+}
+
+
+@EITHER
+@pytest.mark.parametrize("name", CUT)
+def test_no_cut_is_accepted(put: Callable[[bytes], Path], name: str, use: Callable[[Path], object]) -> None:
+    data = CUT[name]
+    for length in range(len(data)):
+        path = put(data[:length])
+        with pytest.raises(ImageFormatError):
+            use(path)
+
+
+def test_a_lying_chunk_length_costs_nothing(put: Callable[[bytes], Path]) -> None:
+    bomb = png()[:33] + struct.pack(">I4s", 0x7FFFFFFF, b"IDAT") + bytes(20)
+    assert len(bomb) == 61
+    path = put(bomb)
+    tracemalloc.start()
+    try:
+        began = time.perf_counter()
+        with pytest.raises(ImageTruncatedError, match="claims 2147483647 bytes, 20 are there"):
+            read_image(path)
+        assert time.perf_counter() - began < 0.5
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+
+
+HUGE: dict[str, bytes] = {
+    "PNG": png(size=(30_000, 30_000)),
+    "PNG, header only": png(size=(30_000, 30_000))[:33],
+    "JPEG": jpeg_frame(size=(30_000, 30_000)),
+    "BMP": bmp(24, b"", size=(30_000, 30_000)),
+    "WebP": riff((b"VP8L", struct.pack("<BI", 0x2F, 0x3FFF << 14 | 0x3FFF))),
+    "WebP canvas": riff(webp_canvas(0, 30_000, 30_000)),
+    "TIFF": tiff({256: (30_000,), 257: (30_000,)}),
+    "one side": png(size=(60_000_000, 1)),
+}
+
+
+@EITHER
+@pytest.mark.parametrize("name", HUGE)
+def test_too_many_pixels_are_refused_from_the_header(
+    put: Callable[[bytes], Path], name: str, use: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(ImageTooLargeError, match="pixels"):
+        use(put(HUGE[name]))
+
+
+@EITHER
+def test_damage_ends_in_image_errors_only(put: Callable[[bytes], Path], use: Callable[[Path], object]) -> None:
+    chance = random.Random(20)
+    for original in [*CUT.values(), EXACT["TIFF 1-bit"][1], EXACT["PNG palette, alpha listed but opaque"][1]]:
+        for _ in range(60):
+            data = bytearray(original)
+            for _ in range(chance.choice((1, 1, 2, 8))):
+                data[chance.randrange(min(len(data), chance.choice((40, 10_000))))] = chance.randrange(256)
+            try:
+                use(put(bytes(data)))
+            except ImageError:
+                continue
+
+
+@settings(max_examples=150, deadline=None)
+@given(start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"BM", b"II*\0", b"MM\0*"]), rest=st.binary())
+def test_arbitrary_bytes_end_in_image_errors(
+    start: bytes, rest: bytes, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "arbitrary"
+    path.write_bytes(start + rest)
+    with pytest.raises(ImageFormatError):
+        read_image(path)
+
+
+@EITHER
+def test_a_decoder_that_raises_or_disagrees_is_an_image_error(
+    put: Callable[[bytes], Path], use: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_data: object, _flags: int) -> None:
+        raise cv2.error("out of ideas")
+
+    for data in (JPEG, encoded(".png")):
+        path = put(data)
+        monkeypatch.setattr(cv2, "imdecode", fail)
+        with pytest.raises(ImageFormatError, match="out of ideas"):
+            use(path)
+        monkeypatch.setattr(cv2, "imdecode", lambda _data, _flags: np.zeros((3, 3, 3), np.uint8))
+        with pytest.raises(ImageFormatError, match="its header declares"):
+            use(path)
+
+
+# --- files and names ------------------------------------------------------------------------------------------------
+
+
+@EITHER
+@pytest.mark.parametrize("path", [None, "", b"", "a\0.png", b"a\0.png", 3, "\ud800.png"], ids=repr)
+def test_what_is_no_path_is_an_invalid_argument(path: object, use: Callable[[object], object]) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        use(path)
+    assert isinstance(caught.value, ValueError)
+    assert caught.value.argument == "path"
+
+
+@EITHER
+def test_a_missing_file_is_not_found(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "missing.png", tmp_path / "file" / "below.png"):
+        with pytest.raises(ImageNotFoundError) as caught:
+            use(path)
+        assert isinstance(caught.value, FileNotFoundError)
+
+
+@EITHER
+def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, use: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    with socket.socket(socket.AF_UNIX) as listener:
+        name = os.path.relpath(tmp_path / "socket.png")  # the full path may be longer than a socket's name can be
+        listener.bind(name if len(name) < 100 else str(tmp_path / "socket.png"))
+        began = time.perf_counter()
+        for path in (tmp_path, *(tmp_path / f"{kind}.png" for kind in ("pipe", "loop", "socket")), Path("/dev/null")):
+            with pytest.raises(ImageUnreadableError):
+                use(path)
+        assert time.perf_counter() - began < 1
+
+
+@EITHER
+def test_a_file_that_the_system_refuses_is_unreadable(
+    put: Callable[[bytes], Path], use: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_arguments: object) -> int:
+        raise PermissionError(13, "Permission denied")
+
+    path = put(JPEG)
+    monkeypatch.setattr(os, "open", refuse)
+    with pytest.raises(ImageUnreadableError, match="Permission denied"):
+        use(path)
+
+
+def test_a_file_that_grows_while_it_is_read_is_unreadable(
+    put: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(JPEG)
+    real = images._checked_size
+
+    def grow(name: str, status: os.stat_result, max_bytes: int) -> int:
+        with path.open("ab") as file:
+            file.write(b"more")
+        return real(name, status, max_bytes)
+
+    monkeypatch.setattr(images, "_checked_size", grow)
+    with pytest.raises(ImageUnreadableError, match="changed its size"):
+        read_image(path)
+
+
+@pytest.mark.parametrize("name", [b"\xff\xfe.png", "ünï 画.png".encode(), b"x" * 251 + b".png"])
+def test_any_file_name_works(tmp_path: Path, name: bytes) -> None:
+    as_bytes = os.fsencode(tmp_path) + b"/" + name
+    write_image(as_bytes, BGR)
+    assert [os.fsencode(path.name) for path in tmp_path.iterdir()] == [name]
+    for path in (as_bytes, os.fsdecode(as_bytes), Path(os.fsdecode(as_bytes))):
+        assert np.array_equal(read_image(path), BGR)
+        assert inspect_image(path).width == WIDTH
+
+
+@EITHER
+def test_limits_apply(put: Callable[[bytes], Path], use: Callable[..., object]) -> None:
+    path = put(JPEG)
+    use(path, ImageLimits(max_bytes=len(JPEG), max_pixels=HEIGHT * WIDTH))
+    with pytest.raises(ImageTooLargeError, match=f"has {len(JPEG)} bytes; at most {len(JPEG) - 1}"):
+        use(path, ImageLimits(max_bytes=len(JPEG) - 1))
+    with pytest.raises(ImageTooLargeError, match=f"{WIDTH}×{HEIGHT} pixels; at most {HEIGHT * WIDTH - 1}"):
+        use(path, ImageLimits(max_pixels=HEIGHT * WIDTH - 1))
+
+
+@pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "9"])
+@pytest.mark.parametrize("name", ["max_bytes", "max_pixels"])
+def test_limits_are_checked(name: str, value: object) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{name} must be a whole number"):
+        ImageLimits(**{name: value})  # type: ignore[arg-type]
+
+
+def test_records_are_frozen() -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        ImageLimits().max_bytes = 3  # type: ignore[misc]
+
+
+def test_a_changed_file_is_noticed_before_it_is_decoded(
+    put: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = put(JPEG)
+    digest = inspect_image(path).sha256
+    assert read_image(path, expected_sha256=digest).shape == BGR.shape
+    middle = (JPEG_SCAN + len(JPEG)) // 2
+    put(JPEG[:middle] + bytes([JPEG[middle] ^ 1]) + JPEG[middle + 1 :])
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(ImageChangedError, match=digest):
+        read_image(path, expected_sha256=digest)
+
+
+@pytest.mark.parametrize("digest", ["", "abc", "G" * 64, b"0" * 64, 5])
+def test_an_expected_digest_must_be_one(put: Callable[[bytes], Path], digest: object) -> None:
+    with pytest.raises(InvalidArgumentError, match="expected_sha256"):
+        read_image(put(JPEG), expected_sha256=digest)  # type: ignore[arg-type]
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("extension", [".png", ".bmp", ".webp", ".tif", ".tiff", ".PNG"])
+def test_lossless_formats_keep_every_value(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"picture{extension}"
+    noise = np.random.default_rng(1).integers(0, 256, (9, 20, 3), np.uint8)
+    for image in (noise, noise[::-1, ::2]):
+        write_image(path, image)
+        assert np.array_equal(read_image(path), image)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("extension", [".jpg", ".jpeg"])
+def test_jpeg_is_written_at_quality_95(tmp_path: Path, extension: str) -> None:
+    path = tmp_path / f"picture{extension}"
+    write_image(path, BGR)
+    assert path.read_bytes() == encoded(".jpg", BGR, cv2.IMWRITE_JPEG_QUALITY, 95)
+
+
+@pytest.mark.parametrize("name", ["picture", "picture.gif", "picture.png.txt", ".png", ""])
+def test_unknown_endings_are_refused_before_any_work(tmp_path: Path, name: str) -> None:
+    with pytest.raises(InvalidArgumentError):
+        write_image(f"{tmp_path}/{name}", BGR)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("image", [None, BGR.astype(float), BGR[:, :, 0], BGR[:0]])
+def test_what_is_no_picture_is_not_written(tmp_path: Path, image: Image) -> None:
+    with pytest.raises(InvalidArgumentError, match="image must be"):
+        write_image(tmp_path / "a.png", image)
+    assert not list(tmp_path.iterdir())
+
+
+def test_new_files_have_ordinary_permissions_and_replaced_ones_keep_theirs(tmp_path: Path) -> None:
+    path, ordinary = tmp_path / "a.png", tmp_path / "ordinary"
+    ordinary.touch()
+    write_image(path, BGR)
+    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
+    for mode in (0o600, 0o666, 0o440):
+        path.chmod(mode)
+        write_image(path, BGR)
+        assert stat.S_IMODE(path.stat().st_mode) == mode
+
+
+def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
+    (tmp_path / "link.png").symlink_to("real.png")
+    write_image(tmp_path / "link.png", BGR)
+    assert (tmp_path / "link.png").is_symlink()
+    assert np.array_equal(read_image(tmp_path / "real.png"), BGR)
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(
+    tmp_path: Path, step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_arguments: object, **_options: object) -> None:
+        raise error
+
+    path = tmp_path / "a.png"
+    path.write_bytes(b"old")
+    monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
+    with pytest.raises(ImageError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+        write_image(path, BGR)
+    monkeypatch.undo()
+    if isinstance(caught.value, ImageError):
+        assert caught.value.reason == "could not be written: No space left on device"
+    assert path.read_bytes() == b"old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_places_that_cannot_be_written_are_image_errors(tmp_path: Path) -> None:
+    (tmp_path / "folder.png").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    with pytest.raises(ImageNotFoundError):
+        write_image(tmp_path / "missing" / "a.png", BGR)
+    for name in ("folder.png", "pipe.png"):
+        with pytest.raises(ImageUnreadableError, match="a regular file is expected"):
+            write_image(tmp_path / name, BGR)
+    assert {path.name for path in tmp_path.iterdir()} == {"folder.png", "pipe.png"}
+
+
+def test_a_picture_too_large_for_its_format_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_arguments: object) -> None:
+        raise cv2.error("no")
+
+    with pytest.raises(ImageFormatError, match="could not be encoded with 17000×1 pixels"):
+        write_image(tmp_path / "a.webp", np.zeros((1, 17_000, 3), np.uint8))
+    for encode in (fail, lambda *_arguments: (False, None)):
+        monkeypatch.setattr(cv2, "imencode", encode)
+        with pytest.raises(ImageFormatError, match="could not be encoded"):
+            write_image(tmp_path / "a.png", BGR)
+    assert not list(tmp_path.iterdir())
