@@ -14,7 +14,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tsm_training import color_transfer
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import (
     ColorFunction,
@@ -25,9 +24,13 @@ from tsm_training.color_transfer import (
     LinearMap,
     ReinhardMap,
     SlicedTransportMap,
+    Space,
     ToneAdaptiveMap,
     WhiteBalanceMap,
     create_color_transfer_workers,
+    maps,
+    spaces,
+    statistics,
 )
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.fingerprints import describe_object
@@ -257,7 +260,7 @@ def test_a_twelve_megapixel_picture_needs_only_bands_of_floats(monkeypatch: pyte
 
 def test_bands_leave_no_seams(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
     whole = worker.process(pair())
-    monkeypatch.setattr(color_transfer, "_STRIP_PIXELS", 7 * TARGET.shape[1])
+    monkeypatch.setattr(spaces, "_STRIP_PIXELS", 7 * TARGET.shape[1])
     assert np.array_equal(worker.process(pair()), whole)
 
 
@@ -274,13 +277,13 @@ def test_any_two_pictures_give_valid_results(source: Image, target: Image) -> No
 
 def test_statistics_are_computed_once_per_request(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[tuple[int, str]] = []
-    original = color_transfer._compute_moments
+    original = statistics._compute_moments
 
     def counted(image: Image, space: Any) -> Any:
         calls.append((image.shape[0], space))
         return original(image, space)
 
-    monkeypatch.setattr(color_transfer, "_compute_moments", counted)
+    monkeypatch.setattr(statistics, "_compute_moments", counted)
     request = pair()
     for w in WORKERS.values():
         w.process(request)
@@ -364,7 +367,7 @@ def test_a_map_of_ones_own_needs_only_a_function_of_colours() -> None:
     @attrs.frozen
     class Swapped(ColorMap):
         @property
-        def space(self) -> color_transfer.Space:
+        def space(self) -> Space:
             return "bgr"
 
         def fit(self, data: Any) -> ColorFunction:
@@ -414,7 +417,7 @@ def test_linear_maps_give_the_mean_and_the_covariance_of_the_source(
 @given(hnp.arrays(np.float64, (2, 3, 3), elements=st.floats(-30, 30)))
 def test_monge_kantorovich_maps_are_symmetric_positive_definite_and_exact(roots: Floats) -> None:
     source, target = (root @ root.T + np.eye(3) / 12 for root in roots)
-    gain = color_transfer._monge_kantorovich(source, target)
+    gain = maps._monge_kantorovich(source, target)
     scale = np.abs(gain).max()
     np.testing.assert_allclose(gain, gain.T, atol=1e-6 * scale)
     assert np.linalg.eigvalsh(gain).min() > -1e-6 * scale
@@ -422,7 +425,7 @@ def test_monge_kantorovich_maps_are_symmetric_positive_definite_and_exact(roots:
 
 
 def test_moments_are_those_of_the_pixels() -> None:
-    moments = color_transfer._compute_moments(TARGET, "bgr")
+    moments = statistics._compute_moments(TARGET, "bgr")
     np.testing.assert_allclose(moments.mean, bgr(TARGET).mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(moments.covariance, np.cov(bgr(TARGET).T, bias=True), rtol=1e-9)
 
@@ -453,7 +456,7 @@ def test_matching_curves_never_swap_levels(source: dict[int, int], seed: int) ->
     counts = np.zeros((2, 256))
     counts[0, list(source)] = list(source.values())
     counts[1] = np.random.default_rng(seed).integers(0, 3, 256)
-    levels, shifts = color_transfer._matching_curve(*counts)
+    levels, shifts = maps._matching_curve(*counts)
     assert (np.diff(levels + shifts) >= -1e-9).all()
 
 
@@ -480,7 +483,7 @@ def test_sliced_transport_matches_what_no_linear_map_can() -> None:
 
 
 def test_the_rotations_are_rotations_and_all_different() -> None:
-    rotations = color_transfer._rotations(20)
+    rotations = maps._rotations(20)
     for rotation in rotations:
         np.testing.assert_allclose(rotation @ rotation.T, np.eye(3), atol=1e-6)
         assert np.linalg.det(rotation) == pytest.approx(1, abs=1e-6)

@@ -1,0 +1,125 @@
+"""The built-in workers: a colour map and a strength."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Final
+
+import attrs
+import numpy as np
+
+from tsm_training.arrays import Image
+from tsm_training.color_transfer.maps import (
+    ColorMap,
+    HistogramMap,
+    LinearMap,
+    ReinhardMap,
+    SlicedTransportMap,
+    ToneAdaptiveMap,
+    WhiteBalanceMap,
+)
+from tsm_training.color_transfer.spaces import Colors, to_bgr
+from tsm_training.color_transfer.table import interpolation_table, lattice, looked_up, median_of_change
+from tsm_training.errors import InvalidArgumentError
+from tsm_training.workers import Worker
+
+__all__ = ["ColorTransferWorker", "create_color_transfer_workers"]
+
+
+_MEDIAN_SIZES: Final = (1, 3, 5)
+
+
+@attrs.frozen
+class ColorTransferWorker(Worker):
+    """Applies a colour map, fully or in part.
+
+    >>> gentle = ColorTransferWorker("gentle", LinearMap("lab"), strength=0.4)
+
+    Args:
+        worker_id: The worker's name.
+        color_map: Where colours go at full strength.
+        strength: How far they go: 0 leaves the target as it is, 1 applies the map, more exaggerates it. The blend is
+            made in the map's colour space and clipped to the gamut.
+        median_size: Side in pixels of the median filter over the colour change: 1 (none), 3 or 5.
+
+    Raises:
+        InvalidArgumentError: `strength` is negative or not finite, or `median_size` is another number.
+    """
+
+    worker_id: str
+    color_map: ColorMap
+    strength: float = attrs.field(default=1.0, converter=float)
+    median_size: int = attrs.field(default=1)
+
+    @strength.validator
+    def _check_strength(self, _attribute: object, value: float) -> None:
+        if not 0 <= value < math.inf:
+            raise InvalidArgumentError("strength", value, "a finite number of at least 0")
+
+    @median_size.validator
+    def _check_median_size(self, _attribute: object, value: object) -> None:
+        if value not in _MEDIAN_SIZES:
+            raise InvalidArgumentError("median_size", value, "1, 3 or 5")
+
+    @property
+    def version(self) -> str:
+        """Counts the changes of results that the classes' own source does not show."""
+        return "1"
+
+    @property
+    def reads_only(self) -> bool:
+        """Inputs are never written into."""
+        return True
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        """Give the target colours of the source.
+
+        Args:
+            data: ``data["source"]`` and ``data["target"]``, each ``uint8``, H×W×3, BGR; sizes may differ.
+
+        Returns:
+            A new picture, ``uint8``, BGR, of the target's size.
+        """
+        target = data["target"]
+        if self.strength == 0:
+            return target.copy()
+        changed = looked_up(target, self._fitted_table(data))
+        return changed if self.median_size == 1 else median_of_change(target, changed, self.median_size)
+
+    def _fitted_table(self, data: Mapping[str, Image]) -> Colors:
+        space = self.color_map.space
+        colors = lattice(space)
+        moved = self.color_map.fit(data)(colors)
+        return interpolation_table(to_bgr(colors + np.float32(self.strength) * (moved - colors), space))
+
+
+def create_color_transfer_workers() -> list[Worker]:
+    """Return the built-in workers, new ones on every call.
+
+    Besides the full methods there are mild versions of the strongest: on real photographs a part of the way is often
+    better than all of it, and ``unchanged`` is a strong answer where source and target show different things.
+    """
+    standard, rgb, histogram = ReinhardMap(), LinearMap("bgr"), HistogramMap()
+    return [
+        ColorTransferWorker("unchanged", standard, 0.0),
+        ColorTransferWorker("standard_transfer", standard),
+        ColorTransferWorker("intensity_30", standard, 0.3),
+        ColorTransferWorker("intensity_70", standard, 0.7),
+        ColorTransferWorker("intensity_90", standard, 0.9),
+        ColorTransferWorker("intensity_120", standard, 1.2),
+        ColorTransferWorker("median_filtered", standard, median_size=5),
+        ColorTransferWorker("luminance_preserving", ReinhardMap("ab")),
+        ColorTransferWorker("lightness_30", ReinhardMap("l"), 0.3),
+        ColorTransferWorker("chroma_30", ReinhardMap("ab"), 0.3),
+        ColorTransferWorker("adaptive_transfer", ToneAdaptiveMap()),
+        ColorTransferWorker("histogram_matching", histogram),
+        ColorTransferWorker("histogram_matching_30", histogram, 0.3),
+        ColorTransferWorker("chroma_histogram_30", HistogramMap("ab"), 0.3),
+        ColorTransferWorker("linear_map_lab", LinearMap("lab")),
+        ColorTransferWorker("linear_map_rgb", rgb),
+        ColorTransferWorker("linear_map_rgb_30", rgb, 0.3),
+        ColorTransferWorker("linear_map_rgb_60", rgb, 0.6),
+        ColorTransferWorker("sliced_transport", SlicedTransportMap()),
+        ColorTransferWorker("white_balance", WhiteBalanceMap()),
+    ]
