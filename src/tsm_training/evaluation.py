@@ -1,7 +1,7 @@
 """Evaluating examples: pictures in, scores out, and nothing of the pictures left behind.
 
 `evaluate` is a pure function of a picklable task, so that threads, processes and the machines of a cluster give the
-same results to the last bit. `run_tasks` feeds an executor while it keeps the pictures in flight within a budget.
+same results to the last bit. `TaskRun` feeds an executor while it keeps the pictures in flight within a budget.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ __all__ = [
     "Score",
     "ScoredExample",
     "Task",
+    "TaskRun",
     "checked_similarity",
     "evaluate",
     "execution",
     "load_triple",
-    "run_tasks",
     "score_results",
 ]
 
@@ -209,41 +209,53 @@ def execution(executor: Executor | None) -> Iterator[Executor]:
     threads.shutdown()
 
 
-def run_tasks(
-    tasks: Sequence[Task], executor: Executor, memory_budget: int, poll: Callable[[], None]
-) -> Iterator[ScoredExample]:
-    """Evaluate tasks and yield their results as they come.
+class TaskRun:
+    """Evaluates tasks on an executor, and knows which of them are in flight.
 
-    Tasks are handed out in order, and only while the pictures of those in flight fit in `memory_budget` bytes; one at
-    least is always in flight. When the caller stops listening, what has not begun is called off.
+    Tasks are handed out in order, and only while the pictures of those in flight fit in a budget of bytes; one at least
+    is always in flight.
 
     Args:
         tasks: Any number.
         executor: Where to run them.
         memory_budget: Bytes.
-        poll: Called several times a second; what it raises ends the work.
-
-    Raises:
-        MetricError: see `evaluate`.
     """
-    waiting = list(reversed(tasks))
-    in_flight: dict[Future[ScoredExample], int] = {}
-    try:
-        while waiting or in_flight:
+
+    def __init__(self, tasks: Sequence[Task], executor: Executor, memory_budget: int) -> None:
+        self._waiting = list(reversed(tasks))
+        self._in_flight: dict[Future[ScoredExample], int] = {}
+        self._executor = executor
+        self._memory_budget = memory_budget
+
+    def results(self, poll: Callable[[], None]) -> Iterator[ScoredExample]:
+        """Yield results as they come; `poll` is called several times a second, and what it raises ends the work.
+
+        Raises:
+            MetricError: see `evaluate`.
+        """
+        while self._waiting or self._in_flight:
             poll()
-            while waiting and _fits(waiting[-1], in_flight, memory_budget):
-                task = waiting.pop()
-                in_flight[executor.submit(evaluate, task)] = task.bytes_in_flight
-            done, _running = wait(in_flight, _POLL_SECONDS, FIRST_COMPLETED)
-            for future in done:
-                del in_flight[future]
-                yield future.result()
-    finally:
-        for future in in_flight:
-            future.cancel()
+            while self._waiting and self._fits(self._waiting[-1]):
+                task = self._waiting.pop()
+                self._in_flight[self._executor.submit(evaluate, task)] = task.bytes_in_flight
+            done, _running = wait(self._in_flight, _POLL_SECONDS, FIRST_COMPLETED)
+            yield from map(self._taken, done)
 
+    def call_off(self, *, finish: bool) -> Iterator[ScoredExample]:
+        """Begin no further task, and yield what was still made: of those running too if `finish`, else of those done.
 
-def _fits(task: Task, in_flight: dict[Future[ScoredExample], int], memory_budget: int) -> bool:
-    if len(in_flight) >= _MAX_IN_FLIGHT:
-        return False
-    return not in_flight or sum(in_flight.values()) + task.bytes_in_flight <= memory_budget
+        A task that failed yields nothing: something else has already ended the work.
+        """
+        self._waiting.clear()
+        begun = [future for future in self._in_flight if not future.cancel()]
+        ended, _running = wait(begun, None if finish else 0.0)
+        yield from (self._taken(future) for future in ended if future.exception() is None)
+
+    def _taken(self, future: Future[ScoredExample]) -> ScoredExample:
+        del self._in_flight[future]
+        return future.result()
+
+    def _fits(self, task: Task) -> bool:
+        if len(self._in_flight) >= _MAX_IN_FLIGHT:
+            return False
+        return not self._in_flight or sum(self._in_flight.values()) + task.bytes_in_flight <= self._memory_budget

@@ -12,7 +12,7 @@ import re
 import struct
 import zlib
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Final, TypeVar
 
 import attrs
 
@@ -23,6 +23,11 @@ __all__ = ["Header", "HeaderError", "parse_header"]
 _ACCEPTED: Final = "PNG, JPEG, BMP, WebP or TIFF"
 _MAX_SIDE: Final = 1 << 20
 """Pixels per side; OpenCV refuses more, whatever the product of the sides."""
+
+_MAX_PARTS: Final = 1 << 18
+"""Chunks or segments per file: an eighth of this is usual for the largest pictures, and each takes its time to read."""
+
+_PartT = TypeVar("_PartT")
 
 _UPRIGHT: Final = 1
 _ORIENTATIONS: Final = range(1, 9)
@@ -98,6 +103,14 @@ def _unpack(layout: str, data: bytes, position: int, what: str) -> tuple[int, ..
     if position + struct.calcsize(layout) > len(data):
         raise _truncated(f"the {what} is incomplete")
     return struct.unpack_from(layout, data, position)
+
+
+def _bounded(parts: Iterator[_PartT]) -> Iterator[_PartT]:
+    """Pass on the parts of a file, up to a number that no real file has."""
+    for number, part in enumerate(parts):
+        if number == _MAX_PARTS:
+            raise HeaderError(f"consists of more than {_MAX_PARTS} parts")
+        yield part
 
 
 # --- files of other kinds -------------------------------------------------------------------------------------------
@@ -238,7 +251,7 @@ _PNG_WITH_ALPHA: Final = (4, 6)
 def _parse_png(data: bytes, max_pixels: int) -> Header:
     header: Header | None = None
     has_pixels = False
-    for kind, start, end in _png_chunks(data, max_pixels):
+    for kind, start, end in _bounded(_png_chunks(data, max_pixels)):
         if kind == b"IHDR":
             header = _png_start(data[start:end])
         elif header is None:
@@ -269,7 +282,8 @@ def _png_chunks(data: bytes, max_pixels: int) -> Iterator[tuple[bytes, int, int]
         start, end = position + 8, position + 8 + length
         position += _PNG_CHUNK_FRAME + length
         if kind == b"IHDR" and len(data) >= start + 8:
-            _check_size(*_unpack(">II", data, start, "PNG header"), max_pixels)
+            width, height = _unpack(">II", data, start, "PNG header")
+            _check_size(width, height, max_pixels)
         if position > len(data):
             raise _truncated(f"a PNG chunk {kind!r} claims {length} bytes, {max(len(data) - start, 0)} are there")
         if zlib.crc32(memoryview(data)[start - 4 : end]) != _unpack(">I", data, end, "PNG chunk")[0]:
@@ -324,7 +338,7 @@ def _parse_jpeg(data: bytes, max_pixels: int) -> Header:
     header: Header | None = None
     orientation: int | None = None
     scans = 0
-    for marker, start, end in _jpeg_segments(data):
+    for marker, start, end in _bounded(_jpeg_segments(data)):
         if marker in _JPEG_OTHER_FRAMES:
             raise HeaderError(f"is a JPEG of a kind that is not read: {_JPEG_OTHER_FRAMES[marker]}")
         if marker in _JPEG_FRAMES:
@@ -454,7 +468,7 @@ def _parse_webp(data: bytes, max_pixels: int) -> Header:
     canvas: tuple[int, int] | None = None
     orientation = _UPRIGHT
     has_alpha = False
-    for kind, start, end in _webp_chunks(data):
+    for kind, start, end in _bounded(_webp_chunks(data)):
         chunk = memoryview(data)[start:end]
         if kind == b"VP8X":
             flags, *canvas_sides = _webp_canvas(bytes(chunk))

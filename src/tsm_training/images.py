@@ -23,12 +23,9 @@ checksums; after a file was added, its SHA-256 tells.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 import re
-import secrets
-import stat
 import struct
 from pathlib import Path
 from typing import Any, Final, TypeAlias
@@ -47,6 +44,13 @@ from tsm_training.errors import (
     ImageTooLargeError,
     ImageUnreadableError,
     InvalidArgumentError,
+)
+from tsm_training.files import (
+    FileTooLargeError,
+    NotARegularFileError,
+    read_regular_file,
+    replace_file,
+    system_reason,
 )
 from tsm_training.image_headers import Header, HeaderError, parse_header
 
@@ -158,10 +162,12 @@ def write_image(path: _Path, image: Image) -> None:
         raise InvalidArgumentError("path", name, f"a file name that ends with one of {', '.join(_ENCODINGS)}")
     encoded = _encode(name, check_image(image, "image"), extension)
     try:
-        _replace_file(name, encoded)
+        replace_file(name, encoded)
+    except NotARegularFileError as error:
+        raise ImageUnreadableError(name, str(error)) from error
     except OSError as error:
         found = ImageNotFoundError if isinstance(error, FileNotFoundError) else ImageError
-        raise found(name, f"could not be written: {_system_reason(error)}") from error
+        raise found(name, f"could not be written: {system_reason(error)}") from error
 
 
 # --- paths and files ------------------------------------------------------------------------------------------------
@@ -182,57 +188,17 @@ def _checked_path(path: object) -> str:
     return name
 
 
-def _system_flags(*names: str) -> int:
-    """Combine those of the named flags of `os.open` that this system has."""
-    flags = 0
-    for name in names:
-        flags |= getattr(os, name, 0)
-    return flags
-
-
-# A pipe must not make the call wait for its writer, nor a terminal become the controlling one.
-_READ_FLAGS: Final = os.O_RDONLY | _system_flags("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
-_CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _system_flags("O_CLOEXEC", "O_NOFOLLOW", "O_BINARY")
-_NEW_FILE_MODE: Final = 0o666
-
-
 def _read_file(name: str, max_bytes: int) -> bytes:
-    """Return the contents of a regular file of at most `max_bytes` bytes.
-
-    What is judged is the open file, not its name, so that nobody can exchange it in between.
-    """
     try:
-        with open(name, "rb", opener=_open_for_reading) as file:
-            num_bytes = _checked_size(name, os.fstat(file.fileno()), max_bytes)
-            data = file.read(num_bytes + 1)
+        return read_regular_file(name, max_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageNotFoundError(name, "there is no such file") from error
+    except FileTooLargeError as error:
+        raise ImageTooLargeError(name, str(error)) from error
+    except NotARegularFileError as error:
+        raise ImageUnreadableError(name, str(error)) from error
     except OSError as error:
-        raise ImageUnreadableError(name, f"cannot be read: {_system_reason(error)}") from error
-    if len(data) != num_bytes:
-        raise ImageUnreadableError(name, f"changed its size ({num_bytes} bytes) while it was read")
-    return data
-
-
-def _open_for_reading(name: str, _flags: int) -> int:
-    return os.open(name, _READ_FLAGS)
-
-
-def _checked_size(name: str, status: os.stat_result, max_bytes: int) -> int:
-    if not stat.S_ISREG(status.st_mode):
-        raise ImageUnreadableError(name, f"is {_file_kind(status.st_mode)}; a regular file is expected")
-    if status.st_size > max_bytes:
-        raise ImageTooLargeError(name, f"has {status.st_size} bytes; at most {max_bytes} are allowed")
-    return status.st_size
-
-
-def _file_kind(mode: int) -> str:
-    kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
-
-
-def _system_reason(error: OSError) -> str:
-    return error.strerror or str(error)
+        raise ImageUnreadableError(name, f"cannot be read: {system_reason(error)}") from error
 
 
 def _checked_digest(value: object) -> str | None:
@@ -245,41 +211,6 @@ def _compare_digest(name: str, data: bytes, expected: str) -> None:
     digest = hashlib.sha256(data).hexdigest()
     if digest != expected:
         raise ImageChangedError(name, f"has changed: its SHA-256 is {digest}; {expected} is expected")
-
-
-def _replace_file(name: str, content: bytes) -> None:
-    """Put a complete file at `name` in one step.
-
-    The temporary file is made with the permissions of an ordinary new file by the system itself: the process's umask
-    cannot be asked for without changing it for a moment, for all threads.
-    """
-    target = Path(os.path.realpath(name))
-    mode = _mode_of_existing(target)
-    temporary = target.with_name(f".{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, _CREATE_FLAGS, _NEW_FILE_MODE if mode is None else mode)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if mode is not None:
-            temporary.chmod(mode)
-        temporary.replace(target)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-
-
-def _mode_of_existing(target: Path) -> int | None:
-    """Return the permission bits of the file that will be replaced, or None if there is none."""
-    try:
-        mode = target.stat().st_mode
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(mode):
-        raise ImageUnreadableError(str(target), f"is {_file_kind(mode)}; a regular file is expected")
-    return stat.S_IMODE(mode)
 
 
 # --- decoding and encoding ------------------------------------------------------------------------------------------

@@ -133,6 +133,21 @@ class WeightsImport:
     """Workers of the pool that the file does not name; they are back at the prior."""
 
 
+# Converters, not validators: those would run only after the store was opened.
+
+
+def _a_pool(value: WorkerPoolLike) -> WorkerPoolLike:
+    if not isinstance(value, WorkerPoolLike):
+        raise InvalidArgumentError("worker_pool", value, "an object with execute_parallel(data)")
+    return value
+
+
+def _a_learner(value: WeightLearner) -> WeightLearner:
+    if not isinstance(value, WeightLearner):
+        raise InvalidArgumentError("weight_learner", value, "a WeightLearner, such as BayesianWeightLearner()")
+    return value
+
+
 _NOTHING_VALIDATED: Final[ValidationResults] = {
     "num_examples": 0,
     "avg_accuracy": None,
@@ -166,8 +181,8 @@ class TrainingManager:
         StorageError: the store cannot be opened.
     """
 
-    worker_pool: WorkerPoolLike = attrs.field()
-    weight_learner: WeightLearner = attrs.field()
+    worker_pool: WorkerPoolLike = attrs.field(converter=_a_pool)
+    weight_learner: WeightLearner = attrs.field(converter=_a_learner)
     db_path: str | os.PathLike[str] = _DEFAULT_DATABASE
     storage: TrainingStore | None = attrs.field(default=None, kw_only=True)
     engine_factory: EngineFactory = attrs.field(default=TrainingEngine, kw_only=True)
@@ -176,16 +191,6 @@ class TrainingManager:
     """The store."""
     training_engine: TrainingEngine = attrs.field(init=False, repr=False)
     """The engine."""
-
-    @worker_pool.validator
-    def _check_pool(self, _attribute: object, value: object) -> None:
-        if not isinstance(value, WorkerPoolLike):
-            raise InvalidArgumentError("worker_pool", value, "an object with execute_parallel(data)")
-
-    @weight_learner.validator
-    def _check_learner(self, _attribute: object, value: object) -> None:
-        if not isinstance(value, WeightLearner):
-            raise InvalidArgumentError("weight_learner", value, "a WeightLearner, such as BayesianWeightLearner()")
 
     @data_manager.default
     def _open_store(self) -> TrainingStore:

@@ -23,15 +23,21 @@ from tsm_training.data import (
 )
 from tsm_training.engine.listener import Listener
 from tsm_training.engine.reports import EvaluatedExample, mean
-from tsm_training.errors import ImageError, ImageSizeMismatchError, NothingEvaluatedError, NoWorkersError
+from tsm_training.errors import (
+    ImageError,
+    ImageSizeMismatchError,
+    NothingEvaluatedError,
+    NoWorkersError,
+    TrainingStoppedError,
+)
 from tsm_training.evaluation import (
     Judge,
     Score,
     ScoredExample,
     Task,
+    TaskRun,
     execution,
     load_triple,
-    run_tasks,
     score_results,
 )
 from tsm_training.fingerprints import describe_object
@@ -237,8 +243,14 @@ class Evaluator:
                 tasks.append(self._task(digest, example, missing))
         fresh = _Fresh(found, fingerprints.get)
         with execution(self.executor) as executor:
-            results = run_tasks(tasks, executor, self.memory_budget, listener.poll)
-            self.collect(results, fresh, len(tasks), listener)
+            run = TaskRun(tasks, executor, self.memory_budget)
+            try:
+                self.collect(run.results(listener.poll), fresh, len(tasks), listener)
+            except BaseException as error:
+                # Asked to stop, we wait for the examples that have begun; an error or Ctrl-C keeps what is done.
+                finish = isinstance(error, TrainingStoppedError)
+                self.collect(run.call_off(finish=finish), fresh, len(tasks), Listener())
+                raise
         fresh.sort()
         return fresh
 

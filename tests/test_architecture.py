@@ -1,0 +1,131 @@
+"""The house rules: imports run one way, nothing optional is loaded, and importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import json
+import pkgutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import tsm_training
+
+PACKAGE = Path(tsm_training.__file__).parent
+
+FLOORS = [
+    {"_version", "errors"},
+    {"arrays", "files", "evidence", "fingerprints", "progress"},
+    {"images", "image_headers", "metrics", "weights", "workers", "data"},
+    {"color_transfer", "ensemble", "persistence", "ingest"},
+    {"evaluation"},
+    {"engine"},
+    {"manager"},
+    {"testing"},
+]
+"""Rooms from the ground up: a room may import from lower floors, and from its own floor only as listed below."""
+
+SAME_FLOOR = {("images", "image_headers"), ("arrays", "errors")}
+
+OPTIONAL = {"tqdm", "matplotlib", "skimage", "sklearn", "flask", "PIL", "scipy", "pandas", "sqlalchemy", "pytest"}
+
+
+def modules() -> dict[str, Path]:
+    return {
+        ".".join(path.relative_to(PACKAGE).with_suffix("").parts): path
+        for path in sorted(PACKAGE.rglob("*.py"))
+        if path.name != "__init__.py" or path.parent != PACKAGE
+    }
+
+
+def imported_rooms(path: Path) -> set[str]:
+    names = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tsm_training."):
+            names.add(node.module.split(".")[1])
+        if isinstance(node, ast.Import):
+            names |= {alias.name.split(".")[1] for alias in node.names if alias.name.startswith("tsm_training.")}
+    return names
+
+
+@pytest.mark.parametrize("module", modules())
+def test_imports_run_one_way(module: str) -> None:
+    room = module.split(".", maxsplit=1)[0]
+    floor = next(number for number, rooms in enumerate(FLOORS) if room in rooms)
+    allowed = {room}.union(*FLOORS[:floor]) | {low for high, low in SAME_FLOOR if high == room}
+    assert imported_rooms(modules()[module]) <= allowed
+
+
+def test_opencv_and_sqlite_stay_in_their_rooms() -> None:
+    users: dict[str, set[str]] = {"cv2": set(), "sqlite3": set()}
+    for module, path in modules().items():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Import):
+                for alias in node.names:
+                    if alias.name in users:
+                        users[alias.name].add(module.split(".", maxsplit=1)[0])
+    assert users["cv2"] == {"images", "metrics", "color_transfer", "ensemble"}
+    assert users["sqlite3"] == {"data"}
+
+
+def test_the_package_door_has_names_only() -> None:
+    tree = ast.parse((PACKAGE / "__init__.py").read_text(encoding="utf-8"))
+    assert all(isinstance(node, (ast.Expr, ast.ImportFrom, ast.Assign)) for node in tree.body)
+
+
+def run(code: str, *flags: str) -> str:
+    done = subprocess.run([sys.executable, *flags, "-c", code], capture_output=True, text=True, check=True)
+    return done.stdout + done.stderr
+
+
+def test_importing_loads_nothing_optional_and_starts_nothing() -> None:
+    code = """
+import json, logging, os, random, signal, sys, threading
+before = (signal.getsignal(signal.SIGINT), random.getstate(), len(os.listdir()), logging.root.handlers[:])
+import cv2
+threads = cv2.getNumThreads()
+import tsm_training
+after = (signal.getsignal(signal.SIGINT), random.getstate(), len(os.listdir()), logging.root.handlers[:])
+assert before == after
+assert threads == cv2.getNumThreads()
+assert threading.active_count() == 1
+print(json.dumps(sorted({name.partition(".")[0] for name in sys.modules})))
+"""
+    assert not OPTIONAL & set(json.loads(run(code, "-W", "error")))
+
+
+def test_importtime_shows_no_optional_library() -> None:
+    report = run("import tsm_training", "-X", "importtime")
+    loaded = {line.rsplit("|", 1)[-1].strip().partition(".")[0] for line in report.splitlines()}
+    assert "tsm_training" in loaded
+    assert not OPTIONAL & loaded
+
+
+def test_every_name_that_is_exported_exists_and_is_documented() -> None:
+    doors = [tsm_training, *(importlib.import_module(f"tsm_training.{m.name}") for m in _public_modules())]
+    for door in doors:
+        assert door.__doc__, door.__name__
+        assert len(set(door.__all__)) == len(door.__all__)
+        for name in door.__all__:
+            thing = getattr(door, name)
+            if callable(thing) and not name.startswith("__"):
+                assert thing.__doc__, f"{door.__name__}.{name}"
+
+
+def _public_modules() -> list[pkgutil.ModuleInfo]:
+    return [m for m in pkgutil.iter_modules(tsm_training.__path__) if not m.name.startswith("_")]
+
+
+def test_optimised_mode_changes_nothing() -> None:
+    code = """
+from tsm_training import BayesianWeightLearner
+try:
+    BayesianWeightLearner(alpha=0)
+except ValueError as error:
+    print(error)
+"""
+    assert run(code, "-O").strip().startswith("alpha must be a number above 0 and at most 1, got 0")

@@ -1,0 +1,725 @@
+"""The facade: what a user meets first, and every mistake that he can make with it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import sqlite3
+import subprocess
+import sys
+from datetime import UTC
+from pathlib import Path
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+from attrs.exceptions import FrozenInstanceError
+
+from support import (
+    HostPool,
+    brightening,
+    brighter,
+    manager_with,
+    picture,
+    pool_of,
+    save,
+    save_triple,
+    usual_pool,
+)
+from tsm_training import (
+    BayesianWeightLearner,
+    ExampleEvidence,
+    InMemoryStore,
+    Outcome,
+    TrainingEngine,
+    TrainingManager,
+)
+from tsm_training.errors import (
+    ExampleNotFoundError,
+    ImageChangedError,
+    ImageError,
+    ImageFormatError,
+    ImageNotFoundError,
+    ImageSizeMismatchError,
+    ImageUnreadableError,
+    InvalidArgumentError,
+    InvalidMetadataError,
+    LearnerConflictError,
+    ManifestError,
+    NoExamplesError,
+    StorageClosedError,
+    StorageError,
+    WeightsFileError,
+)
+from tsm_training.images import read_image
+
+# --- adding ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_added_example_is_stored_with_absolute_paths_and_contents(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_triple(tmp_path, 0)
+    manager = manager_with(tmp_path, examples=0)
+    monkeypatch.chdir(tmp_path)
+    example = manager.add_training_example(
+        "source_0.png", "target_0.png", "ground_truth_0.png", metadata={"style": "sunset", "n": [1, 2.5, None]}
+    )
+    monkeypatch.chdir("/")
+    assert manager.data_manager.get_all_examples() == [example]
+    assert example.source_path == str(tmp_path / "source_0.png")
+    assert example.files is not None
+    assert (example.files.target.width, example.files.target.height) == (16, 12)
+    assert example.created_at.tzinfo is UTC
+    assert example.metadata == {"style": "sunset", "n": [1, 2.5, None]}
+    assert example.to_reference() == {"example_id": example.example_id}
+    assert example.to_dict()["has_results"] is False
+    assert manager.train(validation_split=0.0, verbose=False)["session"]["num_examples"] == 1
+
+
+@pytest.mark.parametrize("role", [0, 1, 2])
+def test_every_role_is_checked_before_anything_is_stored(tmp_path: Path, role: int) -> None:
+    manager = manager_with(tmp_path, examples=0)
+    (tmp_path / "text.png").write_text("<html>404</html>", encoding="utf-8")
+    (tmp_path / "empty.png").write_bytes(b"")
+    good = list(save_triple(tmp_path, 0))
+    cut = save(tmp_path / "cut.jpg", picture(3, 60, 60))
+    cut.write_bytes(cut.read_bytes()[:-400])
+    faults: list[tuple[Any, type[Exception]]] = [
+        (tmp_path / "missing.png", ImageNotFoundError),
+        (tmp_path, ImageUnreadableError),
+        (tmp_path / "text.png", ImageFormatError),
+        (tmp_path / "empty.png", ImageFormatError),
+        (cut, ImageFormatError),
+        (None, InvalidArgumentError),
+        ("", InvalidArgumentError),
+        (3, InvalidArgumentError),
+        ("a\0b.png", InvalidArgumentError),
+        (b"bytes.png", InvalidArgumentError),
+    ]
+    for bad, error in faults:
+        row: list[Any] = list(good)
+        row[role] = bad
+        with pytest.raises(error):
+            manager.add_training_example(*row)
+    assert manager.data_manager.get_all_examples() == []
+
+
+def test_target_and_ground_truth_must_agree_in_size(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=0)
+    source, target, _truth = save_triple(tmp_path, 0)
+    other = save(tmp_path / "other.png", picture(7, 9, 5))
+    with pytest.raises(ImageSizeMismatchError, match="got 16×12 and 5×9"):
+        manager.add_training_example(source, target, other)
+    manager.add_training_example(other, target, target)
+
+
+@pytest.mark.parametrize(
+    "bad", [{"a": float("nan")}, {"a": b"x"}, {1: "x"}, ["a"], {"a": {1, 2}}, {"a": Path("x")}, "text"]
+)
+def test_metadata_that_json_cannot_hold_is_refused(tmp_path: Path, bad: Any) -> None:
+    manager = manager_with(tmp_path, examples=0)
+    with pytest.raises(InvalidMetadataError, match="metadata"):
+        manager.add_training_example(*save_triple(tmp_path, 0), metadata=bad)
+    assert manager.data_manager.get_dataset_stats()["total_examples"] == 0
+
+
+def test_many_examples_are_added_together_or_not_at_all(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=0)
+    rows: list[Any] = [save_triple(tmp_path, seed) for seed in range(3)]
+    rows.insert(2, (tmp_path / "missing.png", *rows[0][1:]))
+    with pytest.raises(ImageNotFoundError) as caught:
+        manager.add_training_examples(rows)
+    assert caught.value.__notes__ == ["in row 3; no row was added"]
+    assert manager.data_manager.get_all_examples() == []
+    del rows[2]
+    rows[0] = (*rows[0], {"first": True})
+    added = manager.add_training_examples(rows)
+    assert manager.data_manager.get_all_examples() == added
+    assert added[0].metadata == {"first": True}
+    assert manager.add_training_examples([]) == []
+
+
+@pytest.mark.parametrize("row", [(), ("a", "b"), ("a", "b", "c", None, "e")])
+def test_a_row_has_three_or_four_entries(tmp_path: Path, row: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="row must be a tuple"):
+        manager_with(tmp_path, examples=0).add_training_examples([row])
+
+
+def test_a_folder_of_triples(tmp_path: Path) -> None:
+    for seed in range(3):
+        for folder, path in zip(("sources", "targets", "truths"), save_triple(tmp_path, seed), strict=True):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            path.rename(tmp_path / folder / f"photo {seed}.png")
+    manager = manager_with(tmp_path, examples=0)
+    added = manager.add_folder(tmp_path)
+    assert [example.metadata["name"] for example in added] == ["photo 0", "photo 1", "photo 2"]
+    (tmp_path / "truths" / "photo 1.png").unlink()
+    with pytest.raises(ManifestError, match="truths has no file named 'photo 1'"):
+        manager.add_folder(tmp_path)
+    assert len(manager.data_manager.get_all_examples()) == 3
+
+
+def test_a_manifest_of_triples(tmp_path: Path) -> None:
+    paths = save_triple(tmp_path, 0)
+    with (tmp_path / "list.csv").open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["source_path", "target_path", "ground_truth_path", "style"])
+        writer.writerow([*(path.name for path in paths), "sunset"])
+    (example,) = manager_with(tmp_path, examples=0).add_manifest(tmp_path / "list.csv")
+    assert example.metadata == {"style": "sunset"}
+    assert example.target_path == str(paths[1])
+
+
+# --- removing, replacing, finding again -----------------------------------------------------------------------------
+
+
+def test_removing_an_example_forgets_exactly_what_was_learned_from_it(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=4)
+    never_had_it = manager_with(tmp_path, examples=3)
+    manager.train(epochs=2, validation_split=0.0, verbose=False)
+    never_had_it.train(epochs=2, validation_split=0.0, verbose=False)
+    manager.remove_training_example(manager.data_manager.get_all_examples()[3].example_id)
+    assert manager.weight_learner.get_all_weights() == never_had_it.weight_learner.get_all_weights()
+    assert len(manager.data_manager.get_all_sessions()) == 1
+    with pytest.raises(ExampleNotFoundError):
+        manager.remove_training_example("no such id")
+
+
+def test_removing_one_of_two_equal_examples_forgets_nothing(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=2)
+    again = manager.add_training_example(*save_triple(tmp_path, 0))
+    manager.train(validation_split=0.0, verbose=False)
+    before = manager.weight_learner.get_all_weights()
+    manager.remove_training_example(again.example_id)
+    assert manager.weight_learner.get_all_weights() == before
+
+
+def test_removing_before_training_is_only_removing(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=2)
+    manager.remove_training_example(manager.data_manager.get_all_examples()[0].example_id)
+    bare = attrs.evolve(manager.data_manager.get_all_examples()[0], files=None)
+    manager.data_manager.update_examples([bare])
+    manager.remove_training_example(bare.example_id)
+    assert manager.data_manager.get_all_examples() == []
+
+
+def test_a_replaced_ground_truth_replaces_what_was_learned(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=3)
+    fresh = manager_with(tmp_path, examples=2)
+    example = manager.data_manager.get_all_examples()[2]
+    manager.train(validation_split=0.0, verbose=False)
+    truth = save(tmp_path / "better.png", brighter(read_image(example.target_path), -58))
+    replaced = manager.replace_ground_truth(example.example_id, truth)
+    assert replaced.ground_truth_path == str(truth)
+    assert replaced.worker_results is None
+    assert manager.data_manager.get_example(example.example_id) == replaced
+    fresh.train(validation_split=0.0, verbose=False)
+    assert manager.weight_learner.get_all_weights() == fresh.weight_learner.get_all_weights()
+    with pytest.raises(ImageSizeMismatchError):
+        manager.replace_ground_truth(example.example_id, save(tmp_path / "small.png", picture(1, 4, 4)))
+    with pytest.raises(ExampleNotFoundError):
+        manager.replace_ground_truth("no such id", truth)
+
+
+def test_replacing_on_a_trial_learner_leaves_learned_state_alone(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=2)
+    manager.train(validation_split=0.0, verbose=False)
+    trial = manager.with_learner(manager.weight_learner.fork())
+    first, second = manager.data_manager.get_all_examples()
+    trial.replace_ground_truth(first.example_id, first.target_path)
+    trial.remove_training_example(second.example_id)
+    assert len(manager.data_manager.load_learning().state.absorbed) == 2
+
+
+def test_moved_files_are_found_again_by_their_contents(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path / "old", examples=2)
+    before = manager.data_manager.get_all_examples()
+    (tmp_path / "old").rename(tmp_path / "new")
+    save(tmp_path / "new" / "decoy.png", picture(50))
+    changed = manager.relink(tmp_path)
+    assert [e.example_id for e in changed] == [e.example_id for e in before]
+    assert manager.data_manager.get_all_examples() == changed
+    assert manager.relink(tmp_path) == []
+    assert manager.train(validation_split=0.0, verbose=False)["session"]["num_examples"] == 2
+    with pytest.raises(InvalidArgumentError, match="root must be an existing folder"):
+        manager.relink(tmp_path / "nowhere")
+
+
+def test_examples_are_listed_as_the_guide_lists_them(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=3)
+    manager.train(validation_split=0.0, verbose=False)
+    listed = manager.list_examples(limit=2)
+    assert listed["total"] == 3
+    newest = manager.data_manager.get_all_examples()[1:]
+    assert [entry["example_id"] for entry in listed["examples"]] == [e.example_id for e in newest]
+    assert all(entry["has_results"] for entry in listed["examples"])
+    assert json.dumps(listed, allow_nan=False)
+
+
+# --- training -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "bad"),
+    [("epochs", bad) for bad in (0, -3, True, 1.5, "2", None)]
+    + [("num_examples", bad) for bad in (0, -1, True, 1.5, "2 OFFSET 1")]
+    + [("validation_split", bad) for bad in (1, 1.0, 1.5, -0.2, float("nan"), "0.2", None, True)]
+    + [("seed", bad) for bad in (1.5, "a", None, True)],
+)
+def test_arguments_of_train_are_checked_before_any_work(tmp_path: Path, argument: str, bad: Any) -> None:
+    manager = manager_with(tmp_path, examples=2)
+    with pytest.raises(InvalidArgumentError, match=f"{argument} must be .*, got "):
+        manager.train(**{"verbose": False, argument: bad})
+    assert manager.data_manager.get_all_sessions() == []
+
+
+def test_num_examples_keeps_the_newest(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=5)
+    results = manager.train(num_examples=2, validation_split=0.0, verbose=False)
+    session = manager.data_manager.get_session(results["session"]["session_id"])
+    assert list(session.training_ids) == [e.example_id for e in manager.data_manager.get_all_examples()[3:]]
+
+
+def test_the_same_seed_holds_out_the_same_examples(tmp_path: Path) -> None:
+    def held_out(seed: int) -> tuple[str, ...]:
+        results = manager.train(validation_split=0.4, verbose=False, seed=seed)
+        return manager.data_manager.get_session(results["session"]["session_id"]).validation_ids
+
+    manager = manager_with(tmp_path, examples=8)
+    assert held_out(0) == held_out(0)
+    assert len({held_out(seed) for seed in range(6)}) > 1
+
+
+def test_with_nothing_held_out_the_means_are_none(tmp_path: Path) -> None:
+    results = manager_with(tmp_path, examples=1).train(validation_split=0.5, verbose=False)
+    assert results["validation"]["num_examples"] == 0
+    assert results["validation"]["avg_accuracy"] is None
+    assert json.dumps(results, allow_nan=False)
+
+
+def test_results_are_those_of_the_guide(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    results = manager.train(epochs=2, verbose=False)
+    assert set(results) == {"session", "validation"}
+    assert set(results["session"]) == {
+        "session_id",
+        "num_examples",
+        "epochs",
+        "initial_weights",
+        "final_weights",
+        "metrics_history",
+    }
+    assert {"num_examples", "avg_accuracy", "worker_accuracies"} <= set(results["validation"])
+    assert set(results["validation"]["worker_accuracies"]["near"]) == {"mean", "std", "min", "max"}
+
+
+def test_every_column_of_the_guides_tables_is_filled(tmp_path: Path) -> None:
+    path = tmp_path / "tsm_training.db"
+    with manager_with(tmp_path, db_path=path) as manager:
+        manager.train(epochs=2, verbose=False)
+        stats = manager.data_manager.get_dataset_stats()
+    assert stats == {"total_examples": 6, "processed_examples": 6, "unprocessed_examples": 0, "total_sessions": 1}
+    connection = sqlite3.connect(path)
+    connection.row_factory = sqlite3.Row
+    try:
+        for table in ("training_sessions", "training_metrics"):
+            rows = connection.execute(f"SELECT * FROM {table}").fetchall()
+            assert rows
+            assert all(value is not None for row in rows for value in tuple(row))
+        examples = connection.execute("SELECT * FROM training_examples").fetchall()
+        assert all(row["worker_results"] for row in examples)
+        assert sum(row["validation_scores"] is not None for row in examples) == 1
+        assert connection.execute("SELECT COUNT(*) FROM training_metrics").fetchone()[0] == 5 * 3
+    finally:
+        connection.close()
+
+
+def test_validate_by_ids(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    ids = [example.example_id for example in manager.data_manager.get_all_examples()]
+    assert manager.validate(ids[:2])["num_examples"] == 2
+    assert manager.validate([ids[0], ids[0]])["num_examples"] == 1
+    assert manager.validate(example_ids=None)["num_examples"] == 6
+    with pytest.raises(ExampleNotFoundError, match="no training example has the id 'nobody'"):
+        manager.validate([ids[0], "nobody"])
+    with pytest.raises(NoExamplesError):
+        manager.validate([])
+    with pytest.raises(InvalidArgumentError, match="example_ids must be a list of ids"):
+        manager.validate(ids[0])
+
+
+def test_predict_takes_files_and_arrays_and_saves(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    manager.train(verbose=False)
+    source, target, _truth = save_triple(tmp_path, 40)
+    from_files = manager.predict(source, str(target))
+    from_arrays = manager.predict(read_image(source), read_image(target))
+    assert np.array_equal(from_files.image, from_arrays.image)
+    from_files.save(tmp_path / "answer.png")
+    assert np.array_equal(read_image(tmp_path / "answer.png"), from_files.image)
+    assert sum(from_files.blend_weights.values()) == pytest.approx(1.0)
+    assert "<16×12 picture>" in repr(from_files)
+    with pytest.raises(InvalidArgumentError, match="path must be a file name that ends with"):
+        from_files.save(tmp_path / "answer.gif")
+    with pytest.raises(ImageNotFoundError):
+        manager.predict(tmp_path / "missing.png", target)
+
+
+def test_progress_of_workers_is_the_guides_document(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    before = manager.get_training_progress()
+    assert before["current_weights"] == {"far": 1.0, "mid": 1.0, "near": 1.0}
+    manager.train(verbose=False)
+    progress = manager.get_training_progress()
+    assert set(progress) == {"dataset_stats", "worker_stats", "current_weights"}
+    near = progress["worker_stats"]["near"]
+    assert near["current_weight"] == manager.weight_learner.get_weight("near")
+    assert near["stats"]["update_count"] == 5
+    assert near["stats"]["mean_accuracy"] is not None
+    assert json.dumps(progress, allow_nan=False)
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+
+def test_exported_weights_come_back_exactly(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    manager.train(epochs=3, verbose=False)
+    manager.export_weights(tmp_path / "a.json")
+    other = manager_with(tmp_path, examples=0)
+    report = other.import_weights(tmp_path / "a.json")
+    other.export_weights(tmp_path / "b.json")
+    first, second = (json.loads((tmp_path / name).read_text(encoding="utf-8")) for name in ("a.json", "b.json"))
+    assert {**first, "exported_at": 0} == {**second, "exported_at": 0}
+    assert other.weight_learner.get_all_statistics() == manager.weight_learner.get_all_statistics()
+    assert (report.imported, report.dormant, report.missing) == (("far", "mid", "near"), (), ())
+    assert report.alpha == 0.15
+
+
+def test_plain_weights_are_priors(tmp_path: Path) -> None:
+    (tmp_path / "plain.json").write_text('{"weights": {"near": 1.2, "stranger": 0.7}}', encoding="utf-8")
+    manager = manager_with(tmp_path)
+    report = manager.import_weights(tmp_path / "plain.json")
+    assert (report.imported, report.dormant, report.missing) == (("near",), ("stranger",), ("far", "mid"))
+    assert manager.weight_learner.get_all_weights() == {"far": 1.0, "mid": 1.0, "near": 1.2, "stranger": 0.7}
+    assert manager.weight_learner.get_statistics("near")["prior_weight"] == 1.2
+    shares = manager.weight_learner.get_blend_weights(worker_ids=["far", "mid", "near"])
+    assert shares["near"] > shares["far"] == shares["mid"]
+    assert set(manager.predict(picture(1), picture(2)).blend_weights) <= {"far", "mid", "near"}
+
+
+def test_faulty_weights_files_change_nothing(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    manager.train(verbose=False)
+    state = manager.weight_learner.cell.state
+    path = tmp_path / "bad.json"
+    for text in (
+        '{"weights": {"near": NaN}}',
+        '{"weights": {"near": -1}}',
+        '{"weights": {"near": "1"}}',
+        '{"weights": {"near": true}}',
+        '{"wieghts": {}}',
+        '{"weights": {"near": {"w": 1}}}',
+        '{"weights": {"near": 1, "near": 2}}',
+        '{"weights": {"stranger": 1.0}}',
+        " " * 2_000_000,
+    ):
+        path.write_text(text, encoding="utf-8")
+        with pytest.raises(WeightsFileError, match=r"bad\.json"):
+            manager.import_weights(path)
+    with pytest.raises(WeightsFileError):
+        manager.import_weights(tmp_path / "missing.json")
+    assert manager.weight_learner.cell.state == state
+    assert manager.data_manager.load_learning().state.absorbed == state.absorbed
+
+
+def test_weights_learned_with_another_prior_strength_are_not_reinterpreted(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    manager.train(verbose=False)
+    manager.export_weights(tmp_path / "w.json")
+    other = manager_with(tmp_path, learner=BayesianWeightLearner(prior_strength=5.0))
+    with pytest.raises(WeightsFileError, match=r"was learned with 3\.0, the learner has 5\.0"):
+        other.import_weights(tmp_path / "w.json")
+
+
+def test_a_foreign_pool_whose_workers_are_unknown_imports_any(tmp_path: Path) -> None:
+    (tmp_path / "plain.json").write_text('{"weights": {"near": 1.2}}', encoding="utf-8")
+    manager = manager_with(tmp_path, examples=0, pool=HostPool({"near": lambda s, t: t}))
+    assert manager.import_weights(tmp_path / "plain.json").dormant == ("near",)
+    assert manager.weight_learner.get_weight("near") == 1.2
+
+
+def test_reset_forgets_and_gives_everyone_the_default(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    manager.train(verbose=False)
+    manager.reset_weights()
+    assert set(manager.weight_learner.get_all_weights().values()) == {1.0}
+    manager.reset_weights(default_weight=0.8)
+    assert set(manager.weight_learner.get_all_weights().values()) == {0.8}
+    assert manager.data_manager.load_learning().state.absorbed == {}
+    for bad in (0, -1.0, "lots", True, float("inf"), None):
+        with pytest.raises(InvalidArgumentError, match="default_weight must be a number above 0"):
+            manager.reset_weights(bad)  # type: ignore[arg-type]
+
+
+# --- frozen, and where state lives ----------------------------------------------------------------------------------
+
+
+def test_services_are_frozen(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=0)
+    for service, name in (
+        (manager, "weight_learner"),
+        (manager.training_engine, "store"),
+        (manager.weight_learner, "alpha"),
+        (manager.worker_pool, "max_workers"),
+    ):
+        with pytest.raises(FrozenInstanceError):
+            setattr(service, name, 0.2)
+
+
+def test_the_host_sees_its_learner_learn(tmp_path: Path) -> None:
+    learner = BayesianWeightLearner(alpha=0.15)
+    manager = manager_with(tmp_path, learner=learner)
+    manager.train(verbose=False)
+    assert learner.get_weight("near") > 1.0
+    faster = manager.with_learner(learner.with_alpha(0.5))
+    faster.train(verbose=False)
+    assert learner.get_all_weights() == faster.weight_learner.get_all_weights()
+    assert faster.data_manager is manager.data_manager
+
+
+def test_a_manager_evolves(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    judged = attrs.evolve(manager, engine_factory=TrainingEngine.using(lambda output, truth: 0.25))
+    assert judged.data_manager is manager.data_manager
+    assert judged.validate()["avg_accuracy"] == 0.25
+
+
+def test_trials_on_forks_leave_the_stored_weights_alone_until_one_is_adopted(tmp_path: Path) -> None:
+    path = tmp_path / "tsm.db"
+    manager = manager_with(tmp_path, db_path=path)
+    manager.train(verbose=False)
+    stored = manager.data_manager.load_learning()
+    weights = manager.weight_learner.get_all_weights()
+    trials = []
+    for alpha in (0.1, 0.4):
+        trial = manager.with_learner(manager.weight_learner.with_alpha(alpha).fork())
+        trial.reset_weights()
+        trial.train(epochs=3, verbose=False)
+        trials.append(trial)
+    assert trials[0].weight_learner.get_all_weights() != trials[1].weight_learner.get_all_weights()
+    assert manager.weight_learner.get_all_weights() == weights
+    assert manager.data_manager.load_learning() == stored
+    assert len(manager.data_manager.get_all_sessions()) == 3
+
+    adopted = manager.adopt(trials[1].weight_learner)
+    winner = trials[1].weight_learner.get_all_weights()
+    assert manager.weight_learner.get_all_weights() == winner
+    assert adopted.weight_learner.alpha == 0.4
+    assert adopted.weight_learner.cell is manager.weight_learner.cell
+    manager.close()
+    with manager_with(tmp_path, examples=0, db_path=path) as reopened:
+        assert reopened.weight_learner.get_all_weights() == winner
+
+
+# --- restarting -----------------------------------------------------------------------------------------------------
+
+
+def test_a_fresh_learner_takes_what_the_store_has_learned(tmp_path: Path) -> None:
+    path = tmp_path / "tsm.db"
+    with manager_with(tmp_path, db_path=path) as manager:
+        manager.train(epochs=2, verbose=False)
+        expected = manager.weight_learner.get_all_statistics()
+    with manager_with(tmp_path, examples=0, db_path=path, learner=BayesianWeightLearner(alpha=0.5)) as again:
+        assert again.weight_learner.get_all_statistics() == expected
+        assert again.weight_learner.alpha == 0.5
+
+
+def test_another_process_finds_the_learned_weights(tmp_path: Path) -> None:
+    path = tmp_path / "tsm.db"
+    with manager_with(tmp_path, db_path=path) as manager:
+        manager.train(epochs=2, verbose=False)
+        expected = manager.weight_learner.get_all_weights()
+    script = (
+        "import sys, json; from support import usual_pool; "
+        "from tsm_training import BayesianWeightLearner, TrainingManager; "
+        "manager = TrainingManager(usual_pool(), BayesianWeightLearner(), sys.argv[1]); "
+        "print(json.dumps(manager.weight_learner.get_all_weights())); manager.close()"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    output = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, str(path)],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    assert json.loads(output) == expected
+
+
+def test_training_in_two_sessions_equals_training_in_one_process(tmp_path: Path) -> None:
+    path = tmp_path / "tsm.db"
+    with manager_with(tmp_path, db_path=path) as manager:
+        manager.train(epochs=1, verbose=False)
+    with manager_with(tmp_path, examples=0, db_path=path) as manager:
+        manager.train(epochs=1, verbose=False)
+        in_two = manager.weight_learner.get_all_weights()
+    whole = manager_with(tmp_path)
+    whole.train(epochs=1, verbose=False)
+    whole.train(epochs=1, verbose=False)
+    assert in_two == whole.weight_learner.get_all_weights()
+
+
+def seen(digest: str, **accuracies: float) -> ExampleEvidence:
+    return ExampleEvidence(digest, {name: Outcome(value) for name, value in accuracies.items()})
+
+
+def test_two_learners_that_know_different_things_need_a_decision(tmp_path: Path) -> None:
+    store = InMemoryStore()
+    manager_with(tmp_path, storage=store).train(verbose=False)
+    held = store.load_learning()
+
+    def own() -> BayesianWeightLearner:
+        learner = BayesianWeightLearner(alpha=0.5)
+        learner.observe([seen("own", near=0.1, far=0.9)])
+        return learner
+
+    with pytest.raises(LearnerConflictError, match="restore=True"):
+        TrainingManager(usual_pool(), own(), storage=store)
+    taken = TrainingManager(usual_pool(), own(), storage=store, restore=True)
+    assert taken.weight_learner.cell.state.absorbed == held.state.absorbed
+    kept = TrainingManager(usual_pool(), own(), storage=store, restore=False)
+    assert list(kept.weight_learner.cell.state.absorbed) == ["own"]
+    assert store.load_learning() == held
+    kept.train(verbose=False)
+    assert "own" in store.load_learning().state.absorbed
+
+
+def test_a_conflict_closes_the_database_that_was_opened_for_it(tmp_path: Path) -> None:
+    path = tmp_path / "tsm.db"
+    with manager_with(tmp_path, db_path=path) as manager:
+        manager.train(verbose=False)
+    learner = BayesianWeightLearner()
+    learner.observe([seen("own", near=0.1, far=0.9)])
+    with pytest.raises(LearnerConflictError, match=r"tsm\.db"):
+        TrainingManager(usual_pool(), learner, path)
+    path.unlink()
+
+
+def test_what_the_host_observes_itself_is_stored_with_the_next_training(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    manager.train(verbose=False)
+    manager.weight_learner.observe([seen("feedback", near=0.9, far=0.2)])
+    manager.train(verbose=False)
+    assert "feedback" in manager.data_manager.load_learning().state.absorbed
+
+
+def test_a_learner_that_was_changed_while_the_store_moved_on_is_refused(tmp_path: Path) -> None:
+    store = InMemoryStore()
+    first = manager_with(tmp_path, storage=store)
+    first.train(verbose=False)
+    second = manager_with(tmp_path, examples=0, storage=store)
+    second.train(verbose=False)
+    first.weight_learner.observe([seen("feedback", near=0.9, far=0.2)])
+    with pytest.raises(LearnerConflictError):
+        first.train(verbose=False)
+    kept = TrainingManager(usual_pool(), first.weight_learner, storage=store, restore=False)
+    kept.train(verbose=False)
+    assert "feedback" in store.load_learning().state.absorbed
+    taken = TrainingManager(usual_pool(), second.weight_learner, storage=store, restore=True)
+    assert "feedback" in taken.weight_learner.cell.state.absorbed
+
+
+def test_two_managers_on_one_store_learn_from_each_other(tmp_path: Path) -> None:
+    path = tmp_path / "tsm.db"
+    first, second = manager_with(tmp_path, db_path=path), manager_with(tmp_path, examples=0, db_path=path)
+    first.train(validation_split=0.0, verbose=False)
+    second.train(validation_split=0.0, verbose=False)
+    first.train(validation_split=0.0, verbose=False)
+    alone = manager_with(tmp_path)
+    for _ in range(3):
+        alone.train(validation_split=0.0, verbose=False)
+    assert first.weight_learner.get_all_weights() == alone.weight_learner.get_all_weights()
+    first.close()
+    second.close()
+
+
+def test_a_training_that_overlaps_another_loses_nothing_of_it(tmp_path: Path) -> None:
+    path = tmp_path / "tsm.db"
+    first, second = manager_with(tmp_path, db_path=path), manager_with(tmp_path, examples=0, db_path=path)
+    trained: list[int] = []
+
+    def meanwhile(_progress: Any) -> None:
+        if not trained:
+            trained.append(1)
+            second.train(validation_split=0.0, verbose=False)
+
+    first.train(validation_split=0.0, verbose=False, on_progress=meanwhile)
+    alone = manager_with(tmp_path)
+    alone.train(validation_split=0.0, verbose=False)
+    alone.train(validation_split=0.0, verbose=False)
+    assert first.weight_learner.get_all_weights() == alone.weight_learner.get_all_weights()
+    assert first.data_manager.load_learning().state.absorbed == alone.weight_learner.cell.state.absorbed
+    session = first.data_manager.get_all_sessions()[0]
+    assert session.final_weights == first.weight_learner.get_all_weights()
+    first.close()
+    second.close()
+
+
+def test_a_learner_lives_in_one_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    home, elsewhere = InMemoryStore(), InMemoryStore()
+    learner = BayesianWeightLearner()
+    manager_with(tmp_path, storage=home, learner=learner).train(verbose=False)
+    visitor = manager_with(tmp_path, storage=elsewhere, learner=learner)
+    assert "kept in another store" in caplog.text
+    visitor.train(verbose=False)
+    assert elsewhere.load_learning().state.absorbed == {}
+    assert len(elsewhere.get_all_sessions()) == 1
+
+
+# --- construction and the end ---------------------------------------------------------------------------------------
+
+
+def test_parts_are_checked(tmp_path: Path) -> None:
+    learner = BayesianWeightLearner()
+    with pytest.raises(InvalidArgumentError, match="worker_pool must be an object with execute_parallel"):
+        TrainingManager(object(), learner, tmp_path / "x.db")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="weight_learner must be a WeightLearner"):
+        TrainingManager(usual_pool(), 0.15, tmp_path / "x.db")  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="storage must be a TrainingStore"):
+        TrainingManager(usual_pool(), learner, storage="x.db")  # type: ignore[arg-type]
+    with pytest.raises(StorageError, match="does not exist"):
+        TrainingManager(usual_pool(), learner, tmp_path / "no" / "x.db")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_default_database_is_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with TrainingManager(usual_pool(), BayesianWeightLearner()) as manager:
+        monkeypatch.chdir("/")
+        manager.add_training_example(*save_triple(tmp_path, 0))
+    assert (tmp_path / "tsm_training.db").exists()
+    with pytest.raises(StorageClosedError):
+        manager.data_manager.get_all_examples()
+    manager.close()
+
+
+def test_a_changed_file_is_named(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=1)
+    example = manager.data_manager.get_all_examples()[0]
+    assert example.files is not None
+    save(Path(example.target_path), picture(77))
+    with pytest.raises(ImageChangedError):
+        read_image(example.target_path, expected_sha256=example.files.target.sha256)
+    with pytest.raises(ImageError):
+        read_image(tmp_path / "missing.png")
+
+
+def test_workers_registered_later_are_known_at_once(tmp_path: Path) -> None:
+    pool = pool_of(brightening("near", 20))
+    manager = manager_with(tmp_path, pool=pool)
+    pool.register_worker(brightening("late", 25))
+    assert manager.get_training_progress()["current_weights"] == {"late": 1.0, "near": 1.0}

@@ -1,0 +1,111 @@
+"""Progress for people: bars on a terminal, few lines elsewhere, and never a reason to fail."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import manager_with
+from tsm_training import Progress
+from tsm_training.progress import console_progress
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise OSError("broken pipe")
+
+    def flush(self) -> None:
+        raise OSError("broken pipe")
+
+
+def events() -> list[Progress]:
+    evaluating = [Progress("evaluating", done, 50, 0.1 * done, 0.5) for done in range(1, 51)]
+    return [*evaluating, Progress("learning", 1, 1, 0.0, 0.75), Progress("validating", 2, 2, 0.0)]
+
+
+def test_lines_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with console_progress() as display:
+        for event in events():
+            display(event)
+    assert stream.getvalue().splitlines() == [
+        "evaluating: example 50 of 50, accuracy 0.5000 (5.0 s)",
+        "learning: epoch 1 of 1, accuracy 0.7500 (0.0 s)",
+        "validating: example 2 of 2 (0.0 s)",
+    ]
+
+
+def test_a_line_is_written_now_and_then_in_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stream)
+    ticks = iter(range(0, 1000, 2))
+    monkeypatch.setattr("tsm_training.progress.time.monotonic", lambda: next(ticks))
+    with console_progress() as display:
+        for event in events()[:10]:
+            display(event)
+    assert [line.split(",")[0] for line in stream.getvalue().splitlines()] == [
+        f"evaluating: example {done} of 50" for done in (3, 6, 9)
+    ]
+
+
+def test_a_terminal_gets_a_bar_per_phase(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with console_progress() as display:
+        for event in events():
+            display(event)
+    for phase in ("evaluating", "learning", "validating"):
+        assert phase in stream.getvalue()
+    assert "50/50" in stream.getvalue()
+    assert "accuracy 0.7500" in stream.getvalue()
+
+
+def test_without_tqdm_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    with console_progress() as display:
+        display(Progress("learning", 1, 1, 0.0, 0.75))
+    assert stream.getvalue() == "learning: epoch 1 of 1, accuracy 0.7500 (0.0 s)\n"
+
+
+@pytest.mark.parametrize("stream", [None, Broken()])
+def test_a_missing_or_broken_stream_is_no_reason_to_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None
+) -> None:
+    manager = manager_with(tmp_path)
+    monkeypatch.setattr(sys, "stderr", stream)
+    assert manager.train(verbose=True)["session"]["num_examples"] == 5
+
+
+def test_verbose_shows_and_quiet_does_not(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    manager = manager_with(tmp_path)
+    manager.train(verbose=False)
+    assert capfd.readouterr() == ("", "")
+    manager.train(epochs=2, verbose=True)
+    captured = capfd.readouterr()
+    assert captured.out == ""
+    assert "learning: epoch 2 of 2, accuracy" in captured.err
+
+
+def test_callbacks_hear_every_phase(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    heard: list[Progress] = []
+    manager.train(epochs=2, validation_split=0.34, verbose=False, on_progress=heard.append)
+    assert [(event.phase, event.done, event.total) for event in heard] == [
+        *(("evaluating", done, 6) for done in range(1, 7)),
+        ("learning", 1, 2),
+        ("learning", 2, 2),
+        ("validating", 1, 2),
+        ("validating", 2, 2),
+    ]
+    assert all(event.seconds >= 0.0 for event in heard)

@@ -1,0 +1,165 @@
+"""Uses the library the way its users do; mypy reads this file, nothing runs it.
+
+A line with a ``type: ignore`` must fail to type-check: an unused ignore is an error in strict mode.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, assert_type
+
+import attrs
+import numpy as np
+
+from tsm_training import (
+    BayesianWeightLearner,
+    FunctionWorker,
+    GuideSimilarity,
+    Image,
+    InMemoryStore,
+    Metric,
+    Prediction,
+    Progress,
+    TrainingDataManager,
+    TrainingEngine,
+    TrainingExample,
+    TrainingManager,
+    TrainingResults,
+    TrainingSession,
+    TrainingStore,
+    ValidationResults,
+    WeightLearner,
+    Worker,
+    WorkerPool,
+    WorkerPoolLike,
+    WorkerResult,
+    create_color_transfer_workers,
+)
+from tsm_training.manager import ResetRequest, TrainRequest, ValidateRequest
+
+
+class Negative(Worker):
+    worker_id = "negative"
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        return 255 - data["target"]
+
+
+@attrs.frozen
+class Brighter(Worker):
+    worker_id: str = "brighter"
+    version: str = "2"
+    levels: int = 10
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        return np.minimum(255, data["target"].astype(np.int32) + self.levels).astype(np.uint8)
+
+    def get_confidence(self, data: Mapping[str, Image], result: Image) -> float:
+        return 0.5
+
+
+@attrs.frozen
+class ForeignResult:
+    """A frozen class of a host's own: read-only attributes must satisfy the protocol."""
+
+    worker_id: str
+    value: Image
+    confidence: float
+
+    def is_valid(self) -> bool:
+        return True
+
+
+class ForeignPool:
+    def execute_parallel(self, data: dict[str, Image]) -> Sequence[ForeignResult]:
+        return [ForeignResult("copy", data["target"], 1.0)]
+
+
+class ByBrightness(TrainingEngine):
+    def calculate_similarity(self, img1: Image, img2: Image) -> float:
+        return 1.0 - abs(float(img1.mean()) - float(img2.mean())) / 255.0
+
+
+def closeness(output: Image, ground_truth: Image) -> float:
+    return 1.0 - float(np.abs(output.astype(int) - ground_truth).mean()) / 255.0
+
+
+def show(progress: Progress) -> None:
+    assert_type(progress.done, int)
+    assert_type(progress.accuracy, float | None)
+
+
+def guide() -> None:
+    pool = WorkerPool(max_workers=10)
+    for worker in create_color_transfer_workers():
+        pool.register_worker(worker)
+    pool.register_worker(Negative())
+    pool.register_worker(Brighter(levels=20))
+    pool.register_worker(FunctionWorker("copy", lambda source, target: target))
+    learner = BayesianWeightLearner(alpha=0.15)
+    manager = TrainingManager(pool, learner)
+    TrainingManager(pool, learner, "positional.db")
+    TrainingManager(pool, learner, db_path=Path("x.db"))
+    TrainingManager(pool, learner, storage=InMemoryStore())
+    TrainingManager(pool, learner, engine_factory=ByBrightness)
+    TrainingManager(pool, learner, engine_factory=TrainingEngine.using(closeness))
+    TrainingManager(ForeignPool(), learner, restore=True)
+
+    example = manager.add_training_example("s.jpg", Path("t.jpg"), "g.jpg", metadata={"style": "sunset"})
+    assert_type(example, TrainingExample)
+    assert_type(example.metadata, Mapping[str, Any])
+    results = manager.train(epochs=3, validation_split=0.2, verbose=True, on_progress=show, should_stop=lambda: False)
+    assert_type(results, TrainingResults)
+    assert_type(results["session"]["initial_weights"], dict[str, float])
+    assert_type(results["validation"]["avg_accuracy"], float | None)
+    assert_type(manager.validate(), ValidationResults)
+    prediction = manager.predict("s.jpg", np.zeros((2, 2, 3), np.uint8))
+    assert_type(prediction, Prediction)
+    assert_type(prediction.image, Image)
+    assert_type(prediction.results["copy"], WorkerResult)
+    session = manager.training_engine.train_batch([example], epochs=1, verbose=True)
+    assert_type(session, TrainingSession)
+    assert_type(session.metrics_history[-1]["avg_accuracy"], float)
+    trial = manager.with_learner(manager.weight_learner.with_alpha(0.1).fork())
+    assert_type(manager.adopt(trial.weight_learner), TrainingManager)
+    with manager as same:
+        assert_type(same.data_manager.get_all_examples(limit=3), list[TrainingExample])
+
+    train: TrainRequest = {"num_examples": 20, "epochs": 3, "validation_split": 0.2, "verbose": False}
+    validate: ValidateRequest = {"example_ids": ["a", "b"]}
+    reset: ResetRequest = {"default_weight": 1.0}
+    manager.train(**train)
+    manager.validate(**validate)
+    manager.reset_weights(**reset)
+
+
+def roles(pool: WorkerPoolLike, learner: WeightLearner, store: TrainingStore, metric: Metric) -> None:
+    TrainingManager(pool, learner, storage=store, engine_factory=TrainingEngine.using(metric))
+
+
+roles(WorkerPool(), BayesianWeightLearner(), InMemoryStore(), GuideSimilarity())
+roles(ForeignPool(), BayesianWeightLearner(), TrainingDataManager("x.db"), closeness)
+
+
+def must_fail(manager: TrainingManager, learner: BayesianWeightLearner, results: TrainingResults) -> None:
+    learner.alpha = 0.2  # type: ignore[misc]  # frozen: with_alpha(0.2) gives another learner
+    manager.weight_learner = learner  # type: ignore[misc]  # frozen: with_learner(learner) gives another manager
+    results["session"]["intial_weights"]  # type: ignore[typeddict-item]  # misspelt
+    results["validation"]["avg_accuracy"] + 1.0  # type: ignore[operator]  # None where nothing was validated
+    manager.train(epochs="3")  # type: ignore[arg-type]
+    manager.train(1, 1, 0.2, True, 0)  # type: ignore[call-arg]  # the seed goes by name
+    TrainingManager(WorkerPool(), learner, storage="x.db")  # type: ignore[arg-type]
+    TrainingManager(object(), learner)  # type: ignore[arg-type]
+    FunctionWorker("one", lambda target: target)  # type: ignore[misc,arg-type]
+    WorkerPool().register_worker(closeness)  # type: ignore[arg-type]
+
+    class Judge(TrainingEngine):
+        def validate(self, examples: Sequence[TrainingExample]) -> None:  # type: ignore[override,misc]  # one hook only
+            return None
+
+    class Nameless(Worker):
+        def process(self, data: Mapping[str, Image]) -> Image:
+            return data["target"]
+
+    Nameless()  # type: ignore[abstract]
