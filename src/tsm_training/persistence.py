@@ -57,6 +57,14 @@ class LearnerStorage:
         else:
             _log.warning("this learner is kept in another store; %s will not hold what it learns", self.store.location)
 
+    def refresh(self) -> None:
+        """Take what another process has stored since, unless the learner was changed on its own: then leave it."""
+        home = self._cell.home
+        if home is not None and self.is_kept and not self._was_changed_directly(home):
+            held = self.store.load_learning()
+            if held.version != home.version:
+                self._take(held)
+
     def _first_meeting(self, held: Learning, restore: bool | None, *, claim: bool) -> None:
         prior = self.learner.prior_weight
         if held.state.is_blank(prior):

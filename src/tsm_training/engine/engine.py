@@ -279,8 +279,18 @@ class TrainingEngine:
 
     @final
     def prepare_learner(self, *, claim: bool = False) -> None:
-        """Bring the learner up to date with the store, and make the pool's workers known to it."""
-        self.learner_storage.attach(claim=claim)
+        """Bring the learner up to date with the store, and make the pool's workers known to it.
+
+        Args:
+            claim: Somebody is about to learn: make the store the learner's home, and refuse what cannot be stored.
+
+        Raises:
+            LearnerConflictError: with `claim`, if learner and store have both changed since they last agreed.
+        """
+        if claim:
+            self.learner_storage.attach(claim=True)
+        else:
+            self.learner_storage.refresh()
         workers = own_workers(self.worker_pool)
         if workers:
             self.weight_learner.add_workers([worker.worker_id for worker in workers])
