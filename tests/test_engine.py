@@ -45,6 +45,7 @@ from tsm_training.data import ExampleFiles, TrainingExample
 from tsm_training.engine import check_count
 from tsm_training.engine.evaluator import preview_name
 from tsm_training.engine.reports import blend_accuracy, epoch_metrics, mean, worker_accuracies
+from tsm_training.engine.tasks import Task, TaskRun, evaluate
 from tsm_training.ensemble import blend, decode_preview, encode_preview, renormalised, sample_grid
 from tsm_training.errors import (
     ImageFormatError,
@@ -57,7 +58,6 @@ from tsm_training.errors import (
     TrainingInProgressError,
     TrainingStoppedError,
 )
-from tsm_training.evaluation import Task, TaskRun, evaluate
 from tsm_training.images import ImageLimits
 
 

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from tsm_training import files, images
+from tsm_training import files
 from tsm_training.arrays import Image
 from tsm_training.errors import (
     ImageChangedError,

@@ -33,6 +33,7 @@ from tsm_training.engine.reports import (
     worker_accuracies,
     worker_means,
 )
+from tsm_training.engine.tasks import checked_similarity, load_triple
 from tsm_training.engine.training import Training
 from tsm_training.ensemble import NEGLIGIBLE_SHARE, Prediction, blend, decode_preview, renormalised
 from tsm_training.errors import (
@@ -43,7 +44,6 @@ from tsm_training.errors import (
     NoWorkersError,
     PredictionError,
 )
-from tsm_training.evaluation import checked_similarity, load_triple
 from tsm_training.fingerprints import describe_object
 from tsm_training.images import ImageLimits
 from tsm_training.metrics import GuideSimilarity, Metric, prepare_metric

@@ -23,14 +23,7 @@ from tsm_training.data import (
 )
 from tsm_training.engine.listener import Listener
 from tsm_training.engine.reports import EvaluatedExample, mean
-from tsm_training.errors import (
-    ImageError,
-    ImageSizeMismatchError,
-    NothingEvaluatedError,
-    NoWorkersError,
-    TrainingStoppedError,
-)
-from tsm_training.evaluation import (
+from tsm_training.engine.tasks import (
     Judge,
     Score,
     ScoredExample,
@@ -39,6 +32,13 @@ from tsm_training.evaluation import (
     execution,
     load_triple,
     score_results,
+)
+from tsm_training.errors import (
+    ImageError,
+    ImageSizeMismatchError,
+    NothingEvaluatedError,
+    NoWorkersError,
+    TrainingStoppedError,
 )
 from tsm_training.fingerprints import describe_object
 from tsm_training.images import ImageLimits, inspect_image

@@ -1,25 +1,4 @@
-"""Picture files: looked at when an example is added, decoded when it is used, written whole or not at all.
-
-OpenCV never sees a path: it takes the file name for UTF-8 (or dies), ends it at a NUL and waits for ever on a pipe.
-Files are read here, judged by `image_headers` and only then decoded from memory.
-
-What becomes of the kinds of picture that there are (the orientation, 1–8 in EXIF numbering, is always applied):
-
-====================================================  ================================================================
-8-bit colour                                          taken as it is; colour profiles are ignored
-grey, palette (1–8 bits), 1-bit                       becomes BGR
-alpha channel, opaque throughout                      dropped
-any other transparency                                refused
-16-bit, floating-point, signed, CMYK, YCbCr, CIE Lab  refused
-animated PNG or WebP, TIFF of several pages           refused
-RLE or 16-bit BMP; JPEG or fax in TIFF; BigTIFF       refused
-JPEG: arithmetic-coded, lossless, 12-bit              refused
-other formats (GIF, HEIF, JPEG 2000, OpenEXR, …)      refused
-====================================================  ================================================================
-
-A file that ends early is always noticed. Damage *inside* compressed data is noticed in PNG files only, which carry
-checksums; after a file was added, its SHA-256 tells.
-"""
+"""Reading, judging and writing picture files; see `tsm_training.images`."""
 
 from __future__ import annotations
 
@@ -52,7 +31,7 @@ from tsm_training.files import (
     replace_file,
     system_reason,
 )
-from tsm_training.image_headers import Header, HeaderError, parse_header
+from tsm_training.images.headers import Header, HeaderError, parse_header
 
 __all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "write_image"]
 
