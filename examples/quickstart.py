@@ -1,0 +1,175 @@
+"""Quick start: make training examples of photographs, train an ensemble on them, and see what it has learned.
+
+    python examples/quickstart.py [PHOTO_DIR] [--examples N] [--epochs E] [--other-scenes]
+
+Without PHOTO_DIR it uses photographs that come with scikit-image and scikit-learn (``pip install ".[examples]"``). In
+the current folder it leaves ``quickstart.png``, a picture to look at, and ``quickstart_pictures/`` with the examples
+and the database of the training. Each run makes both anew.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+
+from contact_sheet import Row, draw_sheet
+from photographs import (
+    Photograph,
+    Triple,
+    make_triples,
+    most_triples,
+    packaged_photographs,
+    pictures_in,
+    read_photographs,
+    write_triples,
+)
+from quickstart_report import print_report
+from tsm_training import (
+    BayesianWeightLearner,
+    TrainingExample,
+    TrainingManager,
+    TsmTrainingError,
+    WorkerPool,
+    create_color_transfer_workers,
+)
+from tsm_training.images import read_image, write_image
+
+PICTURE = Path("quickstart.png")
+FOLDER = Path("quickstart_pictures")
+DATABASE = FOLDER / "quickstart.db"
+
+HELD_OUT = 0.25
+"""The share of the examples that the training does not see."""
+
+ROWS = 4
+"""Held-out examples in the picture."""
+
+
+def main() -> None:
+    """Run the quick start."""
+    parser = _parser()
+    options = parser.parse_args()
+    try:
+        triples = make_triples(_photographs(parser, options), options.examples, other_scenes=options.other_scenes)
+        _run(triples, options.epochs)
+    except (OSError, TsmTrainingError) as error:
+        parser.exit(1, f"{parser.prog}: error: {error}\n")
+    print(f"\nLook at {PICTURE}: some held-out examples side by side.")
+    print(f"The examples and the database are in {FOLDER}/.")
+
+
+def _run(triples: Sequence[Triple], epochs: int) -> None:
+    print(f"{len(triples)} examples made of {len({triple.photograph.name for triple in triples})} photographs")
+    for leftover in FOLDER.glob(f"{DATABASE.name}*"):
+        leftover.unlink()  # an earlier run's database: this run starts from nothing
+    rows = write_triples(triples, FOLDER)
+
+    pool = WorkerPool()
+    for worker in create_color_transfer_workers():
+        pool.register_worker(worker)
+    with TrainingManager(pool, BayesianWeightLearner(alpha=0.15), DATABASE) as manager:
+        manager.add_training_examples(rows)
+        untrained = manager.with_learner(manager.weight_learner.fork())  # a copy that stays as it is now
+        results = manager.train(epochs=epochs, validation_split=HELD_OUT)
+
+        held_out = manager.data_manager.get_all_sessions()[-1].validation_ids
+        before = untrained.validate(held_out, full=True)
+        after = manager.validate(held_out, full=True)
+        print_report(results["session"], manager.weight_learner.get_all_statistics(), before, after)
+
+        examples = [manager.data_manager.get_example(example_id) for example_id in held_out]
+        write_image(PICTURE, draw_sheet(*_sheet(manager, _chosen(examples, ROWS))))
+
+
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        description="Train an ensemble of colour-transfer workers on photographs and show what it has learned.",
+        epilog=f"Writes {PICTURE} and the folder {FOLDER} in the current folder, anew on each run.",
+    )
+    parser.add_argument(
+        "photo_dir",
+        metavar="PHOTO_DIR",
+        type=Path,
+        nargs="?",
+        help="a folder of photographs (default: those that come with scikit-image and scikit-learn)",
+    )
+    parser.add_argument(
+        "--examples", metavar="N", type=_whole_number(4), default=56, help="examples to make (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--epochs", metavar="E", type=_whole_number(1), default=10, help="passes over them (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--other-scenes", action="store_true", help="take sources from other photographs than targets: much harder"
+    )
+    return parser
+
+
+class _whole_number:  # noqa: N801 - argparse calls it like a function
+    """Reads a whole number of at least `least`."""
+
+    def __init__(self, least: int) -> None:
+        self.least = least
+
+    def __call__(self, text: str) -> int:
+        number = int(text) if text.strip().lstrip("+-").isdecimal() else None
+        if number is None or number < self.least:
+            raise argparse.ArgumentTypeError(f"expected a whole number of at least {self.least}, got {text!r}")
+        return number
+
+
+def _photographs(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[Photograph]:
+    """Return as many photographs as can be used; without any, end with a message and exit status 2."""
+    folder: Path | None = options.photo_dir
+    if folder is not None and not folder.is_dir():
+        parser.error(f"{str(folder)!r} is no folder")
+    paths = packaged_photographs() if folder is None else pictures_in(folder)
+    photographs = list(itertools.islice(read_photographs(paths), options.examples))
+    if not photographs and folder is None:
+        parser.error('no photographs: run pip install ".[examples]", or give a folder of your own')
+    if not photographs:
+        parser.error(f"{str(folder)!r} holds no picture that can be used (PNG, JPEG, BMP, WebP or TIFF)")
+    if options.examples > most_triples(photographs):
+        parser.error(f"{len(photographs)} photographs make at most {most_triples(photographs)} examples")
+    if options.other_scenes and len(photographs) == 1:
+        parser.error("--other-scenes needs at least two photographs")
+    return photographs
+
+
+# --- the picture ----------------------------------------------------------------------------------------------------
+
+
+def _chosen(examples: Sequence[TrainingExample], count: int) -> list[TrainingExample]:
+    """Return the first examples that show a new look and a new photograph, then those with a new look, then any."""
+    chosen: list[TrainingExample] = []
+    for keys in (("look", "photograph"), ("look",), ()):
+        for example in examples:
+            is_news = all(example.metadata[key] not in [c.metadata[key] for c in chosen] for key in keys)
+            if is_news and example not in chosen:
+                chosen.append(example)
+    return chosen[:count]
+
+
+def _sheet(manager: TrainingManager, examples: Sequence[TrainingExample]) -> tuple[str, list[str], list[Row]]:
+    """Return the title, the headings and the rows of the picture."""
+    title = "Held-out examples: no training on these targets. Accuracy: similarity to the ground truth, at most 1."
+    headings = ["Source: gives the look", "Target: is changed", "Ground truth: is wanted", "The ensemble's answer"]
+    return title, headings, [_row(manager, example) for example in examples]
+
+
+def _row(manager: TrainingManager, example: TrainingExample) -> Row:
+    source, target, truth = map(read_image, (example.source_path, example.target_path, example.ground_truth_path))
+    answer = manager.predict(source, target).image
+    untouched, reached = (manager.training_engine.calculate_similarity(p, truth) for p in (target, answer))
+    title = f"{example.metadata['look']} ({example.metadata['photograph']})"
+    captions = ["", f"accuracy as it is: {untouched:.2f}", "", f"accuracy: {reached:.2f}"]
+    return Row(title, [source, target, truth, answer], captions)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""The quick start as a newcomer meets it: a script that runs in an empty folder and leaves a picture."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import cv2
+import numpy as np
+import pytest
+
+from tsm_training import Image
+from tsm_training.images import read_image, write_image
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def module(name: str) -> ModuleType:
+    return importlib.import_module(name)
+
+
+@pytest.fixture(autouse=True)
+def examples_on_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLES))
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    """Runs the script in an empty folder."""
+    folder = tmp_path / "empty"
+    folder.mkdir()
+
+    def run(*arguments: object) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-W", "error", str(EXAMPLES / "quickstart.py"), *map(str, arguments)]
+        # Plain ASCII is all that some terminals can show.
+        environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+        return subprocess.run(
+            command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120, check=False
+        )
+
+    return run
+
+
+def photograph(seed: int, shape: tuple[int, int] = (180, 240)) -> Image:
+    """Clouds of colour with some grain."""
+    rng = np.random.default_rng(seed)
+    fields = np.stack([cv2.GaussianBlur(rng.normal(size=shape), (0, 0), 9) for _ in range(3)], axis=-1)
+    colours = 27 * (fields / fields.std(axis=(0, 1))) @ rng.normal(size=(3, 3))
+    values = 128 + colours + 2 * rng.normal(size=(*shape, 3))
+    picture: Image = values.clip(0, 255).round().astype(np.uint8)
+    return picture
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    folder = tmp_path / "my photographs"
+    folder.mkdir()
+    write_image(folder / "wide.png", photograph(1))
+    write_image(folder / "tall.JPG", photograph(2, (700, 500)))
+    write_image(folder / "grün.webp", photograph(3))
+    (folder / "broken.jpg").write_bytes(b"no picture at all")
+    write_image(folder / "tiny.png", photograph(4, (20, 20)))
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def needs_packaged_photographs() -> None:
+    missing = [name for name in ("skimage", "sklearn") if importlib.util.find_spec(name) is None]
+    if missing and os.environ.get("CI", "").lower() != "true":
+        pytest.skip(f"{' and '.join(missing)} not installed: pip install '.[examples]'")
+    assert not missing, "CI must install the extra 'examples'"
+
+
+def check_sheet(path: Path, *, rows: int) -> None:
+    sheet = module("contact_sheet")
+    picture = read_image(path)
+    height, width = picture.shape[:2]
+    assert (width, height) == sheet.sheet_size(rows, 4)
+    assert (picture[: sheet.MARGIN // 2] == 255).all()
+    assert (picture[:, : sheet.MARGIN // 2] == 255).all()
+    for row in range(rows):
+        corners = [sheet.cell_corner(row, column) for column in range(4)]
+        cells = [picture[top : top + sheet.CELL[1], left : left + sheet.CELL[0]] for left, top in corners]
+        assert all(cell.std() > 5 for cell in cells), "a cell is blank"
+        _source, target, truth, answer = (cell.astype(int) for cell in cells)
+        assert np.abs(target - truth).mean() > 5
+        assert np.abs(target - answer).mean() > 2
+        assert np.abs(truth - answer).max() > 0
+
+
+def figures(output: str, line_start: str) -> list[float]:
+    line = next(line for line in output.splitlines() if line.strip().startswith(line_start))
+    return [float(text) for text in re.findall(r"\d\.\d{3,4}", line)]
+
+
+def test_runs_on_the_packaged_photographs_and_leaves_what_it_says(run: Run, tmp_path: Path) -> None:
+    needs_packaged_photographs()
+
+    done = run("--examples", 18, "--epochs", 2)
+
+    assert done.returncode == 0, done.stderr
+    out = done.stdout
+    assert "18 examples made of 7 photographs" in out
+    assert max(map(len, out.splitlines())) <= 100
+    for heading in ("Weights, best first", "Learning curve", "Mean accuracy on the ", "Look at quickstart.png"):
+        assert heading in out
+    assert out.count("epoch ") == 2
+    weights = [float(text) for text in re.findall(r"^  \w+ +(\d\.\d{3})   \d\.\d{3}-\d\.\d{3} ", out, re.MULTILINE)]
+    assert len(weights) == 10
+    assert weights == sorted(weights, reverse=True)
+    (untouched,) = figures(out, "target left untouched")
+    assert figures(out, "trained ensemble")[0] > figures(out, "untrained ensemble")[0]
+    assert figures(out, "trained ensemble")[0] > untouched
+    assert len(figures(out, "best single worker in training")) == 1
+    folder = tmp_path / "empty"
+    assert {path.name for path in folder.iterdir()} == {"quickstart.png", "quickstart_pictures"}
+    assert {path.name for path in (folder / "quickstart_pictures").iterdir()} == {
+        "quickstart.db", "sources", "targets", "truths"
+    }  # fmt: skip
+    check_sheet(folder / "quickstart.png", rows=4)
+
+
+def test_runs_on_a_folder_of_photographs_twice(run: Run, photographs: Path, tmp_path: Path) -> None:
+    first = run(photographs, "--examples", 12, "--epochs", 1)
+    second = run(photographs, "--examples", 8, "--epochs", 1, "--other-scenes")
+
+    assert first.returncode == second.returncode == 0, first.stderr + second.stderr
+    assert "12 examples made of 3 photographs" in first.stdout
+    assert "8 examples made of 3 photographs" in second.stdout
+    skipped = [line for line in first.stderr.splitlines() if line.startswith("skipped: ")]
+    assert len(skipped) == 2
+    assert "broken.jpg" in skipped[0]
+    assert "tiny.png" in skipped[1]
+    written = tmp_path / "empty" / "quickstart_pictures"
+    assert all(len(list((written / name).iterdir())) == 8 for name in ("sources", "targets", "truths"))
+    assert max(read_image(next((written / "targets").glob("*"))).shape) <= 256
+
+
+def test_a_folder_without_pictures_is_refused(run: Run, tmp_path: Path) -> None:
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    done = run(nothing)
+    assert done.returncode == 2
+    assert "holds no picture that can be used" in done.stderr
+    assert done.stdout == ""
+    assert not list((tmp_path / "empty").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--examples", "0"], "argument --examples: expected a whole number of at least 4, got '0'"),
+        (["--epochs", "many"], "argument --epochs: expected a whole number of at least 1, got 'many'"),
+        (["nowhere"], "'nowhere' is no folder"),
+    ],
+)
+def test_a_bad_argument_is_named(run: Run, arguments: list[str], message: str) -> None:
+    done = run(*arguments)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_every_triple_is_different_and_too_many_are_refused(run: Run, photographs: Path) -> None:
+    pictures = module("photographs")
+    read = list(pictures.read_photographs(pictures.pictures_in(photographs)))
+    most = pictures.most_triples(read)
+    for other_scenes in (False, True):
+        triples = pictures.make_triples(read, most, other_scenes=other_scenes)
+        assert len({(t.look.name, t.target.tobytes()) for t in triples}) == most
+        own_frames = [(t.source, t.look.apply(frame)) for t in triples for frame in t.photograph.frames]
+        same_scene = sum(np.array_equal(source, frame) for source, frame in own_frames)
+        assert same_scene == (0 if other_scenes else most)
+        assert not any(np.array_equal(t.source, t.ground_truth) for t in triples)
+
+    done = run(photographs, "--examples", most + 1)
+    assert done.returncode == 2
+    assert f"3 photographs make at most {most} examples" in done.stderr
+
+
+def test_looks_have_different_names_and_are_strong() -> None:
+    looks = module("film_looks").LOOKS
+    assert len({look.name for look in looks}) == len(looks) == 8
+    picture = photograph(5)
+    graded = [look.apply(picture) for look in looks]
+    for look, result in zip(looks, graded, strict=True):
+        assert result.shape == picture.shape
+        assert result.dtype == np.uint8
+        assert np.abs(result.astype(int) - picture).mean() > 15, f"{look.name} is too weak"
+    for one, result in enumerate(graded):
+        for other in graded[:one]:
+            assert np.abs(result.astype(int) - other).mean() > 8
+
+
+def test_looks_keep_the_order_of_tones() -> None:
+    ramp: Image = np.repeat(np.arange(256, dtype=np.uint8), 3).reshape(1, 256, 3)
+    for look in module("film_looks").LOOKS:
+        steps = np.diff(look.apply(ramp).astype(int), axis=1)
+        assert (steps >= 0).all(), look.name
+        assert (steps.sum(axis=1) > 25).all(), look.name
