@@ -8,6 +8,9 @@ from collections.abc import Generator
 import pytest
 from hypothesis import settings
 
+# So that a failure in the published contract shows both sides, as one in a test file does.
+pytest.register_assert_rewrite("tsm_training.testing")
+
 settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
 settings.load_profile("fixed")
 

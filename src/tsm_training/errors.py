@@ -7,6 +7,7 @@ pickling; the sentence for people is made in ``__str__``. Where a built-in excep
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Mapping
 
 __all__ = [
@@ -83,6 +84,10 @@ class ImageError(TsmTrainingError):
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
     """There is no file of that name."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(path, reason)
+        self.errno = errno.ENOENT  # OSError takes its first argument for this
 
     __str__ = ImageError.__str__
 
@@ -350,5 +355,8 @@ def _size(size: tuple[int, int]) -> str:
 
 
 def _shown(value: object, limit: int = 200) -> str:
-    text = repr(value)
+    try:
+        text = repr(value)
+    except Exception as error:  # a foreign __repr__ may do anything, and huge whole numbers have none
+        return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
     return text if len(text) <= limit else f"{text[:limit]}… ({type(value).__name__})"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
+import enum
 import functools
 import hashlib
 import inspect
 import json
 import secrets
-from collections.abc import Callable, Mapping
-from types import CodeType
+from collections.abc import Mapping
+from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import attrs
@@ -29,56 +31,89 @@ def describe_object(thing: object) -> str:
     matched with code that cannot be compared. A change in a helper that the source merely calls is not seen: declare a
     new ``version`` then.
     """
-    return _digest(json.dumps(_facts(thing, frozenset()), sort_keys=True))[:32]
+    return _Describer().describe(thing)[:32]
 
 
 def _digest(text: str) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _facts(thing: Any, seen: frozenset[int]) -> Any:
-    """Return JSON-ready facts about `thing`; settings are followed as deep as they go, except into themselves."""
-    if thing is None or isinstance(thing, (bool, int, float, str, bytes)):
-        return [type(thing).__name__, repr(thing)]
-    if id(thing) in seen:
-        return "(itself)"
-    inner = functools.partial(_facts, seen=seen | {id(thing)})
-    if isinstance(thing, np.ndarray):
-        return ["array", str(thing.dtype), list(thing.shape), hashlib.sha256(thing.tobytes()).hexdigest()]
-    if isinstance(thing, Mapping):
-        return ["mapping", sorted(([repr(key), inner(value)] for key, value in thing.items()), key=str)]
-    if isinstance(thing, (list, tuple)):
-        return ["sequence", *map(inner, thing)]
-    if isinstance(thing, (set, frozenset)):
-        return ["set", *sorted(map(inner, thing), key=str)]
-    return _object_facts(thing, inner)
+class _Describer:
+    """Follows settings as deep as they go, each object once: shared parts and cycles cost no time."""
 
+    def __init__(self) -> None:
+        # The objects are kept beside their digests: the id of one that is gone could be given to another.
+        self._known: dict[int, tuple[object, str]] = {}
 
-def _object_facts(thing: Any, inner: Callable[[Any], Any]) -> dict[str, Any]:
-    code = thing if inspect.isfunction(thing) or isinstance(thing, type) else type(thing)
-    version = str(getattr(thing, "version", "") or "")
-    source = _source_digest(code)
-    settings = {name: inner(value) for name, value in _settings(thing).items() if name != "version"}
-    return {
-        "name": f"{code.__module__}.{code.__qualname__}",
-        "version": version,
-        "source": source if source or version else _process_only(code),
-        "settings": settings,
-    }
+    def describe(self, thing: object) -> str:
+        """Return a digest of an object and of everything that it is set up with."""
+        if thing is None or isinstance(thing, (bool, int, float, complex, str, bytes)):
+            return _digest(f"{type(thing).__name__} {thing!r}")
+        if id(thing) not in self._known:
+            self._known[id(thing)] = (thing, "(itself)")
+            self._known[id(thing)] = (thing, _digest(json.dumps(self._facts(thing), sort_keys=True)))
+        return self._known[id(thing)][1]
+
+    def _facts(self, thing: Any) -> Any:
+        """Return JSON-ready facts about a thing of many parts."""
+        if isinstance(thing, np.ndarray):
+            return ["array", str(thing.dtype), list(thing.shape), hashlib.sha256(thing.tobytes()).hexdigest()]
+        if isinstance(thing, Mapping):
+            return ["mapping", sorted([self.describe(key), self.describe(value)] for key, value in thing.items())]
+        if type(thing) is functools.partial:
+            thing = ["partial", thing.func, thing.args, thing.keywords]
+        if isinstance(thing, (list, tuple)):
+            return ["sequence", *map(self.describe, thing)]
+        if isinstance(thing, (set, frozenset)):
+            return ["set", *sorted(map(self.describe, thing))]
+        if isinstance(thing, enum.Enum):
+            return ["choice", self.describe(type(thing)), thing.name]
+        if isinstance(thing, ModuleType):
+            return ["module", thing.__name__, str(getattr(thing, "__version__", ""))]
+        if isinstance(thing, MethodType):
+            return ["method", self.describe(thing.__func__), self.describe(thing.__self__)]
+        return self._object_facts(thing)
+
+    def _object_facts(self, thing: Any) -> dict[str, Any]:
+        code = thing if isinstance(thing, (FunctionType, type)) else type(thing)
+        version = str(getattr(thing, "version", "") or "")
+        source = _source_digest(code)
+        settings = {name: self.describe(value) for name, value in _settings(thing).items() if name != "version"}
+        return {
+            "name": f"{code.__module__}.{code.__qualname__}",
+            "version": version,
+            "source": source if source or version else _process_only(code),
+            "settings": settings,
+        }
 
 
 def _settings(thing: Any) -> dict[str, Any]:
     if isinstance(thing, type):
         return {}
-    if inspect.isfunction(thing):
-        filled = inspect.getclosurevars(thing).nonlocals
-        return {**filled, "(defaults)": thing.__defaults__, "(keyword defaults)": thing.__kwdefaults__}
-    if inspect.ismethod(thing):
-        return {"(function)": thing.__func__, "(self)": thing.__self__}
-    if isinstance(thing, functools.partial):
-        return {"(function)": thing.func, "(arguments)": thing.args, "(keywords)": thing.keywords}
-    names = [f.name for f in attrs.fields(type(thing))] if attrs.has(type(thing)) else getattr(thing, "__dict__", {})
-    return {name: getattr(thing, name) for name in names if not name.startswith("_")}
+    if isinstance(thing, FunctionType):
+        return {**_closure(thing), "(defaults)": thing.__defaults__, "(keyword defaults)": thing.__kwdefaults__}
+    if attrs.has(type(thing)):
+        names = [f.name for f in attrs.fields(type(thing))]
+    else:
+        names = [*getattr(thing, "__dict__", ()), *_slots(type(thing))]
+        is_opaque = not hasattr(thing, "__dict__") or hasattr(thing, "__name__")
+        if is_opaque and all(name.startswith("_") for name in names):
+            return {"(shown)": repr(thing)}  # numbers of numpy, paths, dates, compiled functions
+    return {name: getattr(thing, name) for name in names if not name.startswith("_") and hasattr(thing, name)}
+
+
+def _slots(kind: type) -> list[str]:
+    declared = [vars(c).get("__slots__", ()) for c in kind.__mro__]
+    return [name for names in declared for name in ([names] if isinstance(names, str) else names)]
+
+
+def _closure(function: FunctionType) -> dict[str, Any]:
+    """Return the variables that a function keeps from where it was made; one that is not set yet is left out."""
+    filled: dict[str, Any] = {}
+    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
+        with contextlib.suppress(ValueError):
+            filled[f"(closure) {name}"] = cell.cell_contents
+    return filled
 
 
 def _source_digest(code: Any) -> str:
@@ -87,18 +122,48 @@ def _source_digest(code: Any) -> str:
     if isinstance(code, type):  # our own base classes may be reworded from release to release without any effect
         lineage += [c for c in code.__mro__[1:] if c.__module__.partition(".")[0] not in _OUTSIDE]
     try:
-        return _digest("\n".join(inspect.getsource(item) for item in lineage))
-    except (OSError, TypeError):
+        text = "\n".join(map(_source_text, lineage))
+    except (OSError, TypeError, SyntaxError):  # the last where the file was edited since it was imported
         return ""
+    # Several lambdas may stand on one line, which is all that the source text tells of each.
+    is_lambda = isinstance(code, FunctionType) and code.__name__ == "<lambda>"
+    return _digest(text + (repr(_code_facts(code.__code__)) if is_lambda else ""))
+
+
+def _source_text(item: Any) -> str:
+    if not isinstance(item, FunctionType):
+        return inspect.getsource(item)
+    # The code, because a decorated function would lead inspect to what it wraps; that is found in its closure.
+    if item.__code__.co_filename == "<string>":  # exec'd; Python 3.13 would show lines of ``python -c`` instead
+        raise OSError("there is no source text")
+    return inspect.getsource(item.__code__)
 
 
 def _process_only(code: Any) -> str:
-    """Tell apart functions without source text by what they compiled to; the token keeps that to this process."""
-    parts = vars(code).values() if isinstance(code, type) else [code]
-    compiled = [part.__code__ for part in parts if inspect.isfunction(part)]
-    return f"{_PROCESS_TOKEN} {_digest(repr([_code_facts(c) for c in compiled]))}"
+    """Tell apart what has no source text by what it compiled to; the token keeps that to this process."""
+    if isinstance(code, FunctionType):
+        compiled = [_code_facts(code.__code__)]
+    else:
+        compiled = [_part_facts(name, part) for kind in code.__mro__ for name, part in vars(kind).items()]
+    return f"{_PROCESS_TOKEN} {_digest(repr(compiled))}"
+
+
+def _part_facts(name: str, part: Any) -> list[Any]:
+    """Describe one name in the body of a class."""
+    functions = (getattr(part, kind, None) for kind in ("__func__", "fget"))
+    function = next((f for f in (part, *functions) if isinstance(f, FunctionType)), None)
+    if function is not None:
+        return [name, _code_facts(function.__code__)]
+    return [name, repr(part) if isinstance(part, (bool, int, float, str, bytes, tuple)) else ""]
 
 
 def _code_facts(code: CodeType) -> list[Any]:
-    constants = [_code_facts(c) if isinstance(c, CodeType) else repr(c) for c in code.co_consts]
-    return [code.co_code, code.co_names, constants]
+    return [code.co_code, code.co_names, code.co_varnames, [_constant_facts(c) for c in code.co_consts]]
+
+
+def _constant_facts(constant: Any) -> Any:
+    if isinstance(constant, CodeType):
+        return _code_facts(constant)
+    if isinstance(constant, frozenset):  # its order differs from process to process
+        return sorted(map(repr, constant))
+    return repr(constant)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -14,9 +15,12 @@ import attrs
 
 from tsm_training.arrays import Image
 from tsm_training.data import (
+    ROLES,
     DatasetStatistics,
     ExampleList,
+    Learning,
     SessionDocument,
+    StateChange,
     TrainingDataManager,
     TrainingExample,
     TrainingStore,
@@ -307,15 +311,7 @@ class TrainingManager:
         """
         example = self.data_manager.get_example(example_id)
         digests = self._digests_only_of(example)
-        storage = self.training_engine.learner_storage
-        storage.attach()
-        if storage.is_kept:
-            change = storage.committed(lambda state: forget(state, digests))
-            learning = self.data_manager.remove_example(example_id, change)
-            if learning is not None:
-                storage.agreed(learning)
-        else:
-            self.data_manager.remove_example(example_id)
+        self._change_data(lambda change: self.data_manager.remove_example(example_id, change), digests)
 
     def replace_ground_truth(self, example_id: str, path: str | os.PathLike[str]) -> TrainingExample:
         """Give an example another ground truth; what was learned from the old one is forgotten.
@@ -330,24 +326,30 @@ class TrainingManager:
             ImageSizeMismatchError: target and ground truth differ in size.
         """
         old = self.data_manager.get_example(example_id)
-        moved = attrs.evolve(
-            old,
-            ground_truth_path=_absolute("path", path),
-            worker_results=None,
-            validation_scores=None,
-        )
-        new = attrs.evolve(moved, files=describe_files(moved, self.training_engine.limits))
-        digests = self._digests_only_of(old) - {new.files.digest if new.files else ""}
+        moved = attrs.evolve(old, ground_truth_path=_absolute("path", path))
+        files = describe_files(moved, self.training_engine.limits)
+
+        def replaced(stored: TrainingExample) -> TrainingExample:
+            return attrs.evolve(
+                stored,
+                ground_truth_path=moved.ground_truth_path,
+                files=files,
+                worker_results=None,
+                validation_scores=None,
+            )
+
+        digests = self._digests_only_of(old) - {files.digest}
+        self._change_data(lambda change: self.data_manager.edit_examples({example_id: replaced}, change), digests)
+        return self.data_manager.get_example(example_id)
+
+    def _change_data(self, change_data: Callable[[StateChange | None], Learning | None], digests: Set[str]) -> None:
+        """Change examples, and forget what was learned from some contents, in one transaction."""
         storage = self.training_engine.learner_storage
         storage.attach()
-        if storage.is_kept:
-            change = storage.committed(lambda state: forget(state, digests))
-            learning = self.data_manager.update_examples([new], change)
-            if learning is not None:
-                storage.agreed(learning)
-        else:
-            self.data_manager.update_examples([new])
-        return new
+        if not storage.is_kept:
+            change_data(None)
+        elif (learning := change_data(storage.committed(lambda state: forget(state, digests)))) is not None:
+            storage.agreed(learning)
 
     def _digests_only_of(self, example: TrainingExample) -> frozenset[str]:
         """Return the digest of an example's contents, unless another example has the same contents."""
@@ -371,9 +373,16 @@ class TrainingManager:
         """
         if not Path(root).is_dir():
             raise InvalidArgumentError("root", os.fspath(root), "an existing folder")
-        changed = relinked(self.data_manager.iterate_examples(), root)
+        examples = {example.example_id: example for example in self.data_manager.iterate_examples()}
+        changed = relinked(examples.values(), root)
         if changed:
-            self.data_manager.update_examples(changed)
+            self.data_manager.edit_examples(
+                {
+                    e.example_id: functools.partial(attrs.evolve, **_moved_paths(examples[e.example_id], e))
+                    for e in changed
+                },
+                skip_missing=True,
+            )
         return changed
 
     def list_examples(self, limit: int | None = None) -> ExampleList:
@@ -626,7 +635,16 @@ def _absolute(argument: str, path: object) -> str:
     text = os.fspath(path)
     if not isinstance(text, str) or "\0" in text:
         raise InvalidArgumentError(argument, text, "a path of text without NUL")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(argument, text, "a path that UTF-8 can hold, since it is stored as text") from None
     return os.path.abspath(text)  # noqa: PTH100 - Path.absolute() would keep ".."
+
+
+def _moved_paths(old: TrainingExample, new: TrainingExample) -> dict[str, Any]:
+    fields = [f"{role}_path" for role in ROLES]
+    return {field: getattr(new, field) for field in fields if getattr(new, field) != getattr(old, field)}
 
 
 def _check_split(value: object) -> None:

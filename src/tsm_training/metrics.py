@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 import cv2
@@ -31,6 +31,7 @@ _MSE_SHARE: Final = 0.6
 _HISTOGRAM_SHARE: Final = 0.4
 _MAX_SQUARED_ERROR: Final = 255**2
 _BINS: Final = 256
+_MAX_FLOAT_COUNT: Final = 2**24
 
 
 # --- protocols ------------------------------------------------------------------------------------------------------
@@ -87,11 +88,17 @@ def mean_squared_error(img1: Image, img2: Image) -> float:
 
 def lab_histograms(lab: Image) -> Histograms:
     """Count the 256 values of each of three channels (uint8, H×W×3); returns int64, 3×256."""
-    counts = [cv2.calcHist([lab], [channel], None, [_BINS], [0, _BINS]).ravel() for channel in range(3)]
-    # calcHist counts in float32, which is exact up to 2**24; larger pictures are counted by numpy instead.
-    if lab.shape[0] * lab.shape[1] > 2**24:
-        counts = [np.bincount(lab[:, :, channel].ravel(), minlength=_BINS) for channel in range(3)]
-    return np.array(counts, np.int64)
+    # calcHist is faster but counts in float32, which is exact up to 2**24.
+    count = _counts_by_opencv if lab.shape[0] * lab.shape[1] <= _MAX_FLOAT_COUNT else _counts_by_numpy
+    return np.array([count(lab, channel) for channel in range(3)], np.int64)
+
+
+def _counts_by_opencv(lab: Image, channel: int) -> npt.NDArray[Any]:
+    return cv2.calcHist([lab], [channel], None, [_BINS], [0, _BINS]).ravel()
+
+
+def _counts_by_numpy(lab: Image, channel: int) -> npt.NDArray[Any]:
+    return np.bincount(lab[:, :, channel].ravel(), minlength=_BINS)
 
 
 def histogram_correlation(counts1: npt.NDArray[np.int64], counts2: npt.NDArray[np.int64]) -> float:

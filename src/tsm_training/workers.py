@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import threading
 import time
@@ -11,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import attrs
+import numpy as np
 
 from tsm_training.arrays import Image, check_image, frozen_copy, image_fault
 from tsm_training.errors import (
@@ -231,7 +233,7 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
         output = worker.process(data)
         failure = _output_fault(output, request["target"])
         if failure is None:
-            value = output.copy()
+            value = _plain_copy(output)
             confidence, failure = _checked_confidence(worker.get_confidence(data, output))
     except BaseException as error:
         # SystemExit from a worker must not end the host. A KeyboardInterrupt in the main thread is the user's.
@@ -245,18 +247,33 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
 
 
 def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
-    """Turn a foreign pool's result into one of ours, holding its picture and confidence to the same rules."""
+    """Turn a foreign pool's result into one of ours, holding its picture and confidence to the same rules.
+
+    Raises:
+        InvalidArgumentError: its worker id is empty, too long or holds control characters.
+    """
     worker_id = str(result.worker_id)
+    _check_worker_id(worker_id)
+    try:
+        value, confidence, fault = _checked_answer(result, target)
+    except Exception as error:
+        value, confidence, fault = None, 0.0, WorkerFailure("raised", type(error).__name__, _capped(error))
+    return WorkerResult(worker_id, value, confidence, fault)
+
+
+def _checked_answer(result: WorkerResultLike, target: Image) -> tuple[Image | None, float, WorkerFailure | None]:
     if not result.is_valid():
         reason = getattr(result, "error", None) or getattr(result, "failure", None) or "its pool called it invalid"
-        failure = WorkerFailure("raised", "invalid result", _capped(reason))
-        return WorkerResult(worker_id, None, 0.0, failure)
-    failure_or_none = _output_fault(result.value, target)
+        return None, 0.0, WorkerFailure("raised", "invalid result", _capped(reason))
+    output = result.value
     confidence, confidence_fault = _checked_confidence(result.confidence)
-    fault = failure_or_none or confidence_fault
-    if fault is not None:
-        return WorkerResult(worker_id, None, 0.0, fault)
-    return WorkerResult(worker_id, result.value.copy(), confidence)
+    fault = _output_fault(output, target) or confidence_fault
+    return (None, 0.0, fault) if fault is not None else (_plain_copy(output), confidence, None)
+
+
+def _plain_copy(output: Image) -> Image:
+    """Return a contiguous copy; a subclass of array (masked, memory-mapped) becomes an ordinary one."""
+    return np.array(output, np.uint8, order="C")
 
 
 def _output_fault(output: object, target: Image) -> WorkerFailure | None:
@@ -272,23 +289,23 @@ def _output_fault(output: object, target: Image) -> WorkerFailure | None:
 
 def _checked_confidence(value: object) -> tuple[float, WorkerFailure | None]:
     number = math.nan
-    if not isinstance(value, (str, bytes, bool)):
-        try:
+    # float() takes text, and arrays of one element with a warning.
+    if not isinstance(value, (str, bytes, bytearray, bool, np.bool_, np.ndarray)):
+        with contextlib.suppress(Exception):  # a foreign __float__ may do anything
             number = float(value)  # type: ignore[arg-type]  # that is what is being found out
-        except (TypeError, ValueError):
-            number = math.nan
     if 0.0 <= number <= 1.0:
         return number, None
-    return 0.0, WorkerFailure(
-        "bad_confidence", "out of range", f"expected a number in [0, 1], got {_capped(repr(value))}"
-    )
+    seen = _capped(value, repr)
+    return 0.0, WorkerFailure("bad_confidence", "out of range", f"expected a number in [0, 1], got {seen}")
 
 
-def _capped(value: object) -> str:
+def _capped(value: object, shown: Callable[[object], str] = str) -> str:
+    """Return a text that any store can hold, whatever a worker raised or returned."""
     try:
-        text = str(value)
+        text = shown(value)
     except Exception as error:  # a foreign __str__ may do anything
-        text = f"(its message could not be read: {type(error).__name__})"
+        text = f"(it could not be shown: {type(error).__name__})"
+    text = text.encode(errors="backslashreplace").decode()  # lone surrogates cannot be stored
     return text if len(text) <= _MAX_MESSAGE_LENGTH else text[: _MAX_MESSAGE_LENGTH - 1] + "…"
 
 
@@ -385,14 +402,12 @@ class WorkerPool:
             return list(threads.map(lambda worker: run_worker(worker, request), workers))
 
 
-def _as_request(data: Mapping[str, Image]) -> WorkerRequest:
+def _as_request(data: object) -> WorkerRequest:
     if isinstance(data, WorkerRequest):
         return data
-    for name in ("source", "target"):
-        if name not in data:
-            raise InvalidArgumentError(
-                "data", sorted(data), f"a mapping with the keys 'source' and 'target' ({name!r} is missing)"
-            )
+    if not isinstance(data, Mapping) or not data.keys() >= {"source", "target"}:
+        seen = list(data) if isinstance(data, Mapping) else data
+        raise InvalidArgumentError("data", seen, "a mapping with the keys 'source' and 'target'")
     return WorkerRequest(check_image(data["source"], "data['source']"), check_image(data["target"], "data['target']"))
 
 

@@ -39,6 +39,14 @@ class _Handle:
     lock: threading.RLock = attrs.field(factory=threading.RLock)
 
 
+@attrs.define(eq=False)
+class _Handles:
+    """The connections by process id: after a fork there is one of the parent's too, which only keeps it alive."""
+
+    by_process: dict[int, _Handle] = attrs.field(factory=dict)
+    is_closed: bool = False
+
+
 @attrs.frozen(eq=False)
 class Database:
     """A SQLite file that several threads, and the children of a fork, may use.
@@ -50,7 +58,7 @@ class Database:
 
     path: str
     busy_timeout: float
-    _handles: dict[int, _Handle] = attrs.field(factory=dict, init=False, repr=False)
+    _handles: _Handles = attrs.field(factory=_Handles, init=False, repr=False)
 
     def open(self) -> None:
         """Connect now, so that a wrong path is told at once.
@@ -65,7 +73,7 @@ class Database:
             if file.is_dir():
                 raise StorageError(self.path, "it is a folder")
         with self._named_errors():
-            self._handles[os.getpid()] = _Handle(self._connect())
+            self._handles.by_process[os.getpid()] = _Handle(self._connect())
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
@@ -78,15 +86,15 @@ class Database:
         return connection
 
     def _handle(self) -> _Handle:
-        handle = self._handles.get(os.getpid())
+        if self._handles.is_closed:
+            raise StorageClosedError(self.path, "it was closed")
+        handle = self._handles.by_process.get(os.getpid())
         if handle is not None:
             return handle
-        if not self._handles:
-            raise StorageClosedError(self.path, "it was closed")
         if self.path == MEMORY:
             raise StorageError(MEMORY, "a database in memory stays with the process that made it")
         # After a fork: a connection of our own. The parent's is kept and left alone, as SQLite asks.
-        handle = self._handles[os.getpid()] = _Handle(self._connect())
+        handle = self._handles.by_process[os.getpid()] = _Handle(self._connect())
         return handle
 
     @contextlib.contextmanager
@@ -98,21 +106,33 @@ class Database:
                 yield handle.connection
 
     @contextlib.contextmanager
+    def snapshot(self) -> Iterator[sqlite3.Connection]:
+        """Hold the connection for several reads that all see the same moment; writers elsewhere wait meanwhile."""
+        with self._transaction("BEGIN", "ROLLBACK") as connection:
+            # The first read takes the lock; those that follow cannot find the file busy.
+            self._patiently(lambda: connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall())
+            yield connection
+
+    @contextlib.contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """Run a block as one transaction: all of it is stored when the block is left, or nothing."""
-        with self._named_errors():
-            handle = self._handle()
-            with handle.lock:
-                connection = handle.connection
-                # IMMEDIATE takes the write lock at once: a transaction that reads first could not be retried later.
-                self._patiently(lambda: connection.execute("BEGIN IMMEDIATE"))
-                try:
-                    yield connection
-                    self._patiently(lambda: connection.execute("COMMIT"))
-                except BaseException:
-                    if connection.in_transaction:
-                        connection.execute("ROLLBACK")
-                    raise
+        # IMMEDIATE takes the write lock at once: a transaction that reads first could not be retried later.
+        with self._transaction("BEGIN IMMEDIATE", "COMMIT") as connection:
+            yield connection
+
+    @contextlib.contextmanager
+    def _transaction(self, begin: str, end: str) -> Iterator[sqlite3.Connection]:
+        with self.reading() as connection:
+            if connection.in_transaction:
+                raise StorageError(self.path, "a change must not use the store that applies it")
+            try:
+                # Inside the try block, so that a Ctrl-C right behind it leaves no transaction open.
+                self._patiently(lambda: connection.execute(begin))
+                yield connection
+                self._patiently(lambda: connection.execute(end))
+            except BaseException:
+                _roll_back(connection)
+                raise
 
     def fetch(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
         """Return all rows of one query."""
@@ -120,9 +140,12 @@ class Database:
             return self._patiently(lambda: connection.execute(sql, parameters).fetchall())
 
     def close(self) -> None:
-        """Close this process's connection; closing twice is fine."""
-        handle = self._handles.pop(os.getpid(), None)
-        self._handles.clear()
+        """Close this process's connection; closing twice is fine.
+
+        A parent's connection is never closed in a child of a fork: that would roll back what the parent is writing.
+        """
+        self._handles.is_closed = True
+        handle = self._handles.by_process.pop(os.getpid(), None)
         if handle is not None:
             with handle.lock:
                 handle.connection.close()
@@ -134,7 +157,7 @@ class Database:
             try:
                 return action()
             except sqlite3.OperationalError as error:
-                if not _is_busy(error) or time.monotonic() >= deadline:
+                if _primary_code(error) not in _BUSY_CODES or time.monotonic() >= deadline:
                     raise
                 time.sleep(_WAIT_SLICE)
 
@@ -148,7 +171,7 @@ class Database:
             raise StorageError(self.path, f"a value cannot be stored: {error}") from error
 
     def _named(self, error: sqlite3.Error) -> StorageError:
-        code = getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE
+        code = _primary_code(error)
         if code in _BUSY_CODES:
             return StorageBusyError(
                 self.path, f"another process kept it locked for more than {self.busy_timeout:g} seconds"
@@ -157,8 +180,18 @@ class Database:
             return DatabaseNotOursError(self.path, "it is not an SQLite database; it was left as it was")
         if code == sqlite3.SQLITE_CORRUPT:
             return StorageCorruptError(self.path, f"the file is damaged ({error}); restore a backup, do not delete it")
+        if isinstance(error, sqlite3.ProgrammingError) and self._handles.is_closed:  # by another thread, meanwhile
+            return StorageClosedError(self.path, "it was closed")
+        if isinstance(error, sqlite3.OperationalError) and code == 0:  # Python's own: text that is not UTF-8
+            return StorageCorruptError(self.path, f"a text is damaged ({error})")
         return StorageError(self.path, str(error))
 
 
-def _is_busy(error: sqlite3.OperationalError) -> bool:
-    return error.sqlite_errorcode & _PRIMARY_CODE in _BUSY_CODES
+def _roll_back(connection: sqlite3.Connection) -> None:
+    if connection.in_transaction:  # some errors have ended it already
+        connection.execute("ROLLBACK")
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    """Return SQLite's result code; 0 where the error is Python's own."""
+    return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -21,12 +21,13 @@ from tsm_training.data.records import (
     TrainingExample,
     TrainingSession,
 )
-from tsm_training.data.store import PREVIEW_BYTES, StateChange, TrainingStore
+from tsm_training.data.store import PREVIEW_BYTES, ExampleEdit, StateChange, TrainingStore
 from tsm_training.errors import (
     DuplicateExampleError,
     ExampleNotFoundError,
     SessionNotFoundError,
     StorageClosedError,
+    StorageError,
 )
 from tsm_training.evidence import LearnedState
 
@@ -100,16 +101,18 @@ class InMemoryStore(TrainingStore):
         for example in examples[-newest:] if newest else examples:
             yield copy.deepcopy(example)
 
-    def update_examples(
-        self, examples: Sequence[TrainingExample], change: StateChange | None = None
+    def edit_examples(
+        self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
     ) -> Learning | None:
-        """Replace stored examples, and learned state with them; see `TrainingStore`."""
+        """Change stored examples, and learned state with them; see `TrainingStore`."""
         with self._lock:
-            for example in examples:
-                self._stored_example(example.example_id)
-            new = {example.example_id: copy.deepcopy(example) for example in examples}
+            contents = self._open()
+            new = {}
+            for example_id, edit in edits.items():
+                if example_id in contents.examples or not skip_missing:
+                    new[example_id] = copy.deepcopy(edit(copy.deepcopy(self._stored_example(example_id))))
             learning = self._changed(change)
-            self._contents.examples.update(new)
+            contents.examples.update(new)
             return learning
 
     def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
@@ -154,6 +157,8 @@ class InMemoryStore(TrainingStore):
         """Keep a session whose status is ``running``; see `TrainingStore`."""
         with self._lock:
             contents = self._open()
+            if session.session_id in contents.sessions:
+                raise StorageError(_LOCATION, f"a session with the id {session.session_id!r} is already stored")
             contents.sessions[session.session_id] = copy.deepcopy(session)
             contents.metrics[session.session_id] = []
 
@@ -165,12 +170,12 @@ class InMemoryStore(TrainingStore):
             contents = self._open()
             if session_id not in contents.sessions:
                 raise SessionNotFoundError(session_id)
-            commit = copy.copy(finish(contents.learning.state))
+            commit = finish(contents.learning.state)
             session = copy.deepcopy(commit.session)
+            contents.metrics[session_id].extend(list(commit.metrics))
+            contents.sessions[session_id] = session
             if commit.state is not None:
                 contents.learning = Learning(contents.learning.version + 1, commit.state)
-            contents.metrics[session_id] = list(commit.metrics)
-            contents.sessions[session_id] = session
             return copy.deepcopy(session), contents.learning
 
     def get_session(self, session_id: str, /) -> TrainingSession:
@@ -225,4 +230,13 @@ class InMemoryStore(TrainingStore):
     def close(self) -> None:
         """Let go of everything; closing twice is fine."""
         with self._lock:
-            self._contents.closed = True
+            contents = self._contents
+            contents.closed = True
+            for held in (
+                contents.examples,
+                contents.evaluations,
+                contents.previews,
+                contents.sessions,
+                contents.metrics,
+            ):
+                held.clear()

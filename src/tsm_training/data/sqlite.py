@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import sqlite3
+import sys
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -19,6 +21,7 @@ from tsm_training.data.records import (
     Evaluation,
     EvaluationKey,
     ExampleFiles,
+    ExampleScores,
     Learning,
     MetricRow,
     PictureFile,
@@ -28,7 +31,7 @@ from tsm_training.data.records import (
     TrainingSession,
 )
 from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, GUIDE_TABLES, OWN_SCHEMA, SCHEMA_VERSION
-from tsm_training.data.store import PREVIEW_BYTES, StateChange, TrainingStore
+from tsm_training.data.store import PREVIEW_BYTES, ExampleEdit, StateChange, TrainingStore
 from tsm_training.errors import (
     DatabaseNotOursError,
     DuplicateExampleError,
@@ -37,6 +40,7 @@ from tsm_training.errors import (
     SchemaTooNewError,
     SessionNotFoundError,
     StorageCorruptError,
+    StorageError,
 )
 from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
 
@@ -121,7 +125,14 @@ class TrainingDataManager(TrainingStore):
 
     @_store_id.default
     def _read_store_id(self) -> str:
-        return cast("str", self._database.fetch("SELECT store_id FROM learning_version")[0][0])
+        try:
+            rows = self._database.fetch("SELECT store_id FROM learning_version")
+            if len(rows) != 1:
+                raise StorageCorruptError(self.db_path, f"learning_version has {len(rows)} rows instead of one")
+        except BaseException:
+            self._database.close()
+            raise
+        return cast("str", rows[0][0])
 
     @property
     def location(self) -> str:
@@ -169,29 +180,34 @@ class TrainingDataManager(TrainingStore):
 
     def _sequence_before(self, newest: int) -> int:
         rows = self._database.fetch(
-            "SELECT sequence FROM example_files ORDER BY sequence DESC LIMIT 1 OFFSET ?", (newest,)
+            "SELECT sequence FROM example_files ORDER BY sequence DESC LIMIT 1 OFFSET ?", (min(newest, sys.maxsize),)
         )
         return cast("int", rows[0][0]) if rows else 0
 
-    def update_examples(
-        self, examples: Sequence[TrainingExample], change: StateChange | None = None
+    def edit_examples(
+        self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
     ) -> Learning | None:
-        """Replace stored examples, and learned state with them; see `TrainingStore`."""
+        """Change stored examples, and learned state with them; see `TrainingStore`."""
         with self._database.writing() as connection:
-            for example in examples:
-                example_id, *values = _example_row(example)
-                cursor = connection.execute(
-                    "UPDATE training_examples SET source_path = ?, target_path = ?, ground_truth_path = ?, "
-                    "created_at = ?, metadata = ?, worker_results = ?, validation_scores = ? WHERE example_id = ?",
-                    (*values, example_id),
-                )
-                if cursor.rowcount == 0:
-                    raise ExampleNotFoundError(example.example_id)
-                connection.execute(
-                    "UPDATE example_files SET files = ? WHERE example_id = ?", (_files_json(example.files), example_id)
-                )
+            for example_id, edit in edits.items():
+                row = connection.execute(f"SELECT {_EXAMPLE_COLUMNS} WHERE e.example_id = ?", (example_id,)).fetchone()
+                if row is not None:
+                    self._replace_example(connection, edit(self._example(row)))
+                elif not skip_missing:
+                    raise ExampleNotFoundError(example_id)
             learning = self._change_learning(connection, change)
         return self._remember(learning)
+
+    def _replace_example(self, connection: sqlite3.Connection, example: TrainingExample) -> None:
+        example_id, *values = _example_row(example)
+        connection.execute(
+            "UPDATE training_examples SET source_path = ?, target_path = ?, ground_truth_path = ?, "
+            "created_at = ?, metadata = ?, worker_results = ?, validation_scores = ? WHERE example_id = ?",
+            (*values, example_id),
+        )
+        connection.execute(
+            "UPDATE example_files SET files = ? WHERE example_id = ?", (_files_json(example.files), example_id)
+        )
 
     def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
         """Remove an example, and change learned state with it; see `TrainingStore`."""
@@ -206,18 +222,18 @@ class TrainingDataManager(TrainingStore):
         example_id, source, target, truth, created, metadata, results, scores, files, _sequence = cast(
             "tuple[str, str, str, str, str, str | None, str | None, str | None, str | None, int]", row
         )
-        place = f"training_examples, {example_id!r}"
-        return TrainingExample(
-            example_id=example_id,
-            source_path=source,
-            target_path=target,
-            ground_truth_path=truth,
-            created_at=self._time(created, place),
-            metadata=self._json(metadata, place) or {},
-            worker_results=self._json(results, place),
-            validation_scores=self._json(scores, place),
-            files=_files(self._json(files, place)),
-        )
+        with self._damage_named(f"training_examples, {example_id!r}"):
+            return TrainingExample(
+                example_id=example_id,
+                source_path=source,
+                target_path=target,
+                ground_truth_path=truth,
+                created_at=_time(created),
+                metadata=_json_object("metadata", metadata) or {},
+                worker_results=_json_object("worker_results", results),
+                validation_scores=cast("ExampleScores | None", _json_object("validation_scores", scores)),
+                files=_files(_json_object("files", files)),
+            )
 
     # --- evaluations ---
 
@@ -250,16 +266,17 @@ class TrainingDataManager(TrainingStore):
     def _evaluation(self, row: tuple[object, ...]) -> Evaluation:
         key = EvaluationKey(*cast("tuple[str, str, str, str]", row[:4]))
         accuracy, confidence, kind, error_type, message, seconds, created = cast("tuple[Any, ...]", row[4:])
-        return Evaluation(
-            key=key,
-            accuracy=accuracy,
-            confidence=confidence,
-            failure_kind=kind,
-            failure_type=error_type,
-            failure_message=message,
-            seconds=seconds,
-            created_at=self._time(created, f"evaluations, {key.example_digest!r}, {key.worker_id!r}"),
-        )
+        with self._damage_named(f"evaluations, {key.example_digest!r}, {key.worker_id!r}"):
+            return Evaluation(
+                key=key,
+                accuracy=accuracy,
+                confidence=confidence,
+                failure_kind=kind,
+                failure_type=error_type,
+                failure_message=message,
+                seconds=seconds,
+                created_at=_time(created),
+            )
 
     def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
         """Return the PNG bytes of an example's previews, by name; see `TrainingStore`."""
@@ -273,9 +290,13 @@ class TrainingDataManager(TrainingStore):
     def begin_session(self, session: TrainingSession, /) -> None:
         """Keep a session whose status is ``running``; see `TrainingStore`."""
         with self._database.writing() as connection:
-            connection.execute(
-                "INSERT INTO training_sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _session_row(session)
-            )
+            try:
+                connection.execute(
+                    "INSERT INTO training_sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", _session_row(session)
+                )
+            except sqlite3.IntegrityError as error:
+                reason = f"a session with the id {session.session_id!r} is already stored"
+                raise StorageError(self.db_path, reason) from error
             connection.execute(
                 "INSERT INTO session_details (session_id, details) VALUES (?, ?)",
                 (session.session_id, _details_json(session)),
@@ -286,17 +307,17 @@ class TrainingDataManager(TrainingStore):
     ) -> tuple[TrainingSession, Learning]:
         """End a session, its metric rows and learned state with it; see `TrainingStore`."""
         with self._database.writing() as connection:
+            if not self._database.fetch("SELECT 1 FROM training_sessions WHERE session_id = ?", (session_id,)):
+                raise SessionNotFoundError(session_id)
             learning = self._held_learning(connection)
             commit = finish(learning.state)
             _identifier, *values = _session_row(commit.session)
-            cursor = connection.execute(
+            connection.execute(
                 "UPDATE training_sessions SET start_time = ?, end_time = ?, num_examples = ?, epochs = ?, "
                 "learning_rate = ?, initial_weights = ?, final_weights = ?, metrics_history = ?, status = ? "
                 "WHERE session_id = ?",
                 (*values, session_id),
             )
-            if cursor.rowcount == 0:
-                raise SessionNotFoundError(session_id)
             connection.execute(
                 "UPDATE session_details SET details = ? WHERE session_id = ?",
                 (_details_json(commit.session), session_id),
@@ -308,8 +329,9 @@ class TrainingDataManager(TrainingStore):
             )
             if (state := commit.state) is not None:
                 learning = cast("Learning", self._change_learning(connection, lambda _held: state))
+            stored = self.get_session(session_id)
         self._remember(learning)
-        return self.get_session(session_id), learning
+        return stored, learning
 
     def get_session(self, session_id: str, /) -> TrainingSession:
         """Return one session; see `TrainingStore`."""
@@ -337,27 +359,26 @@ class TrainingDataManager(TrainingStore):
     def _session(self, row: tuple[object, ...]) -> TrainingSession:
         values = cast("tuple[Any, ...]", row)
         session_id, start, end, num_examples, epochs, rate, initial, final, history, status, details = values
-        place = f"training_sessions, {session_id!r}"
-        return TrainingSession(
-            session_id=session_id,
-            start_time=self._time(start, place),
-            end_time=None if end is None else self._time(end, place),
-            num_examples=num_examples or 0,
-            epochs=epochs or 0,
-            learning_rate=rate or 0.0,
-            initial_weights=self._json(initial, place) or {},
-            final_weights=self._json(final, place) or {},
-            metrics_history=self._json(history, place) or (),
-            status=status or "completed",
-            **self._json(details, place),
-        )
+        with self._damage_named(f"training_sessions, {session_id!r}"):
+            return TrainingSession(
+                session_id=session_id,
+                start_time=_time(start),
+                end_time=None if end is None else _time(end),
+                num_examples=num_examples or 0,
+                epochs=epochs or 0,
+                learning_rate=rate or 0.0,
+                initial_weights=_json_object("initial_weights", initial) or {},
+                final_weights=_json_object("final_weights", final) or {},
+                metrics_history=_json_list("metrics_history", history),
+                status=status or "completed",
+                **(_json_object("details", details) or {}),
+            )
 
     # --- learning ---
 
     def load_learning(self) -> Learning:
         """Return the learned state; see `TrainingStore`."""
-        # A writing transaction reads version, bases and evidence as of one moment.
-        with self._database.writing() as connection:
+        with self._database.snapshot() as connection:
             learning = self._held_learning(connection)
         self._cache.learning = learning
         return learning
@@ -407,19 +428,13 @@ class TrainingDataManager(TrainingStore):
         """Close the file; closing twice is fine."""
         self._database.close()
 
-    def _json(self, text: str | None, place: str) -> Any:
+    @contextlib.contextmanager
+    def _damage_named(self, place: str) -> Iterator[None]:
+        """Name the row in which a value is not what the library or an application by the guide writes."""
         try:
-            return None if text is None else json.loads(text)
-        except (ValueError, TypeError, RecursionError) as error:
-            raise StorageCorruptError(self.db_path, f"{place}: a column holds no JSON ({error})") from error
-
-    def _time(self, text: object, place: str) -> datetime:
-        try:
-            time = datetime.fromisoformat(cast("str", text))
+            yield
         except (ValueError, TypeError) as error:
-            raise StorageCorruptError(self.db_path, f"{place}: {text!r} is no time") from error
-        # Applications that followed the guide wrote UTC without saying so.
-        return time if time.tzinfo else time.replace(tzinfo=UTC)
+            raise StorageCorruptError(self.db_path, f"{place}: {error}") from error
 
 
 # --- recognising and making the file --------------------------------------------------------------------------------
@@ -430,37 +445,48 @@ def _prepare(database: Database) -> None:
 
     Several processes may open a new path together: whoever comes second finds the work done.
     """
-    application_id, version, tables = _identity(database)
-    if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
-        return
-    if application_id == APPLICATION_ID:
-        raise SchemaTooNewError(
-            database.path, f"it has schema version {version}, this library knows {SCHEMA_VERSION}; upgrade the library"
-        )
-    if application_id != 0 or version != 0 or not _is_new_or_by_the_guide(database, tables):
-        raise DatabaseNotOursError(database.path, "it belongs to another application; it was left as it was")
+    with database.snapshot() as connection:
+        if _is_ready(connection, database.path):
+            return
     with database.writing() as connection:
-        if _identity(database)[0] == 0:
+        if not _is_ready(connection, database.path):
             _create_tables(connection)
 
 
-def _identity(database: Database) -> tuple[int, int, set[str]]:
-    application_id = cast("int", database.fetch("PRAGMA application_id")[0][0])
-    version = cast("int", database.fetch("PRAGMA user_version")[0][0])
-    rows = database.fetch("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")
-    return application_id, version, {cast("str", row[0]) for row in rows}
+def _is_ready(connection: sqlite3.Connection, path: str) -> bool:
+    """Tell whether the file has all tables; False if it is new, or an application's that followed the guide."""
+    # Read first, while the lock is held: it makes this connection see tables that another process has just made.
+    tables = _tables(connection)
+    application_id = connection.execute("PRAGMA application_id").fetchone()[0]
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
+        return True
+    if application_id == APPLICATION_ID:
+        raise SchemaTooNewError(
+            path, f"it has schema version {version}, this library knows {SCHEMA_VERSION}; upgrade the library"
+        )
+    if application_id != 0 or version != 0 or not _is_new_or_by_the_guide(connection, tables):
+        raise DatabaseNotOursError(path, "it belongs to another application; it was left as it was")
+    return False
 
 
-def _is_new_or_by_the_guide(database: Database, tables: set[str]) -> bool:
+def _tables(connection: sqlite3.Connection) -> set[str]:
+    names = connection.execute(
+        "SELECT name FROM sqlite_schema WHERE type = 'table' AND SUBSTR(name, 1, 7) <> 'sqlite_'"
+    )
+    return {name for (name,) in names}
+
+
+def _is_new_or_by_the_guide(connection: sqlite3.Connection, tables: set[str]) -> bool:
     if not tables:
         return True
     if "training_examples" not in tables or not tables <= GUIDE_TABLES.keys():
         return False
-    return all(
-        tuple(row[0] for row in database.fetch("SELECT name FROM pragma_table_info(?)", (table,)))
-        == GUIDE_TABLES[table]
-        for table in tables
-    )
+    return all(_columns(connection, table) == GUIDE_TABLES[table] for table in tables)
+
+
+def _columns(connection: sqlite3.Connection, table: str) -> tuple[str, ...]:
+    return tuple(name for (name,) in connection.execute("SELECT name FROM pragma_table_info(?)", (table,)))
 
 
 def _create_tables(connection: sqlite3.Connection) -> None:
@@ -483,6 +509,33 @@ def _create_tables(connection: sqlite3.Connection) -> None:
 
 def _dump(value: object) -> str:
     return json.dumps(value, ensure_ascii=False, allow_nan=False)
+
+
+def _json(column: str, text: str | None) -> Any:
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{column} holds no JSON ({error})") from error
+
+
+def _json_object(column: str, text: str | None) -> dict[str, Any] | None:
+    value = _json(column, text)
+    if value is not None and not isinstance(value, dict):
+        raise ValueError(f"{column} holds no JSON object")
+    return value
+
+
+def _json_list(column: str, text: str | None) -> list[Any]:
+    value = _json(column, text)
+    if value is not None and not isinstance(value, list):
+        raise ValueError(f"{column} holds no JSON list")
+    return value or []
+
+
+def _time(text: str) -> datetime:
+    time = datetime.fromisoformat(text)
+    # Applications that followed the guide wrote UTC without saying so.
+    return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
 def _example_row(example: TrainingExample) -> tuple[object, ...]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
@@ -22,7 +23,10 @@ from tsm_training.data.records import (
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.evidence import LearnedState
 
-__all__ = ["PREVIEW_BYTES", "StateChange", "TrainingStore", "check_limit"]
+__all__ = ["PREVIEW_BYTES", "ExampleEdit", "StateChange", "TrainingStore", "check_limit"]
+
+ExampleEdit: TypeAlias = Callable[[TrainingExample], TrainingExample]
+"""Makes the next record of the stored one, with the same id; quick, and without side effects."""
 
 StateChange: TypeAlias = Callable[[LearnedState], LearnedState]
 """Makes the next learned state of the one that the store holds; quick, and without side effects."""
@@ -57,7 +61,7 @@ class TrainingStore(Protocol):
     - a call that returns has stored what it was given, as durably as the store promises, and a call that raises has
       changed nothing: each method is one transaction;
     - records come back equal to what went in, and changing what came back (a metadata dictionary, say) changes nothing
-      in the store;
+      in the store; only learned state, which nobody changes, may be shared;
     - examples and sessions come back in the order in which they were added, whatever their times say;
     - ids are never given out again for something else;
     - methods may be called from several threads, one after the other or at once;
@@ -67,15 +71,18 @@ class TrainingStore(Protocol):
     # --- the first part: what a store implements ---
 
     @property
+    @abstractmethod
     def location(self) -> str:
         """Where the store is, for messages."""
         ...
 
     @property
+    @abstractmethod
     def store_id(self) -> str:
         """A text that no other store has; the same each time this one is opened."""
         ...
 
+    @abstractmethod
     def add_examples(self, examples: Sequence[TrainingExample], /) -> None:
         """Add examples behind those already there: all of them or none.
 
@@ -84,6 +91,7 @@ class TrainingStore(Protocol):
         """
         ...
 
+    @abstractmethod
     def get_example(self, example_id: str, /) -> TrainingExample:
         """Return one example.
 
@@ -92,6 +100,7 @@ class TrainingStore(Protocol):
         """
         ...
 
+    @abstractmethod
     def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
         """Yield examples in order of addition: all, or the `newest` so many (at least 1).
 
@@ -99,18 +108,21 @@ class TrainingStore(Protocol):
         """
         ...
 
-    def update_examples(
-        self, examples: Sequence[TrainingExample], change: StateChange | None = None
+    @abstractmethod
+    def edit_examples(
+        self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
     ) -> Learning | None:
-        """Replace stored examples by records with the same ids, and learned state with them: all or nothing.
+        """Change stored examples, and learned state with them: all or nothing.
 
-        The place in the order of addition stays. Returns the new learning where `change` is given.
+        Each edit is called with the record that the store holds at that moment, while nobody else can change it. The
+        place in the order of addition stays. Returns the new learning where `change` is given.
 
         Raises:
-            ExampleNotFoundError: an id is not stored.
+            ExampleNotFoundError: an id is not stored, unless `skip_missing` says to pass it over.
         """
         ...
 
+    @abstractmethod
     def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
         """Remove an example, and change learned state with it. Evaluations, sessions and metrics stay.
 
@@ -119,6 +131,7 @@ class TrainingStore(Protocol):
         """
         ...
 
+    @abstractmethod
     def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
         """Keep evaluations and previews; those with the same key (or digest and name) are replaced.
 
@@ -126,18 +139,26 @@ class TrainingStore(Protocol):
         """
         ...
 
+    @abstractmethod
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         """Return all evaluations of these examples, the oldest first."""
         ...
 
+    @abstractmethod
     def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
         """Return the PNG bytes of an example's previews, by name; empty where there are none."""
         ...
 
+    @abstractmethod
     def begin_session(self, session: TrainingSession, /) -> None:
-        """Keep a session whose status is ``running``."""
+        """Keep a session whose status is ``running``.
+
+        Raises:
+            StorageError: a session with that id is already stored.
+        """
         ...
 
+    @abstractmethod
     def commit_session(
         self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
     ) -> tuple[TrainingSession, Learning]:
@@ -145,6 +166,8 @@ class TrainingStore(Protocol):
 
         `finish` is called with the learned state that the store holds at that moment (another process may have trained
         meanwhile), while nobody else can change it; it returns at once and has no side effects.
+
+        Metric rows are added behind those that an earlier commit of the session left.
 
         Returns:
             The session as it was stored, and the learning that the store now holds.
@@ -154,6 +177,7 @@ class TrainingStore(Protocol):
         """
         ...
 
+    @abstractmethod
     def get_session(self, session_id: str, /) -> TrainingSession:
         """Return one session.
 
@@ -162,10 +186,12 @@ class TrainingStore(Protocol):
         """
         ...
 
+    @abstractmethod
     def iterate_sessions(self) -> Iterator[TrainingSession]:
         """Yield all sessions, the oldest first."""
         ...
 
+    @abstractmethod
     def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
         """Yield the metric rows of one session in the order in which they were committed.
 
@@ -174,18 +200,22 @@ class TrainingStore(Protocol):
         """
         ...
 
+    @abstractmethod
     def load_learning(self) -> Learning:
         """Return the learned state; version 0 and an empty state where nothing was ever learned."""
         ...
 
+    @abstractmethod
     def update_learning(self, change: StateChange, /) -> Learning:
         """Replace the learned state by what `change` makes of it, while nobody else can; return what is now held."""
         ...
 
+    @abstractmethod
     def get_dataset_stats(self) -> DatasetStatistics:
         """Count examples and sessions."""
         ...
 
+    @abstractmethod
     def close(self) -> None:
         """Give everything back; closing twice is fine. Any other call then raises `StorageClosedError`."""
         ...
@@ -223,9 +253,20 @@ class TrainingStore(Protocol):
         Raises:
             ExampleNotFoundError: no example has that id.
         """
-        example = self.get_example(example_id)
-        if worker_results is not None:
-            example = attrs.evolve(example, worker_results=worker_results)
-        if validation_scores is not None:
-            example = attrs.evolve(example, validation_scores=validation_scores)
-        self.update_examples([example])
+        given: dict[str, Any] = {"worker_results": worker_results, "validation_scores": validation_scores}
+        new = {name: value for name, value in given.items() if value is not None}
+        self.edit_examples({example_id: lambda stored: attrs.evolve(stored, **new)})
+
+    def update_examples(
+        self, examples: Sequence[TrainingExample], change: StateChange | None = None
+    ) -> Learning | None:
+        """Replace stored examples by records with the same ids, and learned state with them: all or nothing.
+
+        Raises:
+            ExampleNotFoundError: an id is not stored.
+        """
+
+        def replacement(example: TrainingExample) -> ExampleEdit:
+            return lambda _stored: example
+
+        return self.edit_examples({example.example_id: replacement(example) for example in examples}, change)

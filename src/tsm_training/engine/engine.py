@@ -13,7 +13,7 @@ from typing import Any, Final, final
 import attrs
 
 from tsm_training.arrays import Image, check_image
-from tsm_training.data import ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
+from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
 from tsm_training.engine.evaluator import (
     TRUTH,
     CacheEntry,
@@ -407,7 +407,10 @@ class TrainingEngine:
         shares: Mapping[str, float],
         equal: Mapping[str, float],
     ) -> None:
+        if self.weight_learner.cell.is_trial:
+            return  # how a trial did says nothing about the ensemble that is kept
         now = self.clock().isoformat()
+        edits: dict[str, ExampleEdit] = {}
         for item, score in zip(evaluated, pictures, strict=True):
             scores: ExampleScores = {
                 "avg_accuracy": blend_accuracy(item.accuracies, shares),
@@ -415,7 +418,8 @@ class TrainingEngine:
                 "ensemble_accuracy": score,
                 "validated_at": now,
             }
-            self.store.update_example_results(item.example.example_id, validation_scores=scores)
+            edits[item.example.example_id] = functools.partial(attrs.evolve, validation_scores=scores)
+        self.store.edit_examples(edits, skip_missing=True)
 
     # --- answering ---
 

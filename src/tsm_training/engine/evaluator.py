@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime
-from typing import Final, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict
 
 import attrs
 
@@ -15,6 +16,7 @@ from tsm_training.data import (
     PREVIEW_BYTES,
     Evaluation,
     EvaluationKey,
+    ExampleEdit,
     ExampleFiles,
     PictureFile,
     Preview,
@@ -182,31 +184,32 @@ class Evaluator:
 
         Only examples from a database that kept no contents are looked at; what is found is stored.
         """
-        known, skipped, completed = [], {}, []
+        known, skipped = [], {}
+        found: dict[str, ExampleEdit] = {}
         for example in examples:
             if example.files is not None:
                 known.append(example)
                 continue
             try:
-                found = attrs.evolve(example, files=describe_files(example, self.limits))
+                files = describe_files(example, self.limits)
             except (ImageError, ImageSizeMismatchError) as error:
                 skipped[example.example_id] = str(error)
                 continue
-            known.append(found)
-            completed.append(found)
-        if completed:
-            self.store.update_examples(completed)
+            known.append(attrs.evolve(example, files=files))
+            found[example.example_id] = functools.partial(_with, files=files)
+        if found:
+            self.store.edit_examples(found, skip_missing=True)
         return known, skipped
 
     def _note_results(self, evaluated: Sequence[EvaluatedExample]) -> None:
         """Write the guide's ``worker_results`` of examples whose results have changed."""
-        changed = []
+        changed: dict[str, ExampleEdit] = {}
         for item in evaluated:
             results = {worker_id: e.to_outcome() for worker_id, e in item.evaluations.items()}
             if item.example.worker_results != results:
-                changed.append(attrs.evolve(item.example, worker_results=results))
+                changed[item.example.example_id] = functools.partial(_with, worker_results=results)
         if changed:
-            self.store.update_examples(changed)
+            self.store.edit_examples(changed, skip_missing=True)
 
     # --- our own workers ---
 
@@ -309,6 +312,10 @@ class Evaluator:
                     )
                 )
         return entries
+
+
+def _with(example: TrainingExample, **changes: Any) -> TrainingExample:
+    return attrs.evolve(example, **changes)
 
 
 _STORED: Final = "stored"

@@ -34,6 +34,9 @@ _MAX_ID_LENGTH: Final = 128
 _MAX_WEIGHT: Final = 1e9
 _CONSISTENCY: Final = 1e-9  # a weight must be what its posterior sums say, but for the last digits of another machine
 
+_TINY: Final = 1e-290
+_MAX_SHOWN: Final = 60
+
 
 class PosteriorSums(TypedDict):
     """What is exported of one worker beside its weight; see `tsm_training.weights.rule` for the symbols."""
@@ -117,13 +120,17 @@ def write_weights_file(path: str | os.PathLike[str], document: WeightsDocument) 
     """Write a weights file: the old contents or the new, never a torn one.
 
     Raises:
-        WeightsFileError: the file cannot be written.
+        WeightsFileError: the file cannot be written, or the document is not one that can be read again.
     """
-    text = json.dumps(document, indent=2, allow_nan=False, ensure_ascii=False) + "\n"
+    name = os.fspath(path)
+    content = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(errors="surrogatepass")
+    _Reader(name).read(content)
+    if len(content) > MAX_WEIGHTS_FILE_BYTES:
+        raise WeightsFileError(name, f"would have {len(content)} bytes; at most {MAX_WEIGHTS_FILE_BYTES} are ever read")
     try:
-        replace_file(path, text.encode())
-    except OSError as error:
-        raise WeightsFileError(os.fspath(path), f"cannot be written: {error}") from error
+        replace_file(path, content)
+    except (OSError, ValueError) as error:
+        raise WeightsFileError(name, f"cannot be written: {error}") from error
 
 
 def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
@@ -155,7 +162,10 @@ class _Reader:
             self.fail(f"must hold a JSON object, got {_described(document)}")
         version = document.get("format_version")
         if version is not None and (type(version) is not int or version != WEIGHTS_FORMAT_VERSION):
-            self.fail(f"has format version {version!r}; this library reads {WEIGHTS_FORMAT_VERSION}", "format_version")
+            self.fail(
+                f"has format version {_described(version)}; this library reads {WEIGHTS_FORMAT_VERSION}",
+                "format_version",
+            )
         weights = {
             worker_id: self._number(value, f"weights[{worker_id!r}]", 0.0)
             for worker_id, value in self._entries(document, "weights").items()
@@ -188,7 +198,7 @@ class _Reader:
         result: dict[str, Any] = {}
         for key, value in pairs:
             if key in result:
-                self.fail("stands there twice", repr(key))
+                self.fail("stands there twice", _described(key))
             result[key] = value
         return result
 
@@ -203,7 +213,10 @@ class _Reader:
             self.fail(f"must be an object with one entry per worker, got {_described(entries)}", key)
         for worker_id in entries:
             if not 0 < len(worker_id) <= _MAX_ID_LENGTH or not worker_id.isprintable():
-                self.fail(f"a worker id must have 1 to {_MAX_ID_LENGTH} printable characters", f"{key}[{worker_id!r}]")
+                self.fail(
+                    f"a worker id must have 1 to {_MAX_ID_LENGTH} printable characters",
+                    f"{key}[{_described(worker_id)}]",
+                )
         return entries
 
     def _number(self, value: object, key: str, low: float | None = None, high: float = _MAX_WEIGHT) -> float:
@@ -239,9 +252,10 @@ class _Reader:
         }
         base = WorkerBase(**values)
         possible = (
-            base.evidence >= 0
-            and abs(base.advantage) <= base.evidence
-            and 0 <= base.squared_advantage <= base.evidence
+            abs(base.advantage) <= base.evidence
+            and 0 <= base.squared_advantage <= base.evidence <= base.update_count
+            # Cauchy and Schwarz, with room for rounding and for numbers too small to be squared
+            and base.advantage**2 <= base.evidence * base.squared_advantage * (1 + _CONSISTENCY) + _TINY
             and 0 <= base.accuracy_sum <= base.valid_count <= base.update_count
         )
         if not possible:
@@ -279,5 +293,10 @@ def _as_float(value: Any) -> float:
 
 
 def _described(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{type(value).__name__} {text[:60]}…"  # noqa: PLR2004 - one line on a screen
+    """Name a JSON value on one line, without following it inwards: it may be nested as deep as the stack allows."""
+    if isinstance(value, (dict, list)):
+        return f"{'an object' if isinstance(value, dict) else 'a list'} of {len(value)}"
+    if isinstance(value, str):
+        return repr(value) if len(value) <= _MAX_SHOWN else f"{value[:_MAX_SHOWN]!r}… ({len(value)} characters)"
+    text = json.dumps(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}… ({len(text)} digits)"

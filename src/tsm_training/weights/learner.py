@@ -29,6 +29,7 @@ __all__ = [
 CREDIBLE_MASS: Final = 0.9
 """Posterior probability inside a credible interval."""
 
+_MAX_SETTING: Final = 1e9
 _HALF_WIDTH: Final = NormalDist().inv_cdf(0.5 + CREDIBLE_MASS / 2)
 
 
@@ -188,9 +189,15 @@ def check_number(
     name: str, value: object, low: float, high: float, expected: str, *, low_allowed: bool = False
 ) -> None:
     """Raise InvalidArgumentError unless `value` is a finite number in (low, high], or [low, high] where allowed."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    # NaN fails both comparisons.
     if not is_number or not (low <= value if low_allowed else low < value) or not value <= high:  # type: ignore[operator]
         raise InvalidArgumentError(name, value, expected)
+
+
+def _as_float(value: float) -> float:
+    """Make whole numbers floats, so that they are written as such; anything odd is left for the check to refuse."""
+    return float(value) if type(value) is int and abs(value) <= _MAX_SETTING else value
 
 
 @attrs.frozen(eq=False)
@@ -211,9 +218,15 @@ class BayesianWeightLearner:
         InvalidArgumentError: a setting is outside its range.
     """
 
-    alpha: float = attrs.field(default=0.1, validator=_number(0.0, 1.0, "a number above 0 and at most 1"))
-    prior_weight: float = attrs.field(default=1.0, validator=_number(0.0, 1e6, "a number above 0 and at most 1e6"))
-    prior_strength: float = attrs.field(default=3.0, validator=_number(0.0, 1e9, "a number above 0 and at most 1e9"))
+    alpha: float = attrs.field(
+        default=0.1, converter=_as_float, validator=_number(0.0, 1.0, "a number above 0 and at most 1")
+    )
+    prior_weight: float = attrs.field(
+        default=1.0, converter=_as_float, validator=_number(0.0, 1e6, "a number above 0 and at most 1e6")
+    )
+    prior_strength: float = attrs.field(
+        default=3.0, converter=_as_float, validator=_number(0.0, _MAX_SETTING, "a number above 0 and at most 1e9")
+    )
     confidence_scaling: bool = attrs.field(default=True)
     cell: LearnerCell = attrs.field(factory=LearnerCell, kw_only=True, repr=False)
 
@@ -224,12 +237,12 @@ class BayesianWeightLearner:
 
     # --- reading ---
 
-    def _sums(self, worker_id: str) -> WorkerBase:
+    def _sums_of(self, worker_id: str) -> WorkerBase:
         return self.cell.state.sums.get(worker_id, WorkerBase(self.prior_weight))
 
     def get_weight(self, worker_id: str) -> float:
         """Return a worker's weight (1.0 = average); the prior weight for an unknown one."""
-        return rule.posterior_mean(self._sums(worker_id), self.prior_strength)
+        return rule.posterior_mean(self._sums_of(worker_id), self.prior_strength)
 
     def get_all_weights(self) -> dict[str, float]:
         """Return the weight of every known worker, by worker id."""
@@ -240,7 +253,9 @@ class BayesianWeightLearner:
 
     def get_statistics(self, worker_id: str) -> LearnerStatistics:
         """Return what is known about a worker; for an unknown one, that is the prior."""
-        sums = self._sums(worker_id)
+        return self._statistics(self._sums_of(worker_id))
+
+    def _statistics(self, sums: WorkerBase) -> LearnerStatistics:
         mean = rule.posterior_mean(sums, self.prior_strength)
         std = rule.posterior_std(sums, self.prior_strength)
         return LearnerStatistics(
@@ -256,7 +271,7 @@ class BayesianWeightLearner:
 
     def get_all_statistics(self) -> dict[str, LearnerStatistics]:
         """Return what is known about every known worker, by worker id."""
-        return {worker_id: self.get_statistics(worker_id) for worker_id in self.cell.state.sums}
+        return {worker_id: self._statistics(sums) for worker_id, sums in self.cell.state.sums.items()}
 
     def get_blend_weights(
         self,
@@ -278,15 +293,23 @@ class BayesianWeightLearner:
         ids = sorted(known if worker_ids is None else set(worker_ids))
         if not ids:
             return {}
-        sums = [self._sums(worker_id) for worker_id in ids]
-        best = rule.probability_best(
-            [rule.posterior_mean(s, self.prior_strength) for s in sums],
-            [max(rule.posterior_std(s, self.prior_strength), _SMALLEST_STD) for s in sums],
+        sums = {worker_id: known.get(worker_id, WorkerBase(self.prior_weight)) for worker_id in ids}
+        tested = {worker_id: s.evidence / (s.evidence + self.prior_strength) for worker_id, s in sums.items()}
+        best = self._probability_best(sums)
+        if not any(tested.values()):
+            return best
+        shares = {worker_id: best[worker_id] * tested[worker_id] for worker_id in ids}
+        if not any(shares.values()):  # an untested worker's prior is out of reach of all that were tested
+            shares = {**shares, **self._probability_best({k: s for k, s in sums.items() if tested[k] > 0.0})}
+        total = math.fsum(shares.values())
+        return {worker_id: share / total for worker_id, share in shares.items()}
+
+    def _probability_best(self, sums: Mapping[str, WorkerBase]) -> dict[str, float]:
+        probabilities = rule.probability_best(
+            [rule.posterior_mean(s, self.prior_strength) for s in sums.values()],
+            [max(rule.posterior_std(s, self.prior_strength), _SMALLEST_STD) for s in sums.values()],
         )
-        tested = [s.evidence / (s.evidence + self.prior_strength) for s in sums]
-        shares = [b * t for b, t in zip(best, tested, strict=True)] if any(tested) else best
-        total = math.fsum(shares)
-        return {worker_id: share / total for worker_id, share in zip(ids, shares, strict=True)}
+        return dict(zip(sums, probabilities, strict=True))
 
     # --- learning ---
 

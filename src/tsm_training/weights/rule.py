@@ -36,8 +36,9 @@ __all__ = [
 PRIOR_SPREAD: Final = 0.05
 """Standard deviation of a worker's advantage on one example, as expected before any was seen (see the module)."""
 
-_GRID_POINTS: Final = 1025
-_GRID_REACH: Final = 8.0  # standard deviations; a normal density is below 1e-14 of its peak there
+_REACH: Final = 8.0  # standard deviations; a normal density is below 1e-13 of its peak there
+_SMALLEST_RELATIVE_STD: Final = 1e-12  # below this, numbers next to the means could not tell the points apart
+_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(12)
 _erf: Final[Callable[[npt.NDArray[np.float64]], npt.NDArray[np.object_]]] = np.frompyfunc(math.erf, 1, 1)
 
 
@@ -110,23 +111,37 @@ def posterior_std(sums: WorkerBase, prior_strength: float) -> float:
 def probability_best(means: Sequence[float], stds: Sequence[float]) -> list[float]:
     """Return the probability that each of several independent normal variables is the greatest.
 
-    ``P(k) = ∫ φ_k(x) Π_{j≠k} Φ_j(x) dx`` by the trapezoidal rule on one grid for all, so equal variables get equal
-    probabilities to the last bit, which sampling cannot give.
+    ``P(k) = ∫ φ_k(x) Π_{j≠k} Φ_j(x) dx`` by Gauss-Legendre quadrature on one set of panels for all, so equal variables
+    get equal probabilities to the last bit, which sampling cannot give. No panel is wider than the narrowest density
+    that lies in it, so that a well-known worker beside an untested one is not lost between two points.
 
     Args:
         means: At least one.
         stds: The same number, each above 0.
     """
     mu, sigma = (np.array(values, np.float64)[:, None] for values in (means, stds))
-    # Below the highest of the lower ends some variable is almost surely greater: nothing can be the greatest there.
-    grid = np.linspace(np.max(mu - _GRID_REACH * sigma), np.max(mu + _GRID_REACH * sigma), _GRID_POINTS)
-    scaled = (grid - mu) / sigma
+    sigma = np.maximum(sigma, _SMALLEST_RELATIVE_STD * np.abs(mu).max())
+    edges = _panels(mu, sigma)
+    half_widths = np.diff(edges)[:, None] / 2.0
+    points = (edges[:-1, None] + half_widths * (1.0 + _NODES)).ravel()
+    scaled = (points - mu) / sigma
     density = np.exp(-0.5 * scaled**2) / sigma
     cumulative = 0.5 * (1.0 + _erf(scaled / math.sqrt(2.0)).astype(np.float64))
     logs = np.log(np.maximum(cumulative, np.finfo(np.float64).tiny))
     others = np.exp(_exact_column_sums(logs) - logs)
-    mass = (density * others).sum(axis=1)
+    mass = (density * others * (half_widths * _NODE_WEIGHTS).ravel()).sum(axis=1)
     return [float(value) for value in mass / math.fsum(mass)]
+
+
+def _panels(mu: npt.NDArray[np.float64], sigma: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Return the edges of adjoining panels, each at most one standard deviation of every density that reaches it."""
+    starts, ends = mu - _REACH * sigma, mu + _REACH * sigma
+    # Below the highest of the lower ends some variable is almost surely greater: nothing can be the greatest there.
+    edges, last = [float(starts.max())], float(ends.max())
+    while edges[-1] < last:
+        here = edges[-1]
+        edges.append(min(last, float(np.where(here < ends, here + sigma, last).min())))
+    return np.array(edges)
 
 
 def _exact_column_sums(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -1,0 +1,1127 @@
+"""What every store must do, as tests: for whoever writes another `TrainingStore`.
+
+This module needs pytest; nothing else in the package imports it. Inherit from `TrainingStoreContract` in a test module
+and say how a store is made; pytest finds the rest::
+
+    from pathlib import Path
+
+    import pytest
+
+    pytest.register_assert_rewrite("tsm_training.testing")  # first of all (in conftest.py): failures show both sides
+
+    from tsm_training.testing import TrainingStoreContract
+
+    class TestMyStore(TrainingStoreContract):
+        def make_store(self, folder: Path) -> MyStore:
+            return MyStore(folder / "data")
+
+        def reopen(self, store: TrainingStore) -> MyStore:  # only if the store keeps its contents
+            return MyStore(store.location)
+
+Every test is a plain method with a name that says what it wants, so that a store which cannot do one thing may override
+that method and skip. The functions ``make_…`` give records for tests of your own.
+"""
+
+# ruff: noqa: D102, PLR2004, S101 - these are tests: their names state the behaviour, and they assert
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, Final, NoReturn, TypeVar, cast
+
+import attrs
+import pytest
+
+from tsm_training.data import (
+    PREVIEW_BYTES,
+    EpochMetrics,
+    Evaluation,
+    EvaluationKey,
+    ExampleFiles,
+    ExampleScores,
+    MetricRow,
+    PictureFile,
+    Preview,
+    SessionCommit,
+    TrainingExample,
+    TrainingSession,
+    TrainingStore,
+    WorkerOutcome,
+)
+from tsm_training.errors import (
+    DuplicateExampleError,
+    ExampleNotFoundError,
+    InvalidArgumentError,
+    SessionNotFoundError,
+    StorageClosedError,
+    StorageError,
+)
+from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
+
+__all__ = [
+    "MOMENT",
+    "TrainingStoreContract",
+    "make_epoch_metrics",
+    "make_evaluation",
+    "make_example",
+    "make_files",
+    "make_learned_state",
+    "make_metric_row",
+    "make_outcome",
+    "make_scores",
+    "make_session",
+]
+
+T = TypeVar("T")
+
+MOMENT: Final = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
+"""The time in the records made here."""
+
+_ODD_FLOATS: Final = (0.1, 1 / 3, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, -0.1 - 0.2, 1e-17)
+_ODD_TEXT: Final = "Ünïcödé 🎨 'quoted\" \\ back\nline\ttab; DROP TABLE x; --"
+_METADATA: Final = {
+    "camera": "Ünïcödé 🎨",
+    "nested": {"list": [1, -2.5, None, True, False, "", []], "empty": {}, "deep": {"er": {"yet": ["x"]}}},
+    "large": 2**63 - 1,
+    "small": 5e-324,
+    "": "an empty key",
+}
+
+
+# --- records to test with -------------------------------------------------------------------------------------------
+
+
+def make_files(name: str = "a", *, target: str | None = None) -> ExampleFiles:
+    """Return file contents that differ with `name`; those of the target differ with `target` instead, if given."""
+    return ExampleFiles(_picture(f"source {name}"), _picture(f"target {target or name}"), _picture(f"truth {name}"))
+
+
+def _picture(name: str) -> PictureFile:
+    return PictureFile(sha256=name.encode().hex().ljust(64, "0")[:64], num_bytes=1000 + len(name), width=64, height=48)
+
+
+def make_example(example_id: str = "example", **changes: Any) -> TrainingExample:
+    """Return an example; `changes` replace any of its fields."""
+    example = TrainingExample(
+        example_id=example_id,
+        source_path=f"/pictures/{example_id}/source.png",
+        target_path=f"/pictures/{example_id}/target.png",
+        ground_truth_path=f"/pictures/{example_id}/truth.png",
+        created_at=MOMENT,
+        metadata={"name": example_id},
+        files=make_files(example_id),
+    )
+    return attrs.evolve(example, **changes)
+
+
+def make_outcome(accuracy: float | None = 0.75) -> WorkerOutcome:
+    """Return an entry of an example's ``worker_results``; without accuracy that of a failure."""
+    failed = accuracy is None
+    error = "raised: ValueError: no" if failed else None
+    return {"accuracy": accuracy, "confidence": 1.0, "is_valid": not failed, "error": error, "seconds": 0.125}
+
+
+def make_scores(accuracy: float = 0.75) -> ExampleScores:
+    """Return ``validation_scores`` of an example."""
+    return {
+        "avg_accuracy": accuracy,
+        "equal_weights_accuracy": accuracy / 3,
+        "ensemble_accuracy": None,
+        "validated_at": MOMENT.isoformat(),
+    }
+
+
+def make_evaluation(digest: str = "digest", worker_id: str = "worker", **changes: Any) -> Evaluation:
+    """Return an evaluation; `changes` replace any of its fields."""
+    evaluation = Evaluation(
+        key=EvaluationKey(digest, worker_id, "worker-fingerprint", "metric-fingerprint"),
+        accuracy=1 / 3,
+        confidence=0.9,
+        failure_kind=None,
+        failure_type=None,
+        failure_message=None,
+        seconds=0.125,
+        created_at=MOMENT,
+    )
+    return attrs.evolve(evaluation, **changes)
+
+
+def make_epoch_metrics(epoch: int = 1) -> EpochMetrics:
+    """Return an entry of a session's ``metrics_history``."""
+    return {
+        "epoch": epoch,
+        "avg_accuracy": 0.1 + 0.2,
+        "equal_weights_accuracy": 1 / 3,
+        "worker_accuracies": {"bad": None, "good": 0.7},
+        "weights": {"bad": 0.9, "good": 1.1},
+        "blend_weights": {"bad": 0.25, "good": 0.75},
+        "max_weight_change": 1e-17,
+    }
+
+
+def make_session(session_id: str = "session", **changes: Any) -> TrainingSession:
+    """Return a session that is running; `changes` replace any of its fields."""
+    session = TrainingSession(
+        session_id=session_id,
+        start_time=MOMENT,
+        epochs=3,
+        learning_rate=0.15,
+        initial_weights={"bad": 1.0, "good": 1.0},
+    )
+    return attrs.evolve(session, **changes)
+
+
+def make_metric_row(session_id: str = "session", worker_id: str = "good", **changes: Any) -> MetricRow:
+    """Return a metric row; `changes` replace any of its fields."""
+    row = MetricRow(session_id, 3, "example", worker_id, 0.7, 1.0, 1 - 0.7, MOMENT.isoformat())
+    return row._replace(**changes)
+
+
+def make_learned_state(number: int = 1) -> LearnedState:
+    """Return learned state that differs with `number`, with floats that only an exact store gives back."""
+    floats = [value / number for value in _ODD_FLOATS]
+    bases = {
+        "good": WorkerBase(floats[0], floats[1], floats[2], floats[3], floats[4], 2**40 + number, number),
+        _ODD_TEXT: WorkerBase(1.0, floats[5], floats[6]),
+    }
+    outcomes = {"good": Absorbed(floats[1], floats[0], floats[3]), _ODD_TEXT: Absorbed(None, 1.0, floats[6])}
+    return LearnedState(bases, {f"digest {number}": outcomes, "digest": outcomes})
+
+
+def _complete_example(example_id: str) -> TrainingExample:
+    return make_example(
+        example_id,
+        source_path=f"/{_ODD_TEXT}",
+        metadata=_METADATA,
+        worker_results={"good": make_outcome(), _ODD_TEXT: make_outcome(None)},
+        validation_scores=make_scores(),
+    )
+
+
+def _complete_session(session_id: str) -> TrainingSession:
+    return make_session(
+        session_id,
+        end_time=MOMENT + timedelta(microseconds=1),
+        num_examples=2,
+        final_weights={"bad": 0.1 + 0.2, "good": 1 / 3, _ODD_TEXT: 5e-324},
+        metrics_history=[make_epoch_metrics(1), make_epoch_metrics(2)],
+        status="completed",
+        seed=2**62,
+        validation_split=1 / 3,
+        training_ids=["b", "a"],
+        validation_ids=["c"],
+        skipped={"d": _ODD_TEXT},
+        validation={"num_examples": 1, "nested": _METADATA},
+    )
+
+
+class _FailureError(Exception):
+    """Raised on purpose by a change."""
+
+
+def _fail(_held: LearnedState) -> NoReturn:
+    raise _FailureError
+
+
+def _fail_to_edit(_stored: TrainingExample) -> NoReturn:
+    raise _FailureError
+
+
+def _moved(stored: TrainingExample) -> TrainingExample:
+    return attrs.evolve(stored, source_path="/elsewhere")
+
+
+def _becomes(state: LearnedState) -> Callable[[LearnedState], LearnedState]:
+    return lambda _held: state
+
+
+def _count_up(held: LearnedState) -> LearnedState:
+    """Add one update of one worker: changes that are lost are missed in the sum."""
+    base = held.bases.get("counter", WorkerBase(1.0))
+    counted = attrs.evolve(base, update_count=base.update_count + 1)
+    return attrs.evolve(held, bases={**held.bases, "counter": counted})
+
+
+def _hex(state: LearnedState) -> list[str]:
+    """Return all floats of a state in a form that shows every bit."""
+    records: list[WorkerBase | Absorbed] = [state.bases[worker_id] for worker_id in sorted(state.bases)]
+    for digest in sorted(state.absorbed):
+        records += [state.absorbed[digest][worker_id] for worker_id in sorted(state.absorbed[digest])]
+    values = [value for record in records for value in attrs.astuple(record)]
+    return [value.hex() if isinstance(value, float) else repr(value) for value in values]
+
+
+def _at_once(actions: Sequence[Callable[[], T]]) -> list[T]:
+    """Run all actions in threads of their own that start together."""
+    barrier = threading.Barrier(len(actions))
+
+    def run(action: Callable[[], T]) -> T:
+        barrier.wait(timeout=30)
+        return action()
+
+    with ThreadPoolExecutor(len(actions)) as executor:
+        return list(executor.map(run, actions))
+
+
+# --- the contract ---------------------------------------------------------------------------------------------------
+
+
+class TrainingStoreContract:
+    """Tests that every `TrainingStore` passes: inherit, and implement `make_store` (and `reopen` where it applies)."""
+
+    def make_store(self, folder: Path) -> TrainingStore:
+        """Return a new, empty store; what it writes belongs below `folder`, which exists."""
+        raise NotImplementedError("make_store() says how the store under test is made")
+
+    def reopen(self, store: TrainingStore) -> TrainingStore | None:
+        """Return another handle on what `store` keeps; `store` may be open still, or closed.
+
+        None, the default, says that nothing outlives the store's object; tests of that are skipped.
+        """
+        del store
+        return None
+
+    @pytest.fixture
+    def store(self, tmp_path: Path) -> Iterator[TrainingStore]:
+        """Give each test an empty store, and close it afterwards."""
+        with contextlib.closing(self.make_store(tmp_path)) as store:
+            yield store
+
+    @contextlib.contextmanager
+    def _reopened(self, store: TrainingStore) -> Iterator[TrainingStore]:
+        again = self.reopen(store)
+        if again is None:
+            pytest.skip("the store keeps nothing beyond its object")
+        with contextlib.closing(again):
+            yield again
+
+    def _add(self, store: TrainingStore, *example_ids: str) -> None:
+        for example_id in example_ids:
+            store.add_examples([make_example(example_id)])
+
+    def _ids(self, store: TrainingStore, newest: int | None = None) -> list[str]:
+        return [example.example_id for example in store.iterate_examples(newest)]
+
+    def _commit(self, store: TrainingStore, session_id: str = "session", **parts: Any) -> TrainingSession:
+        session = _complete_session(session_id)
+        return store.commit_session(session_id, lambda _held: SessionCommit(session, **parts))[0]
+
+    # --- a new store ---
+
+    def test_is_a_training_store(self, store: TrainingStore) -> None:
+        assert isinstance(store, TrainingStore)
+
+    def test_a_new_store_is_empty(self, store: TrainingStore) -> None:
+        assert store.get_all_examples() == []
+        assert store.get_all_sessions() == []
+        assert store.load_evaluations(["digest"]) == []
+        assert store.load_previews("digest") == {}
+
+    def test_a_new_store_has_learned_nothing(self, store: TrainingStore) -> None:
+        learning = store.load_learning()
+        assert learning.version == 0
+        assert learning.state == LearnedState()
+
+    def test_says_where_it_is(self, store: TrainingStore) -> None:
+        assert isinstance(store.location, str)
+        assert store.location
+
+    def test_has_an_id_that_no_other_store_has(self, store: TrainingStore, tmp_path: Path) -> None:
+        folder = tmp_path / "another"
+        folder.mkdir()
+        with contextlib.closing(self.make_store(folder)) as other:
+            assert isinstance(store.store_id, str)
+            assert store.store_id
+            assert store.store_id != other.store_id
+
+    def test_two_stores_do_not_share_contents(self, store: TrainingStore, tmp_path: Path) -> None:
+        folder = tmp_path / "another"
+        folder.mkdir()
+        self._add(store, "a")
+        with contextlib.closing(self.make_store(folder)) as other:
+            assert other.get_all_examples() == []
+
+    # --- examples in and out ---
+
+    def test_an_example_comes_back_equal_in_every_field(self, store: TrainingStore) -> None:
+        example = _complete_example(_ODD_TEXT)
+        store.add_examples([example])
+        assert store.get_example(_ODD_TEXT) == example
+        assert store.get_all_examples() == [example]
+
+    def test_an_example_with_nothing_optional_comes_back_equal(self, store: TrainingStore) -> None:
+        example = make_example("a", metadata=None, files=None)
+        store.add_examples([example])
+        stored = store.get_example("a")
+        assert stored == example
+        assert stored.metadata == {}
+        assert stored.worker_results is None
+        assert stored.validation_scores is None
+        assert stored.files is None
+
+    def test_no_results_and_empty_results_are_different(self, store: TrainingStore) -> None:
+        store.add_examples([make_example("none"), make_example("empty", worker_results={})])
+        assert store.get_example("none").worker_results is None
+        assert store.get_example("empty").worker_results == {}
+
+    def test_metadata_keeps_its_types_and_order(self, store: TrainingStore) -> None:
+        metadata = {"z": 1, "a": 1.0, "m": True, "n": None, "t": "1"}
+        store.add_examples([make_example("a", metadata=metadata)])
+        stored = store.get_example("a").metadata
+        assert list(stored) == list(metadata)
+        assert [type(value) for value in stored.values()] == [int, float, bool, type(None), str]
+
+    def test_times_keep_their_microseconds_and_are_aware(self, store: TrainingStore) -> None:
+        times = [MOMENT, MOMENT.replace(microsecond=0), MOMENT.replace(microsecond=1)]
+        store.add_examples([make_example(str(number), created_at=time) for number, time in enumerate(times)])
+        stored = [example.created_at for example in store.iterate_examples()]
+        assert stored == times
+        assert all(time.utcoffset() == timedelta(0) for time in stored)
+
+    def test_examples_come_back_in_order_of_addition(self, store: TrainingStore) -> None:
+        self._add(store, "c", "a", "d", "b")
+        assert self._ids(store) == ["c", "a", "d", "b"]
+
+    def test_order_of_addition_counts_whatever_the_times_say(self, store: TrainingStore) -> None:
+        hours = (5, 5, -3, 0, 5)
+        store.add_examples(
+            [make_example(f"e{n}", created_at=MOMENT + timedelta(hours=hour)) for n, hour in enumerate(hours)]
+        )
+        assert self._ids(store) == ["e0", "e1", "e2", "e3", "e4"]
+
+    def test_many_examples_added_at_once_keep_their_order(self, store: TrainingStore) -> None:
+        expected = [f"e{number * 7919 % 600}" for number in range(600)]
+        store.add_examples([make_example(example_id) for example_id in expected])
+        assert self._ids(store) == expected
+        assert self._ids(store, 599) == expected[1:]
+
+    def test_a_limit_keeps_the_newest_in_order(self, store: TrainingStore) -> None:
+        self._add(store, "c", "a", "d", "b")
+        assert self._ids(store, 1) == ["b"]
+        assert self._ids(store, 3) == ["a", "d", "b"]
+
+    def test_a_limit_beyond_the_number_of_examples_gives_all(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b")
+        assert self._ids(store, 2) == ["a", "b"]
+        assert self._ids(store, 3) == ["a", "b"]
+        assert self._ids(store, 10**30) == ["a", "b"]
+
+    def test_adding_nothing_is_fine(self, store: TrainingStore) -> None:
+        store.add_examples([])
+        assert store.get_all_examples() == []
+
+    def test_an_id_that_is_stored_already_is_refused_and_nothing_changes(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        with pytest.raises(DuplicateExampleError) as caught:
+            store.add_examples([make_example("a", metadata={"new": True})])
+        assert caught.value.example_id == "a"
+        assert store.get_all_examples() == [make_example("a")]
+
+    def test_a_stored_id_in_the_middle_refuses_the_whole_batch(self, store: TrainingStore) -> None:
+        self._add(store, "b")
+        with pytest.raises(DuplicateExampleError):
+            store.add_examples([make_example("a"), make_example("b"), make_example("c")])
+        assert self._ids(store) == ["b"]
+
+    def test_an_id_that_comes_twice_refuses_the_whole_batch(self, store: TrainingStore) -> None:
+        with pytest.raises(DuplicateExampleError):
+            store.add_examples([make_example("a"), make_example("b"), make_example("a")])
+        assert store.get_all_examples() == []
+
+    def test_a_refused_batch_can_be_added_once_it_is_mended(self, store: TrainingStore) -> None:
+        self._add(store, "b")
+        with pytest.raises(DuplicateExampleError):
+            store.add_examples([make_example("a"), make_example("b")])
+        store.add_examples([make_example("a"), make_example("c")])
+        assert self._ids(store) == ["b", "a", "c"]
+
+    def test_ids_that_differ_only_a_little_are_different(self, store: TrainingStore) -> None:
+        example_ids = ["a", "A", "a ", "á", "a\u0301", "1", "01", "1.0"]
+        self._add(store, *example_ids)
+        assert self._ids(store) == example_ids
+        assert [store.get_example(example_id).example_id for example_id in example_ids] == example_ids
+
+    def test_an_unknown_example_is_a_lookup_error(self, store: TrainingStore) -> None:
+        with pytest.raises(ExampleNotFoundError) as caught:
+            store.get_example("nobody")
+        assert isinstance(caught.value, LookupError)
+        assert caught.value.identifier == "nobody"
+
+    def test_changing_what_was_put_in_changes_nothing_in_the_store(self, store: TrainingStore) -> None:
+        metadata: dict[str, Any] = {"list": [1]}
+        results = {"good": make_outcome(0.5)}
+        example = make_example("a", metadata=metadata, worker_results=results)
+        store.add_examples([example])
+        metadata["list"].append(2)
+        results["good"]["accuracy"] = 0.0
+        cast("dict[str, Any]", example.metadata)["new"] = 1
+        stored = store.get_example("a")
+        assert stored.metadata == {"list": [1]}
+        assert stored.worker_results == {"good": make_outcome(0.5)}
+
+    def test_changing_what_came_back_changes_nothing_in_the_store(self, store: TrainingStore) -> None:
+        store.add_examples([make_example("a", metadata={"list": [1]}, validation_scores=make_scores())])
+        for example in (store.get_example("a"), *store.iterate_examples(), *store.get_all_examples()):
+            metadata = cast("dict[str, Any]", example.metadata)
+            metadata["list"].append(2)
+            metadata["new"] = 1
+            cast("ExampleScores", example.validation_scores)["avg_accuracy"] = 0.0
+        assert store.get_example("a").metadata == {"list": [1]}
+        assert store.get_example("a").validation_scores == make_scores()
+
+    def test_examples_may_be_added_and_removed_while_others_are_read(self, store: TrainingStore) -> None:
+        store.add_examples([make_example(f"e{number}") for number in range(300)])
+        seen = []
+        for example in store.iterate_examples():
+            seen.append(example.example_id)
+            if example.example_id in {"e1", "e2", "e20"}:
+                self._add(store, f"late {example.example_id}")
+                store.remove_example(f"{example.example_id}9")
+        assert len(seen) == len(set(seen))
+        staying = [f"e{number}" for number in range(300) if number not in {19, 29, 209}]
+        assert [example_id for example_id in seen if example_id in staying] == staying
+
+    # --- updating examples ---
+
+    def test_an_update_replaces_every_field_and_keeps_the_place(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b", "c")
+        new = attrs.evolve(_complete_example("b"), created_at=MOMENT - timedelta(days=1), files=make_files("other"))
+        assert store.update_examples([new]) is None
+        assert store.get_all_examples() == [make_example("a"), new, make_example("c")]
+
+    def test_an_edit_gets_the_stored_record(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b")
+        store.update_example_results("a", worker_results={"w": make_outcome()})
+        store.edit_examples({"a": _moved})
+        edited = store.get_example("a")
+        assert edited.source_path == "/elsewhere"
+        assert edited.worker_results == {"w": make_outcome()}
+        assert store.get_example("b") == make_example("b")
+
+    def test_an_edit_that_fails_changes_nothing(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b")
+        with pytest.raises(_FailureError):
+            store.edit_examples({"a": _moved, "b": _fail_to_edit})
+        assert store.get_all_examples() == [make_example("a"), make_example("b")]
+
+    def test_an_edit_passes_over_missing_examples_where_asked(self, store: TrainingStore) -> None:
+        self._add(store, "b")
+        moved = dict.fromkeys("abc", _moved)
+        with pytest.raises(ExampleNotFoundError):
+            store.edit_examples(moved)
+        assert store.get_all_examples() == [make_example("b")]
+        store.edit_examples(moved, skip_missing=True)
+        assert [example.source_path for example in store.get_all_examples()] == ["/elsewhere"]
+
+    def test_edits_from_several_threads_lose_nothing(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+
+        def count(stored: TrainingExample) -> TrainingExample:
+            return attrs.evolve(stored, metadata={"count": stored.metadata.get("count", 0) + 1})
+
+        with ThreadPoolExecutor(4) as threads:
+            list(threads.map(lambda _: store.edit_examples({"a": count}), range(20)))
+        assert store.get_example("a").metadata["count"] == 20
+
+    def test_an_update_can_take_results_away_again(self, store: TrainingStore) -> None:
+        store.add_examples([_complete_example("a")])
+        store.update_examples([make_example("a", metadata={}, files=None)])
+        assert store.get_example("a") == make_example("a", metadata={}, files=None)
+
+    def test_an_update_with_a_change_does_both(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        new = make_example("a", metadata={"new": True})
+        learning = store.update_examples([new], _becomes(make_learned_state()))
+        assert learning == store.load_learning()
+        assert learning is not None
+        assert learning.state == make_learned_state()
+        assert store.get_example("a") == new
+
+    def test_an_update_gives_its_change_the_state_that_is_held(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        store.update_learning(_becomes(make_learned_state(2)))
+        seen: list[LearnedState] = []
+
+        def change(held: LearnedState) -> LearnedState:
+            seen.append(held)
+            return held
+
+        store.update_examples([make_example("a")], change)
+        assert seen == [make_learned_state(2)]
+
+    def test_an_update_of_an_unknown_example_changes_nothing(self, store: TrainingStore) -> None:
+        self._add(store, "a", "c")
+        changed = [make_example(example_id, metadata={"new": True}) for example_id in "abc"]
+        with pytest.raises(ExampleNotFoundError) as caught:
+            store.update_examples(changed, _count_up)
+        assert caught.value.identifier == "b"
+        assert store.get_all_examples() == [make_example("a"), make_example("c")]
+        assert store.load_learning().version == 0
+
+    def test_an_update_whose_change_fails_changes_nothing(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        with pytest.raises(_FailureError):
+            store.update_examples([make_example("a", metadata={"new": True})], _fail)
+        assert store.get_example("a") == make_example("a")
+        assert store.load_learning().version == 0
+
+    def test_changing_an_updated_record_changes_nothing_in_the_store(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        metadata: dict[str, Any] = {"list": [1]}
+        store.update_examples([make_example("a", metadata=metadata)])
+        metadata["list"].append(2)
+        assert store.get_example("a").metadata == {"list": [1]}
+
+    def test_updating_results_leaves_the_rest_as_it_was(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b")
+        results = {"good": make_outcome()}
+        store.update_example_results("a", worker_results=results)
+        assert store.get_example("a") == make_example("a", worker_results=results)
+        store.update_example_results("a", validation_scores=make_scores())
+        assert store.get_example("a") == make_example("a", worker_results=results, validation_scores=make_scores())
+        store.update_example_results("a")
+        assert store.get_example("a") == make_example("a", worker_results=results, validation_scores=make_scores())
+        assert store.get_example("b") == make_example("b")
+
+    def test_updating_results_of_an_unknown_example_is_a_lookup_error(self, store: TrainingStore) -> None:
+        with pytest.raises(ExampleNotFoundError):
+            store.update_example_results("nobody", worker_results={})
+        assert store.get_all_examples() == []
+
+    # --- removing examples ---
+
+    def test_a_removed_example_is_gone_and_the_others_keep_their_order(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b", "c", "d")
+        assert store.remove_example("b") is None
+        assert self._ids(store) == ["a", "c", "d"]
+        assert self._ids(store, 2) == ["c", "d"]
+        with pytest.raises(ExampleNotFoundError):
+            store.get_example("b")
+
+    def test_removing_an_unknown_example_is_a_lookup_error(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        with pytest.raises(ExampleNotFoundError):
+            store.remove_example("b", _count_up)
+        assert self._ids(store) == ["a"]
+        assert store.load_learning().version == 0
+
+    def test_an_example_cannot_be_removed_twice(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        store.remove_example("a")
+        with pytest.raises(ExampleNotFoundError):
+            store.remove_example("a")
+
+    def test_a_removal_with_a_change_does_both(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b")
+        learning = store.remove_example("a", _becomes(make_learned_state()))
+        assert learning == store.load_learning()
+        assert learning is not None
+        assert learning.state == make_learned_state()
+        assert self._ids(store) == ["b"]
+
+    def test_a_removal_whose_change_fails_changes_nothing(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b")
+        with pytest.raises(_FailureError):
+            store.remove_example("a", _fail)
+        assert store.get_all_examples() == [make_example("a"), make_example("b")]
+        assert store.load_learning().version == 0
+
+    def test_what_is_added_after_a_removal_comes_last(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b", "c")
+        store.remove_example("c")
+        self._add(store, "d")
+        store.remove_example("a")
+        self._add(store, "a")
+        assert self._ids(store) == ["b", "d", "a"]
+
+    def test_an_example_added_again_has_nothing_of_the_removed_one(self, store: TrainingStore) -> None:
+        store.add_examples([_complete_example("a")])
+        store.remove_example("a")
+        store.add_examples([make_example("a", files=None)])
+        assert store.get_all_examples() == [make_example("a", files=None)]
+
+    def test_evaluations_sessions_and_metrics_outlive_an_example(self, store: TrainingStore) -> None:
+        self._add(store, "example")
+        store.save_evaluations([make_evaluation()], [Preview("digest", "good", b"png")])
+        store.begin_session(make_session())
+        session = self._commit(store, metrics=[make_metric_row()])
+        store.remove_example("example")
+        assert store.load_evaluations(["digest"]) == [make_evaluation()]
+        assert store.load_previews("digest") == {"good": b"png"}
+        assert store.get_all_sessions() == [session]
+        assert store.get_metrics("session") == [make_metric_row()]
+
+    # --- evaluations and previews ---
+
+    def test_an_evaluation_comes_back_equal_in_every_field(self, store: TrainingStore) -> None:
+        success = make_evaluation("digest", "good", accuracy=0.1 + 0.2, confidence=5e-324, seconds=1e-17)
+        failure = make_evaluation(
+            "digest", _ODD_TEXT, accuracy=None, failure_kind="raised", failure_type="X", failure_message=_ODD_TEXT
+        )
+        store.save_evaluations([success, failure])
+        assert store.load_evaluations(["digest"]) == [success, failure]
+
+    def test_evaluations_come_back_for_the_wanted_examples_only_and_the_oldest_first(
+        self, store: TrainingStore
+    ) -> None:
+        evaluations = [make_evaluation(digest, worker_id) for worker_id in "zx" for digest in ("c", "a", "b")]
+        store.save_evaluations(evaluations[:2])
+        store.save_evaluations(evaluations[2:])
+        assert store.load_evaluations(["a", "c"]) == [e for e in evaluations if e.key.example_digest != "b"]
+        assert store.load_evaluations([]) == []
+        assert store.load_evaluations(["nothing"]) == []
+
+    def test_evaluations_may_be_asked_for_by_many_digests_and_by_any_iterable(self, store: TrainingStore) -> None:
+        evaluations = [make_evaluation(f"digest {number}") for number in (3, 1_999, 40_000)]
+        store.save_evaluations(evaluations)
+        assert store.load_evaluations(f"digest {number}" for number in range(40_001)) == evaluations
+        assert store.load_evaluations(["digest 3", "digest 3"]) == evaluations[:1]
+
+    def test_an_evaluation_with_the_same_key_replaces_the_old_one(self, store: TrainingStore) -> None:
+        failure = make_evaluation(accuracy=None, failure_kind="raised", failure_type="X", failure_message="no")
+        store.save_evaluations([failure])
+        store.save_evaluations([make_evaluation(accuracy=0.5), make_evaluation(accuracy=0.25)])
+        assert store.load_evaluations(["digest"]) == [make_evaluation(accuracy=0.25)]
+
+    def test_a_replaced_evaluation_counts_as_new(self, store: TrainingStore) -> None:
+        store.save_evaluations([make_evaluation(worker_id="a"), make_evaluation(worker_id="b")])
+        store.save_evaluations([make_evaluation(worker_id="a", accuracy=0.5)])
+        assert [e.key.worker_id for e in store.load_evaluations(["digest"])] == ["b", "a"]
+
+    def test_evaluations_whose_keys_differ_in_one_part_are_all_kept(self, store: TrainingStore) -> None:
+        key = make_evaluation().key
+        keys = [key, *(key._replace(**{field: "another"}) for field in key._fields)]
+        store.save_evaluations([make_evaluation(key=each) for each in keys])
+        assert [e.key for e in store.load_evaluations([key.example_digest, "another"])] == keys
+
+    def test_previews_come_back_by_name_and_byte_for_byte(self, store: TrainingStore) -> None:
+        every_byte = bytes(range(256)) * 3
+        store.save_evaluations([], [Preview("digest", "good", every_byte), Preview("digest", _ODD_TEXT, b"")])
+        store.save_evaluations([], [Preview("another", "good", b"other")])
+        assert store.load_previews("digest") == {"good": every_byte, _ODD_TEXT: b""}
+        assert store.load_previews("another") == {"good": b"other"}
+
+    def test_a_preview_with_the_same_digest_and_name_replaces_the_old_one(self, store: TrainingStore) -> None:
+        store.save_evaluations([], [Preview("digest", "good", b"old"), Preview("digest", "bad", b"kept")])
+        store.save_evaluations([], [Preview("digest", "good", b"new")])
+        assert store.load_previews("digest") == {"good": b"new", "bad": b"kept"}
+
+    def test_previews_beyond_the_limit_push_out_the_oldest(self, store: TrainingStore) -> None:
+        quarter = bytes(PREVIEW_BYTES // 4)
+        store.save_evaluations([make_evaluation("d0")], [Preview(f"d{number}", "p", quarter) for number in range(4)])
+        assert [len(store.load_previews(f"d{number}")) for number in range(4)] == [1, 1, 1, 1]
+        store.save_evaluations([], [Preview("d0", "p", quarter)])  # replaced: now the newest
+        store.save_evaluations([], [Preview("d4", "p", b"x")])
+        assert [number for number in range(5) if store.load_previews(f"d{number}")] == [0, 2, 3, 4]
+        assert store.load_evaluations(["d0"]) == [make_evaluation("d0")]
+
+    # --- sessions ---
+
+    def test_a_session_that_began_is_running(self, store: TrainingStore) -> None:
+        session = make_session(_ODD_TEXT, seed=0, validation_split=0.0, training_ids=["a"])
+        store.begin_session(session)
+        assert store.get_session(_ODD_TEXT) == session
+        assert store.get_session(_ODD_TEXT).status == "running"
+        assert store.get_session(_ODD_TEXT).end_time is None
+        assert store.get_metrics(_ODD_TEXT) == []
+
+    def test_a_completed_session_comes_back_equal_in_every_field(self, store: TrainingStore) -> None:
+        store.begin_session(make_session())
+        assert self._commit(store) == _complete_session("session")
+        assert store.get_session("session") == _complete_session("session")
+
+    def test_a_session_can_fail(self, store: TrainingStore) -> None:
+        store.begin_session(make_session())
+        failed = make_session(status="failed", end_time=MOMENT, error=_ODD_TEXT)
+        stored, learning = store.commit_session("session", lambda _held: SessionCommit(failed))
+        assert stored == store.get_session("session") == failed
+        assert learning == store.load_learning()
+
+    def test_no_validation_and_an_empty_validation_are_different(self, store: TrainingStore) -> None:
+        store.begin_session(make_session("none"))
+        store.begin_session(make_session("empty", validation={}))
+        assert store.get_session("none").validation is None
+        assert store.get_session("empty").validation == {}
+
+    def test_sessions_come_back_in_order_of_addition_whatever_their_times_say(self, store: TrainingStore) -> None:
+        for session_id, hours in (("c", 5), ("a", 5), ("b", -5)):
+            store.begin_session(make_session(session_id, start_time=MOMENT + timedelta(hours=hours)))
+        self._commit(store, "c")
+        assert [session.session_id for session in store.iterate_sessions()] == ["c", "a", "b"]
+        assert [session.session_id for session in store.get_all_sessions()] == ["c", "a", "b"]
+        assert [session.status for session in store.iterate_sessions()] == ["completed", "running", "running"]
+
+    def test_a_session_id_that_is_stored_already_is_refused(self, store: TrainingStore) -> None:
+        store.begin_session(make_session())
+        self._commit(store, metrics=[make_metric_row()])
+        with pytest.raises(StorageError):
+            store.begin_session(make_session())
+        assert store.get_all_sessions() == [_complete_session("session")]
+        assert store.get_metrics("session") == [make_metric_row()]
+
+    def test_an_unknown_session_is_a_lookup_error(self, store: TrainingStore) -> None:
+        for ask in (store.get_session, store.iterate_metrics, store.get_metrics):
+            with pytest.raises(SessionNotFoundError) as caught:
+                ask("nobody")
+            assert isinstance(caught.value, LookupError)
+            assert caught.value.identifier == "nobody"
+
+    def test_an_unknown_session_cannot_be_committed(self, store: TrainingStore) -> None:
+        commit = SessionCommit(make_session("nobody"), state=make_learned_state())
+        with pytest.raises(SessionNotFoundError):
+            store.commit_session("nobody", lambda _held: commit)
+        assert store.get_all_sessions() == []
+        assert store.load_learning().version == 0
+
+    def test_a_commit_stores_session_metrics_and_learned_state(self, store: TrainingStore) -> None:
+        store.begin_session(make_session())
+        rows = [make_metric_row(worker_id="good"), make_metric_row(worker_id="bad", accuracy=None, loss=None)]
+        commit = SessionCommit(_complete_session("session"), rows, make_learned_state())
+        stored, learning = store.commit_session("session", lambda _held: commit)
+        assert stored == _complete_session("session")
+        assert learning == store.load_learning()
+        assert learning.state == make_learned_state()
+        assert store.get_metrics("session") == rows
+
+    def test_a_commit_finishes_with_the_state_held_at_that_moment(self, store: TrainingStore) -> None:
+        store.begin_session(make_session())
+        store.update_learning(_becomes(make_learned_state(2)))
+        commit = SessionCommit(_complete_session("session"))
+        seen: list[LearnedState] = []
+
+        def finish(held: LearnedState) -> SessionCommit:
+            seen.append(held)
+            return attrs.evolve(commit, state=_count_up(held))
+
+        _stored, learning = store.commit_session("session", finish)
+        assert seen == [make_learned_state(2)]
+        assert learning.state == _count_up(make_learned_state(2))
+
+    def test_a_commit_without_state_leaves_learning_as_it_is(self, store: TrainingStore) -> None:
+        before = store.update_learning(_becomes(make_learned_state()))
+        store.begin_session(make_session())
+        commit = SessionCommit(_complete_session("session"))
+        assert store.commit_session("session", lambda _held: commit)[1] == before
+        assert store.load_learning() == before
+
+    def test_a_commit_that_fails_to_finish_changes_nothing(self, store: TrainingStore) -> None:
+        store.begin_session(make_session())
+        before = store.update_learning(_becomes(make_learned_state()))
+        with pytest.raises(_FailureError):
+            store.commit_session("session", _fail)
+        assert store.get_session("session") == make_session()
+        assert store.get_metrics("session") == []
+        assert store.load_learning() == before
+
+    def test_changing_session_records_changes_nothing_in_the_store(self, store: TrainingStore) -> None:
+        session = _complete_session("session")
+        store.begin_session(attrs.evolve(session, status="running"))
+        stored = self._commit(store)
+        for record in (stored, store.get_session("session"), *store.iterate_sessions()):
+            record.metrics_history[0]["weights"]["good"] = 99.0
+            cast("dict[str, float]", record.final_weights)["new"] = 1.0
+            cast("dict[str, Any]", record.validation)["nested"]["large"] = 0
+        assert store.get_session("session") == session
+
+    def test_changing_a_session_that_was_put_in_changes_nothing_in_the_store(self, store: TrainingStore) -> None:
+        weights = {"good": 1.0}
+        session = make_session("a", initial_weights=weights)
+        store.begin_session(session)
+        store.begin_session(make_session("b"))
+        store.commit_session("b", lambda _held: SessionCommit(make_session("b", initial_weights=weights)))
+        weights["good"] = 99.0
+        assert store.get_session("a").initial_weights == {"good": 1.0}
+        assert store.get_session("b").initial_weights == {"good": 1.0}
+
+    # --- metrics ---
+
+    def test_metrics_come_back_equal_and_in_the_order_of_their_commit(self, store: TrainingStore) -> None:
+        store.begin_session(make_session())
+        rows = [
+            make_metric_row(worker_id=worker_id, accuracy=value, confidence=5e-324, epoch=epoch)
+            for epoch in (3, 1, 2)
+            for worker_id, value in (("z", 0.1 + 0.2), (_ODD_TEXT, None), ("a", 1 / 3))
+        ]
+        self._commit(store, metrics=rows)
+        assert list(store.iterate_metrics("session")) == rows
+        assert store.get_metrics("session") == rows
+
+    def test_metrics_belong_to_their_session(self, store: TrainingStore) -> None:
+        for session_id in ("a", "b"):
+            store.begin_session(make_session(session_id))
+            self._commit(store, session_id, metrics=[make_metric_row(session_id)])
+        assert store.get_metrics("a") == [make_metric_row("a")]
+        assert store.get_metrics("b") == [make_metric_row("b")]
+
+    def test_a_second_commit_adds_its_metrics_behind_the_first(self, store: TrainingStore) -> None:
+        store.begin_session(make_session())
+        self._commit(store, metrics=[make_metric_row(worker_id="z")])
+        self._commit(store, metrics=[make_metric_row(worker_id="a")])
+        assert [row.worker_id for row in store.iterate_metrics("session")] == ["z", "a"]
+
+    # --- learned state ---
+
+    def test_learned_state_comes_back_to_the_last_bit(self, store: TrainingStore) -> None:
+        store.update_learning(_becomes(make_learned_state()))
+        state = store.load_learning().state
+        assert state == make_learned_state()
+        assert _hex(state) == _hex(make_learned_state())
+
+    def test_a_change_is_given_what_is_held_and_what_it_makes_is_returned(self, store: TrainingStore) -> None:
+        for count in (1, 2, 3):
+            learning = store.update_learning(_count_up)
+            assert learning.state.bases["counter"].update_count == count
+            assert store.load_learning() == learning
+
+    def test_versions_grow_with_every_change(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        store.begin_session(make_session())
+        commit = SessionCommit(make_session(status="completed"), state=make_learned_state())
+        learnings = [
+            store.load_learning(),
+            store.update_learning(_count_up),
+            store.update_learning(lambda held: held),
+            store.update_examples([make_example("a")], _count_up),
+            store.commit_session("session", lambda _held: commit)[1],
+            store.remove_example("a", _count_up),
+        ]
+        versions = [learning.version for learning in learnings if learning is not None]
+        assert len(versions) == 6
+        assert versions == sorted(set(versions))
+        assert store.load_learning().version == versions[-1]
+
+    def test_what_the_new_state_lacks_is_gone(self, store: TrainingStore) -> None:
+        store.update_learning(_becomes(make_learned_state(1)))
+        smaller = LearnedState({"good": WorkerBase(2.0)}, {"digest": {"good": Absorbed(0.5, 1.0, 0.0)}})
+        store.update_learning(_becomes(smaller))
+        assert store.load_learning().state == smaller
+        store.update_learning(_becomes(LearnedState()))
+        assert store.load_learning().state == LearnedState()
+
+    def test_a_change_that_fails_changes_nothing(self, store: TrainingStore) -> None:
+        before = store.update_learning(_becomes(make_learned_state()))
+        with pytest.raises(_FailureError):
+            store.update_learning(_fail)
+        assert store.load_learning() == before
+        assert store.update_learning(_count_up).state == _count_up(make_learned_state())
+
+    # --- counts and limits ---
+
+    def test_statistics_count_examples_and_sessions(self, store: TrainingStore) -> None:
+        assert set(store.get_dataset_stats().values()) == {0}
+        store.add_examples([make_example("a"), make_example("b", worker_results={}), make_example("c")])
+        store.update_example_results("c", worker_results={"good": make_outcome()})
+        store.remove_example("a")
+        self._add(store, "d", "e")
+        store.begin_session(make_session())
+        assert store.get_dataset_stats() == {
+            "total_examples": 4,
+            "processed_examples": 2,
+            "unprocessed_examples": 2,
+            "total_sessions": 1,
+        }
+
+    def test_get_all_examples_takes_a_limit(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b", "c")
+        assert [e.example_id for e in store.get_all_examples()] == ["a", "b", "c"]
+        assert [e.example_id for e in store.get_all_examples(limit=2)] == ["b", "c"]
+
+    def test_a_limit_that_is_no_whole_number_of_at_least_one_is_refused(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        for limit in (0, -1, True, 1.0, "1", "1; DROP TABLE training_examples", [1]):
+            with pytest.raises(InvalidArgumentError) as caught:
+                store.get_all_examples(cast("int", limit))
+            assert isinstance(caught.value, ValueError)
+            assert caught.value.argument == "limit"
+        assert self._ids(store) == ["a"]
+
+    # --- several threads ---
+
+    def test_examples_added_by_several_threads_are_all_kept(self, store: TrainingStore) -> None:
+        def adding(thread: int) -> Callable[[], None]:
+            return lambda: self._add(store, *(f"{thread}-{number}" for number in range(8)))
+
+        _at_once([adding(thread) for thread in range(4)])
+        stored = self._ids(store)
+        assert sorted(stored) == sorted(f"{thread}-{number}" for thread in range(4) for number in range(8))
+        for thread in range(4):
+            own = [example_id for example_id in stored if example_id.startswith(f"{thread}-")]
+            assert own == [f"{thread}-{number}" for number in range(8)]
+
+    def test_of_several_threads_that_add_the_same_id_one_succeeds(self, store: TrainingStore) -> None:
+        def add(thread: int) -> bool:
+            try:
+                store.add_examples([make_example("a", metadata={"thread": thread})])
+            except DuplicateExampleError:
+                return False
+            return True
+
+        added = _at_once([lambda thread=thread: add(thread) for thread in range(4)])  # type: ignore[misc]
+        assert added.count(True) == 1
+        assert store.get_example("a").metadata == {"thread": added.index(True)}
+
+    def test_changes_of_learned_state_by_several_threads_all_count(self, store: TrainingStore) -> None:
+        def count() -> list[int]:
+            return [store.update_learning(_count_up).version for _ in range(8)]
+
+        versions = [version for each in _at_once([count] * 4) for version in each]
+        assert len(set(versions)) == 32
+        assert store.load_learning().state.bases["counter"].update_count == 32
+
+    def test_threads_may_read_while_others_write(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b")
+
+        def write() -> None:
+            for number in range(10):
+                store.update_examples([make_example(i, metadata={"number": number}) for i in "ab"], _count_up)
+
+        def read() -> None:
+            for _ in range(20):
+                assert self._ids(store) == ["a", "b"]
+                learning = store.load_learning()
+                counted = learning.state.bases.get("counter", WorkerBase(1.0)).update_count
+                assert (counted == 0) == (learning.version == 0)
+
+        _at_once([write, read, read])
+        assert store.load_learning().state.bases["counter"].update_count == 10
+
+    # --- closing ---
+
+    def test_closing_twice_is_fine(self, store: TrainingStore) -> None:
+        store.close()
+        store.close()
+
+    def test_a_closed_store_refuses_to_be_read(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        store.begin_session(make_session())
+        store.close()
+        reads: list[Callable[[], object]] = [
+            lambda: store.get_example("a"),
+            lambda: store.get_example("nobody"),
+            lambda: list(store.iterate_examples()),
+            lambda: store.get_all_examples(1),
+            lambda: store.load_evaluations(["digest"]),
+            lambda: store.load_previews("digest"),
+            lambda: store.get_session("session"),
+            lambda: list(store.iterate_sessions()),
+            store.get_all_sessions,
+            lambda: store.get_metrics("session"),
+            store.load_learning,
+            store.get_dataset_stats,
+        ]
+        for read in reads:
+            with pytest.raises(StorageClosedError) as caught:
+                read()
+            assert isinstance(caught.value, StorageError)
+
+    def test_a_closed_store_refuses_to_be_written(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        store.begin_session(make_session())
+        store.close()
+        commit = SessionCommit(_complete_session("session"))
+        writes: list[Callable[[], object]] = [
+            lambda: self._add(store, "b"),
+            lambda: store.add_examples([]),
+            lambda: store.update_examples([make_example("a")]),
+            lambda: store.update_examples([]),
+            lambda: store.update_example_results("a"),
+            lambda: store.remove_example("a"),
+            lambda: store.save_evaluations([make_evaluation()]),
+            lambda: store.begin_session(make_session("b")),
+            lambda: store.commit_session("session", lambda _held: commit),
+            lambda: store.update_learning(_count_up),
+        ]
+        for write in writes:
+            with pytest.raises(StorageClosedError):
+                write()
+
+    # --- stores that keep their contents ---
+
+    def test_examples_survive_reopening(self, store: TrainingStore) -> None:
+        examples = [_complete_example("c"), make_example("a", files=None), make_example("b")]
+        store.add_examples(examples)
+        store.close()
+        with self._reopened(store) as again:
+            assert again.get_all_examples() == examples
+
+    def test_updates_and_removals_survive_reopening(self, store: TrainingStore) -> None:
+        self._add(store, "a", "b", "c")
+        store.update_examples([make_example("a", metadata={"new": True})])
+        store.remove_example("c")
+        store.close()
+        with self._reopened(store) as again:
+            self._add(again, "d")
+            assert self._ids(again) == ["a", "b", "d"]
+            assert again.get_example("a").metadata == {"new": True}
+
+    def test_sessions_and_metrics_survive_reopening(self, store: TrainingStore) -> None:
+        store.begin_session(make_session("done"))
+        store.begin_session(make_session("open"))
+        self._commit(store, "done", metrics=[make_metric_row("done")])
+        store.close()
+        with self._reopened(store) as again:
+            assert again.get_all_sessions() == [_complete_session("done"), make_session("open")]
+            assert again.get_metrics("done") == [make_metric_row("done")]
+
+    def test_evaluations_and_previews_survive_reopening(self, store: TrainingStore) -> None:
+        store.save_evaluations([make_evaluation()], [Preview("digest", "good", b"png")])
+        store.close()
+        with self._reopened(store) as again:
+            assert again.load_evaluations(["digest"]) == [make_evaluation()]
+            assert again.load_previews("digest") == {"good": b"png"}
+
+    def test_learned_state_survives_reopening_to_the_last_bit(self, store: TrainingStore) -> None:
+        before = store.update_learning(_becomes(make_learned_state()))
+        store.close()
+        with self._reopened(store) as again:
+            after = again.load_learning()
+            assert after == before
+            assert _hex(after.state) == _hex(make_learned_state())
+            assert again.update_learning(_count_up).version > before.version
+
+    def test_what_failed_is_not_there_after_reopening(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+        with pytest.raises(_FailureError):
+            store.update_examples([make_example("a", metadata={"new": True})], _fail)
+        with pytest.raises(DuplicateExampleError):
+            store.add_examples([make_example("b"), make_example("a")])
+        store.close()
+        with self._reopened(store) as again:
+            assert again.get_all_examples() == [make_example("a")]
+
+    def test_the_id_of_the_store_survives_reopening(self, store: TrainingStore) -> None:
+        before = store.store_id
+        store.close()
+        with self._reopened(store) as again:
+            assert again.store_id == before
+
+    def test_two_handles_see_what_the_other_writes(self, store: TrainingStore) -> None:
+        with self._reopened(store) as other:
+            self._add(store, "a")
+            self._add(other, "b")
+            store.begin_session(make_session())
+            self._commit(other, metrics=[make_metric_row()])
+            other.save_evaluations([make_evaluation()])
+            for handle in (store, other):
+                assert self._ids(handle) == ["a", "b"]
+                assert handle.get_session("session") == _complete_session("session")
+                assert handle.get_metrics("session") == [make_metric_row()]
+                assert handle.load_evaluations(["digest"]) == [make_evaluation()]
+
+    def test_two_handles_change_the_same_learned_state(self, store: TrainingStore) -> None:
+        with self._reopened(store) as other:
+            for handle in (store, other, store, store, other):
+                handle.update_learning(_count_up)
+            assert store.load_learning() == other.load_learning()
+            assert store.load_learning().state.bases["counter"].update_count == 5
+
+    def test_closing_one_handle_leaves_the_other_open(self, store: TrainingStore) -> None:
+        with self._reopened(store) as other:
+            store.close()
+            self._add(other, "a")
+            assert self._ids(other) == ["a"]

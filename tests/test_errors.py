@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import copy
+import errno
+import inspect
+import pickle
+
+import numpy as np
+import pytest
+
+from tsm_training import errors
+from tsm_training.arrays import check_image, frozen_copy, image_fault
+from tsm_training.errors import InvalidArgumentError, TsmTrainingError
+
+REASONS = {f"example {number}": f"reason {number}" for number in range(7)}
+SIZES = ("output", (60, 40), "ground truth", (60, 41))
+
+# For every error: what it is made from, and what it then says.
+CASES: dict[str, tuple[tuple[object, ...], str]] = {
+    "DatabaseNotOursError": (
+        ("x.db", "holds the tables of another application"),
+        "couldn't use the store 'x.db': holds",
+    ),
+    "DuplicateExampleError": (("e1",), "a training example with the id 'e1' is already stored"),
+    "DuplicateWorkerError": (("w",), "a worker with the id 'w' is already registered: unregister it first"),
+    "ExampleNotFoundError": (("e1",), "no training example has the id 'e1'"),
+    "ImageChangedError": (("a.png", "has other contents now"), "'a.png': has other contents now"),
+    "ImageError": (("a.png", "is odd"), "'a.png': is odd"),
+    "ImageFormatError": (("a.png", "has 16 bits"), "'a.png': has 16 bits"),
+    "ImageNotFoundError": (("a.png", "does not exist"), "'a.png': does not exist"),
+    "ImageSizeMismatchError": (SIZES, "output and ground truth must have the same size, got 40×60 and 41×60 (width×"),
+    "ImageTooLargeError": (("a.png", "has 10 pixels"), "'a.png': has 10 pixels"),
+    "ImageTruncatedError": (("a.png", "ends early"), "'a.png': ends early"),
+    "ImageUnreadableError": (("a.png", "is a pipe"), "'a.png': is a pipe"),
+    "InvalidArgumentError": (("epochs", 0, "at least 1"), "epochs must be at least 1, got 0"),
+    "InvalidMetadataError": (
+        ("metadata['x']", {1}, "something JSON holds"),
+        "metadata['x'] must be something JSON holds, got",
+    ),
+    "LearnerConflictError": (
+        ("x.db",),
+        "the learner has evidence of its own, and x.db holds other learned state: pass",
+    ),
+    "ManifestError": (("rows.csv", "line 3 has 2 fields"), "'rows.csv': line 3 has 2 fields"),
+    "MetricError": (
+        ("Mine", "w", "returned nan"),
+        "Mine, given the output of worker 'w', returned nan; a similarity must be",
+    ),
+    "NoExamplesError": ((), "there are no training examples: add some with add_training_example()"),
+    "NoWorkersError": ((), "the worker pool is empty: register at least one worker with register_worker()"),
+    "NothingEvaluatedError": ((REASONS,), "no example could be evaluated: example 0: reason 0; example 1: reason 1"),
+    "PredictionError": (
+        ({"w": "raised", "v": "too small"},),
+        "no worker gave a usable picture: w: raised; v: too small",
+    ),
+    "SchemaTooNewError": (("x.db", "has schema 9"), "couldn't use the store 'x.db': has schema 9"),
+    "SessionNotFoundError": (("s1",), "no training session has the id 's1'"),
+    "StorageBusyError": (("x.db", "is locked"), "couldn't use the store 'x.db': is locked"),
+    "StorageClosedError": (("x.db", "was closed"), "couldn't use the store 'x.db': was closed"),
+    "StorageCorruptError": (("x.db", "page 3"), "couldn't use the store 'x.db': page 3"),
+    "StorageError": (("x.db", "is read-only"), "couldn't use the store 'x.db': is read-only"),
+    "TrainingInProgressError": ((), "this learner is already being trained by another call: wait for it"),
+    "TrainingStoppedError": (("s1",), "training session s1 was stopped on request; its evaluations are kept"),
+    "TsmTrainingError": (("anything",), "anything"),
+    "WeightsFileError": (
+        ("w.json", "must be above 0", "weights['a']"),
+        "weights file 'w.json' at weights['a']: must be above 0",
+    ),
+    "WorkerNotFoundError": (("w",), "no registered worker has the id 'w'"),
+}
+
+
+def made(name: str) -> TsmTrainingError:
+    error: TsmTrainingError = getattr(errors, name)(*CASES[name][0])
+    return error
+
+
+def test_every_error_is_exported_and_has_a_case_here() -> None:
+    public = {
+        name
+        for name, value in vars(errors).items()
+        if inspect.isclass(value) and issubclass(value, BaseException) and not name.startswith("_")
+    }
+    assert public == set(errors.__all__) == set(CASES)
+    assert errors.__all__ == sorted(errors.__all__)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_error_has_the_one_base_and_says_what_was_seen(name: str) -> None:
+    error = made(name)
+    assert isinstance(error, TsmTrainingError)
+    assert str(error).startswith(CASES[name][1])
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_error_survives_pickling_and_copying_with_all_it_knows(name: str) -> None:
+    error = made(name)
+    others = [copy.copy(error), copy.deepcopy(error)]
+    others += [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1)]
+    for other in others:
+        assert type(other) is type(error)
+        assert str(other) == str(error)
+        assert other.args == error.args
+        assert vars(other) == vars(error)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_error_keeps_what_it_was_made_from_as_attributes(name: str) -> None:
+    error = made(name)
+    if name != "TsmTrainingError":
+        assert list(vars(error).values()) == list(CASES[name][0])
+
+
+@pytest.mark.parametrize(
+    ("builtin", "names"),
+    [
+        (ValueError, ["InvalidArgumentError", "InvalidMetadataError", "ImageSizeMismatchError", "ManifestError"]),
+        (ValueError, ["DuplicateWorkerError", "WeightsFileError"]),
+        (LookupError, ["ExampleNotFoundError", "SessionNotFoundError", "WorkerNotFoundError"]),
+        (FileNotFoundError, ["ImageNotFoundError"]),
+    ],
+)
+def test_an_error_is_also_the_builtin_one_that_fits(builtin: type[Exception], names: list[str]) -> None:
+    for name in names:
+        with pytest.raises(builtin):
+            raise made(name)
+
+
+def test_a_missing_picture_has_the_number_of_a_missing_file() -> None:
+    error = errors.ImageNotFoundError("a.png", "does not exist")
+    assert error.errno == pickle.loads(pickle.dumps(error)).errno == errno.ENOENT
+
+
+def test_a_weights_file_error_without_an_entry_names_the_file_only() -> None:
+    error = errors.WeightsFileError("w.json", "is not JSON")
+    assert str(error) == "weights file 'w.json': is not JSON"
+    assert error.key is None
+
+
+@pytest.mark.parametrize(("count", "end"), [(1, "reason 0"), (5, "reason 4"), (6, "; and 1 more"), (7, "; and 2 more")])
+def test_of_many_reasons_five_are_shown_and_all_are_kept(count: int, end: str) -> None:
+    reasons = dict(list(REASONS.items())[:count])
+    error = errors.NothingEvaluatedError(reasons)
+    assert str(error).endswith(end)
+    assert error.reasons == reasons
+
+
+class _Odd:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [
+        ("x" * 1000, "'" + "x" * 199 + "… (str)"),
+        ("x" * 198, "'" + "x" * 198 + "'"),
+        (_Odd(), "a _Odd that cannot be shown (RuntimeError)"),
+        pytest.param(10**5000, "a int that cannot be shown (ValueError)", id="5,001 digits"),
+    ],
+)
+def test_whatever_was_seen_the_message_stays_short_and_can_be_read(value: object, shown: str) -> None:
+    assert str(InvalidArgumentError("x", value, "fine")) == f"x must be fine, got {shown}"
+
+
+# --- the picture contract -------------------------------------------------------------------------------------------
+
+GOOD = np.zeros((2, 3, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        (None, "a NoneType"),
+        ([[[0, 0, 0]]], "a list"),
+        (GOOD.astype(np.float32), "an array of dtype float32"),
+        (GOOD.astype(np.int8), "an array of dtype int8"),
+        (GOOD[:, :, 0], "an array of shape (2, 3)"),
+        (GOOD[:, :, :1], "an array of shape (2, 3, 1)"),
+        (np.zeros((2, 3, 4), np.uint8), "an array of shape (2, 3, 4)"),
+        (GOOD[None], "an array of shape (1, 2, 3, 3)"),
+        (GOOD[:0], "an array of shape (0, 3, 3)"),
+        (GOOD[:, :0], "an array of shape (2, 0, 3)"),
+    ],
+)
+def test_what_is_no_picture_is_refused_with_a_short_description(value: object, fault: str) -> None:
+    assert image_fault(value) == fault
+    with pytest.raises(InvalidArgumentError) as caught:
+        check_image(value, "output")
+    assert str(caught.value) == f"output must be a uint8 array of shape (H, W, 3), BGR, got {fault}"
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
+
+
+def test_a_picture_is_passed_on_as_it_is() -> None:
+    view = np.zeros((4, 6, 3), np.uint8)[::2, ::-1]
+    assert image_fault(view) is None
+    assert check_image(view, "output") is view
+
+
+def test_a_frozen_copy_can_never_be_written_to_again() -> None:
+    picture = np.arange(60, dtype=np.uint8).reshape(4, 5, 3)[:, ::-1]
+    frozen = frozen_copy(picture)
+    assert np.array_equal(frozen, picture)
+    assert not np.shares_memory(frozen, picture)
+    array: object = frozen
+    while isinstance(array, np.ndarray):
+        with pytest.raises(ValueError, match="WRITEABLE"):
+            array.setflags(write=True)
+        array = array.base

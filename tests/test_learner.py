@@ -1,0 +1,532 @@
+"""The laws of learning, each stated by the name of its test."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import threading
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from statistics import NormalDist
+from typing import Any
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
+from tsm_training.evidence import Absorbed, ExampleEvidence, LearnedState, Outcome, WorkerBase
+from tsm_training.weights import (
+    CREDIBLE_MASS,
+    BayesianWeightLearner,
+    LearnerCell,
+    WeightLearner,
+    check_number,
+    forget,
+    with_workers,
+)
+
+UNIT = st.floats(0.0, 1.0)
+ALPHAS = st.floats(0.01, 1.0)
+IDS = "abcd"
+OUTCOMES = st.builds(Outcome, st.none() | UNIT, UNIT)
+BATCHES = st.lists(st.dictionaries(st.sampled_from(IDS), OUTCOMES, min_size=1), min_size=1, max_size=8).map(
+    lambda rows: [ExampleEvidence(f"example {number}", row) for number, row in enumerate(rows)]
+)
+FULL_BATCHES = st.lists(st.tuples(*[UNIT] * len(IDS)), min_size=1, max_size=8).map(
+    lambda rows: [example(number, dict(zip(IDS, row, strict=True))) for number, row in enumerate(rows)]
+)
+
+
+def example(number: int, accuracies: Mapping[str, float | None], confidence: float = 1.0) -> ExampleEvidence:
+    return ExampleEvidence(f"example {number}", {k: Outcome(a, confidence) for k, a in accuracies.items()})
+
+
+def trained(
+    batch: Sequence[ExampleEvidence], alpha: float = 0.3, passes: int = 1, **settings_: Any
+) -> BayesianWeightLearner:
+    learner = BayesianWeightLearner(alpha, **settings_)
+    learner.add_workers(IDS)
+    for _ in range(passes):
+        learner.observe(batch)
+    return learner
+
+
+def known(learner: BayesianWeightLearner) -> tuple[dict[str, Any], dict[str, float]]:
+    """Everything that a learner says."""
+    return dict(learner.get_all_statistics()), learner.get_blend_weights()
+
+
+# --- order, equality, direction -------------------------------------------------------------------------------------
+
+
+@given(BATCHES, ALPHAS, st.data())
+def test_the_order_of_examples_changes_nothing(batch: list[ExampleEvidence], alpha: float, data: st.DataObject) -> None:
+    shuffled = data.draw(st.permutations(batch))
+    assert known(trained(shuffled, alpha)) == known(trained(batch, alpha))
+
+
+@given(BATCHES, ALPHAS)
+def test_one_batch_or_one_example_at_a_time_is_the_same(batch: list[ExampleEvidence], alpha: float) -> None:
+    stepwise = trained([], alpha)
+    for item in batch:
+        stepwise.observe([item])
+    assert known(stepwise) == known(trained(batch, alpha))
+
+
+@given(st.lists(st.tuples(st.none() | UNIT, st.none() | UNIT, UNIT), min_size=1, max_size=8), ALPHAS)
+def test_equal_workers_stay_equal(rows: list[tuple[float | None, float | None, float]], alpha: float) -> None:
+    batch = [
+        example(i, {"a": same, "b": other, "c": same}, confidence) for i, (same, other, confidence) in enumerate(rows)
+    ]
+    statistics, shares = known(trained(batch, alpha, 2))
+    assert statistics["a"] == statistics["c"]
+    assert shares["a"] == shares["c"]
+
+
+@given(st.lists(st.tuples(UNIT, st.floats(1e-3, 1.0), UNIT), min_size=1, max_size=8), ALPHAS)
+def test_a_worker_that_is_better_on_every_example_ends_higher(
+    rows: list[tuple[float, float, float]], alpha: float
+) -> None:
+    batch = [example(i, {"a": max(0.0, a - gap), "b": a + gap * (1 - a), "c": c}) for i, (a, gap, c) in enumerate(rows)]
+    learner = trained(batch, alpha, 3)
+    assert learner.get_weight("b") > learner.get_weight("a")
+    # Of two workers with much the same spread the better one has the larger share.
+    pair = trained([example(i, {"a": max(0.0, a - gap), "b": a + gap * (1 - a)}) for i, (a, gap, _) in enumerate(rows)])
+    shares = pair.get_blend_weights(worker_ids="ab")
+    assert shares["b"] >= shares["a"]
+
+
+@given(FULL_BATCHES, ALPHAS)
+def test_the_mean_weight_stays_at_the_prior_where_nothing_failed(batch: list[ExampleEvidence], alpha: float) -> None:
+    clipped = [item for item in batch if _largest_ratio(item) <= 2.0]  # an advantage above 1 is cut off
+    weights = trained(clipped, alpha, 2).get_all_weights()
+    assert math.fsum(weights.values()) / len(weights) == pytest.approx(1.0, abs=1e-12)
+
+
+def _largest_ratio(item: ExampleEvidence) -> float:
+    accuracies = [outcome.accuracy or 0.0 for outcome in item.outcomes.values()]
+    mean = math.fsum(accuracies) / len(accuracies)
+    return max(accuracies) / mean if mean else 0.0
+
+
+@given(FULL_BATCHES, ALPHAS, st.floats(0.0, 1.0))
+def test_a_failing_worker_only_loses_and_changes_nobody_else(
+    batch: list[ExampleEvidence], alpha: float, confidence: float
+) -> None:
+    with_failure = [
+        attrs.evolve(item, outcomes={**item.outcomes, "broken": Outcome(None, confidence)}) for item in batch
+    ]
+    without, beside = trained(batch, alpha), trained(with_failure, alpha)
+    for worker_id in IDS:
+        assert beside.get_statistics(worker_id) == without.get_statistics(worker_id)
+    assert beside.get_weight("broken") < 1.0
+    assert beside.get_statistics("broken")["mean_accuracy"] is None
+    assert beside.get_statistics("broken")["failure_count"] == len(batch)
+    before = beside.get_weight("broken")
+    beside.observe(with_failure)
+    assert beside.get_weight("broken") <= before
+
+
+@given(UNIT, ALPHAS)
+def test_evidence_about_one_worker_alone_says_nothing_of_its_weight(accuracy: float, alpha: float) -> None:
+    learner = trained([example(0, {"a": accuracy})], alpha, 5)
+    assert learner.get_all_weights() == dict.fromkeys(IDS, 1.0)
+
+
+def test_weights_reach_far_above_and_below_the_prior_but_never_zero() -> None:
+    learner = trained([example(i, {"a": 1.0, "b": 0.0, "c": 0.0}) for i in range(300)], 1.0)
+    assert 1.9 < learner.get_weight("a") < 2.0
+    assert 0.0 < learner.get_weight("b") < 0.05
+
+
+# --- confidence -----------------------------------------------------------------------------------------------------
+
+
+@given(UNIT, UNIT, UNIT, UNIT, ALPHAS)
+def test_lower_confidence_moves_a_weight_less_and_never_the_other_way(
+    accuracy: float, other: float, one: float, two: float, alpha: float
+) -> None:
+    def weight(confidence: float) -> float:
+        outcomes = {"a": Outcome(accuracy, confidence), "b": Outcome(other)}
+        return trained([ExampleEvidence("x", outcomes)], alpha).get_weight("a")
+
+    low, high = sorted((one, two))
+    assert abs(weight(low) - 1.0) <= abs(weight(high) - 1.0)
+    direction = (accuracy > other) - (accuracy < other)
+    assert (weight(low) - 1.0) * direction >= 0.0
+    assert (weight(low) <= 1.0) or accuracy > other
+
+
+@given(UNIT, UNIT, ALPHAS)
+def test_a_worker_without_confidence_gives_no_evidence(accuracy: float, other: float, alpha: float) -> None:
+    learner = trained([ExampleEvidence("x", {"a": Outcome(accuracy, 0.0), "b": Outcome(other)})], alpha)
+    statistics = learner.get_statistics("a")
+    assert (statistics["weight"], statistics["evidence"], statistics["update_count"]) == (1.0, 0.0, 1)
+
+
+@given(BATCHES, ALPHAS)
+def test_without_confidence_scaling_every_confidence_counts_in_full(batch: list[ExampleEvidence], alpha: float) -> None:
+    sure = [attrs.evolve(item, outcomes={k: Outcome(o.accuracy) for k, o in item.outcomes.items()}) for item in batch]
+    assert known(trained(batch, alpha, confidence_scaling=False)) == known(trained(sure, alpha))
+
+
+# --- passes ---------------------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=20)
+@given(st.lists(st.tuples(*[UNIT] * len(IDS)), min_size=10, max_size=10), ALPHAS)
+def test_a_hundred_epochs_leave_no_more_certainty_than_seeing_everything_once_in_full(
+    rows: list[tuple[float, ...]], alpha: float
+) -> None:
+    batch = [example(number, dict(zip(IDS, row, strict=True))) for number, row in enumerate(rows)]
+    many, once = trained(batch, alpha, 100), trained(batch, 1.0)
+    for worker_id in IDS:
+        long, full = many.get_statistics(worker_id), once.get_statistics(worker_id)
+        assert long["evidence"] <= full["evidence"] == 10.0
+        # At the end of many passes both are the same but for rounding.
+        assert long["weight_std"] >= full["weight_std"] * (1.0 - 1e-9)
+
+
+def test_passes_saturate() -> None:
+    batch = [example(0, {"a": 0.9, "b": 0.6})]
+    learner = trained(batch, 0.5, 0)
+    weights = [learner.get_weight("a")]
+    for _ in range(60):
+        learner.observe(batch)
+        weights.append(learner.get_weight("a"))
+    steps = [after - before for before, after in itertools.pairwise(weights)]
+    assert all(later <= earlier + 1e-15 for earlier, later in itertools.pairwise(steps))
+    assert steps[0] > 0.0
+    assert steps[-1] == 0.0
+    assert weights[-1] == trained(batch, 1.0).get_weight("a")
+
+
+def test_an_example_absorbed_again_replaces_its_scores_and_keeps_its_absorbed_share() -> None:
+    learner = trained([example(0, {"a": 0.9, "b": 0.6})], 0.5)
+    learner.observe([example(0, {"a": 0.6, "b": 0.9})])
+    assert learner.get_statistics("a")["evidence"] == 0.75
+    assert learner.get_statistics("a")["update_count"] == 1
+    assert learner.get_statistics("a")["mean_accuracy"] == 0.6
+    assert known(learner) == known(trained([example(0, {"a": 0.6, "b": 0.9})], 0.5, 2))
+
+
+@given(BATCHES, BATCHES, ALPHAS)
+def test_forgetting_undoes_exactly(kept: list[ExampleEvidence], gone: list[ExampleEvidence], alpha: float) -> None:
+    gone = [attrs.evolve(item, digest=f"gone {item.digest}") for item in gone]
+    learner = trained([*gone, *kept], alpha, 2)
+    learner.cell.update(lambda state: forget(state, [item.digest for item in gone]))
+    assert learner.cell.state == trained(kept, alpha, 2).cell.state
+    assert known(learner) == known(trained(kept, alpha, 2))
+
+
+# --- shares ---------------------------------------------------------------------------------------------------------
+
+
+@given(BATCHES, ALPHAS)
+def test_shares_are_never_negative_and_sum_to_one(batch: list[ExampleEvidence], alpha: float) -> None:
+    shares = trained(batch, alpha).get_blend_weights()
+    assert list(shares) == sorted(IDS)
+    assert all(share >= 0.0 for share in shares.values())
+    assert math.fsum(shares.values()) == pytest.approx(1.0, abs=1e-12)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 7, 17])
+def test_shares_are_equal_when_nothing_is_known(count: int) -> None:
+    learner = BayesianWeightLearner()
+    learner.add_workers(f"worker {number}" for number in range(count))
+    shares = learner.get_blend_weights()
+    assert len(shares) == count
+    assert len(set(shares.values())) == 1
+
+
+def test_there_are_no_shares_without_workers() -> None:
+    assert BayesianWeightLearner().get_blend_weights() == {}
+    assert BayesianWeightLearner().get_blend_weights(worker_ids=[]) == {}
+
+
+def test_an_untested_worker_gets_no_share_once_others_are_tested() -> None:
+    learner = trained([example(i, {"a": 0.8, "b": 0.79}) for i in range(5)], 0.5)
+    shares = learner.get_blend_weights()
+    assert shares["c"] == shares["d"] == 0.0
+    learner.observe([ExampleEvidence("weak", {"c": Outcome(0.8, 0.01), "a": Outcome(0.8), "b": Outcome(0.8)})])
+    assert 0.0 < learner.get_blend_weights()["c"] < 0.01
+
+
+def test_an_untested_worker_with_an_unreachable_prior_leaves_the_shares_to_the_tested_ones() -> None:
+    cell = LearnerCell(LearnedState({"imported": WorkerBase(100.0), "a": WorkerBase(1.0), "b": WorkerBase(1.0)}))
+    learner = BayesianWeightLearner(1.0, cell=cell)
+    learner.observe([example(i, {"a": 0.8, "b": 0.8}) for i in range(9)])
+    assert learner.get_blend_weights() == {"a": 0.5, "b": 0.5, "imported": 0.0}
+
+
+def test_shares_can_be_asked_for_some_workers_and_for_unknown_ones() -> None:
+    learner = trained([example(i, {"a": 0.9, "b": 0.6, "c": 0.6}) for i in range(4)])
+    assert learner.get_blend_weights(worker_ids=["b", "c", "b"]) == {"b": 0.5, "c": 0.5}
+    assert learner.get_blend_weights(worker_ids=["a", "new"]) == {"a": 1.0, "new": 0.0}
+    assert learner.get_blend_weights((1.0, 2.0)) == learner.get_blend_weights()
+
+
+def test_with_more_evidence_the_better_worker_takes_more_of_the_picture() -> None:
+    shares = [
+        trained([example(i, {"a": 0.82, "b": 0.8}) for i in range(count)]).get_blend_weights(worker_ids="ab")["a"]
+        for count in (0, 1, 10, 100)
+    ]
+    assert shares[0] == 0.5
+    assert shares == sorted(set(shares))
+
+
+# --- statistics -----------------------------------------------------------------------------------------------------
+
+
+@given(BATCHES, ALPHAS)
+def test_the_interval_is_symmetric_and_contains_the_weight(batch: list[ExampleEvidence], alpha: float) -> None:
+    learner = trained(batch, alpha)
+    for worker_id, statistics in learner.get_all_statistics().items():
+        low, high = statistics["credible_interval"]
+        weight, std = statistics["weight"], statistics["weight_std"]
+        assert weight == learner.get_weight(worker_id)
+        assert low < weight < high
+        assert high - weight == pytest.approx(weight - low, rel=1e-9)
+        assert NormalDist(weight, std).cdf(high) - NormalDist(weight, std).cdf(low) == pytest.approx(CREDIBLE_MASS)
+        assert statistics == learner.get_statistics(worker_id)
+
+
+def test_the_interval_shrinks_with_evidence() -> None:
+    stds = [
+        trained([example(i, {"a": 0.82, "b": 0.8}) for i in range(count)]).get_statistics("a")["weight_std"]
+        for count in (0, 1, 3, 10, 30, 100)
+    ]
+    assert stds == sorted(set(stds), reverse=True)
+
+
+def test_statistics_tell_what_was_seen() -> None:
+    learner = trained([example(0, {"a": 0.9, "b": 0.6}), example(1, {"a": None, "b": 0.8})], 0.5, 2)
+    a, b = learner.get_statistics("a"), learner.get_statistics("b")
+    assert (a["mean_accuracy"], a["update_count"], a["failure_count"], a["evidence"]) == (0.9, 2, 1, 1.5)
+    assert b["mean_accuracy"] == pytest.approx(0.7)
+    assert (b["update_count"], b["failure_count"], b["prior_weight"]) == (2, 0, 1.0)
+    # d of a: 0.9 / 0.75 − 1 = 0.2 on the first, −1 on the second; share 0.75 each
+    assert a["weight"] == pytest.approx(1.0 + 0.75 * (0.2 - 1.0) / (1.5 + 3.0))
+    assert b["weight"] == pytest.approx(1.0 + 0.75 * (-0.2 + 0.0) / (1.5 + 3.0))
+
+
+def test_an_unknown_worker_stands_at_the_prior() -> None:
+    learner = BayesianWeightLearner(prior_weight=2.0)
+    statistics = learner.get_statistics("nobody")
+    assert learner.get_weight("nobody") == statistics["weight"] == statistics["prior_weight"] == 2.0
+    assert statistics["mean_accuracy"] is None
+    assert learner.get_all_weights() == {}
+    assert learner.get_all_statistics() == {}
+
+
+# --- settings -------------------------------------------------------------------------------------------------------
+
+BAD_NUMBERS = [True, False, math.nan, math.inf, -math.inf, "0.5", b"1", None, 0, 0.0, -0.0, -1, 1j, [0.5], 10**400]
+
+
+@pytest.mark.parametrize("value", [*BAD_NUMBERS, 1.5, 2])
+def test_an_alpha_outside_its_range_is_refused_wherever_it_is_given(value: Any) -> None:
+    learner = BayesianWeightLearner()
+    for attempt in (BayesianWeightLearner, learner.with_alpha):
+        with pytest.raises(InvalidArgumentError, match="alpha must be a number above 0 and at most 1, got"):
+            attempt(value)
+
+
+@pytest.mark.parametrize("name", ["prior_weight", "prior_strength"])
+@pytest.mark.parametrize("value", [*BAD_NUMBERS, 2e9])
+def test_a_prior_outside_its_range_is_refused(name: str, value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"{name} must be a number above 0 and at most 1e[69], got"):
+        BayesianWeightLearner(**{name: value})
+
+
+@pytest.mark.parametrize("value", [0, 1, "yes", None])
+def test_confidence_scaling_is_true_or_false(value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="confidence_scaling must be True or False, got"):
+        BayesianWeightLearner(confidence_scaling=value)
+
+
+def test_whole_numbers_become_floats() -> None:
+    learner = BayesianWeightLearner(1, 2, 3)
+    assert [type(x) for x in (learner.alpha, learner.prior_weight, learner.prior_strength)] == [float, float, float]
+
+
+@pytest.mark.parametrize(("name", "value"), [("alpha", 0.2), ("cell", LearnerCell()), ("prior_weight", 2.0)])
+def test_a_learner_is_frozen(name: str, value: object) -> None:
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        setattr(BayesianWeightLearner(), name, value)
+
+
+def test_learners_compare_by_identity() -> None:
+    learner = BayesianWeightLearner()
+    assert learner != BayesianWeightLearner()
+    assert isinstance(learner, WeightLearner)
+    assert "cell" not in repr(learner)
+
+
+@pytest.mark.parametrize(
+    ("value", "low_allowed", "good"),
+    [
+        (0.0, True, True),
+        (0.0, False, False),
+        (1.0, True, True),
+        (1, False, True),
+        (1.0000001, True, False),
+        (-1, True, False),
+    ],
+)
+def test_check_number_knows_which_ends_belong_to_the_range(value: float, low_allowed: bool, good: bool) -> None:
+    if good:
+        check_number("x", value, 0.0, 1.0, "fine", low_allowed=low_allowed)
+    else:
+        with pytest.raises(InvalidArgumentError, match="x must be fine, got"):
+            check_number("x", value, 0.0, 1.0, "fine", low_allowed=low_allowed)
+
+
+@pytest.mark.parametrize("value", [-0.1, 1.1, math.nan, math.inf, "0.5", True])
+@pytest.mark.parametrize("name", ["accuracy", "confidence"])
+def test_evidence_out_of_range_is_refused_and_nothing_of_the_batch_absorbed(name: str, value: Any) -> None:
+    learner = trained([])
+    before = learner.cell.state
+    bad = ExampleEvidence("bad", {"a": attrs.evolve(Outcome(0.5), **{name: value})})
+    with pytest.raises(InvalidArgumentError, match=f"{name} of 'a' must be a number between 0 and 1, got"):
+        learner.observe([example(0, {"a": 0.5}), bad])
+    assert learner.cell.state is before
+
+
+# --- other learners -------------------------------------------------------------------------------------------------
+
+
+def test_a_learner_with_another_alpha_shares_everything_that_is_learned() -> None:
+    slow = trained([], 0.1)
+    fast = slow.with_alpha(0.5)
+    fast.observe([example(0, {"a": 0.9, "b": 0.6})])
+    assert (slow.alpha, fast.alpha) == (0.1, 0.5)
+    assert slow.cell is fast.cell
+    assert slow.get_weight("a") == fast.get_weight("a") > 1.0
+    assert slow.get_statistics("a")["evidence"] == 0.5
+
+
+def test_a_fork_is_independent() -> None:
+    learner = trained([example(0, {"a": 0.9, "b": 0.6})])
+    before = known(learner)
+    fork = learner.fork()
+    assert known(fork) == before
+    assert (fork.alpha, fork.cell.is_trial, learner.cell.is_trial) == (learner.alpha, True, False)
+    fork.observe([example(1, {"a": 0.1, "b": 0.9})])
+    assert known(learner) == before
+    learner.reset()
+    assert fork.get_weight("a") != 1.0
+
+
+def test_reset_forgets_the_evidence_and_keeps_the_workers() -> None:
+    learner = trained([example(0, {"a": 0.9, "b": 0.6, "new": 0.5})])
+    learner.reset(1.5)
+    assert learner.get_all_weights() == dict.fromkeys([*IDS, "new"], 1.5)
+    assert learner.cell.state.is_blank(1.5)
+    learner.reset(2)
+    assert isinstance(learner.get_weight("a"), float)
+
+
+@pytest.mark.parametrize("value", [*BAD_NUMBERS, 2e6])
+def test_reset_refuses_a_weight_out_of_range_and_changes_nothing(value: Any) -> None:
+    learner = trained([example(0, {"a": 0.9, "b": 0.6})])
+    before = learner.cell.state
+    with pytest.raises(InvalidArgumentError, match="default_weight"):
+        learner.reset(value)
+    assert learner.cell.state is before
+
+
+# --- the cell -------------------------------------------------------------------------------------------------------
+
+
+def test_eight_threads_observing_at_once_lose_nothing() -> None:
+    learner = trained([], 0.25)
+    start = threading.Barrier(8)
+
+    def work(thread: int) -> None:
+        start.wait()
+        for number in range(25):
+            learner.observe([example(1000 * thread + number, {"a": 0.9, "b": 0.6}), example(-1, {"a": 0.5, "b": 0.7})])
+
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(work, range(8)))
+    alone = trained([], 0.25)
+    for thread in range(8):
+        alone.observe(example(1000 * thread + number, {"a": 0.9, "b": 0.6}) for number in range(25))
+    alone.cell.update(lambda state: alone.absorb(state, [example(-1, {"a": 0.5, "b": 0.7})], 200))
+    assert known(learner) == known(alone)
+    assert learner.get_statistics("a")["update_count"] == 201
+
+
+class _SwappedAtEveryLook(LearnerCell):
+    """Stands for a cell that another thread swaps whenever it is read."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.snapshots = itertools.cycle(
+            LearnedState({"a": WorkerBase(prior), "b": WorkerBase(prior)}, {"x": dict.fromkeys("ab", outcome)})
+            for prior, outcome in ((1.0, Absorbed(0.5, 1.0, 0.25)), (3.0, Absorbed(0.5, 1.0, 0.75)))
+        )
+
+    @property
+    def state(self) -> LearnedState:
+        return next(self.snapshots)
+
+
+def test_a_change_waits_for_the_one_before_it() -> None:
+    cell = LearnerCell()
+    inside, overtaken = threading.Event(), threading.Event()
+
+    def slow(state: LearnedState) -> LearnedState:
+        inside.set()
+        overtaken.wait(0.05)  # gives another change all the time it needs to get in between
+        return with_workers(state, ["slow"], 1.0)
+
+    def quick() -> None:
+        inside.wait()
+        cell.update(lambda state: with_workers(state, ["quick"], 1.0))
+        overtaken.set()
+
+    thread = threading.Thread(target=quick)
+    thread.start()
+    cell.update(slow)
+    thread.join()
+    assert cell.state.bases.keys() == {"slow", "quick"}
+
+
+def test_statistics_and_shares_come_from_one_snapshot() -> None:
+    learner = BayesianWeightLearner(cell=_SwappedAtEveryLook())
+    statistics = learner.get_all_statistics()
+    assert statistics["a"] == statistics["b"]
+    assert learner.get_blend_weights() == {"a": 0.5, "b": 0.5}
+    assert len(set(learner.get_all_weights().values())) == 1
+
+
+def test_a_failing_change_leaves_the_cell_as_it_was_and_open() -> None:
+    cell = LearnerCell()
+    before = cell.state
+
+    def broken(_state: LearnedState) -> LearnedState:
+        raise RuntimeError("no")
+
+    with pytest.raises(RuntimeError):
+        cell.update(broken)
+    assert cell.state is before
+    assert cell.update(lambda _: LearnedState({"a": WorkerBase(1.0)})) is cell.state
+
+
+def test_one_training_at_a_time_has_the_cell() -> None:
+    learner = BayesianWeightLearner()
+    with learner.cell as claimed:
+        assert claimed is learner.cell
+        with pytest.raises(TrainingInProgressError), learner.with_alpha(0.5).cell:
+            pass
+        with learner.fork().cell:
+            pass
+        learner.observe([example(0, {"a": 0.5})])  # a claim does not shut out readers or writers
+    with pytest.raises(KeyError), learner.cell:
+        raise KeyError
+    with learner.cell:
+        pass

@@ -1,0 +1,168 @@
+import random
+from collections import Counter
+from collections.abc import Sequence
+
+import attrs
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tsm_training.data import TrainingExample
+from tsm_training.data.split import Split, split_examples
+from tsm_training.testing import make_example, make_files
+
+LAW = settings(derandomize=True, deadline=None, max_examples=120)
+SEEDS = st.integers(0, 1000)
+FRACTIONS = st.floats(0.0, 1.0, exclude_max=True)
+
+
+def grouped(sizes: Sequence[int]) -> list[TrainingExample]:
+    """Return examples in groups of these sizes; those of a group have the same target."""
+    return [
+        make_example(f"{group}-{number}", files=make_files(f"{group}-{number}", target=f"{group}"))
+        for group, size in enumerate(sizes)
+        for number in range(size)
+    ]
+
+
+DATASETS = st.lists(st.integers(1, 4), min_size=1, max_size=12).map(grouped)
+
+
+def ids(examples: Sequence[TrainingExample]) -> list[str]:
+    return [example.example_id for example in examples]
+
+
+def targets(examples: Sequence[TrainingExample]) -> set[str]:
+    return {example.files.target.sha256 for example in examples if example.files}
+
+
+def held_out(split: Split) -> set[str]:
+    return set(ids(split.validation))
+
+
+@LAW
+@given(DATASETS, FRACTIONS, SEEDS)
+def test_every_example_is_on_one_side_in_the_given_order(
+    examples: list[TrainingExample], fraction: float, seed: int
+) -> None:
+    split = split_examples(examples, fraction, seed)
+    validation = held_out(split)
+    assert ids(split.training) == [i for i in ids(examples) if i not in validation]
+    assert ids(split.validation) == [i for i in ids(examples) if i in validation]
+
+
+@LAW
+@given(DATASETS, FRACTIONS, SEEDS, st.randoms(use_true_random=False))
+def test_neither_repetition_nor_order_changes_the_split(
+    examples: list[TrainingExample], fraction: float, seed: int, shuffler: random.Random
+) -> None:
+    split = split_examples(examples, fraction, seed)
+    assert split_examples(examples, fraction, seed) == split
+    shuffled = list(examples)
+    shuffler.shuffle(shuffled)
+    assert held_out(split_examples(shuffled, fraction, seed)) == held_out(split)
+
+
+@LAW
+@given(DATASETS, FRACTIONS, SEEDS)
+def test_examples_with_the_same_target_stay_together(
+    examples: list[TrainingExample], fraction: float, seed: int
+) -> None:
+    split = split_examples(examples, fraction, seed)
+    assert targets(split.training).isdisjoint(targets(split.validation))
+
+
+@LAW
+@given(DATASETS, FRACTIONS, SEEDS)
+def test_there_is_always_an_example_to_learn_from(examples: list[TrainingExample], fraction: float, seed: int) -> None:
+    assert split_examples(examples, fraction, seed).training
+
+
+@LAW
+@given(DATASETS, st.floats(0.0, 1.0, exclude_min=True, exclude_max=True), SEEDS)
+def test_with_two_targets_and_a_positive_fraction_there_is_an_example_to_judge_by(
+    examples: list[TrainingExample], fraction: float, seed: int
+) -> None:
+    assert bool(split_examples(examples, fraction, seed).validation) == (len(targets(examples)) > 1)
+
+
+@LAW
+@given(DATASETS, SEEDS)
+def test_a_fraction_of_zero_holds_nothing_out(examples: list[TrainingExample], seed: int) -> None:
+    assert split_examples(examples, 0.0, seed) == Split(tuple(examples), ())
+
+
+@LAW
+@given(DATASETS.filter(lambda examples: len(targets(examples)) > 1), FRACTIONS.filter(bool), SEEDS)
+def test_the_held_out_part_is_as_near_to_the_fraction_as_whole_groups_allow(
+    examples: list[TrainingExample], fraction: float, seed: int
+) -> None:
+    largest = max(Counter(example.files.target.sha256 for example in examples if example.files).values())
+    smallest_legal, largest_legal = 1, len(examples) - 1
+    wanted = min(max(fraction * len(examples), smallest_legal), largest_legal)
+    found = len(split_examples(examples, fraction, seed).validation)
+    # A cut that misses by more than half a group could move to the next boundary, except at both ends.
+    assert abs(found - wanted) < largest
+
+
+@LAW
+@given(st.integers(2, 60), FRACTIONS.filter(bool), SEEDS)
+def test_examples_that_share_nothing_are_divided_to_the_nearest_one(number: int, fraction: float, seed: int) -> None:
+    found = len(split_examples(grouped([1] * number), fraction, seed).validation)
+    nearest = min(range(1, number), key=lambda count: abs(count - fraction * number))
+    assert abs(found - fraction * number) == abs(nearest - fraction * number)
+
+
+@LAW
+@given(st.integers(10, 60), st.integers(1, 5), SEEDS)
+def test_growing_data_moves_few_examples(number: int, more: int, seed: int) -> None:
+    before = held_out(split_examples(grouped([1] * number), 0.2, seed))
+    after = held_out(split_examples(grouped([1] * (number + more)), 0.2, seed))
+    old = {f"{group}-0" for group in range(number)}
+    # New examples push at most as many old ones over the cut as there are new ones, and one more by rounding.
+    assert len(before ^ (after & old)) <= more + 1
+
+
+@LAW
+@given(st.lists(FRACTIONS.filter(bool), min_size=2, max_size=2).map(sorted), SEEDS)
+def test_a_larger_fraction_holds_out_the_same_examples_and_more(fractions: list[float], seed: int) -> None:
+    examples = grouped([1, 3, 2, 1, 1, 4, 2, 1, 1, 1])
+    smaller, larger = (held_out(split_examples(examples, fraction, seed)) for fraction in fractions)
+    assert smaller <= larger
+
+
+def test_another_seed_gives_another_split() -> None:
+    examples = grouped([1] * 20)
+    splits = {frozenset(held_out(split_examples(examples, 0.2, seed))) for seed in range(20)}
+    assert len(splits) > 15
+
+
+def test_every_example_is_held_out_by_some_seed() -> None:
+    examples = grouped([1] * 10)
+    seen: Counter[str] = Counter()
+    for seed in range(200):
+        seen.update(held_out(split_examples(examples, 0.2, seed)))
+    assert set(seen) == set(ids(examples))
+    assert max(seen.values()) < 80  # 40 would be even
+
+
+def test_a_shared_source_does_not_bind() -> None:
+    source = make_files("shared").source
+    examples = [
+        make_example(f"e{number}", files=attrs.evolve(make_files(f"e{number}"), source=source)) for number in range(10)
+    ]
+    assert len(split_examples(examples, 0.2, 0).validation) == 2
+
+
+def test_the_split_is_the_same_for_ever() -> None:
+    split = split_examples(grouped([1, 2, 1, 3, 1, 1]), 0.3, 0)
+    assert ids(split.validation) == ["2-0", "5-0"]
+
+
+def test_nothing_gives_nothing() -> None:
+    assert split_examples([], 0.2, 0) == Split((), ())
+
+
+def test_an_example_whose_files_are_unknown_is_named() -> None:
+    with pytest.raises(ValueError, match="'a' are not known"):
+        split_examples([make_example("a", files=None)], 0.2, 0)

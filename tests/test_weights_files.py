@@ -1,0 +1,411 @@
+from __future__ import annotations
+
+import json
+import os
+import random
+import stat
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsm_training.errors import WeightsFileError
+from tsm_training.evidence import ExampleEvidence, LearnedState, Outcome, WorkerBase
+from tsm_training.weights import (
+    MAX_WEIGHTS_FILE_BYTES,
+    BayesianWeightLearner,
+    LearnerCell,
+    WeightsDocument,
+    read_weights_file,
+    weights_document,
+    write_weights_file,
+)
+from tsm_training.weights import files as weights_files
+
+NOON = datetime(2025, 1, 2, 12, tzinfo=UTC)
+UNIT = st.floats(0.0, 1.0)
+IDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=8)
+
+
+def document_of(learner: BayesianWeightLearner, now: datetime = NOON) -> WeightsDocument:
+    return weights_document(learner.cell.state, learner.get_all_weights(), learner.alpha, learner.prior_strength, now)
+
+
+def learned() -> BayesianWeightLearner:
+    learner = BayesianWeightLearner(0.3)
+    learner.observe(
+        [
+            ExampleEvidence("x", {"first": Outcome(0.9), "zweiter, größer": Outcome(0.7, 0.1)}),
+            ExampleEvidence("y", {"first": Outcome(0.4, 0.3), "zweiter, größer": Outcome(None)}),
+        ]
+    )
+    return learner
+
+
+def good_document() -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(json.dumps(document_of(learned())))
+    return document
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "weights.json"
+
+
+def refused(path: Path, content: bytes | str, *parts: str) -> WeightsFileError:
+    """Assert that a file is refused by an error that names it and holds these parts."""
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(WeightsFileError) as caught:
+        read_weights_file(path)
+    message = str(caught.value)
+    assert repr(str(path)) in message
+    assert len(message) < 600 + len(str(path))
+    for part in parts:
+        assert part in message
+    return caught.value
+
+
+# --- the round trip -------------------------------------------------------------------------------------------------
+
+
+@given(
+    rows=st.lists(
+        st.dictionaries(IDS, st.builds(Outcome, st.none() | UNIT, UNIT), min_size=1, max_size=4), min_size=1, max_size=6
+    ),
+    alpha=st.floats(1e-6, 1.0),
+    prior=st.floats(1e-6, 1e6) | st.integers(1, 10),
+    strength=st.floats(1e-3, 1e9),
+    passes=st.integers(1, 3),
+)
+def test_exporting_importing_and_exporting_again_changes_no_byte(  # noqa: PLR0917 - hypothesis names them
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[dict[str, Outcome]],
+    alpha: float,
+    prior: float,
+    strength: float,
+    passes: int,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round trip.json"
+    learner = BayesianWeightLearner(alpha, prior, strength)
+    for _ in range(passes):
+        learner.observe(ExampleEvidence(str(number), row) for number, row in enumerate(rows))
+    write_weights_file(path, document_of(learner))
+    first = path.read_bytes()
+    file = read_weights_file(path)
+    assert (file.alpha, file.prior_strength) == (learner.alpha, learner.prior_strength)
+    imported = BayesianWeightLearner(alpha, prior, strength, cell=LearnerCell(LearnedState(file.bases())))
+    assert imported.get_all_weights() == learner.get_all_weights()
+    assert imported.get_all_statistics() == learner.get_all_statistics()
+    write_weights_file(path, document_of(imported))
+    assert path.read_bytes() == first
+
+
+def test_the_document_is_sorted_strict_json_with_the_guides_keys(path: Path) -> None:
+    local = datetime(2025, 1, 2, 15, tzinfo=timezone(timedelta(hours=3)))
+    write_weights_file(path, document_of(learned(), local))
+    document = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    assert document["exported_at"] == "2025-01-02T12:00:00+00:00"
+    assert document["alpha"] == 0.3
+    assert document["format_version"] == 1
+    assert document["weights"] == learned().get_all_weights()
+    assert list(document["weights"]) == list(document["posterior"]) == ["first", "zweiter, größer"]
+    assert "größer" in path.read_text(encoding="utf-8")
+
+
+def test_a_learner_without_a_prior_strength_exports_its_weights_only() -> None:
+    document = weights_document(LearnedState(), {"b": 1.5, "a": 0.5}, 0.1, None, NOON)
+    assert list(document["weights"].items()) == [("a", 0.5), ("b", 1.5)]
+    assert document.keys() == {"weights", "alpha", "exported_at", "format_version"}
+
+
+def test_a_file_with_weights_only_gives_priors(path: Path) -> None:
+    path.write_text('{"weights": {"a": 1, "b": 1.25}}')
+    file = read_weights_file(path)
+    assert (file.alpha, file.prior_strength, file.posterior) == (None, None, None)
+    assert file.bases() == {"a": WorkerBase(1.0), "b": WorkerBase(1.25)}
+    assert (file.path, dict(file.weights)) == (str(path), {"a": 1.0, "b": 1.25})
+
+
+def test_the_guides_own_file_and_keys_from_elsewhere_are_accepted(path: Path) -> None:
+    path.write_text('{"weights": {"a": 1.5}, "alpha": 0.15, "exported_at": "2024-01-01T00:00:00", "note": [1, null]}')
+    file = read_weights_file(path)
+    assert (file.alpha, file.weights) == (0.15, {"a": 1.5})
+
+
+def test_a_byte_order_mark_is_tolerated(path: Path) -> None:
+    path.write_bytes(b"\xef\xbb\xbf" + json.dumps(good_document()).encode())
+    assert read_weights_file(path).bases().keys() == good_document()["weights"].keys()
+
+
+# --- F1 to F3: what stands in it ------------------------------------------------------------------------------------
+
+BAD_WEIGHTS = {
+    "NaN": "NaN",
+    "Infinity": "Infinity",
+    "-Infinity": "-Infinity",
+    "1e999": "Infinity",
+    "-1": "-1",
+    "-0.5": "-0.5",
+    "0": "0",
+    "0.0": "0.0",
+    "-0.0": "-0.0",
+    "true": "true",
+    "false": "false",
+    "null": "null",
+    '"9"': "'9'",
+    '"' + "long" * 100 + '"': "(400 characters)",
+    "[1.0]": "a list of 1",
+    '{"a": 1}': "an object of 1",
+    "1" + "0" * 30: "1" + "0" * 30,
+    "1" + "0" * 4000: "(4001 digits)",
+    "1" + "0" * 5000: "holds a number that cannot be read",
+    "1000000001": "1000000001",
+}
+
+
+@pytest.mark.parametrize("position", [0, 1, 2])
+@pytest.mark.parametrize("value", BAD_WEIGHTS)
+def test_a_weight_that_is_no_finite_number_above_zero_is_refused_wherever_it_stands(
+    path: Path, value: str, position: int
+) -> None:
+    entries = ['"a": 1.0', '"b": 0.5']
+    entries.insert(position, f'"wrong": {value}')
+    error = refused(path, '{"weights": {' + ", ".join(entries) + "}}", BAD_WEIGHTS[value])
+    if "cannot be read" not in str(error) and "JSON knows" not in str(error):
+        assert error.key == "weights['wrong']"
+        assert "must be a" in error.reason
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('{"alpha": 0.1}', ["the key 'weights' is missing"]),
+        ('{"weights": [1.0]}', ["at weights", "one entry per worker", "a list of 1"]),
+        ('{"weights": null}', ["at weights", "null"]),
+        ('{"weights": {}}', ["at weights", "names no worker"]),
+        ("[]", ["must hold a JSON object", "a list of 0"]),
+        ("1.0", ["must hold a JSON object", "1.0"]),
+        ('"weights"', ["must hold a JSON object", "'weights'"]),
+        ("null", ["must hold a JSON object", "null"]),
+        ('{"weights": {"a": 1, "a": 2}}', ["'a'", "stands there twice"]),
+        ('{"weights": {"a": 1}, "weights": {"a": 1}}', ["'weights'", "stands there twice"]),
+        ('{"weights": {"' + "k" * 999 + '": 1, "' + "k" * 999 + '": 2}}', ["(999 characters)", "stands there twice"]),
+        ('{"weights": {"": 1}}', ["weights['']", "1 to 128 printable characters"]),
+        ('{"weights": {"' + "i" * 129 + '": 1}}', ["(129 characters)", "1 to 128 printable characters"]),
+        ('{"weights": {"\\ud800": 1}}', ["\\ud800", "printable"]),
+        ('{"weights": {"a\\u0000b": 1}}', ["\\x00", "printable"]),
+        ('{"weights": {"a\\nb": 1}}', ["\\n", "printable"]),
+        ('{"weights": {"a\nb": 1}}', ["is not JSON", "control character"]),
+        ('{"weights": {"a": 1}, "alpha": 0}', ["at alpha", "above 0 and at most 1", "got 0"]),
+        ('{"weights": {"a": 1}, "alpha": 1.5}', ["at alpha", "1.5"]),
+        ('{"weights": {"a": 1}, "alpha": null}', ["at alpha", "null"]),
+        ('{"weights": {"a": 1}, "prior_strength": -3}', ["at prior_strength", "-3"]),
+        ('{"weights": {"a": 1}, "format_version": 2}', ["at format_version", "version 2", "reads 1"]),
+        ('{"weights": {"a": 1}, "format_version": true}', ["at format_version", "version true"]),
+        ('{"weights": {"a": 1}, "format_version": 1.0}', ["at format_version", "version 1.0"]),
+        ('{"weights": {"a": 1}, "format_version": "1"}', ["at format_version", "version '1'"]),
+        ('{"weights": {"a": 1}, "format_version": [' + "1," * 999 + "1]}", ["at format_version", "a list of 1000"]),
+        ("", ["is not JSON"]),
+        ("   ", ["is not JSON"]),
+        ('{"weights": {"a": 1}} x', ["is not JSON", "Extra data"]),
+        ("{'weights': {'a': 1}}", ["is not JSON"]),
+        ('{"weights": {"a": 1},}', ["is not JSON"]),
+    ],
+)
+def test_a_file_that_is_not_laid_out_as_agreed_is_refused_with_the_place_and_the_reason(
+    path: Path, text: str, parts: list[str]
+) -> None:
+    refused(path, text, *parts)
+
+
+def _changed(change: Callable[[dict[str, Any]], object]) -> str:
+    document = good_document()
+    change(document)
+    return json.dumps(document)
+
+
+def _entry(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["posterior"]["first"].update(changes)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda d: d["weights"].update(first=2.0), ["weights['first']", "is 2.0, but its posterior says", "as priors"]),
+        (lambda d: d.pop("prior_strength"), ["at prior_strength", "is missing"]),
+        (lambda d: d["weights"].update(new=1.0), ["at posterior", "same workers"]),
+        (lambda d: d["posterior"].pop("first"), ["at posterior", "same workers"]),
+        (lambda d: d.update(posterior=[]), ["at posterior", "one entry per worker", "a list of 0"]),
+        (lambda d: d.update(posterior=None), ["at posterior", "null"]),
+        (lambda d: d["posterior"].update(first=1.0), ["posterior['first']", "exactly the keys prior, evidence", "1.0"]),
+        (lambda d: d["posterior"]["first"].pop("prior"), ["posterior['first']", "exactly the keys", "an object of 6"]),
+        (_entry(extra=1), ["posterior['first']", "exactly the keys", "an object of 8"]),
+        (_entry(prior=0), ["posterior['first']['prior']", "above 0"]),
+        (_entry(evidence="1"), ["posterior['first']['evidence']", "a number", "'1'"]),
+        (_entry(advantage=1e300), ["posterior['first']['advantage']", "at most 1e+09"]),
+        (_entry(update_count=-1), ["posterior['first']['update_count']", "whole number of at least 0", "-1"]),
+        (_entry(valid_count=1.0), ["posterior['first']['valid_count']", "whole number", "1.0"]),
+        (_entry(valid_count=True), ["posterior['first']['valid_count']", "whole number", "true"]),
+        (_entry(valid_count=10**10), ["posterior['first']['valid_count']", "10000000000"]),
+        (_entry(evidence=-0.1), ["posterior['first']", "sums that no evidence can have"]),
+        (_entry(advantage=0.9), ["posterior['first']", "sums that no evidence can have"]),
+        (_entry(advantage=-0.9), ["posterior['first']", "sums that no evidence can have"]),
+        (_entry(squared_advantage=-0.1), ["posterior['first']", "sums that no evidence can have"]),
+        (_entry(squared_advantage=0.9), ["posterior['first']", "sums that no evidence can have"]),
+        (_entry(squared_advantage=0.0), ["posterior['first']", "sums that no evidence can have"]),
+        (_entry(evidence=2.5), ["posterior['first']", "sums that no evidence can have"]),
+        (_entry(accuracy_sum=-0.1), ["posterior['first']", "sums that no evidence can have"]),
+        (_entry(accuracy_sum=2.5), ["posterior['first']", "sums that no evidence can have"]),
+        (_entry(valid_count=3), ["posterior['first']", "sums that no evidence can have"]),
+    ],
+)
+def test_a_posterior_that_cannot_be_or_contradicts_the_weights_is_refused(
+    path: Path, change: Callable[[dict[str, Any]], object], parts: list[str]
+) -> None:
+    refused(path, _changed(change), *parts)
+
+
+# --- F4 and F5: bytes -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("opening", ["[", '{"weights":', '{"weights": {"a": ', '{"weights": {"a": 1}, "note": ['])
+def test_a_hundred_thousand_nested_brackets_are_refused(path: Path, opening: str) -> None:
+    refused(path, opening * (400_000 // len(opening)), "is nested too deeply")
+
+
+def test_nesting_is_refused_at_every_depth_that_the_parser_still_takes(path: Path) -> None:
+    for depth in range(1, sys.getrecursionlimit() + 50, 7):
+        refused(path, '{"weights": {"a": ' + "[" * depth + "]" * depth + "}}")
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252"])
+def test_another_encoding_is_refused(path: Path, encoding: str) -> None:
+    refused(path, '{"weights": {"größer": 1.0}}'.encode(encoding))
+
+
+def test_the_place_of_a_byte_that_is_not_utf_8_is_named(path: Path) -> None:
+    refused(path, b'{"weights": {"a\xff": 1}}', "is not UTF-8 text", "at byte 15")
+
+
+def test_a_good_file_cut_anywhere_is_refused(path: Path) -> None:
+    good = json.dumps(good_document()).encode()
+    for length in range(len(good)):
+        refused(path, good[:length])
+
+
+def test_bytes_changed_at_random_give_a_good_file_or_the_one_error(path: Path) -> None:
+    good = json.dumps(good_document()).encode()
+    rng = random.Random(20250102)
+    outcomes = {"good": 0, "refused": 0}
+    for _ in range(3000):
+        content = bytearray(good)
+        for _ in range(rng.randint(1, 3)):
+            place = rng.randrange(len(content))
+            choice = rng.randrange(4)
+            if choice == 0:
+                content[place] = rng.randrange(256)
+            elif choice == 1:
+                del content[place]
+            elif choice == 2:
+                content.insert(place, rng.choice(b'0123456789eE+-.{}[]",:\\u '))
+            else:
+                content[place] ^= 1 << rng.randrange(8)
+        path.write_bytes(content)
+        try:
+            file = read_weights_file(path)
+        except WeightsFileError:
+            outcomes["refused"] += 1
+        else:
+            state = LearnedState(file.bases())
+            assert all(base.prior > 0.0 for base in state.sums.values())
+            assert file.weights.keys() == file.bases().keys()
+            outcomes["good"] += 1
+    assert min(outcomes.values()) > 20
+
+
+# --- F6: what it is -------------------------------------------------------------------------------------------------
+
+
+def test_a_large_file_is_refused_before_it_is_read(path: Path) -> None:
+    with path.open("wb") as file:
+        file.truncate(10**11)  # sparse: reading it would fill the memory
+    with pytest.raises(WeightsFileError, match=f"has {10**11} bytes; at most {MAX_WEIGHTS_FILE_BYTES}"):
+        read_weights_file(path)
+
+
+def test_the_size_limit_itself_is_allowed(path: Path) -> None:
+    text = '{"weights": {"a": 1}}'
+    path.write_text(text.ljust(MAX_WEIGHTS_FILE_BYTES))
+    assert read_weights_file(path).weights == {"a": 1.0}
+    refused(path, text.ljust(MAX_WEIGHTS_FILE_BYTES + 1), "bytes")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_pipe_is_refused_without_waiting(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(WeightsFileError, match="is a pipe"):
+        read_weights_file(path)
+
+
+def test_a_folder_or_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsFileError, match="cannot be read") as caught:
+        read_weights_file(tmp_path)
+    assert isinstance(caught.value.__cause__, OSError)
+    with pytest.raises(WeightsFileError, match="cannot be read"):
+        read_weights_file(tmp_path / "missing.json")
+    with pytest.raises(WeightsFileError, match="cannot be read"):
+        read_weights_file("nul\0byte.json")
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_export_keeps_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_weights_file(path, document_of(learned()))
+    before = path.read_bytes()
+
+    def full_disk(_path: object, _content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(weights_files, "replace_file", full_disk)
+    with pytest.raises(WeightsFileError, match=r"cannot be written.*No space left"):
+        write_weights_file(path, document_of(learned(), NOON + timedelta(days=1)))
+    assert path.read_bytes() == before
+
+
+def test_nothing_is_written_where_no_file_can_be(tmp_path: Path) -> None:
+    for target in (tmp_path, tmp_path / "missing" / "weights.json", "nul\0byte.json"):
+        with pytest.raises(WeightsFileError, match="cannot be written"):
+            write_weights_file(target, document_of(learned()))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("weights", "reason"),
+    [
+        ({"a": float("nan")}, "NaN is not a number"),
+        ({"a": float("inf")}, "Infinity is not a number"),
+        ({"a": -1.0}, "above 0"),
+        ({"\ud800": 1.0}, "is not UTF-8"),
+        ({"a\n": 1.0}, "printable"),
+        ({}, "names no worker"),
+        ({f"worker {number:100}": 1.0 for number in range(10_000)}, "would have"),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_written(path: Path, weights: dict[str, float], reason: str) -> None:
+    with pytest.raises(WeightsFileError, match=reason):
+        write_weights_file(path, weights_document(LearnedState(), weights, 0.1, None, NOON))
+    assert not path.exists()
+
+
+def test_export_keeps_the_mode_of_the_file_and_leaves_nothing_beside_it(path: Path) -> None:
+    path.write_text("old")
+    path.chmod(0o640)
+    write_weights_file(path, document_of(learned()))
+    assert stat.S_IMODE(path.stat().st_mode) == 0o640
+    assert list(path.parent.iterdir()) == [path]

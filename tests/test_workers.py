@@ -1,0 +1,738 @@
+from __future__ import annotations
+
+import decimal
+import fractions
+import math
+import pickle
+import threading
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
+from typing import Any
+
+import attrs
+import numpy as np
+import pytest
+
+from tsm_training.arrays import Image
+from tsm_training.errors import (
+    DuplicateWorkerError,
+    InvalidArgumentError,
+    NoWorkersError,
+    WorkerNotFoundError,
+)
+from tsm_training.workers import (
+    FunctionWorker,
+    Worker,
+    WorkerFailure,
+    WorkerPool,
+    WorkerPoolLike,
+    WorkerRequest,
+    WorkerResult,
+    WorkerResultLike,
+    checked_result,
+    run_worker,
+    shared,
+)
+
+RNG = np.random.default_rng(1)
+SOURCE: Image = RNG.integers(0, 256, (5, 9, 3), np.uint8)
+TARGET: Image = RNG.integers(0, 256, (6, 8, 3), np.uint8)
+DATA = {"source": SOURCE, "target": TARGET}
+
+
+class Negative(Worker):
+    worker_id = "negative"
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        return 255 - data["target"]
+
+
+@attrs.frozen
+class Brighter(Worker):
+    """As a host would write it: settings in attrs fields, a confidence of its own."""
+
+    worker_id: str
+    levels: int = 10
+    confidence: Any = 0.5
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        return np.minimum(data["target"], 255 - self.levels).astype(np.uint8) + np.uint8(self.levels)
+
+    def get_confidence(self, data: Mapping[str, Image], result: Image) -> float:
+        confidence: float = self.confidence() if callable(self.confidence) else self.confidence
+        return confidence
+
+
+def unchanged(source: Image, target: Image) -> Image:
+    return target
+
+
+def pool_of(*workers: Worker, max_workers: int = 10) -> WorkerPool:
+    pool = WorkerPool(max_workers)
+    for worker in workers:
+        pool.register_worker(worker)
+    return pool
+
+
+def outcome_of(function: Callable[[Image, Image], Any], *others: Worker) -> WorkerResult:
+    """Run a function as the first worker of a pool."""
+    return pool_of(FunctionWorker("tried", function), *others).execute_parallel(DATA)[0]
+
+
+def facts(result: WorkerResult) -> tuple[object, ...]:
+    """Everything about a result but the time it took."""
+    value = None if result.value is None else (result.value.tobytes(), result.value.shape)
+    return (result.worker_id, value, result.confidence, result.failure)
+
+
+def failure_of(result: WorkerResult) -> WorkerFailure:
+    assert not result.is_valid()
+    assert result.value is None
+    assert result.failure is not None
+    return result.failure
+
+
+# --- ways to write a worker -----------------------------------------------------------------------------------------
+
+
+def test_a_five_line_subclass_is_a_worker() -> None:
+    worker = Negative()
+    assert (worker.worker_id, worker.version, worker.reads_only) == ("negative", "", False)
+    (result,) = pool_of(worker).execute_parallel(DATA)
+    assert result.is_valid()
+    assert result.confidence == 1.0
+    assert result.seconds >= 0.0
+    assert np.array_equal(result.value, 255 - TARGET)  # type: ignore[arg-type]
+
+
+def test_a_subclass_with_attrs_fields_is_a_worker() -> None:
+    (result,) = pool_of(Brighter("w", 3)).execute_parallel(DATA)
+    assert (result.worker_id, result.confidence) == ("w", 0.5)
+    assert Brighter("w", 3) == Brighter("w", 3) != Brighter("w", 4)
+
+
+def test_a_function_is_called_with_source_and_target() -> None:
+    def mean_colour(source: Image, target: Image) -> Image:
+        return np.full_like(target, source.mean())
+
+    (result,) = pool_of(FunctionWorker("mean", mean_colour, version="2")).execute_parallel(DATA)
+    assert np.array_equal(result.value, np.full_like(TARGET, SOURCE.mean()))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("missing", ["worker_id", "process"])
+def test_a_worker_without_a_name_or_an_answer_cannot_be_made(missing: str) -> None:
+    body = {"worker_id": "w", "process": lambda _self, data: data["target"]}
+    del body[missing]
+    with pytest.raises(TypeError, match=missing):
+        type("Incomplete", (Worker,), body)()
+
+
+@pytest.mark.parametrize("worker", [Negative(), Brighter("w", 3), FunctionWorker("f", unchanged, "1")])
+def test_workers_survive_pickling(worker: Worker) -> None:
+    again = pickle.loads(pickle.dumps(worker))
+    assert type(again) is type(worker)
+    request = WorkerRequest(SOURCE, TARGET)
+    assert facts(run_worker(again, request)) == facts(run_worker(worker, request))
+
+
+# --- the registry ---------------------------------------------------------------------------------------------------
+
+
+def test_workers_are_kept_in_order_of_registration() -> None:
+    workers = [Brighter(name) for name in "cab"]
+    pool = pool_of(*workers)
+    assert pool.workers == tuple(workers)
+    assert [result.worker_id for result in pool.execute_parallel(DATA)] == ["c", "a", "b"]
+    assert pool.get_worker("a") is workers[1]
+    assert pool.unregister_worker("a") is workers[1]
+    assert pool.workers == (workers[0], workers[2])
+    pool.register_worker(workers[1])
+    assert [worker.worker_id for worker in pool.workers] == ["c", "b", "a"]
+
+
+def test_a_second_worker_of_the_same_id_is_refused() -> None:
+    pool = pool_of(Brighter("w", 1))
+    with pytest.raises(DuplicateWorkerError, match="'w' is already registered"):
+        pool.register_worker(Brighter("w", 2))
+    assert pool.workers == (Brighter("w", 1),)
+
+
+def test_an_unknown_worker_is_not_found() -> None:
+    pool = pool_of(Brighter("w"))
+    for look_up in (pool.get_worker, pool.unregister_worker):
+        with pytest.raises(WorkerNotFoundError, match="no registered worker has the id 'v'"):
+            look_up("v")
+
+
+@pytest.mark.parametrize("worker_id", ["a", "0", "größer als 5", "a" * 128, "x;--", "<b>"])
+def test_ids_of_1_to_128_printable_characters_are_taken(worker_id: str) -> None:
+    assert pool_of(Brighter(worker_id)).get_worker(worker_id).worker_id == worker_id
+
+
+@pytest.mark.parametrize(
+    "worker_id",
+    ["", " ", " a", "a ", "a\n", "a\x00b", "\x1b[2J", "\u202e", "\ud800", "a\u00a0b", "a" * 129, "a" * 10**7, None, 7],
+    ids=lambda value: repr(value)[:20],
+)
+def test_an_id_that_no_file_could_keep_is_refused(worker_id: Any) -> None:
+    pool = WorkerPool()
+    with pytest.raises(InvalidArgumentError, match="worker_id must be 1 to 128 printable characters") as caught:
+        pool.register_worker(Brighter(worker_id))
+    assert len(str(caught.value)) < 500
+    assert pool.workers == ()
+
+
+@pytest.mark.parametrize("worker", [None, "negative", unchanged, Negative, SimpleNamespace(worker_id="w")])
+def test_what_is_no_worker_is_refused_with_advice(worker: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="wrap a function with FunctionWorker"):
+        WorkerPool().register_worker(worker)
+
+
+@pytest.mark.parametrize("value", [0, -1, True, False, 1.5, 2.0, "2", None, math.nan, math.inf])
+def test_the_number_of_threads_is_a_whole_number_of_at_least_one(value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="max_workers must be a whole number of at least 1, got"):
+        WorkerPool(value)
+
+
+def test_a_pool_is_frozen_and_compared_by_identity() -> None:
+    pool = WorkerPool(max_workers=3)
+    assert (pool.max_workers, WorkerPool().max_workers) == (3, 10)
+    assert pool != WorkerPool(max_workers=3)
+    assert repr(pool) == "WorkerPool(max_workers=3)"
+    assert isinstance(pool, WorkerPoolLike)
+    with pytest.raises(attrs.exceptions.FrozenInstanceError):
+        pool.max_workers = 4  # type: ignore[misc]
+
+
+# --- running --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("max_workers", [1, 3, 20])
+def test_results_stand_in_order_of_registration_whatever_finishes_first(max_workers: int) -> None:
+    def waiting(number: int) -> Worker:
+        def work(source: Image, target: Image) -> Image:
+            time.sleep(0.003 * (5 - number))
+            return np.full_like(target, number)
+
+        return FunctionWorker(f"worker {number}", work)
+
+    results = pool_of(*map(waiting, range(6)), max_workers=max_workers).execute_parallel(DATA)
+    assert [result.worker_id for result in results] == [f"worker {number}" for number in range(6)]
+    assert [int(result.value[0, 0, 0]) for result in results if result.value is not None] == list(range(6))
+
+
+def test_workers_run_at_the_same_time_up_to_the_limit() -> None:
+    together = threading.Barrier(3, timeout=10)
+
+    def meet(source: Image, target: Image) -> Image:
+        together.wait()
+        return target
+
+    results = pool_of(*(FunctionWorker(name, meet) for name in "abc"), max_workers=3).execute_parallel(DATA)
+    assert all(result.is_valid() for result in results)
+
+
+def test_some_of_the_workers_can_be_run() -> None:
+    pool = pool_of(*(Brighter(name) for name in "abc"))
+    assert [r.worker_id for r in pool.execute(DATA, ["c", "a", "unknown"])] == ["a", "c"]
+    with pytest.raises(NoWorkersError):
+        pool.execute(DATA, ["unknown"])
+
+
+def test_an_empty_pool_is_an_error() -> None:
+    with pytest.raises(NoWorkersError, match="register at least one worker"):
+        WorkerPool().execute_parallel(DATA)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ({}, r"data must be a mapping with the keys 'source' and 'target', got \[\]"),
+        ({"source": SOURCE}, r"got \['source'\]"),
+        ({1: SOURCE, "target": TARGET}, r"got \[1, 'target'\]"),
+        (None, "got None"),
+        ([SOURCE, TARGET], "data must be a mapping"),
+        ({"source": None, "target": TARGET}, r"data\['source'\] must be a uint8 array of shape \(H, W, 3\), BGR, got"),
+        ({"source": SOURCE, "target": TARGET / 255}, r"data\['target'\] must be .* got an array of dtype float64"),
+        ({"source": SOURCE, "target": TARGET[:, :, 0]}, r"data\['target'\] must be .* got an array of shape \(6, 8\)"),
+    ],
+)
+def test_a_request_without_two_pictures_is_refused(data: Any, message: str) -> None:
+    with pytest.raises(InvalidArgumentError, match=message):
+        pool_of(Negative()).execute_parallel(data)
+
+
+def test_a_request_may_hold_more_than_the_two_pictures() -> None:
+    (result,) = pool_of(Negative()).execute_parallel({**DATA, "note": "extra"})  # type: ignore[dict-item]
+    assert result.is_valid()
+
+
+def test_a_worker_may_call_the_pool_again() -> None:
+    pool = WorkerPool(max_workers=1)
+
+    def nested(source: Image, target: Image) -> Image:
+        inner = WorkerRequest(source, target)
+        results = pool.execute(inner, ["negative"])
+        assert results[0].value is not None
+        return 255 - results[0].value
+
+    pool.register_worker(FunctionWorker("nested", nested))
+    pool.register_worker(Negative())
+    first, second = pool.execute_parallel(DATA)
+    assert np.array_equal(first.value, TARGET)  # type: ignore[arg-type]
+    assert second.is_valid()
+
+
+def test_a_pool_leaves_no_threads_behind() -> None:
+    before = threading.active_count()
+    pool_of(*(Brighter(name) for name in "abcdef")).execute_parallel(DATA)
+    assert threading.active_count() == before
+
+
+# --- bad outputs (W2 to W4) -----------------------------------------------------------------------------------------
+
+
+class _Liar:
+    """Looks like an array and is none."""
+
+    dtype, ndim, shape = np.dtype(np.uint8), 3, TARGET.shape
+
+    def copy(self) -> Image:
+        return TARGET
+
+
+BAD_OUTPUTS: dict[str, tuple[Any, str]] = {
+    "None": (None, "a NoneType"),
+    "text": ("picture.png", "a str"),
+    "bytes": (TARGET.tobytes(), "a bytes"),
+    "number": (1, "a int"),
+    "list": (TARGET.tolist(), "a list"),
+    "tuple": ((TARGET, 1.0), "a tuple"),
+    "dictionary": ({"image": TARGET}, "a dict"),
+    "generator": ((row for row in TARGET), "a generator"),
+    "look-alike": (_Liar(), "a _Liar"),
+    "scalar": (np.uint8(3), "a uint8"),
+    "memory": (memoryview(TARGET.tobytes()), "a memoryview"),
+    "object": (TARGET.astype(object), "dtype object"),
+    "bool": (TARGET > 128, "dtype bool"),
+    "int8": (TARGET.astype(np.int8), "dtype int8"),
+    "uint16": (TARGET.astype(np.uint16), "dtype uint16"),
+    "int32": (TARGET.astype(np.int32), "dtype int32"),
+    "int64": (TARGET.astype(np.int64), "dtype int64"),
+    "float 0 to 1": (TARGET / 255, "dtype float64"),
+    "float 0 to 255": (TARGET.astype(np.float32), "dtype float32"),
+    "NaN": (np.full(TARGET.shape, np.nan), "dtype float64"),
+    "infinity": (np.full(TARGET.shape, np.inf, np.float32), "dtype float32"),
+    "complex": (TARGET.astype(complex), "dtype complex128"),
+    "grey": (TARGET[:, :, 0], "shape (6, 8)"),
+    "one channel": (TARGET[:, :, :1], "shape (6, 8, 1)"),
+    "two channels": (TARGET[:, :, :2], "shape (6, 8, 2)"),
+    "BGRA": (np.dstack([TARGET, TARGET[:, :, 0]]), "shape (6, 8, 4)"),
+    "channels first": (TARGET.transpose(2, 0, 1), "shape (3, 6, 8)"),
+    "batch": (TARGET[None], "shape (1, 6, 8, 3)"),
+    "empty": (TARGET[:0], "shape (0, 8, 3)"),
+    "no dimensions": (np.array(3, np.uint8), "shape ()"),
+    "too small": (TARGET[:3, :2], "expected the target's 8×6, got 2×3"),
+    "too large": (np.zeros((60, 80, 3), np.uint8), "expected the target's 8×6, got 80×60"),
+    "turned": (TARGET.transpose(1, 0, 2), "expected the target's 8×6, got 6×8"),
+    "the source": (SOURCE, "expected the target's 8×6, got 9×5"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_OUTPUTS)
+def test_a_bad_output_fails_that_worker_and_no_other(name: str) -> None:
+    output, described = BAD_OUTPUTS[name]
+    good = Brighter("good", 7)
+    result, beside = pool_of(FunctionWorker("bad", lambda _s, _t: output), good).execute_parallel(DATA)
+    failure = failure_of(result)
+    assert failure.kind == "bad_output"
+    assert described in failure.message
+    assert result.confidence == 0.0
+    assert facts(beside) == facts(pool_of(good).execute_parallel(DATA)[0])
+
+
+@pytest.mark.parametrize(
+    "output",
+    [
+        np.repeat(TARGET, 2, axis=1)[:, ::2],
+        TARGET[::-1, ::-1],
+        np.asfortranarray(TARGET),
+        np.broadcast_to(TARGET[:1, :1], TARGET.shape),
+        np.ma.MaskedArray(TARGET, mask=TARGET > 128),
+        np.frombuffer(TARGET.tobytes(), np.uint8).reshape(TARGET.shape),
+    ],
+)
+def test_any_layout_in_memory_is_accepted_and_becomes_an_ordinary_array(output: Any) -> None:
+    value = outcome_of(lambda _s, _t: output).value
+    assert type(value) is np.ndarray
+    assert value.flags.c_contiguous
+    assert value.flags.writeable
+    assert np.array_equal(value, np.asarray(output))
+    assert not np.shares_memory(value, output)
+
+
+# --- confidences (W5) -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("confidence", "number"),
+    [
+        (0, 0.0),
+        (1, 1.0),
+        (0.25, 0.25),
+        (np.float32(0.25), 0.25),
+        (np.float64(0.25), 0.25),
+        (np.int64(1), 1.0),
+        (fractions.Fraction(1, 4), 0.25),
+        (decimal.Decimal("0.25"), 0.25),
+    ],
+)
+def test_a_real_number_from_0_to_1_is_a_confidence(confidence: Any, number: float) -> None:
+    (result,) = pool_of(Brighter("w", confidence=confidence)).execute_parallel(DATA)
+    assert result.is_valid()
+    assert type(result.confidence) is float
+    assert result.confidence == number
+
+
+class _Odd:
+    def __float__(self) -> float:
+        raise RuntimeError("no number")
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no text")
+
+
+BAD_CONFIDENCES = [
+    math.nan,
+    math.inf,
+    -math.inf,
+    2,
+    -1,
+    -1e-9,
+    1.0000001,
+    10**400,
+    None,
+    "0.5",
+    b"1",
+    bytearray(b"1"),
+    True,
+    False,
+    np.True_,
+    np.float32(np.nan),
+    np.float64(1.5),
+    np.int64(-1),
+    np.array(0.5),
+    np.array([0.5]),
+    np.array([0.5, 0.5]),
+    1j,
+    [0.5],
+    {},
+    object(),
+    _Odd(),
+    decimal.Decimal("NaN"),
+]
+
+
+@pytest.mark.parametrize("confidence", BAD_CONFIDENCES, ids=lambda value: type(value).__name__)
+def test_anything_else_is_a_bad_confidence_of_that_worker_only(confidence: Any) -> None:
+    good = Brighter("good", 7)
+    result, beside = pool_of(Brighter("bad", confidence=confidence), good).execute_parallel(DATA)
+    failure = failure_of(result)
+    assert failure.kind == "bad_confidence"
+    assert failure.message.startswith("expected a number in [0, 1], got ")
+    assert len(failure.message) < 600
+    assert facts(beside) == facts(pool_of(good).execute_parallel(DATA)[0])
+
+
+# --- raising (W1, W6) -----------------------------------------------------------------------------------------------
+
+
+class OwnError(Exception):
+    pass
+
+
+def endless() -> Any:
+    return endless()
+
+
+def raising(error: BaseException | type[BaseException]) -> Callable[..., Any]:
+    def work(*_arguments: object) -> Any:
+        raise error
+
+    return work
+
+
+WORST = [
+    ValueError,
+    OwnError,
+    AssertionError,
+    StopIteration,
+    SystemExit,
+    GeneratorExit,
+    KeyboardInterrupt,
+    MemoryError,
+    BaseException,
+    BaseExceptionGroup("several", [SystemExit()]),
+]
+
+
+@pytest.mark.parametrize("where", ["process", "get_confidence"])
+@pytest.mark.parametrize("error", WORST)
+def test_whatever_a_worker_raises_is_its_own_failure(error: Any, where: str) -> None:
+    bad = FunctionWorker("bad", raising(error)) if where == "process" else Brighter("bad", confidence=raising(error))
+    good = Brighter("good", 7)
+    result, beside = pool_of(bad, good, max_workers=1).execute_parallel(DATA)
+    name = error.__name__ if isinstance(error, type) else type(error).__name__
+    assert (failure_of(result).kind, failure_of(result).error_type) == ("raised", name)
+    assert facts(beside) == facts(pool_of(good).execute_parallel(DATA)[0])
+
+
+def test_endless_recursion_is_a_failure() -> None:
+    assert failure_of(outcome_of(lambda _s, _t: endless())).error_type == "RecursionError"
+
+
+def test_the_users_own_interrupt_passes_through() -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run_worker(FunctionWorker("w", raising(KeyboardInterrupt)), WorkerRequest(SOURCE, TARGET))
+    result = run_worker(FunctionWorker("w", raising(SystemExit)), WorkerRequest(SOURCE, TARGET))
+    assert failure_of(result).error_type == "SystemExit"
+
+
+def test_a_failure_says_what_happened_on_one_line() -> None:
+    failure = failure_of(outcome_of(raising(OwnError("no luck"))))
+    assert failure == WorkerFailure("raised", "OwnError", "no luck")
+    assert str(failure) == "raised: OwnError: no luck"
+
+
+@pytest.mark.parametrize(("length", "kept"), [(500, "x" * 500), (501, "x" * 499 + "…"), (10**7, "x" * 499 + "…")])
+def test_a_message_is_capped_at_500_characters(length: int, kept: str) -> None:
+    assert failure_of(outcome_of(raising(OwnError("x" * length)))).message == kept
+
+
+class UnspeakableError(Exception):
+    def __str__(self) -> str:
+        raise OwnError
+
+
+class NumbError(Exception):
+    def __str__(self) -> str:
+        return 5  # type: ignore[return-value]  # noqa: PLE0307 - the fault that is tried
+
+
+@pytest.mark.parametrize(("error", "reason"), [(UnspeakableError, "OwnError"), (NumbError, "TypeError")])
+def test_an_error_whose_message_cannot_be_read_is_a_failure_all_the_same(error: Any, reason: str) -> None:
+    failure = failure_of(outcome_of(raising(error)))
+    assert failure.error_type == error.__name__
+    assert failure.message == f"(it could not be shown: {reason})"
+
+
+def test_a_message_can_be_stored_as_text_whatever_is_in_it() -> None:
+    message = failure_of(outcome_of(raising(OwnError("file \udce9.png")))).message
+    assert message == "file \\udce9.png"
+    assert message.encode()
+
+
+# --- pictures belong to one worker each (W9, W10) -------------------------------------------------------------------
+
+
+def everything_under(array: Any) -> list[Any]:
+    found = []
+    while isinstance(array, np.ndarray):
+        found.append(array)
+        array = array.base
+    return found
+
+
+def test_a_worker_that_writes_into_its_inputs_changes_nobody_elses() -> None:
+    kept: list[Image] = []
+    before = (SOURCE.copy(), TARGET.copy())
+
+    def vandal(source: Image, target: Image) -> Image:
+        for array in [*everything_under(source), *everything_under(target)]:
+            array[...] = 0
+            kept.append(array)
+        return target
+
+    def late(source: Image, target: Image) -> Image:
+        for array in kept:
+            array[...] = 77
+        return target
+
+    workers = [Negative(), FunctionWorker("vandal", vandal), FunctionWorker("late", late), Brighter("last")]
+    results = pool_of(*workers, max_workers=1).execute_parallel(DATA)
+    for array in kept:
+        array[...] = 99
+    assert np.array_equal(results[0].value, 255 - TARGET)  # type: ignore[arg-type]
+    assert not results[1].value.any()  # type: ignore[union-attr]
+    assert np.array_equal(results[2].value, TARGET)  # type: ignore[arg-type]
+    assert facts(results[3]) == facts(pool_of(Brighter("last")).execute_parallel(DATA)[0])
+    assert np.array_equal(SOURCE, before[0])
+    assert np.array_equal(TARGET, before[1])
+
+
+def test_an_input_that_is_returned_and_a_buffer_that_is_used_again_are_copied() -> None:
+    buffer = np.zeros(TARGET.shape, np.uint8)
+    seen: list[Image] = []
+
+    def same_buffer(source: Image, target: Image) -> Image:
+        buffer[...] = target[0, 0, 0]
+        return buffer
+
+    def its_input(source: Image, target: Image) -> Image:
+        seen.append(target)
+        return target
+
+    pool = pool_of(FunctionWorker("buffer", same_buffer), FunctionWorker("input", its_input), max_workers=1)
+    first = pool.execute_parallel({"source": SOURCE, "target": np.full_like(TARGET, 1)})
+    second = pool.execute_parallel({"source": SOURCE, "target": np.full_like(TARGET, 2)})
+    for target in seen:
+        target[...] = 0
+    assert [int(r.value.max()) for r in (*first, *second) if r.value is not None] == [1, 1, 2, 2]
+
+
+def test_a_confidence_that_is_measured_destructively_does_not_change_the_picture() -> None:
+    class Destructive(Negative):
+        def get_confidence(self, data: Mapping[str, Image], result: Image) -> float:
+            result[...] = 0
+            return 1.0
+
+    (result,) = pool_of(Destructive()).execute_parallel(DATA)
+    assert np.array_equal(result.value, 255 - TARGET)  # type: ignore[arg-type]
+
+
+class ReadsOnly(Worker):
+    worker_id = "reads only"
+    reads_only = True
+
+    def __init__(self, process: Callable[[Mapping[str, Image]], Image]) -> None:
+        self._process = process
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        return self._process(data)
+
+
+def test_a_worker_that_promises_to_read_only_is_held_to_it() -> None:
+    def breaks_its_promise(data: Mapping[str, Image]) -> Image:
+        target = data["target"]
+        target[...] = 0
+        return target
+
+    def tries_harder(data: Mapping[str, Image]) -> Image:
+        for array in everything_under(data["target"]):
+            array.setflags(write=True)
+        return data["target"]
+
+    for attempt in (breaks_its_promise, tries_harder):
+        result, other = pool_of(ReadsOnly(attempt), Negative(), max_workers=1).execute_parallel(DATA)
+        assert failure_of(result).error_type == "ValueError"
+        assert np.array_equal(other.value, 255 - TARGET)  # type: ignore[arg-type]
+
+
+def test_a_picture_that_the_host_changes_afterwards_is_not_changed_in_the_request() -> None:
+    target = TARGET.copy()
+    request = WorkerRequest(SOURCE, target)
+    target[...] = 0
+    assert np.array_equal(request["target"], TARGET)
+
+
+def test_what_workers_share_is_computed_once_per_request() -> None:
+    calls: list[str] = []
+
+    def lab() -> int:
+        calls.append("lab")
+        time.sleep(0.02)
+        return len(calls)
+
+    request = WorkerRequest(SOURCE, TARGET)
+    with ThreadPoolExecutor(8) as threads:
+        assert set(threads.map(lambda _: shared(request, "lab", lab), range(8))) == {1}
+    assert shared(request, "other", lambda: None) is None
+    assert shared(request, "nested", lambda: shared(request, "lab", lab)) == 1
+    assert shared(WorkerRequest(SOURCE, TARGET), "lab", lab) == 2
+    assert [shared(DATA, "lab", lab), shared(DATA, "lab", lab)] == [3, 4]  # a plain mapping remembers nothing
+
+
+# --- results of a host's own pool -----------------------------------------------------------------------------------
+
+
+class TheirResult:
+    def __init__(self, value: Any = TARGET, confidence: Any = 0.5, worker_id: Any = "theirs", **more: Any) -> None:
+        self.value, self.confidence, self.worker_id = value, confidence, worker_id
+        vars(self).update(more)
+
+    def is_valid(self) -> bool:
+        return not hasattr(self, "error") and not hasattr(self, "failure") and not hasattr(self, "silent")
+
+
+def test_a_foreign_result_becomes_one_of_ours_with_a_copy_of_its_picture() -> None:
+    theirs = TheirResult(TARGET[::-1], np.float32(0.25))
+    assert isinstance(theirs, WorkerResultLike)
+    ours = checked_result(theirs, TARGET)
+    assert ours.is_valid()
+    assert (ours.worker_id, ours.confidence, ours.seconds) == ("theirs", 0.25, 0.0)
+    assert np.array_equal(ours.value, TARGET[::-1])  # type: ignore[arg-type]
+    assert not np.shares_memory(ours.value, TARGET)
+
+
+@pytest.mark.parametrize("name", BAD_OUTPUTS)
+def test_a_foreign_picture_is_held_to_the_same_rules(name: str) -> None:
+    failure = failure_of(checked_result(TheirResult(BAD_OUTPUTS[name][0]), TARGET))
+    assert failure.kind == "bad_output"
+    assert BAD_OUTPUTS[name][1] in failure.message
+
+
+@pytest.mark.parametrize("confidence", BAD_CONFIDENCES, ids=lambda value: type(value).__name__)
+def test_a_foreign_confidence_is_held_to_the_same_rules(confidence: Any) -> None:
+    assert failure_of(checked_result(TheirResult(confidence=confidence), TARGET)).kind == "bad_confidence"
+
+
+def test_of_two_faults_the_picture_is_named() -> None:
+    assert failure_of(checked_result(TheirResult(None, None), TARGET)).kind == "bad_output"
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ({"error": "it broke"}, "it broke"),
+        ({"error": OwnError("it broke")}, "it broke"),
+        ({"error": "", "failure": "or so"}, "or so"),
+        ({"error": None}, "its pool called it invalid"),
+        ({"silent": True}, "its pool called it invalid"),
+        ({"error": UnspeakableError()}, "(it could not be shown: OwnError)"),
+        ({"error": "x" * 1000}, "x" * 499 + "…"),
+    ],
+)
+def test_a_foreign_failure_keeps_the_reason_that_its_pool_gives(more: dict[str, Any], message: str) -> None:
+    failure = failure_of(checked_result(TheirResult(**more), TARGET))
+    assert (failure.kind, failure.error_type, failure.message) == ("raised", "invalid result", message)
+
+
+def test_our_own_results_pass_and_failures_stay_failures() -> None:
+    good, bad = pool_of(Negative(), FunctionWorker("bad", raising(OwnError("no luck")))).execute_parallel(DATA)
+    assert facts(checked_result(good, TARGET)) == facts(good)
+    assert failure_of(checked_result(bad, TARGET)).message == "raised: OwnError: no luck"
+
+
+def test_a_foreign_result_that_raises_when_looked_at_is_a_failure() -> None:
+    class Broken(TheirResult):
+        @property
+        def value(self) -> Any:
+            raise OwnError("gone")
+
+        @value.setter
+        def value(self, value: Any) -> None:
+            pass
+
+    assert failure_of(checked_result(Broken(), TARGET)) == WorkerFailure("raised", "OwnError", "gone")
+
+
+@pytest.mark.parametrize("worker_id", ["", "a\n", "\ud800", "a" * 129])
+def test_a_foreign_id_that_no_store_could_keep_is_an_error(worker_id: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="worker_id must be 1 to 128 printable characters"):
+        checked_result(TheirResult(worker_id=worker_id), TARGET)
+
+
+def test_a_foreign_id_need_not_be_text() -> None:
+    assert checked_result(TheirResult(worker_id=7), TARGET).worker_id == "7"
