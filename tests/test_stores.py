@@ -42,6 +42,7 @@ from tsm_training.errors import (
 from tsm_training.evidence import LearnedState, WorkerBase
 from tsm_training.testing import (
     MOMENT,
+    DurableTrainingStoreContract,
     TrainingStoreContract,
     make_epoch_metrics,
     make_evaluation,
@@ -61,7 +62,7 @@ class TestInMemoryStore(TrainingStoreContract):
         return InMemoryStore()
 
 
-class TestDatabaseFile(TrainingStoreContract):
+class TestDatabaseFile(DurableTrainingStoreContract):
     def make_store(self, folder: Path) -> TrainingDataManager:
         return TrainingDataManager(folder / "training.db")
 
@@ -74,9 +75,11 @@ class TestDatabaseInMemory(TrainingStoreContract):
         return TrainingDataManager(":memory:")
 
 
-def test_a_contract_without_a_store_says_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(NotImplementedError, match="make_store"):
-        TrainingStoreContract().make_store(tmp_path)
+def test_a_contract_without_a_store_says_what_is_missing() -> None:
+    with pytest.raises(TypeError, match="make_store"):
+        TrainingStoreContract()  # type: ignore[abstract]
+    with pytest.raises(TypeError, match="reopen"):
+        DurableTrainingStoreContract()  # type: ignore[abstract]
 
 
 def test_the_package_itself_never_imports_pytest() -> None:
@@ -400,7 +403,7 @@ BROKEN = {
 def test_the_contract_catches_a_store_that_is_wrong(
     store_class: type[InMemoryStore], test_name: str, tmp_path: Path
 ) -> None:
-    class Contract(TrainingStoreContract):
+    class Contract(DurableTrainingStoreContract):
         def make_store(self, folder: Path) -> TrainingStore:
             return store_class()
 

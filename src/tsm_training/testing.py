@@ -1,7 +1,8 @@
 """What every store must do, as tests: for whoever writes another `TrainingStore`.
 
 This module needs pytest; nothing else in the package imports it. Inherit from `TrainingStoreContract` in a test module
-and say how a store is made; pytest finds the rest::
+and say how a store is made, or from `DurableTrainingStoreContract` if the store keeps its contents, and say also how it
+is opened again; pytest finds the rest::
 
     from pathlib import Path
 
@@ -9,13 +10,13 @@ and say how a store is made; pytest finds the rest::
 
     pytest.register_assert_rewrite("tsm_training.testing")  # first of all (in conftest.py): failures show both sides
 
-    from tsm_training.testing import TrainingStoreContract
+    from tsm_training.testing import DurableTrainingStoreContract
 
-    class TestMyStore(TrainingStoreContract):
+    class TestMyStore(DurableTrainingStoreContract):
         def make_store(self, folder: Path) -> MyStore:
             return MyStore(folder / "data")
 
-        def reopen(self, store: TrainingStore) -> MyStore:  # only if the store keeps its contents
+        def reopen(self, store: TrainingStore) -> MyStore:
             return MyStore(store.location)
 
 Every test is a plain method with a name that says what it wants, so that a store which cannot do one thing may override
@@ -28,6 +29,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
@@ -65,6 +67,7 @@ from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
 
 __all__ = [
     "MOMENT",
+    "DurableTrainingStoreContract",
     "TrainingStoreContract",
     "make_epoch_metrics",
     "make_evaluation",
@@ -271,34 +274,18 @@ def _at_once(actions: Sequence[Callable[[], T]]) -> list[T]:
 # --- the contract ---------------------------------------------------------------------------------------------------
 
 
-class TrainingStoreContract:
-    """Tests that every `TrainingStore` passes: inherit, and implement `make_store` (and `reopen` where it applies)."""
+class TrainingStoreContract(ABC):
+    """Tests that every `TrainingStore` passes: inherit, and implement `make_store`."""
 
+    @abstractmethod
     def make_store(self, folder: Path) -> TrainingStore:
         """Return a new, empty store; what it writes belongs below `folder`, which exists."""
-        raise NotImplementedError("make_store() says how the store under test is made")
-
-    def reopen(self, store: TrainingStore) -> TrainingStore | None:
-        """Return another handle on what `store` keeps; `store` may be open still, or closed.
-
-        None, the default, says that nothing outlives the store's object; tests of that are skipped.
-        """
-        del store
-        return None
 
     @pytest.fixture
     def store(self, tmp_path: Path) -> Iterator[TrainingStore]:
         """Give each test an empty store, and close it afterwards."""
         with contextlib.closing(self.make_store(tmp_path)) as store:
             yield store
-
-    @contextlib.contextmanager
-    def _reopened(self, store: TrainingStore) -> Iterator[TrainingStore]:
-        again = self.reopen(store)
-        if again is None:
-            pytest.skip("the store keeps nothing beyond its object")
-        with contextlib.closing(again):
-            yield again
 
     def _add(self, store: TrainingStore, *example_ids: str) -> None:
         for example_id in example_ids:
@@ -1040,7 +1027,16 @@ class TrainingStoreContract:
             with pytest.raises(StorageClosedError):
                 write()
 
-    # --- stores that keep their contents ---
+
+class DurableTrainingStoreContract(TrainingStoreContract):
+    """Tests that every store passes which keeps its contents: inherit, and implement `make_store` and `reopen`."""
+
+    @abstractmethod
+    def reopen(self, store: TrainingStore) -> TrainingStore:
+        """Return another handle on what `store` keeps; `store` may be open still, or closed."""
+
+    def _reopened(self, store: TrainingStore) -> contextlib.closing[TrainingStore]:
+        return contextlib.closing(self.reopen(store))
 
     def test_examples_survive_reopening(self, store: TrainingStore) -> None:
         examples = [_complete_example("c"), make_example("a", files=None), make_example("b")]
