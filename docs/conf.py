@@ -53,9 +53,8 @@ _ATTRIBUTE_DOCS: dict[str, list[str]] = {}
 
 # Rooms that nobody enters from outside: what they make is public through the modules that use them.
 INTERNAL_MODULES = {
-    "evaluation",
+    "arguments",
     "files",
-    "image_headers",
     "ingest",
     "persistence",
 }

@@ -32,6 +32,7 @@ from tsm_training.color_transfer import (
     spaces,
     statistics,
 )
+from tsm_training.color_transfer.table import lattice
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.fingerprints import describe_object
 from tsm_training.workers import Worker, WorkerPool, WorkerRequest, run_worker
@@ -353,6 +354,9 @@ def test_a_median_that_opencv_cannot_filter_is_refused(size: int) -> None:
         (lambda: SlicedTransportMap(bins=0), "bins"),
         (lambda: SlicedTransportMap(sample=True), "sample"),
         (lambda: SlicedTransportMap(sample=10.0), "sample"),  # type: ignore[arg-type]
+        (lambda: SlicedTransportMap(smoothness=0.5), "smoothness"),
+        (lambda: SlicedTransportMap(smoothness=float("nan")), "smoothness"),
+        (lambda: SlicedTransportMap(smoothness=float("inf")), "smoothness"),
         (lambda: ToneAdaptiveMap(1), "zones"),
         (lambda: WhiteBalanceMap(0.5), "norm"),
         (lambda: WhiteBalanceMap(float("inf")), "norm"),
@@ -474,12 +478,58 @@ def test_sliced_transport_matches_the_distribution_in_directions_it_never_saw() 
     assert after < 0.1 * before
 
 
+def tinted_by_tone(image: Image) -> Image:
+    """Blue shadows, green middle tones, red lights: smooth, and not linear."""
+    tone = image.mean(axis=-1) / 255
+    tint = np.stack([60 * (1 - tone) ** 3, 50 * np.sin(np.pi * tone) ** 4, 60 * tone**3], axis=-1)
+    return quantised(image + tint)
+
+
 def test_sliced_transport_matches_what_no_linear_map_can() -> None:
-    halves = np.concatenate([scene(WARM, 5, (40, 90)), scene(((90, 150, 100), WARM[1]), 6, (40, 90))])
-    request = pair(halves, TARGET)
-    sliced = sliced_wasserstein(WORKERS["sliced_transport"].process(request), halves)
-    linear = sliced_wasserstein(WORKERS["linear_map_lab"].process(request), halves)
+    contrasty = [scene((COOL[0], 2.5 * np.array(COOL[1])), seed) for seed in (2, 3)]
+    source = tinted_by_tone(contrasty[1])
+    request = pair(source, contrasty[0])
+    sliced = sliced_wasserstein(WORKERS["sliced_transport"].process(request), source)
+    linear = sliced_wasserstein(WORKERS["linear_map_lab"].process(request), source)
     assert sliced < 0.5 * linear
+
+
+HALVES = np.concatenate([scene(WARM, 5, (40, 90)), scene(((90, 150, 100), WARM[1]), 6, (40, 90))])
+"""A picture of two separate groups of colours."""
+
+
+def steepest(color_map: ColorMap, source: Image, target: Image) -> float:
+    """How many times further apart neighbours on the lattice of colours may end up than they were."""
+    before = lattice("lab")
+    after = color_map.fit({"source": source, "target": target})(before)
+    steps = [np.diff(colors.reshape(33, 33, 33, 3), axis=axis) for colors in (before, after) for axis in range(3)]
+    lengths = [np.linalg.norm(step, axis=-1) for step in steps]
+    return max(float((far / near).max()) for near, far in zip(lengths[:3], lengths[3:], strict=True))
+
+
+def test_sliced_transport_keeps_similar_colours_similar_where_the_source_has_a_gap() -> None:
+    # a map that matched the two groups exactly would tear the target's one group apart
+    linear = steepest(LinearMap(), HALVES, TARGET)
+    assert steepest(SlicedTransportMap(), HALVES, TARGET) < 2 * linear
+    assert steepest(SlicedTransportMap(smoothness=30), HALVES, TARGET) < 1.2 * linear
+
+
+LOPSIDED = (((120, 60, 20), 80), ((90, 150, 220), 20))
+"""Mean colours of two groups, and how many rows each has."""
+
+
+def test_sliced_transport_changes_a_smooth_picture_smoothly() -> None:
+    x = np.linspace(0, 1, 512)[:, None]
+    ramp = np.tile((1 - x) * (60, 70, 50) + x * (160, 180, 140), (16, 1, 1)).astype(np.uint8)
+    groups = [scene((mean, 0.5 * np.array(WARM[1])), 5, (height, 90)) for mean, height in LOPSIDED]
+    result = WORKERS["sliced_transport"].process(pair(np.concatenate(groups), ramp)).astype(int)
+    assert np.abs(np.diff(result, axis=1)).max() <= 15
+
+
+def test_sliced_transport_moves_colours_that_the_target_does_not_have_as_the_linear_map_does() -> None:
+    rare = np.array([[20, 220, 40], [250, 30, 220]], np.float32)
+    moved, linear = (color_map.fit(pair(HALVES, TARGET))(rare) for color_map in (SlicedTransportMap(), LinearMap()))
+    np.testing.assert_allclose(moved, linear, atol=1e-3)
 
 
 def test_the_rotations_are_rotations_and_all_different() -> None:

@@ -41,8 +41,8 @@ from tsm_training import (
     create_color_transfer_workers,
     guide_similarity,
 )
+from tsm_training.arguments import check_whole_number
 from tsm_training.data import ExampleFiles, TrainingExample
-from tsm_training.engine import check_count
 from tsm_training.engine.evaluator import preview_name
 from tsm_training.engine.reports import blend_accuracy, epoch_metrics, mean, worker_accuracies
 from tsm_training.engine.tasks import Task, TaskRun, evaluate
@@ -404,7 +404,7 @@ def test_no_examples_are_refused_before_any_work(tmp_path: Path) -> None:
 @pytest.mark.parametrize("bad", [0, -1, True, 1.5, "2", None])
 def test_counts_are_whole_numbers_of_at_least_one(bad: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="epochs must be a whole number of at least 1, got"):
-        check_count("epochs", bad)
+        check_whole_number("epochs", bad)
 
 
 def test_the_memory_budget_is_checked() -> None:

@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tsm_training.arguments import check_number
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
 from tsm_training.evidence import Absorbed, ExampleEvidence, LearnedState, Outcome, WorkerBase
 from tsm_training.weights import (
@@ -22,7 +23,6 @@ from tsm_training.weights import (
     BayesianWeightLearner,
     LearnerCell,
     WeightLearner,
-    check_number,
     forget,
     with_workers,
 )

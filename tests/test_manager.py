@@ -98,6 +98,7 @@ def test_every_role_is_checked_before_anything_is_stored(tmp_path: Path, role: i
         (3, InvalidArgumentError),
         ("a\0b.png", InvalidArgumentError),
         (b"bytes.png", InvalidArgumentError),
+        ("half a pair \ud800.png", InvalidArgumentError),
     ]
     for bad, error in faults:
         row: list[Any] = list(good)
@@ -222,6 +223,33 @@ def test_a_replaced_ground_truth_replaces_what_was_learned(tmp_path: Path) -> No
         manager.replace_ground_truth(example.example_id, save(tmp_path / "small.png", picture(1, 4, 4)))
     with pytest.raises(ExampleNotFoundError):
         manager.replace_ground_truth("no such id", truth)
+
+
+def test_a_ground_truth_replaced_during_a_training_stays_replaced(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=3)
+    example = manager.data_manager.get_all_examples()[0]
+    truth = save(tmp_path / "better.png", brighter(read_image(example.target_path), 10))
+    replaced: list[int] = []
+
+    def meanwhile(_progress: Any) -> None:
+        if not replaced:
+            replaced.append(1)
+            manager.replace_ground_truth(example.example_id, truth)
+
+    manager.train(validation_split=0.0, verbose=False, on_progress=meanwhile)
+    assert manager.data_manager.get_example(example.example_id).ground_truth_path == str(truth)
+
+
+def test_an_example_removed_during_a_training_stays_removed(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=3)
+    removed = [manager.data_manager.get_all_examples()[0].example_id]
+
+    def meanwhile(_progress: Any) -> None:
+        if removed:
+            manager.remove_training_example(removed.pop())
+
+    manager.train(validation_split=0.0, verbose=False, on_progress=meanwhile)
+    assert len(manager.data_manager.get_all_examples()) == 2
 
 
 def test_replacing_on_a_trial_learner_leaves_learned_state_alone(tmp_path: Path) -> None:

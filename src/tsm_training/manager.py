@@ -13,6 +13,7 @@ from typing import Any, Final, TypeAlias, TypedDict
 
 import attrs
 
+from tsm_training.arguments import check_limit, check_number, check_whole_number
 from tsm_training.arrays import Image
 from tsm_training.data import (
     ROLES,
@@ -24,7 +25,6 @@ from tsm_training.data import (
     TrainingDataManager,
     TrainingExample,
     TrainingStore,
-    check_limit,
     check_metadata,
 )
 from tsm_training.data.split import split_examples
@@ -32,7 +32,6 @@ from tsm_training.engine import (
     StopRequest,
     TrainingEngine,
     ValidationResults,
-    check_count,
     describe_files,
 )
 from tsm_training.ensemble import Prediction
@@ -44,7 +43,6 @@ from tsm_training.progress import ProgressCallback
 from tsm_training.weights import (
     LearnerStatistics,
     WeightLearner,
-    check_number,
     forget,
     read_weights_file,
     reset_state,
@@ -430,7 +428,7 @@ class TrainingManager:
             TsmTrainingError: as for `TrainingEngine.train_batch`.
         """
         check_limit("num_examples", num_examples)
-        check_count("epochs", epochs)
+        check_whole_number("epochs", epochs)
         _check_split(validation_split)
         if type(seed) is not int:
             raise InvalidArgumentError("seed", seed, "a whole number")

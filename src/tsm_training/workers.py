@@ -14,6 +14,7 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, runt
 import attrs
 import numpy as np
 
+from tsm_training.arguments import at_least
 from tsm_training.arrays import Image, check_image, frozen_copy, image_fault
 from tsm_training.errors import (
     DuplicateWorkerError,
@@ -323,14 +324,9 @@ class WorkerPool:
         InvalidArgumentError: `max_workers` is not a whole number of at least 1.
     """
 
-    max_workers: int = attrs.field(default=10)
+    max_workers: int = attrs.field(default=10, validator=at_least(1))
     _registry: dict[str, Worker] = attrs.field(factory=dict, init=False, repr=False)
     _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
-
-    @max_workers.validator
-    def _check_max_workers(self, _attribute: object, value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise InvalidArgumentError("max_workers", value, "a whole number of at least 1")
 
     @property
     def workers(self) -> tuple[Worker, ...]:

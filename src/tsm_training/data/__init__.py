@@ -29,7 +29,7 @@ from tsm_training.data.records import (
 )
 from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_VERSION
 from tsm_training.data.sqlite import TrainingDataManager
-from tsm_training.data.store import PREVIEW_BYTES, ExampleEdit, StateChange, TrainingStore, check_limit
+from tsm_training.data.store import PREVIEW_BYTES, ExampleEdit, StateChange, TrainingStore
 
 __all__ = [
     "APPLICATION_ID",
@@ -65,6 +65,5 @@ __all__ = [
     "TrainingStore",
     "WorkerAccuracy",
     "WorkerOutcome",
-    "check_limit",
     "check_metadata",
 ]

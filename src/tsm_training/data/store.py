@@ -8,6 +8,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 
+from tsm_training.arguments import check_limit
 from tsm_training.data.records import (
     DatasetStatistics,
     Evaluation,
@@ -20,10 +21,9 @@ from tsm_training.data.records import (
     TrainingSession,
     WorkerOutcome,
 )
-from tsm_training.errors import InvalidArgumentError
 from tsm_training.evidence import LearnedState
 
-__all__ = ["PREVIEW_BYTES", "ExampleEdit", "StateChange", "TrainingStore", "check_limit"]
+__all__ = ["PREVIEW_BYTES", "ExampleEdit", "StateChange", "TrainingStore"]
 
 ExampleEdit: TypeAlias = Callable[[TrainingExample], TrainingExample]
 """Makes the next record of the stored one, with the same id; quick, and without side effects."""
@@ -33,19 +33,6 @@ StateChange: TypeAlias = Callable[[LearnedState], LearnedState]
 
 PREVIEW_BYTES = 32 * 1024 * 1024
 """How many bytes of previews a store keeps; the oldest go first."""
-
-
-def check_limit(name: str, limit: object) -> int | None:
-    """Return `limit` if it is None or a whole number of at least 1.
-
-    Raises:
-        InvalidArgumentError: it is anything else, True and text included.
-    """
-    if limit is None:
-        return None
-    if type(limit) is not int or limit < 1:
-        raise InvalidArgumentError(name, limit, "a whole number of at least 1, or None for all")
-    return limit
 
 
 @runtime_checkable

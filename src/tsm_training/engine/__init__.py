@@ -1,6 +1,6 @@
 """Evaluating examples, learning from them, validating, and answering requests."""
 
-from tsm_training.engine.engine import TrainingEngine, check_count
+from tsm_training.engine.engine import TrainingEngine
 from tsm_training.engine.evaluator import CacheEntry, Evaluator, describe_files, own_workers
 from tsm_training.engine.listener import StopRequest
 from tsm_training.engine.reports import ValidationDocument, ValidationResults
@@ -12,7 +12,6 @@ __all__ = [
     "TrainingEngine",
     "ValidationDocument",
     "ValidationResults",
-    "check_count",
     "describe_files",
     "own_workers",
 ]

@@ -12,6 +12,7 @@ from typing import Any, Final, final
 
 import attrs
 
+from tsm_training.arguments import at_least, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
 from tsm_training.engine.evaluator import (
@@ -52,7 +53,7 @@ from tsm_training.progress import ProgressCallback
 from tsm_training.weights import WeightLearner
 from tsm_training.workers import WorkerPool, WorkerPoolLike, WorkerResult, checked_result
 
-__all__ = ["TrainingEngine", "check_count"]
+__all__ = ["TrainingEngine"]
 
 _BLENDED: Final = "(the blended picture)"
 _DEFAULT_BUDGET: Final = 1024**3
@@ -64,13 +65,6 @@ def _now() -> datetime:
 
 def _new_id() -> str:
     return str(uuid.uuid4())
-
-
-def check_count(name: str, value: object) -> int:
-    """Return `value` if it is a whole number of at least 1; InvalidArgumentError otherwise."""
-    if type(value) is not int or value < 1:
-        raise InvalidArgumentError(name, value, "a whole number of at least 1")
-    return value
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -97,14 +91,10 @@ class TrainingEngine:
     store: TrainingStore
     metric: Metric = attrs.field(factory=GuideSimilarity, kw_only=True)
     executor: Executor | None = attrs.field(default=None, kw_only=True)
-    memory_budget: int = attrs.field(default=_DEFAULT_BUDGET, kw_only=True)
+    memory_budget: int = attrs.field(default=_DEFAULT_BUDGET, validator=at_least(1), kw_only=True)
     limits: ImageLimits = attrs.field(factory=ImageLimits, kw_only=True)
     clock: Callable[[], datetime] = attrs.field(default=_now, kw_only=True, repr=False)
     new_id: Callable[[], str] = attrs.field(default=_new_id, kw_only=True, repr=False)
-
-    @memory_budget.validator
-    def _check_memory_budget(self, _attribute: object, value: object) -> None:
-        check_count("memory_budget", value)
 
     @classmethod
     def using(cls, metric: Metric, **settings: Any) -> Callable[..., TrainingEngine]:
@@ -222,7 +212,7 @@ class TrainingEngine:
             TrainingStoppedError: `should_stop` said so; the session is ``interrupted``.
             TrainingInProgressError: this learner is being trained by another call.
         """
-        check_count("epochs", epochs)
+        check_whole_number("epochs", epochs)
         examples = list(examples)
         if not examples:
             raise NoExamplesError

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from tsm_training.arguments import at_least
 from tsm_training.arrays import Image, check_image
 from tsm_training.errors import (
     ImageChangedError,
@@ -38,11 +39,6 @@ __all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "write_ima
 _Path: TypeAlias = str | bytes | os.PathLike[str]
 
 
-def _check_limit(_instance: object, attribute: attrs.Attribute[int], value: object) -> None:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise InvalidArgumentError(attribute.name, value, "a whole number of at least 1")
-
-
 @attrs.frozen
 class ImageLimits:
     """How large a picture may be: `max_bytes` for the file, `max_pixels` for width times height.
@@ -51,8 +47,8 @@ class ImageLimits:
         InvalidArgumentError: a limit is no whole number of at least 1.
     """
 
-    max_bytes: int = attrs.field(default=256 * 1024**2, validator=_check_limit)
-    max_pixels: int = attrs.field(default=64_000_000, validator=_check_limit)
+    max_bytes: int = attrs.field(default=256 * 1024**2, validator=at_least(1))
+    max_pixels: int = attrs.field(default=64_000_000, validator=at_least(1))
 
 
 @attrs.frozen

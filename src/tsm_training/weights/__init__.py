@@ -3,6 +3,7 @@
 from tsm_training.weights.files import (
     MAX_WEIGHTS_FILE_BYTES,
     WEIGHTS_FORMAT_VERSION,
+    PlainWeightsDocument,
     PosteriorSums,
     WeightsDocument,
     WeightsFile,
@@ -18,7 +19,6 @@ from tsm_training.weights.learner import (
     LearnerStatistics,
     WeightLearner,
     WorkerProgressStatistics,
-    check_number,
     reset_state,
 )
 from tsm_training.weights.rule import (
@@ -40,13 +40,13 @@ __all__ = [
     "CellHome",
     "LearnerCell",
     "LearnerStatistics",
+    "PlainWeightsDocument",
     "PosteriorSums",
     "WeightLearner",
     "WeightsDocument",
     "WeightsFile",
     "WorkerProgressStatistics",
     "absorb",
-    "check_number",
     "forget",
     "posterior_mean",
     "posterior_std",

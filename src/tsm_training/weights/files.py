@@ -7,7 +7,7 @@ import math
 import os
 from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from typing import Any, Final, NoReturn, NotRequired, TypedDict
+from typing import Any, Final, NoReturn, TypedDict
 
 import attrs
 
@@ -19,6 +19,7 @@ from tsm_training.weights.rule import posterior_mean
 __all__ = [
     "MAX_WEIGHTS_FILE_BYTES",
     "WEIGHTS_FORMAT_VERSION",
+    "PlainWeightsDocument",
     "PosteriorSums",
     "WeightsDocument",
     "WeightsFile",
@@ -50,15 +51,20 @@ class PosteriorSums(TypedDict):
     update_count: int
 
 
-class WeightsDocument(TypedDict):
-    """A weights file. The guide's three keys; the others make an import exact and may be missing."""
+class PlainWeightsDocument(TypedDict):
+    """The least that a weights file holds: weights, which are imported as priors."""
 
     weights: dict[str, float]
-    alpha: NotRequired[float]
-    exported_at: NotRequired[str]
-    format_version: NotRequired[int]
-    prior_strength: NotRequired[float]
-    posterior: NotRequired[dict[str, PosteriorSums]]
+
+
+class WeightsDocument(PlainWeightsDocument, total=False):
+    """A weights file as it is exported: the guide's three keys, and what makes an import exact."""
+
+    alpha: float
+    exported_at: str
+    format_version: int
+    prior_strength: float
+    posterior: dict[str, PosteriorSums]
 
 
 @attrs.frozen

@@ -6,10 +6,11 @@ import math
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import NormalDist
-from typing import Any, Final, Protocol, TypedDict, runtime_checkable
+from typing import Final, Protocol, TypedDict, runtime_checkable
 
 import attrs
 
+from tsm_training.arguments import check_number, number_between
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
 from tsm_training.evidence import ExampleEvidence, LearnedState, WorkerBase
 from tsm_training.weights import rule
@@ -22,7 +23,6 @@ __all__ = [
     "LearnerStatistics",
     "WeightLearner",
     "WorkerProgressStatistics",
-    "check_number",
     "reset_state",
 ]
 
@@ -178,23 +178,6 @@ class WeightLearner(Protocol):
         ...
 
 
-def _number(low: float, high: float, expected: str, *, low_allowed: bool = False) -> Callable[[Any, Any, Any], None]:
-    def check(_instance: object, attribute: Any, value: object) -> None:
-        check_number(attribute.name, value, low, high, expected, low_allowed=low_allowed)
-
-    return check
-
-
-def check_number(
-    name: str, value: object, low: float, high: float, expected: str, *, low_allowed: bool = False
-) -> None:
-    """Raise InvalidArgumentError unless `value` is a finite number in (low, high], or [low, high] where allowed."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    # NaN fails both comparisons.
-    if not is_number or not (low <= value if low_allowed else low < value) or not value <= high:  # type: ignore[operator]
-        raise InvalidArgumentError(name, value, expected)
-
-
 def _as_float(value: float) -> float:
     """Make whole numbers floats, so that they are written as such; anything odd is left for the check to refuse."""
     return float(value) if type(value) is int and abs(value) <= _MAX_SETTING else value
@@ -219,13 +202,15 @@ class BayesianWeightLearner:
     """
 
     alpha: float = attrs.field(
-        default=0.1, converter=_as_float, validator=_number(0.0, 1.0, "a number above 0 and at most 1")
+        default=0.1, converter=_as_float, validator=number_between(0.0, 1.0, "a number above 0 and at most 1")
     )
     prior_weight: float = attrs.field(
-        default=1.0, converter=_as_float, validator=_number(0.0, 1e6, "a number above 0 and at most 1e6")
+        default=1.0, converter=_as_float, validator=number_between(0.0, 1e6, "a number above 0 and at most 1e6")
     )
     prior_strength: float = attrs.field(
-        default=3.0, converter=_as_float, validator=_number(0.0, _MAX_SETTING, "a number above 0 and at most 1e9")
+        default=3.0,
+        converter=_as_float,
+        validator=number_between(0.0, _MAX_SETTING, "a number above 0 and at most 1e9"),
     )
     confidence_scaling: bool = attrs.field(default=True)
     cell: LearnerCell = attrs.field(factory=LearnerCell, kw_only=True, repr=False)
