@@ -134,3 +134,11 @@ def test_a_megabyte_is_kept_and_more_is_refused() -> None:
     for text in ("x" * (room + 1), "é" * (room // 2 + 1)):
         with pytest.raises(InvalidMetadataError, match="at most 1000000 bytes"):
             check_metadata({"text": text})
+
+
+def test_a_list_that_holds_another_many_times_is_refused_before_it_fills_the_memory() -> None:
+    value: list[Any] = ["x"]
+    for _ in range(40):
+        value = [value, value]
+    with pytest.raises(InvalidMetadataError, match="at most 1000000 bytes of JSON"):
+        check_metadata({"shared": value})

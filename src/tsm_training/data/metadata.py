@@ -28,29 +28,43 @@ def check_metadata(metadata: object) -> dict[str, Any]:
         return {}
     if not isinstance(metadata, Mapping):
         raise InvalidMetadataError("metadata", metadata, "a mapping of JSON values, or None")
-    checked: dict[str, Any] = _checked(metadata, "metadata", 0)
+    checked: dict[str, Any] = _Checker().checked(metadata, "metadata", 0)
     size = len(json.dumps(checked, ensure_ascii=False).encode())
     if size > MAX_METADATA_BYTES:
         raise InvalidMetadataError("metadata", f"{size} bytes of JSON", f"at most {MAX_METADATA_BYTES} bytes of JSON")
     return checked
 
 
-def _checked(value: Any, place: str, depth: int) -> Any:
-    if depth > _MAX_DEPTH:
-        raise InvalidMetadataError(place, "deeper nesting", f"nested at most {_MAX_DEPTH} levels deep")
-    if isinstance(value, Mapping):
-        return {_key(key, place): _checked(item, f"{place}[{key!r}]", depth + 1) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_checked(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
-    if value is None or type(value) is bool:
+class _Checker:
+    """Copies values, and counts them: a list that holds one other list many times grows beyond all bounds as JSON."""
+
+    def __init__(self) -> None:
+        self._left = MAX_METADATA_BYTES // 2  # no value takes less than a character and what separates it
+
+    def checked(self, value: Any, place: str, depth: int) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidMetadataError("metadata", "more", f"at most {MAX_METADATA_BYTES} bytes of JSON")
+        if depth > _MAX_DEPTH:
+            raise InvalidMetadataError(place, "deeper nesting", f"nested at most {_MAX_DEPTH} levels deep")
+        if isinstance(value, Mapping):
+            return {_key(k, place): self.checked(item, f"{place}[{k!r}]", depth + 1) for k, item in value.items()}
+        if isinstance(value, list):
+            return [self.checked(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
+        if not _is_plain(value):
+            expected = "a JSON value (text, finite number, True, False, None, list or dict)"
+            raise InvalidMetadataError(place, value, expected)
         return value
-    if type(value) is int and -_INT_LIMIT <= value < _INT_LIMIT:
-        return value
-    if type(value) is float and math.isfinite(value):
-        return value
-    if type(value) is str and _is_encodable(value):
-        return value
-    raise InvalidMetadataError(place, value, "a JSON value (text, finite number, True, False, None, list or dict)")
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is int:
+        return -_INT_LIMIT <= value < _INT_LIMIT
+    if type(value) is float:
+        return math.isfinite(value)
+    if type(value) is str:
+        return _is_encodable(value)
+    return value is None or type(value) is bool
 
 
 def _key(key: object, place: str) -> str:
