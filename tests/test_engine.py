@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import pickle
@@ -42,8 +43,8 @@ from tsm_training import (
     guide_similarity,
 )
 from tsm_training.arguments import check_whole_number
-from tsm_training.data import ExampleFiles, TrainingExample
 from tsm_training.engine.evaluator import preview_name
+from tsm_training.engine.listener import Listener
 from tsm_training.engine.reports import blend_accuracy, epoch_metrics, mean, worker_accuracies
 from tsm_training.engine.tasks import Task, TaskRun, evaluate
 from tsm_training.ensemble import blend, decode_preview, encode_preview, renormalised, sample_grid
@@ -120,6 +121,16 @@ def test_a_new_worker_is_run_alone(tmp_path: Path) -> None:
     results = manager.train(verbose=False)
     assert calls == ["late"] * 3
     assert set(results["session"]["final_weights"]) == {"far", "late", "mid", "near"}
+
+
+def test_a_changed_worker_is_run_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    store = InMemoryStore()
+    manager_with(tmp_path, examples=2, storage=store, pool=pool_of(brightening("near", 22, calls))).validate()
+    changed = manager_with(tmp_path, examples=0, storage=store, pool=pool_of(brightening("near", 25, calls)))
+    changed.validate()
+    changed.validate()
+    assert len(calls) == 4
 
 
 def test_the_same_triple_added_twice_is_evaluated_once_and_counts_once(tmp_path: Path) -> None:
@@ -224,6 +235,12 @@ def test_settings_of_a_hook_belong_to_its_fingerprint() -> None:
     assert TrainingEngine(*parts, memory_budget=1).metric_fingerprint == TrainingEngine(*parts).metric_fingerprint
 
 
+def test_the_hook_can_be_called_by_anybody(tmp_path: Path) -> None:
+    engine = manager_with(tmp_path, examples=0).training_engine
+    assert engine.calculate_similarity(picture(1), picture(1)) == 1.0
+    assert engine.calculate_similarity(picture(1), picture(2)) == guide_similarity(picture(1), picture(2))
+
+
 def test_a_metric_is_prepared_once_per_truth(tmp_path: Path) -> None:
     prepared: list[int] = []
 
@@ -269,6 +286,12 @@ def test_one_thread_many_threads_and_processes_agree_to_the_last_bit(tmp_path: P
         assert facts(color_manager(tmp_path, processes)) == own
 
 
+def test_few_tasks_are_handed_out_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tsm_training.engine.tasks._MAX_IN_FLIGHT", 2)
+    manager = manager_with(tmp_path, examples=9)
+    assert manager.validate()["num_examples"] == 9
+
+
 def test_an_engine_travels_as_a_judge_only(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, engine_factory=ByBrightness)
     travelled = pickle.loads(pickle.dumps(manager.training_engine))
@@ -298,7 +321,16 @@ def test_pictures_in_flight_stay_within_the_budget(tmp_path: Path) -> None:
     engine = manager.training_engine
     workers = tuple(usual_pool().workers)
     tasks = [
-        Task(e.example_id, e.source_path, e.target_path, e.ground_truth_path, _known(e), workers, engine, ImageLimits())
+        Task(
+            e.example_id,
+            e.source_path,
+            e.target_path,
+            e.ground_truth_path,
+            e.known_files,
+            workers,
+            engine,
+            ImageLimits(),
+        )
         for e in manager.data_manager.get_all_examples()
     ]
     watch = _Watch()
@@ -309,11 +341,6 @@ def test_pictures_in_flight_stay_within_the_budget(tmp_path: Path) -> None:
     watch.threads.shutdown()
     assert len(results) == 5
     assert watch.most == 2 * tasks[0].bytes_in_flight
-
-
-def _known(example: TrainingExample) -> ExampleFiles:
-    assert example.files is not None
-    return example.files
 
 
 # --- failures -------------------------------------------------------------------------------------------------------
@@ -360,6 +387,19 @@ def test_sizes_that_no_longer_agree_skip_the_example(tmp_path: Path) -> None:
     assert "must have the same size, got 16×12 and 8×8" in session.skipped[example.example_id]
 
 
+def test_contents_that_were_recorded_with_a_wrong_size_skip_the_example(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=2)
+    example, other = manager.data_manager.get_all_examples()
+    truth = save(tmp_path / "other.png", picture(5, 8, 8))
+    digest = hashlib.sha256(truth.read_bytes()).hexdigest()
+    files = example.known_files
+    wrong = attrs.evolve(files, ground_truth=attrs.evolve(files.ground_truth, sha256=digest))
+    manager.data_manager.update_examples([attrs.evolve(example, ground_truth_path=str(truth), files=wrong)])
+    results = manager.train(validation_split=0.0, verbose=False)
+    session = manager.data_manager.get_session(results["session"]["session_id"])
+    assert list(session.skipped) == [example.example_id] != [other.example_id]
+
+
 def test_if_nothing_can_be_evaluated_the_session_has_failed(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=3)
     for example in manager.data_manager.get_all_examples():
@@ -386,6 +426,8 @@ def test_an_empty_pool_is_refused_before_any_work(tmp_path: Path) -> None:
     for action in (manager.train, manager.validate, lambda: manager.predict(picture(1), picture(2))):
         with pytest.raises(NoWorkersError):
             action()
+    with pytest.raises(NoWorkersError):
+        manager.training_engine.evaluator.evaluate(manager.data_manager.get_all_examples(), Listener())
     assert manager.data_manager.get_all_sessions() == []
 
 
@@ -469,6 +511,19 @@ def test_a_store_that_cannot_note_the_end_does_not_hide_the_first_error(
         manager.train(verbose=False)
     assert "could not note" in caplog.text
     assert set(manager.weight_learner.get_all_weights().values()) == {1.0}
+
+
+def test_an_interrupt_behind_the_commit_leaves_a_completed_session(tmp_path: Path) -> None:
+    class InterruptedLate(InMemoryStore):
+        def commit_session(self, *arguments: Any) -> Any:
+            super().commit_session(*arguments)
+            raise KeyboardInterrupt
+
+    manager = manager_with(tmp_path, storage=InterruptedLate())
+    with pytest.raises(KeyboardInterrupt):
+        manager.train(verbose=False)
+    assert manager.data_manager.get_all_sessions()[-1].status == "completed"
+    assert manager.get_training_progress()["current_weights"]["near"] > 1.0
 
 
 def test_a_learner_is_trained_by_one_call_at_a_time(tmp_path: Path) -> None:
@@ -619,6 +674,15 @@ def test_results_of_a_foreign_pool_are_not_reused_unless_it_declares_a_version(t
     assert again["session"]["initial_weights"] == first["session"]["final_weights"]
     manager.train(verbose=False, reevaluate=True)
     assert len(versioned.requests) == 6
+
+
+def test_previews_of_a_foreign_pool_take_a_bounded_part_of_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = manager_with(tmp_path, pool=host_pool())
+    monkeypatch.setattr("tsm_training.engine.evaluator.PREVIEW_BYTES", 5000)
+    report = manager.validate()
+    assert 0 < report["ensemble_examples"] < report["num_examples"] == 6
 
 
 def test_a_foreign_pool_skips_what_cannot_be_read(tmp_path: Path) -> None:
@@ -865,7 +929,7 @@ def test_evaluating_a_task_keeps_no_picture(tmp_path: Path) -> None:
         example.source_path,
         example.target_path,
         example.ground_truth_path,
-        _known(example),
+        example.known_files,
         tuple(usual_pool().workers),
         manager.training_engine,
         ImageLimits(),

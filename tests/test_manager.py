@@ -661,6 +661,33 @@ def test_a_learner_that_was_changed_while_the_store_moved_on_is_refused(tmp_path
     assert "feedback" in taken.weight_learner.cell.state.absorbed
 
 
+def test_a_direct_change_while_another_process_commits_is_refused_at_the_commit(tmp_path: Path) -> None:
+    store = InMemoryStore()
+    first = manager_with(tmp_path, storage=store)
+    first.train(verbose=False)
+    second = manager_with(tmp_path, examples=0, storage=store)
+    done: list[int] = []
+
+    def meanwhile(_progress: Any) -> None:
+        if not done:
+            done.append(1)
+            first.weight_learner.observe([seen("feedback", near=0.9, far=0.2)])
+            second.train(verbose=False)
+
+    with pytest.raises(LearnerConflictError):
+        first.train(verbose=False, on_progress=meanwhile)
+    assert [session.status for session in store.get_all_sessions()] == ["completed", "failed", "completed"]
+
+
+def test_a_direct_change_alone_needs_no_decision(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    manager.train(verbose=False)
+    manager.weight_learner.observe([seen("feedback", near=0.9, far=0.2)])
+    manager.reset_weights()
+    manager.remove_training_example(manager.data_manager.get_all_examples()[0].example_id)
+    assert manager.data_manager.load_learning().state.absorbed == {}
+
+
 def test_two_managers_on_one_store_learn_from_each_other(tmp_path: Path) -> None:
     path = tmp_path / "tsm.db"
     first, second = manager_with(tmp_path, db_path=path), manager_with(tmp_path, examples=0, db_path=path)
@@ -673,6 +700,20 @@ def test_two_managers_on_one_store_learn_from_each_other(tmp_path: Path) -> None
     assert first.weight_learner.get_all_weights() == alone.weight_learner.get_all_weights()
     first.close()
     second.close()
+
+
+def test_predictions_and_reports_catch_up_with_what_another_process_has_learned(tmp_path: Path) -> None:
+    store = InMemoryStore()
+    first = manager_with(tmp_path, storage=store)
+    first.train(verbose=False)
+    second = manager_with(tmp_path, examples=0, storage=store)
+    second.train(verbose=False)
+    assert first.get_training_progress()["current_weights"] == second.weight_learner.get_all_weights()
+    second.train(verbose=False)
+    first.weight_learner.observe([seen("feedback", near=0.9, far=0.2)])
+    own = first.weight_learner.get_all_weights()
+    first.predict(picture(1), picture(2))
+    assert first.weight_learner.get_all_weights() == own
 
 
 def test_a_training_that_overlaps_another_loses_nothing_of_it(tmp_path: Path) -> None:

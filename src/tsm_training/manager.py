@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict, cast
 
 import attrs
 
@@ -344,10 +344,11 @@ class TrainingManager:
         """Change examples, and forget what was learned from some contents, in one transaction."""
         storage = self.training_engine.learner_storage
         storage.attach()
-        if not storage.is_kept:
+        if storage.is_kept:
+            learning = change_data(storage.committed(lambda state: forget(state, digests)))
+            storage.agreed(cast("Learning", learning))
+        else:
             change_data(None)
-        elif (learning := change_data(storage.committed(lambda state: forget(state, digests)))) is not None:
-            storage.agreed(learning)
 
     def _digests_only_of(self, example: TrainingExample) -> frozenset[str]:
         """Return the digest of an example's contents, unless another example has the same contents."""

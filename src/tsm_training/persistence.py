@@ -85,7 +85,7 @@ class LearnerStorage:
             self._take(held)
         elif restore is False:
             self._cell.home = CellHome(self.store.store_id, held.version, held.state)
-        elif held.version != home.version:
+        else:
             raise LearnerConflictError(self.store.location)
 
     def _was_changed_directly(self, home: CellHome) -> bool:

@@ -211,6 +211,13 @@ class TrainingExample:
     files: ExampleFiles | None = None
     """Contents of the files; None for an example from a database that did not keep them, until it is first used."""
 
+    @property
+    def known_files(self) -> ExampleFiles:
+        """The contents of the files; ValueError while they are not known."""
+        if self.files is None:
+            raise ValueError(f"the files of example {self.example_id!r} were not looked at yet")
+        return self.files
+
     def to_reference(self) -> ExampleReference:
         """Return the guide's answer to adding this example."""
         return {"example_id": self.example_id}

@@ -54,6 +54,4 @@ def _groups_to_hold_out(sizes: Sequence[int], fraction: float) -> int:
 
 
 def _target(example: TrainingExample) -> str:
-    if example.files is None:
-        raise ValueError(f"the files of example {example.example_id!r} are not known")
-    return example.files.target.sha256
+    return example.known_files.target.sha256

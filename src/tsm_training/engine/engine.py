@@ -16,7 +16,6 @@ from tsm_training.arguments import at_least, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
 from tsm_training.engine.evaluator import (
-    TRUTH,
     CacheEntry,
     EvaluationRun,
     Evaluator,
@@ -34,7 +33,7 @@ from tsm_training.engine.reports import (
     worker_accuracies,
     worker_means,
 )
-from tsm_training.engine.tasks import checked_similarity, load_triple
+from tsm_training.engine.tasks import TRUTH, checked_similarity, load_triple
 from tsm_training.engine.training import Training
 from tsm_training.ensemble import NEGLIGIBLE_SHARE, Prediction, blend, decode_preview, renormalised
 from tsm_training.errors import (
@@ -378,10 +377,8 @@ class TrainingEngine:
         return self._blend_similarity(picture, decode_preview(stored[TRUTH]))
 
     def _full_accuracy(self, item: EvaluatedExample, shares: Mapping[str, float]) -> float | None:
-        if item.example.files is None:
-            return None
         try:
-            triple = load_triple(item.example, item.example.files, self.limits)
+            triple = load_triple(item.example, item.example.known_files, self.limits)
             prediction = self._blended(triple.source, triple.target, shares, run_all=False)
         except (ImageError, PredictionError):
             return None

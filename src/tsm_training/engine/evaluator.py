@@ -47,8 +47,6 @@ from tsm_training.images import ImageLimits, inspect_image
 from tsm_training.workers import Worker, WorkerPool, WorkerPoolLike, checked_result
 
 __all__ = [
-    "TARGET",
-    "TRUTH",
     "CacheEntry",
     "EvaluationRun",
     "Evaluator",
@@ -57,8 +55,6 @@ __all__ = [
     "preview_name",
 ]
 
-TRUTH: Final = "ground_truth"
-TARGET: Final = "target"
 _SECONDS_BETWEEN_COMMITS: Final = 1.0
 _SHOWN_ERRORS: Final = 3
 
@@ -263,7 +259,7 @@ class Evaluator:
             source_path=example.source_path,
             target_path=example.target_path,
             ground_truth_path=example.ground_truth_path,
-            files=_files(example),
+            files=example.known_files,
             workers=workers,
             judge=self.judge,
             limits=self.limits,
@@ -345,9 +341,7 @@ class _Fresh:
         if result.skipped is not None:
             self.skipped[digest] = result.skipped
             return
-        for name, png in ((TRUTH, result.truth_preview), (TARGET, result.target_preview)):
-            if png is not None:
-                pending.previews.append(Preview(digest, name, png))
+        pending.previews += [Preview(digest, name, png) for name, png in result.input_previews.items()]
         for score in result.scores:
             fingerprint = self.fingerprint_of(score.worker_id) or ""
             evaluation = _evaluation(EvaluationKey(digest, score.worker_id, fingerprint, metric), score, now)
@@ -414,7 +408,7 @@ class _Foreign:
         listener.poll()
         evaluator = self.evaluator
         try:
-            triple = load_triple(example, _files(example), evaluator.limits)
+            triple = load_triple(example, example.known_files, evaluator.limits)
         except (ImageError, ImageSizeMismatchError) as error:
             return ScoredExample(digest, skipped=str(error))
         answers = evaluator.pool.execute_parallel({"source": triple.source.copy(), "target": triple.target.copy()})
@@ -437,10 +431,4 @@ class _Foreign:
 
 
 def _digest(example: TrainingExample) -> str:
-    return _files(example).digest
-
-
-def _files(example: TrainingExample) -> ExampleFiles:
-    if example.files is None:
-        raise ValueError(f"the files of example {example.example_id!r} are not known")
-    return example.files
+    return example.known_files.digest

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeAlias
@@ -24,6 +24,8 @@ from tsm_training.images import ImageLimits, read_image
 from tsm_training.workers import Worker, WorkerFailure, WorkerRequest, WorkerResult, run_worker
 
 __all__ = [
+    "TARGET",
+    "TRUTH",
     "Judge",
     "Score",
     "ScoredExample",
@@ -35,6 +37,9 @@ __all__ = [
     "load_triple",
     "score_results",
 ]
+
+TARGET: Final = "target"
+TRUTH: Final = "ground_truth"
 
 Scorer: TypeAlias = Callable[[Image], object]
 
@@ -104,8 +109,8 @@ class ScoredExample:
 
     example_id: str
     scores: tuple[Score, ...] = ()
-    truth_preview: bytes | None = None
-    target_preview: bytes | None = None
+    input_previews: Mapping[str, bytes] = attrs.field(factory=dict)
+    """The sampled target and ground truth as PNG files, by role."""
     skipped: str | None = None
     """Why the example could not be used; None where it could."""
 
@@ -162,8 +167,9 @@ def score_results(example_id: str, results: Iterator[WorkerResult], triple: Trip
     """
     scorer = judge.scorer(triple.ground_truth)
     scores = tuple(_score(result, scorer, judge) for result in results)
-    truth, target = (encode_preview(sample_grid(image)) for image in (triple.ground_truth, triple.target))
-    return ScoredExample(example_id, scores, truth, target)
+    inputs = {TARGET: triple.target, TRUTH: triple.ground_truth}
+    previews = {role: encode_preview(sample_grid(image)) for role, image in inputs.items()}
+    return ScoredExample(example_id, scores, previews)
 
 
 def _score(result: WorkerResult, scorer: Scorer, judge: Judge) -> Score:
