@@ -21,7 +21,7 @@ from tsm_training.data import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_V
 
 project = "tsm_training"
 author = "The tsm_training authors"
-copyright = f"2025, {author}"
+copyright = f"2026, {author}"
 version = release = tsm_training.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.mathjax", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
