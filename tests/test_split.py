@@ -164,5 +164,5 @@ def test_nothing_gives_nothing() -> None:
 
 
 def test_an_example_whose_files_are_unknown_is_named() -> None:
-    with pytest.raises(ValueError, match="'a' are not known"):
+    with pytest.raises(ValueError, match="'a' were not looked at yet"):
         split_examples([make_example("a", files=None)], 0.2, 0)

@@ -67,11 +67,8 @@ class InvalidMetadataError(InvalidArgumentError):
     """Metadata that JSON cannot hold exactly."""
 
 
-# --- pictures -------------------------------------------------------------------------------------------------------
-
-
-class ImageError(TsmTrainingError):
-    """A picture file cannot be used; `path` names it and `reason` says why."""
+class _PathError(TsmTrainingError):
+    """Something about a file or folder is not as it must be; `path` names it and `reason` says why."""
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
@@ -80,6 +77,13 @@ class ImageError(TsmTrainingError):
 
     def __str__(self) -> str:
         return f"{self.path!r}: {self.reason}"
+
+
+# --- pictures -------------------------------------------------------------------------------------------------------
+
+
+class ImageError(_PathError):
+    """A picture file cannot be used; `path` names it and `reason` says why."""
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
@@ -175,16 +179,8 @@ class NoExamplesError(TsmTrainingError):
         return "there are no training examples: add some with add_training_example() or add_folder()"
 
 
-class ManifestError(TsmTrainingError, ValueError):
-    """A manifest file or a folder of triples is not laid out as expected."""
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path!r}: {self.reason}"
+class ManifestError(_PathError, ValueError):
+    """A manifest file or a folder of triples is not laid out as expected; `path` names it and `reason` says why."""
 
 
 # --- workers and metrics --------------------------------------------------------------------------------------------
