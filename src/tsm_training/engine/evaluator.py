@@ -270,13 +270,14 @@ class Evaluator:
         metric = self.judge.metric_fingerprint
         pending = _Pending()
         started = time.monotonic()
-        accuracies: list[float | None] = []
+        total_accuracy, scored = 0.0, 0
         try:
             for done, result in enumerate(results, 1):
                 fresh.add(result, metric, self.clock(), pending)
-                accuracies += [score.accuracy for score in result.scores]
+                valid = [score.accuracy for score in result.scores if score.accuracy is not None]
+                total_accuracy, scored = total_accuracy + sum(valid), scored + len(valid)
                 self._commit(pending, _SECONDS_BETWEEN_COMMITS)
-                listener.tell("evaluating", done, total, started, mean(accuracies))
+                listener.tell("evaluating", done, total, started, total_accuracy / scored if scored else None)
         finally:
             self._commit(pending, 0.0)
 
