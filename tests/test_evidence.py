@@ -67,7 +67,7 @@ def test_sums_are_the_base_plus_every_absorbed_share() -> None:
     assert _state().sums == {
         "a": WorkerBase(1.0, 1.5, 0.25, 0.125, 1.25, 2, 2),
         # a failure counts with confidence 1, whatever was stated
-        "b": WorkerBase(1.5, 2.0 + 0.25 + 0.25, 0.5 - 0.125 - 0.25, 0.25 + 0.0625 + 0.25, 1.75, 4, 6),
+        "b": WorkerBase(1.5, 2.0 + 0.25 + 0.25, 0.5 - 0.125 - 0.25, 0.25 + 0.0625 + 0.25, 1.75, 4, 6, 0.25),
     }
 
 

@@ -530,3 +530,24 @@ def test_one_training_at_a_time_has_the_cell() -> None:
         raise KeyError
     with learner.cell:
         pass
+
+
+@given(st.integers(1, 40), st.floats(0.05, 1.0), st.integers(0, 16))
+def test_a_worker_that_always_fails_gets_no_share(examples: int, alpha: float, others: int) -> None:
+    learner = BayesianWeightLearner(alpha=alpha)
+    accuracies: dict[str, float | None] = {f"w{i}": 0.7 + 0.01 * i for i in range(others)} | {"good": 0.9, "bad": None}
+    for number in range(examples):
+        learner.observe([ExampleEvidence(str(number), {w: Outcome(a) for w, a in accuracies.items()})])
+    assert learner.get_blend_weights()["bad"] == 0.0
+
+
+def test_one_failure_lowers_the_share_of_a_worker() -> None:
+    def share(last: float | None) -> float:
+        learner = BayesianWeightLearner(alpha=0.15)
+        for number in range(6):
+            accuracy = 0.8 if number < 5 else last
+            outcomes = {"a": Outcome(accuracy), "b": Outcome(0.8), "c": Outcome(0.78)}
+            learner.observe([ExampleEvidence(str(number), outcomes)])
+        return learner.get_blend_weights()["a"]
+
+    assert share(None) < share(0.8) / 2

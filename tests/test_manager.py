@@ -738,15 +738,45 @@ def test_a_training_that_overlaps_another_loses_nothing_of_it(tmp_path: Path) ->
     second.close()
 
 
-def test_a_learner_lives_in_one_store(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    home, elsewhere = InMemoryStore(), InMemoryStore()
+def test_a_learner_lives_in_one_store_until_it_is_told_to_move(tmp_path: Path) -> None:
+    home, elsewhere = InMemoryStore(), tmp_path / "elsewhere.db"
     learner = BayesianWeightLearner()
     manager_with(tmp_path, storage=home, learner=learner).train(verbose=False)
-    visitor = manager_with(tmp_path, storage=elsewhere, learner=learner)
-    assert "kept in another store" in caplog.text
-    visitor.train(verbose=False)
-    assert elsewhere.load_learning().state.absorbed == {}
-    assert len(elsewhere.get_all_sessions()) == 1
+    learned = learner.get_all_weights()
+    with pytest.raises(LearnerConflictError, match=r"is kept in memory, not in .*elsewhere\.db: pass restore=False"):
+        TrainingManager(usual_pool(), learner, elsewhere)
+    with TrainingManager(usual_pool(), learner, elsewhere, restore=False) as moved:
+        assert learner.get_all_weights() == learned
+        moved.add_training_example(*save_triple(tmp_path, 30))
+        moved.train(validation_split=0.0, verbose=False)
+    with TrainingManager(usual_pool(), BayesianWeightLearner(), elsewhere) as again:
+        assert again.weight_learner.get_all_weights() == learner.get_all_weights()
+        assert len(again.weight_learner.cell.state.absorbed) == 6
+    back = TrainingManager(usual_pool(), learner, storage=home, restore=True)
+    assert back.weight_learner.get_all_weights() == learned
+
+
+def test_a_learner_that_moves_to_an_empty_store_and_takes_it_has_learned_nothing(tmp_path: Path) -> None:
+    learner = BayesianWeightLearner()
+    manager_with(tmp_path, learner=learner).train(verbose=False)
+    TrainingManager(usual_pool(), learner, storage=InMemoryStore(), restore=True)
+    assert set(learner.get_all_weights().values()) == {1.0}
+
+
+def test_a_manager_opened_on_an_empty_store_sees_what_another_learns_first(tmp_path: Path) -> None:
+    path = tmp_path / "tsm.db"
+    with manager_with(tmp_path, db_path=path) as service, manager_with(tmp_path, examples=0, db_path=path) as trainer:
+        trainer.train(verbose=False)
+        learned = trainer.weight_learner.get_all_weights()
+        assert service.get_training_progress()["current_weights"] == learned
+
+
+def test_resetting_a_learner_that_has_learned_nothing_sets_the_default(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    manager.reset_weights(2.0)
+    assert set(manager.weight_learner.get_all_weights().values()) == {2.0}
+    again = TrainingManager(usual_pool(), BayesianWeightLearner(), storage=manager.data_manager)
+    assert set(again.weight_learner.get_all_weights().values()) == {2.0}
 
 
 # --- construction and the end ---------------------------------------------------------------------------------------

@@ -283,13 +283,22 @@ class TrainingInProgressError(TsmTrainingError):
 
 
 class LearnerConflictError(TsmTrainingError):
-    """The learner and the store both hold learned state, and they differ."""
+    """The learner and the store both hold learned state, and they differ; or the learner is kept in another store.
 
-    def __init__(self, store: str) -> None:
-        super().__init__(store)
+    `store` is where the new one is, `home` where the learner is kept, if that is elsewhere.
+    """
+
+    def __init__(self, store: str, home: str | None = None) -> None:
+        super().__init__(store, home)
         self.store = store
+        self.home = home
 
     def __str__(self) -> str:
+        if self.home is not None:
+            return (
+                f"the learner is kept in {self.home}, not in {self.store}: pass restore=False to keep it here from now "
+                "on with what it has learned, restore=True to take what is stored here, or a fork of it for trials"
+            )
         return (
             f"the learner has evidence of its own, and {self.store} holds other learned state: pass restore=True "
             "to take the store's, or restore=False to keep the learner's and store it with the next training"

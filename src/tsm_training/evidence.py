@@ -69,6 +69,13 @@ class WorkerBase:
     accuracy_sum: float = 0.0
     valid_count: int = 0
     update_count: int = 0
+    failed_evidence: float = 0.0
+    """The part of `evidence` that comes from failures."""
+
+    @property
+    def valid_evidence(self) -> float:
+        """The part of `evidence` that comes from usable pictures."""
+        return max(0.0, self.evidence - self.failed_evidence)
 
 
 def _bases(value: Mapping[str, WorkerBase]) -> Mapping[str, WorkerBase]:
@@ -150,4 +157,5 @@ def _summed(base: WorkerBase | None, terms: Sequence[_Term]) -> WorkerBase:
         accuracy_sum=math.fsum([base.accuracy_sum, *accuracies]),
         valid_count=base.valid_count + len(accuracies),
         update_count=base.update_count + len(terms),
+        failed_evidence=math.fsum([base.failed_evidence, *(t.share for t in terms if t.accuracy is None)]),
     )

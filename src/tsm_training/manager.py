@@ -150,6 +150,12 @@ def _a_learner(value: WeightLearner) -> WeightLearner:
     return value
 
 
+def _a_choice(value: bool | None) -> bool | None:
+    if value is not None and type(value) is not bool:
+        raise InvalidArgumentError("restore", value, "True, False or None")
+    return value
+
+
 _NOTHING_VALIDATED: Final[ValidationResults] = {
     "num_examples": 0,
     "avg_accuracy": None,
@@ -174,12 +180,14 @@ class TrainingManager:
         db_path: The SQLite file, made if it does not exist; not used where `storage` is given.
         storage: Another store.
         engine_factory: Makes the engine; `TrainingEngine` itself, a subclass, or ``TrainingEngine.using(metric)``.
-        restore: Where learner and store hold different learned state: True takes the store's, False keeps the
-            learner's, None refuses. A learner that has learned nothing always takes the store's.
+        restore: Where learner and store hold different learned state, or the learner is kept in another store: True
+            takes the store's, False keeps the learner's, None refuses. A learner that has learned nothing and is kept
+            nowhere always takes the store's.
 
     Raises:
         InvalidArgumentError: an argument cannot be what it is meant to be.
-        LearnerConflictError: learner and store hold different learned state and `restore` is None.
+        LearnerConflictError: learner and store hold different learned state, or the learner is kept in another store,
+            and `restore` is None.
         StorageError: the store cannot be opened.
     """
 
@@ -188,7 +196,7 @@ class TrainingManager:
     db_path: str | os.PathLike[str] = _DEFAULT_DATABASE
     storage: TrainingStore | None = attrs.field(default=None, kw_only=True)
     engine_factory: EngineFactory = attrs.field(default=TrainingEngine, kw_only=True)
-    restore: bool | None = attrs.field(default=None, kw_only=True, repr=False)
+    restore: bool | None = attrs.field(default=None, kw_only=True, repr=False, converter=_a_choice)
     data_manager: TrainingStore = attrs.field(init=False, repr=False)
     """The store."""
     training_engine: TrainingEngine = attrs.field(init=False, repr=False)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import logging
-
 import attrs
 
 from tsm_training.data import Learning, StateChange, TrainingStore
@@ -13,15 +11,13 @@ from tsm_training.weights import CellHome, LearnerCell, WeightLearner, with_work
 
 __all__ = ["LearnerStorage"]
 
-_log = logging.getLogger("tsm_training")
-
 
 @attrs.frozen
 class LearnerStorage:
     """The tie between one learner's cell and one store.
 
-    A cell is kept in the store that it was restored from, or first trained into. The cell of a fork is kept nowhere,
-    and a cell that lives in another store is not written to this one.
+    A cell is kept in the store that it was restored from, or first trained into. The cell of a fork is kept nowhere.
+    A cell that lives in another store moves to this one only if the caller says so.
     """
 
     learner: WeightLearner
@@ -37,43 +33,55 @@ class LearnerStorage:
         home = self._cell.home
         return not self._cell.is_trial and home is not None and home.store_id == self.store.store_id
 
+    def _home(self, held: Learning) -> CellHome:
+        return CellHome(self.store.store_id, self.store.location, held.version, held.state)
+
     def attach(self, restore: bool | None = None, *, claim: bool = False) -> None:
         """Bring the learner and the store to the same state.
 
         Args:
-            restore: Where both know something else: True takes the store's state, False keeps the learner's (it is
-                stored with the next training), None refuses.
+            restore: Where both know something else, or the learner is kept in another store: True takes the store's
+                state, False keeps the learner's (it is stored with the next training), None refuses.
             claim: Make an unclaimed store the learner's home even if neither knows anything yet.
 
         Raises:
-            LearnerConflictError: both know something, they differ, and `restore` does not say which is right.
+            LearnerConflictError: both know something, they differ, and `restore` does not say which is right; or the
+                learner is kept in another store, and `restore` does not say that it moves.
         """
         if self._cell.is_trial:
             return
-        if self._cell.home is None:
+        home = self._cell.home
+        if home is None:
             self._first_meeting(self.store.load_learning(), restore, claim=claim)
-        elif self.is_kept:
-            self._catch_up(self._cell.home, self.store.load_learning(), restore)
+        elif home.store_id == self.store.store_id:
+            self._catch_up(home, self.store.load_learning(), restore)
+        elif restore is None:
+            raise LearnerConflictError(self.store.location, home.location)
         else:
-            _log.warning("this learner is kept in another store; %s will not hold what it learns", self.store.location)
+            self._first_meeting(self.store.load_learning(), restore, claim=True)
 
     def refresh(self) -> None:
         """Take what another process has stored since, unless the learner was changed on its own: then leave it."""
         home = self._cell.home
-        if home is not None and self.is_kept and not self._was_changed_directly(home):
+        if self._cell.is_trial or (home is not None and not self.is_kept):
+            return
+        prior = self.learner.prior_weight
+        is_changed = self._was_changed_directly(home) if home else not self._cell.state.is_blank(prior)
+        if not is_changed:
             held = self.store.load_learning()
-            if held.version != home.version:
+            is_news = held.version != home.version if home else not held.state.is_blank(prior)
+            if is_news:
                 self._take(held)
 
     def _first_meeting(self, held: Learning, restore: bool | None, *, claim: bool) -> None:
         prior = self.learner.prior_weight
-        if held.state.is_blank(prior):
+        if held.state.is_blank(prior) and restore is not True:
             if claim:
-                self._cell.home = CellHome(self.store.store_id, held.version, held.state)
+                self._cell.home = self._home(held)
         elif restore is True or self._cell.state.is_blank(prior) or self._cell.state == held.state:
             self._take(held)
         elif restore is False:
-            self._cell.home = CellHome(self.store.store_id, held.version, held.state)
+            self._cell.home = self._home(held)
         else:
             raise LearnerConflictError(self.store.location)
 
@@ -84,7 +92,7 @@ class LearnerStorage:
         if restore is True or not self._was_changed_directly(home):
             self._take(held)
         elif restore is False:
-            self._cell.home = CellHome(self.store.store_id, held.version, held.state)
+            self._cell.home = self._home(held)
         else:
             raise LearnerConflictError(self.store.location)
 
@@ -96,7 +104,7 @@ class LearnerStorage:
     def _take(self, held: Learning) -> None:
         known = self._cell.state.bases
         self._cell.update(lambda _own: with_workers(held.state, known, self.learner.prior_weight))
-        self._cell.home = CellHome(self.store.store_id, held.version, held.state)
+        self._cell.home = self._home(held)
 
     def committed(self, change: StateChange) -> StateChange:
         """Return `change` as it must be applied to what the store holds when it is committed.
@@ -112,7 +120,7 @@ class LearnerStorage:
 
         def apply(held: LearnedState) -> LearnedState:
             if home is None or not self._was_changed_directly(home):
-                return change(held)
+                return change(with_workers(held, own.bases, self.learner.prior_weight))
             if held != home.state:
                 raise LearnerConflictError(self.store.location)
             return change(own)

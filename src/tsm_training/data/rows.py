@@ -188,7 +188,7 @@ def write_changes(connection: sqlite3.Connection, old: LearnedState, new: Learne
         "DELETE FROM learned_bases WHERE worker_id = ?", [(w,) for w in old.bases.keys() - new.bases.keys()]
     )
     connection.executemany(
-        "INSERT OR REPLACE INTO learned_bases VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        "INSERT OR REPLACE INTO learned_bases VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
         [(w, *attrs.astuple(base)) for w, base in sorted(new.bases.items()) if old.bases.get(w) != base],
     )
     changed = [d for d in sorted(new.absorbed) if old.absorbed.get(d) != new.absorbed[d]]

@@ -140,7 +140,8 @@ CREATE TABLE learned_bases (
     squared_advantage REAL NOT NULL,
     accuracy_sum REAL NOT NULL,
     valid_count INTEGER NOT NULL,
-    update_count INTEGER NOT NULL
+    update_count INTEGER NOT NULL,
+    failed_evidence REAL NOT NULL
 );
 CREATE TABLE absorbed_evidence (
     example_digest TEXT NOT NULL,

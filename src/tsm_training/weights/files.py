@@ -49,6 +49,7 @@ class PosteriorSums(TypedDict):
     accuracy_sum: float
     valid_count: int
     update_count: int
+    failed_evidence: float
 
 
 class PlainWeightsDocument(TypedDict):
@@ -119,6 +120,7 @@ def _posterior_sums(sums: WorkerBase) -> PosteriorSums:
         accuracy_sum=sums.accuracy_sum,
         valid_count=sums.valid_count,
         update_count=sums.update_count,
+        failed_evidence=sums.failed_evidence,
     )
 
 
@@ -263,6 +265,7 @@ class _Reader:
             # Cauchy and Schwarz, with room for rounding and for numbers too small to be squared
             and base.advantage**2 <= base.evidence * base.squared_advantage * (1 + _CONSISTENCY) + _TINY
             and 0 <= base.accuracy_sum <= base.valid_count <= base.update_count
+            and 0 <= base.failed_evidence <= min(base.evidence, base.squared_advantage) * (1 + _CONSISTENCY)
         )
         if not possible:
             self.fail("holds sums that no evidence can have", key)

@@ -64,6 +64,8 @@ class CellHome:
     """Which store a cell is kept in, and what the two last agreed on."""
 
     store_id: str
+    location: str
+    """Where the store is, for messages."""
     version: int
     state: LearnedState
 
@@ -266,9 +268,9 @@ class BayesianWeightLearner:
     ) -> dict[str, float]:
         """Return each worker's share of the ensemble's picture: at least 0, sum 1.
 
-        The share is the posterior probability of being the best worker, times ``n / (n + prior_strength)`` so that an
-        untested worker gets none once others are tested. While nothing was observed the priors alone decide, and equal
-        priors give equal shares.
+        The share is the posterior probability of being the best worker, times ``n / (n + prior_strength)``, where n is
+        the evidence of usable pictures only: an untested worker, or one that always fails, gets none once others are
+        tested. While nothing was observed the priors alone decide, and equal priors give equal shares.
 
         Args:
             features: Ignored: these shares are the same for all pictures.
@@ -279,7 +281,9 @@ class BayesianWeightLearner:
         if not ids:
             return {}
         sums = {worker_id: known.get(worker_id, WorkerBase(self.prior_weight)) for worker_id in ids}
-        tested = {worker_id: s.evidence / (s.evidence + self.prior_strength) for worker_id, s in sums.items()}
+        tested = {
+            worker_id: s.valid_evidence / (s.valid_evidence + self.prior_strength) for worker_id, s in sums.items()
+        }
         best = self._probability_best(sums)
         if not any(tested.values()):
             return best

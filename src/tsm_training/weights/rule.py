@@ -8,7 +8,9 @@ the posterior mean of a worker's advantage is ``m = Σ s·c·d / (n + kappa)`` a
 The spread follows from the conjugate normal model with unknown variance (Murphy, "Conjugate Bayesian analysis of the
 Gaussian distribution", 2007, section 3; evidence counts as a fractional number of observations): the prior says kappa
 observations of advantage 0 with standard deviation 0.05, which gives a posterior variance of
-``(kappa·0.05² + Σ s·c·d² − (n + kappa)·m²) / (n + kappa)²``.
+``(kappa·0.05² + Σ s·c·d² − (n + kappa)·m²) / (n + kappa)²``. Failures lower the mean but say nothing about how much the
+accuracy of pictures varies: the numerator, over ``n + kappa``, is taken without them. Otherwise a worker that always
+fails would look uncertain, and uncertainty is a chance of being the best.
 """
 
 from __future__ import annotations
@@ -101,11 +103,12 @@ def posterior_mean(sums: WorkerBase, prior_strength: float) -> float:
 
 def posterior_std(sums: WorkerBase, prior_strength: float) -> float:
     """Return the posterior standard deviation of a worker's weight."""
-    count = sums.evidence + prior_strength
-    squares = prior_strength * PRIOR_SPREAD**2 + sums.squared_advantage
+    count = sums.valid_evidence + prior_strength
+    advantage = sums.advantage + sums.failed_evidence
+    squares = prior_strength * PRIOR_SPREAD**2 + sums.squared_advantage - sums.failed_evidence
     # Rounding can leave a hair below zero where all advantages are equal and large.
-    variance = max(0.0, squares - sums.advantage**2 / count) / count**2
-    return sums.prior * math.sqrt(variance)
+    spread = max(0.0, squares - advantage**2 / count) / count
+    return sums.prior * math.sqrt(spread / (sums.evidence + prior_strength))
 
 
 def probability_best(means: Sequence[float], stds: Sequence[float]) -> list[float]:
