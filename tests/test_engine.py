@@ -49,6 +49,7 @@ from tsm_training.engine.reports import blend_accuracy, epoch_metrics, mean, wor
 from tsm_training.engine.tasks import Task, TaskRun, evaluate
 from tsm_training.ensemble import blend, decode_preview, encode_preview, renormalised, sample_grid
 from tsm_training.errors import (
+    ExampleNotFoundError,
     ImageFormatError,
     InvalidArgumentError,
     MetricError,
@@ -58,6 +59,7 @@ from tsm_training.errors import (
     PredictionError,
     TrainingInProgressError,
     TrainingStoppedError,
+    WorkerPoolError,
 )
 from tsm_training.images import ImageLimits
 
@@ -443,6 +445,26 @@ def test_no_examples_are_refused_before_any_work(tmp_path: Path) -> None:
             action()
 
 
+@pytest.mark.parametrize(("nearly", "exact"), [(1.0 + 2e-16, 1.0), (np.nextafter(1.0, 2.0), 1.0), (-1e-12, 0.0)])
+def test_a_metric_may_miss_its_range_by_rounding(tmp_path: Path, nearly: float, exact: float) -> None:
+    manager = manager_with(tmp_path, examples=2, engine_factory=TrainingEngine.using(lambda output, truth: nearly))
+    assert manager.validate()["avg_accuracy"] == exact
+
+
+def test_a_metric_that_exits_is_a_broken_metric(tmp_path: Path) -> None:
+    def leave(output: Image, ground_truth: Image) -> float:
+        raise SystemExit(3)
+
+    manager = manager_with(tmp_path, examples=2, engine_factory=TrainingEngine.using(leave))
+    with pytest.raises(MetricError, match="raised SystemExit"):
+        manager.train(verbose=False)
+
+
+def test_numbers_of_numpy_count() -> None:
+    assert check_whole_number("epochs", np.int64(2)) == 2
+    assert BayesianWeightLearner(alpha=np.float32(0.5)).alpha == 0.5  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("bad", [0, -1, True, 1.5, "2", None])
 def test_counts_are_whole_numbers_of_at_least_one(bad: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="epochs must be a whole number of at least 1, got"):
@@ -568,6 +590,17 @@ def test_training_on_one_example_again_makes_it_count_more(tmp_path: Path) -> No
     )
 
 
+def test_only_stored_examples_are_learned_from(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=2)
+    example = manager.data_manager.get_all_examples()[0]
+    manager.remove_training_example(example.example_id)
+    with pytest.raises(ExampleNotFoundError):
+        manager.training_engine.train_batch([example], verbose=False)
+    with pytest.raises(ExampleNotFoundError):
+        manager.training_engine.train_on_example(example)
+    assert manager.weight_learner.cell.state.absorbed == {}
+
+
 def test_metrics_history_describes_every_epoch(tmp_path: Path) -> None:
     manager = manager_with(tmp_path)
     history = manager.train(epochs=4, validation_split=0.0, verbose=False)["session"]["metrics_history"]
@@ -691,6 +724,32 @@ def test_a_foreign_pool_skips_what_cannot_be_read(tmp_path: Path) -> None:
     Path(example.target_path).unlink()
     results = manager.train(validation_split=0.0, verbose=False)
     assert results["session"]["num_examples"] == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        ([], "returned no results"),
+        (None, "failed (TypeError"),
+        ({"a": 1}, "failed (AttributeError"),
+        ([HostResult("a", picture(1)), HostResult("a", picture(2))], "returned several results of worker 'a'"),
+        (ZeroDivisionError("down"), "failed (ZeroDivisionError: down)"),
+    ],
+)
+def test_a_foreign_pool_that_gives_no_results_is_named(tmp_path: Path, answer: Any, reason: str) -> None:
+    class Pool:
+        def execute_parallel(self, data: dict[str, Image]) -> Any:
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+    manager = manager_with(tmp_path, examples=2, pool=Pool())
+    with pytest.raises(NothingEvaluatedError) as caught:
+        manager.train(verbose=False)
+    assert f"the worker pool {Pool.__qualname__} {reason}" in next(iter(caught.value.reasons.values()))
+    with pytest.raises(WorkerPoolError) as refused:
+        manager.predict(picture(1), picture(2))
+    assert refused.value.reason.startswith(reason)
 
 
 def test_results_that_the_foreign_pool_calls_invalid_are_failures(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ CASES: dict[str, tuple[tuple[object, ...], str]] = {
         "metadata['x'] must be something JSON holds, got",
     ),
     "LearnerConflictError": (
-        ("x.db",),
+        ("x.db", None),
         "the learner has evidence of its own, and x.db holds other learned state: pass",
     ),
     "ManifestError": (("rows.csv", "line 3 has 2 fields"), "'rows.csv': line 3 has 2 fields"),
@@ -67,6 +67,10 @@ CASES: dict[str, tuple[tuple[object, ...], str]] = {
         "weights file 'w.json' at weights['a']: must be above 0",
     ),
     "WorkerNotFoundError": (("w",), "no registered worker has the id 'w'"),
+    "WorkerPoolError": (
+        ("Pool", "returned no results"),
+        "the worker pool Pool returned no results; execute_parallel(data) must return one result per worker",
+    ),
 }
 
 

@@ -89,7 +89,7 @@ def test_two_files_of_the_same_name_are_named(tmp_path: Path) -> None:
 
 def test_empty_folders_are_an_error(tmp_path: Path) -> None:
     lay_out(tmp_path)
-    with pytest.raises(ManifestError, match="hold no files"):
+    with pytest.raises(ManifestError, match="hold no pictures"):
         read_folder(tmp_path)
 
 
@@ -145,7 +145,7 @@ def test_a_byte_order_mark_and_either_line_end_are_understood(
             "source_path,target,ground_truth_path\na,b,c\n",
             "no column target_path; its columns are source_path, target,",
         ),
-        ("source_path;target_path;ground_truth_path\na;b;c\n", "no column source_path, target_path, ground_truth"),
+        ("source_path;target_path;ground_truth_path\na;b;c\n", "separates its columns by semicolons"),
         (HEADER, "lists no examples"),
         (f"{HEADER}\n\n\n", "lists no examples"),
         (f"{HEADER}\ns,t,g\ns,,g\n", "row 2 has nothing under target_path"),
@@ -279,3 +279,24 @@ def test_pipes_and_dead_links_in_the_folder_do_no_harm(tmp_path: Path) -> None:
 
 def test_an_example_whose_contents_are_unknown_is_passed_over(tmp_path: Path) -> None:
     assert relinked([make_example("a", files=None)], tmp_path) == []
+
+
+def test_files_that_cameras_leave_beside_pictures_are_no_pictures(tmp_path: Path) -> None:
+    for folder in ("sources", "targets", "truths"):
+        (tmp_path / folder).mkdir()
+        for name in ("a.JPG", "a.xmp", "Thumbs.db", ".hidden.png"):
+            (tmp_path / folder / name).touch()
+    assert [row[3] for row in read_folder(tmp_path)] == [{"name": "a"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("source_path;target_path;ground_truth_path\na;b;c\n", "separates its columns by semicolons"),
+        ("source_path,source_path,target_path,ground_truth_path\na,b,c,d\n", "names a column twice"),
+    ],
+)
+def test_a_manifest_laid_out_otherwise_says_how(tmp_path: Path, text: str, reason: str) -> None:
+    (tmp_path / "list.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(ManifestError, match=reason):
+        read_manifest(tmp_path / "list.csv")

@@ -31,10 +31,12 @@ from support import (
 from tsm_training import (
     BayesianWeightLearner,
     ExampleEvidence,
+    FunctionWorker,
     InMemoryStore,
     Outcome,
     TrainingEngine,
     TrainingManager,
+    WorkerPool,
 )
 from tsm_training.errors import (
     ExampleNotFoundError,
@@ -133,7 +135,7 @@ def test_many_examples_are_added_together_or_not_at_all(tmp_path: Path) -> None:
     rows.insert(2, (tmp_path / "missing.png", *rows[0][1:]))
     with pytest.raises(ImageNotFoundError) as caught:
         manager.add_training_examples(rows)
-    assert caught.value.__notes__ == ["in row 3; no row was added"]
+    assert caught.value.__notes__ == ["in row 3 of 4; no row was added"]
     assert manager.data_manager.get_all_examples() == []
     del rows[2]
     rows[0] = (*rows[0], {"first": True})
@@ -793,6 +795,48 @@ def test_parts_are_checked(tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="does not exist"):
         TrainingManager(usual_pool(), learner, tmp_path / "no" / "x.db")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_arguments_that_cannot_be_used_are_named(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=1)
+    learner = BayesianWeightLearner()
+    calls: list[tuple[str, Any]] = [
+        ("path", lambda: manager.export_weights(None)),  # type: ignore[arg-type]
+        ("path", lambda: manager.import_weights("")),
+        ("root", lambda: manager.add_folder(3)),  # type: ignore[arg-type]
+        ("csv_path", lambda: manager.add_manifest(None)),  # type: ignore[arg-type]
+        ("rows", lambda: manager.add_training_examples(None)),  # type: ignore[arg-type]
+        ("on_progress", lambda: manager.train(on_progress=3)),  # type: ignore[arg-type]
+        ("should_stop", lambda: manager.train(should_stop=True)),  # type: ignore[arg-type]
+        ("engine_factory", lambda: TrainingManager(usual_pool(), learner, ":memory:", engine_factory=3)),  # type: ignore[arg-type]
+        ("db_path", lambda: TrainingManager(usual_pool(), learner, None)),  # type: ignore[arg-type]
+        ("storage", lambda: TrainingManager(usual_pool(), learner, storage=InMemoryStore)),  # type: ignore[arg-type]
+        ("worker_pool", lambda: TrainingManager(WorkerPool, learner, ":memory:")),  # type: ignore[arg-type]
+        ("weight_learner", lambda: TrainingManager(usual_pool(), BayesianWeightLearner, ":memory:")),  # type: ignore[arg-type]
+        ("restore", lambda: TrainingManager(usual_pool(), learner, ":memory:", restore="yes")),  # type: ignore[arg-type]
+        ("function", lambda: FunctionWorker("x", 3)),  # type: ignore[arg-type]
+    ]
+    for argument, call in calls:
+        with pytest.raises(InvalidArgumentError, match=f"^{argument} must be"):
+            call()
+    assert manager.data_manager.get_all_sessions() == []
+
+
+def test_a_manager_that_was_never_closed_leaves_no_warning(tmp_path: Path) -> None:
+    script = (
+        "import sys; from support import usual_pool; from tsm_training import BayesianWeightLearner, TrainingManager; "
+        "manager = TrainingManager(usual_pool(), BayesianWeightLearner(), sys.argv[1])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
+    for forgotten in ("", "; del manager; import gc; gc.collect()"):
+        done = subprocess.run(
+            [sys.executable, "-W", "error", "-c", script + forgotten, str(tmp_path / "x.db")],
+            env=environment,
+            check=True,
+            capture_output=True,
+            text=True,
+        )
+        assert done.stderr == ""
 
 
 def test_the_default_database_is_in_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

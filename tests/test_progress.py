@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support import manager_with
+from support import brightening, failing, manager_with, pool_of, save_triple
 from tsm_training import Progress
 from tsm_training.progress import console_progress
 
@@ -95,6 +95,35 @@ def test_verbose_shows_and_quiet_does_not(tmp_path: Path, capfd: pytest.CaptureF
     captured = capfd.readouterr()
     assert captured.out == ""
     assert "learning: epoch 2 of 2, accuracy" in captured.err
+
+
+def test_troubles_are_told_to_whoever_watches(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    pool = pool_of(brightening("near", 20), failing("bad"))
+    manager = manager_with(tmp_path, examples=3, pool=pool)
+    first, *others = manager.data_manager.get_all_examples()
+    for other in others:
+        manager.remove_training_example(other.example_id)
+    manager.add_training_example(*save_triple(tmp_path, 50))
+    Path(first.source_path).unlink()
+    manager.train(verbose=True)
+    shown = capfd.readouterr().err
+    assert "1 examples were skipped; the first one:" in shown
+    assert "source_0.png" in shown
+    assert "worker 'bad' failed on 1 of 1 examples; raised: RuntimeError: this worker always fails" in shown
+
+
+def test_holding_nothing_out_is_told(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    manager_with(tmp_path, examples=1).train(verbose=True)
+    assert "nothing could be held out for validation" in capfd.readouterr().err
+
+
+def test_a_terminal_shows_notes_beside_its_bar(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = Terminal()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with console_progress() as display:
+        display(events()[0])
+        display.note("something deserves attention")
+    assert "something deserves attention\n" in stream.getvalue()
 
 
 def test_callbacks_hear_every_phase(tmp_path: Path) -> None:

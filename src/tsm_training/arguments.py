@@ -2,35 +2,73 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeGuard
+
+import numpy as np
 
 from tsm_training.errors import InvalidArgumentError
 
-__all__ = ["at_least", "check_limit", "check_number", "check_whole_number", "number_between"]
+__all__ = [
+    "at_least",
+    "check_callable",
+    "check_limit",
+    "check_number",
+    "check_path",
+    "check_whole_number",
+    "is_number",
+    "is_whole_number",
+    "number_between",
+]
+
+
+def is_whole_number(value: object) -> TypeGuard[int]:
+    """Tell whether this is a whole number, Python's or numpy's; True and False are none."""
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Tell whether this is a real number, Python's or numpy's; True and False are none."""
+    return isinstance(value, (float, np.floating)) or is_whole_number(value)
 
 
 def check_whole_number(name: str, value: object, least: int = 1) -> int:
-    """Return `value` if it is a whole number (True is none) of at least `least`; InvalidArgumentError otherwise."""
-    if type(value) is not int or value < least:
+    """Return `value` as int if it is a whole number (True is none) of at least `least`; InvalidArgumentError if not."""
+    if not is_whole_number(value) or value < least:
         raise InvalidArgumentError(name, value, f"a whole number of at least {least}")
-    return value
+    return int(value)
 
 
 def check_limit(name: str, value: object) -> int | None:
     """Return `value` if it is None or a whole number of at least 1; InvalidArgumentError otherwise, for text too."""
-    if value is not None and (type(value) is not int or value < 1):
+    if value is None:
+        return None
+    if not is_whole_number(value) or value < 1:
         raise InvalidArgumentError(name, value, "a whole number of at least 1, or None for all")
-    return value
+    return int(value)
 
 
 def check_number(
     name: str, value: object, low: float, high: float, expected: str, *, low_allowed: bool = False
 ) -> None:
     """Raise InvalidArgumentError unless `value` is a finite number in (low, high], or [low, high] where allowed."""
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     # NaN fails both comparisons.
-    if not is_number or not (low <= value if low_allowed else low < value) or not value <= high:  # type: ignore[operator]
+    if not is_number(value) or not (low <= value if low_allowed else low < value) or not value <= high:
+        raise InvalidArgumentError(name, value, expected)
+
+
+def check_path(name: str, value: object) -> str:
+    """Return a path as text; InvalidArgumentError if it is none, is empty, or holds a NUL."""
+    text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
+    if not isinstance(text, str) or not text or "\0" in text:
+        raise InvalidArgumentError(name, value, "a path (str or os.PathLike), not empty and without NUL")
+    return text
+
+
+def check_callable(name: str, value: object, expected: str, *, optional: bool = False) -> None:
+    """Raise InvalidArgumentError unless `value` can be called (or is None, where that is allowed)."""
+    if not callable(value) and not (optional and value is None):
         raise InvalidArgumentError(name, value, expected)
 
 

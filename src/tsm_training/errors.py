@@ -43,6 +43,7 @@ __all__ = [
     "TsmTrainingError",
     "WeightsFileError",
     "WorkerNotFoundError",
+    "WorkerPoolError",
 ]
 
 
@@ -221,8 +222,20 @@ class PredictionError(TsmTrainingError):
         self.reasons = dict(reasons)
 
     def __str__(self) -> str:
-        listed = "; ".join(f"{worker_id}: {reason}" for worker_id, reason in self.reasons.items())
+        listed = "; ".join(f"{worker_id}: {_cut(reason)}" for worker_id, reason in self.reasons.items())
         return f"no worker gave a usable picture: {listed}"
+
+
+class WorkerPoolError(TsmTrainingError):
+    """A pool that is not ours raised, or returned something else than one result per worker."""
+
+    def __init__(self, pool: str, reason: str) -> None:
+        super().__init__(pool, reason)
+        self.pool = pool
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the worker pool {self.pool} {self.reason}; execute_parallel(data) must return one result per worker"
 
 
 class MetricError(TsmTrainingError):
@@ -256,7 +269,7 @@ class NothingEvaluatedError(TsmTrainingError):
         self.reasons = dict(reasons)
 
     def __str__(self) -> str:
-        shown = [f"{example_id}: {reason}" for example_id, reason in list(self.reasons.items())[:5]]
+        shown = [f"{example_id}: {_cut(reason)}" for example_id, reason in list(self.reasons.items())[:5]]
         more = len(self.reasons) - len(shown)
         return "no example could be evaluated: " + "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
 
@@ -357,6 +370,10 @@ class SchemaTooNewError(StorageError):
 def _size(size: tuple[int, int]) -> str:
     height, width = size
     return f"{width}×{height}"
+
+
+def _cut(text: str, limit: int = 200) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}…"
 
 
 def _shown(value: object, limit: int = 200) -> str:

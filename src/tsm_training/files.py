@@ -37,6 +37,8 @@ class FileTooLargeError(OSError):
 
 def system_reason(error: OSError) -> str:
     """Return what the system, or one of the errors above, says in a few words and without the path."""
+    if isinstance(error, (NotARegularFileError, FileTooLargeError)):  # OSError takes their arguments for its own
+        return str(error)
     return error.strerror or str(error)
 
 

@@ -21,6 +21,7 @@ __all__ = ["read_folder", "read_manifest", "relinked"]
 Row = tuple[Path, Path, Path, dict[str, Any] | None]
 
 _FOLDERS: Final = ("sources", "targets", "truths")
+_PICTURE_ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 _COLUMNS: Final = ("source_path", "target_path", "ground_truth_path")
 _MAX_MANIFEST_BYTES: Final = 100_000_000
 _BLOCK: Final = 1024 * 1024
@@ -35,7 +36,7 @@ def read_folder(root: str | os.PathLike[str]) -> list[Row]:
     found = [_files_by_stem(Path(root) / name) for name in _FOLDERS]
     stems = sorted(set().union(*found))
     if not stems:
-        raise ManifestError(os.fspath(root), f"the folders {', '.join(_FOLDERS)} hold no files")
+        raise ManifestError(os.fspath(root), f"the folders {', '.join(_FOLDERS)} hold no pictures")
     for folder, files in zip(_FOLDERS, found, strict=True):
         missing = [stem for stem in stems if stem not in files]
         if missing:
@@ -50,8 +51,8 @@ def _files_by_stem(folder: Path) -> dict[str, Path]:
         raise ManifestError(str(folder.parent), f"the folder {folder.name} is missing")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or path.is_dir():
-            continue
+        if path.suffix.lower() not in _PICTURE_ENDINGS or path.name.startswith(".") or path.is_dir():
+            continue  # cameras and systems leave files of their own beside pictures
         if path.stem in files:
             raise ManifestError(str(folder), f"{files[path.stem].name!r} and {path.name!r} have the same name")
         files[path.stem] = path
@@ -73,6 +74,10 @@ def read_manifest(csv_path: str | os.PathLike[str]) -> list[Row]:
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise ManifestError(name, f"cannot be read as UTF-8 CSV: {error}") from error
     missing = [column for column in _COLUMNS if column not in columns]
+    if len(set(columns)) < len(columns):
+        raise ManifestError(name, f"names a column twice; its columns are {', '.join(columns)}")
+    if missing and len(columns) == 1 and ";" in columns[0]:
+        raise ManifestError(name, "separates its columns by semicolons; commas are expected")
     if missing:
         raise ManifestError(name, f"has no column {', '.join(missing)}; its columns are {', '.join(columns) or 'none'}")
     if not rows:

@@ -13,7 +13,14 @@ from typing import Any, Final, TypeAlias, TypedDict, cast
 
 import attrs
 
-from tsm_training.arguments import check_limit, check_number, check_whole_number
+from tsm_training.arguments import (
+    check_callable,
+    check_limit,
+    check_number,
+    check_path,
+    check_whole_number,
+    is_whole_number,
+)
 from tsm_training.arrays import Image
 from tsm_training.data import (
     ROLES,
@@ -139,13 +146,13 @@ class WeightsImport:
 
 
 def _a_pool(value: WorkerPoolLike) -> WorkerPoolLike:
-    if not isinstance(value, WorkerPoolLike):
+    if isinstance(value, type) or not isinstance(value, WorkerPoolLike):
         raise InvalidArgumentError("worker_pool", value, "an object with execute_parallel(data)")
     return value
 
 
 def _a_learner(value: WeightLearner) -> WeightLearner:
-    if not isinstance(value, WeightLearner):
+    if isinstance(value, type) or not isinstance(value, WeightLearner):
         raise InvalidArgumentError("weight_learner", value, "a WeightLearner, such as BayesianWeightLearner()")
     return value
 
@@ -205,13 +212,14 @@ class TrainingManager:
     @data_manager.default
     def _open_store(self) -> TrainingStore:
         if self.storage is None:
-            return TrainingDataManager(os.fspath(self.db_path))
-        if not isinstance(self.storage, TrainingStore):
+            return TrainingDataManager(check_path("db_path", self.db_path))
+        if isinstance(self.storage, type) or not isinstance(self.storage, TrainingStore):
             raise InvalidArgumentError("storage", self.storage, "a TrainingStore (inherit from that class)")
         return self.storage
 
     @training_engine.default
     def _make_engine(self) -> TrainingEngine:
+        check_callable("engine_factory", self.engine_factory, "TrainingEngine, a subclass, or TrainingEngine.using(…)")
         return self.engine_factory(self.worker_pool, self.weight_learner, self.data_manager)
 
     def __attrs_post_init__(self) -> None:
@@ -257,12 +265,16 @@ class TrainingManager:
             InvalidArgumentError: a row has not three or four entries.
             TsmTrainingError: as for `add_training_example`; with several rows, a note names the row.
         """
+        if not isinstance(rows, Iterable):
+            raise InvalidArgumentError("rows", rows, "tuples (source path, target path, ground truth path[, metadata])")
+        rows = list(rows)
         examples = []
         for number, row in enumerate(rows, 1):
             try:
                 examples.append(self._checked_example(row))
             except TsmTrainingError as error:
-                error.add_note(f"in row {number}; no row was added")
+                if len(rows) > 1:
+                    error.add_note(f"in row {number} of {len(rows)}; no row was added")
                 raise
         if examples:
             self.data_manager.add_examples(examples)
@@ -294,7 +306,7 @@ class TrainingManager:
             ManifestError: a folder is missing or empty, or a file has no partner, or two.
             TsmTrainingError: as for `add_training_examples`.
         """
-        return self.add_training_examples(read_folder(root))
+        return self.add_training_examples(read_folder(check_path("root", root)))
 
     def add_manifest(self, csv_path: str | os.PathLike[str]) -> list[TrainingExample]:
         """Add every triple that a CSV file lists.
@@ -307,7 +319,7 @@ class TrainingManager:
             ManifestError: the file cannot be read, or lacks a column or a value.
             TsmTrainingError: as for `add_training_examples`.
         """
-        return self.add_training_examples(read_manifest(csv_path))
+        return self.add_training_examples(read_manifest(check_path("csv_path", csv_path)))
 
     def remove_training_example(self, example_id: str) -> None:
         """Remove an example, and forget exactly what was learned from it; sessions and metrics stay.
@@ -436,11 +448,14 @@ class TrainingManager:
             NoExamplesError: there is nothing to train on.
             TsmTrainingError: as for `TrainingEngine.train_batch`.
         """
-        check_limit("num_examples", num_examples)
-        check_whole_number("epochs", epochs)
+        num_examples = check_limit("num_examples", num_examples)
+        epochs = check_whole_number("epochs", epochs)
         _check_split(validation_split)
-        if type(seed) is not int:
+        check_callable("on_progress", on_progress, "a function of a Progress, or None", optional=True)
+        check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
+        if not is_whole_number(seed):
             raise InvalidArgumentError("seed", seed, "a whole number")
+        seed = int(seed)
         examples = self.data_manager.get_all_examples(num_examples)
         if not examples:
             raise NoExamplesError
@@ -546,7 +561,7 @@ class TrainingManager:
             getattr(learner, "prior_strength", None),
             datetime.now(UTC),
         )
-        write_weights_file(path, document)
+        write_weights_file(check_path("path", path), document)
 
     def import_weights(self, path: str | os.PathLike[str]) -> WeightsImport:
         """Replace what was learned by a weights file, which is checked whole before anything changes.
@@ -557,7 +572,7 @@ class TrainingManager:
             WeightsFileError: the file is faulty, was learned with another prior strength, or names no worker here.
             TrainingInProgressError: this learner is being trained by another call.
         """
-        file = read_weights_file(path)
+        file = read_weights_file(check_path("path", path))
         strength = getattr(self.weight_learner, "prior_strength", None)
         if file.posterior is not None and file.prior_strength != strength:
             raise WeightsFileError(
@@ -637,11 +652,7 @@ class TrainingManager:
 
 
 def _absolute(argument: str, path: object) -> str:
-    if not isinstance(path, (str, os.PathLike)) or not os.fspath(path):
-        raise InvalidArgumentError(argument, path, "the path of a picture file")
-    text = os.fspath(path)
-    if not isinstance(text, str) or "\0" in text:
-        raise InvalidArgumentError(argument, text, "a path of text without NUL")
+    text = check_path(argument, path)
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -7,11 +7,11 @@ import importlib
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any, Final, Literal, TypeAlias
+from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import attrs
 
-__all__ = ["Progress", "ProgressCallback", "console_progress"]
+__all__ = ["Progress", "ProgressCallback", "ProgressDisplay", "console_progress"]
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
 
@@ -34,9 +34,21 @@ ProgressCallback: TypeAlias = Callable[[Progress], None]
 """Called in the thread that called the library; what it raises ends the call and is passed on."""
 
 
+class ProgressDisplay(Protocol):
+    """Shows progress to a person."""
+
+    def __call__(self, progress: Progress, /) -> None:
+        """Show how far the work has come."""
+        ...
+
+    def note(self, text: str, /) -> None:
+        """Show a line that deserves attention."""
+        ...
+
+
 @contextlib.contextmanager
-def console_progress() -> Iterator[ProgressCallback]:
-    """Give a callback that shows progress on standard error.
+def console_progress() -> Iterator[ProgressDisplay]:
+    """Give a display that shows progress on standard error.
 
     On a terminal that is a bar, if tqdm is installed (the extra ``progress``); elsewhere, and without tqdm, a plain
     line every few seconds and one at the end of each phase. A closed or broken standard error is no reason to fail.
@@ -73,8 +85,11 @@ class _Lines:
         if progress.done < progress.total and now < self._next:
             return
         self._next = now + _SECONDS_BETWEEN_LINES
+        self.note(_described(progress))
+
+    def note(self, text: str) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
-            sys.stderr.write(_described(progress) + "\n")
+            sys.stderr.write(text + "\n")
 
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError, AttributeError):
@@ -99,6 +114,10 @@ class _Bars:
             if progress.accuracy is not None:
                 self._bar.set_postfix_str(f"accuracy {progress.accuracy:.4f}", refresh=False)
             self._bar.update(progress.done - self._bar.n)
+
+    def note(self, text: str) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            self._make.write(text, file=sys.stderr)
 
     def close(self) -> None:
         with contextlib.suppress(OSError, ValueError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import threading
 import time
@@ -14,13 +15,14 @@ from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, runt
 import attrs
 import numpy as np
 
-from tsm_training.arguments import at_least
+from tsm_training.arguments import at_least, check_callable
 from tsm_training.arrays import Image, check_image, frozen_copy, image_fault
 from tsm_training.errors import (
     DuplicateWorkerError,
     InvalidArgumentError,
     NoWorkersError,
     WorkerNotFoundError,
+    WorkerPoolError,
 )
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "WorkerRequest",
     "WorkerResult",
     "WorkerResultLike",
+    "ask_pool",
     "checked_result",
     "run_worker",
     "shared",
@@ -206,8 +209,12 @@ class FunctionWorker(Worker):
     """
 
     worker_id: str
-    function: Callable[[Image, Image], Image]
+    function: Callable[[Image, Image], Image] = attrs.field()
     version: str = ""
+
+    @function.validator
+    def _check_function(self, _attribute: object, value: object) -> None:
+        check_callable("function", value, "a function (source, target) -> picture")
 
     def process(self, data: Mapping[str, Image]) -> Image:
         """Call the function with source and target (uint8, H×W×3, BGR); whatever it raises is passed on."""
@@ -245,6 +252,26 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
     if failure is not None:
         return WorkerResult(worker.worker_id, None, 0.0, failure, seconds)
     return WorkerResult(worker.worker_id, value, confidence, None, seconds)
+
+
+def ask_pool(pool: WorkerPoolLike, source: Image, target: Image) -> list[WorkerResult]:
+    """Ask a pool that is not ours to run all its workers on copies of two pictures; results come by worker id.
+
+    Raises:
+        WorkerPoolError: it raises, or returns something else than one result per worker.
+    """
+    name = type(pool).__qualname__
+    try:
+        answers = list(pool.execute_parallel({"source": source.copy(), "target": target.copy()}))
+        results = sorted((checked_result(answer, target) for answer in answers), key=lambda r: r.worker_id)
+    except Exception as error:
+        raise WorkerPoolError(name, f"failed ({type(error).__name__}: {_capped(error)})") from error
+    if not results:
+        raise WorkerPoolError(name, "returned no results")
+    repeated = [r.worker_id for r, after in itertools.pairwise(results) if r.worker_id == after.worker_id]
+    if repeated:
+        raise WorkerPoolError(name, f"returned several results of worker {repeated[0]!r}")
+    return results
 
 
 def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:

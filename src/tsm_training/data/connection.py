@@ -7,6 +7,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final, TypeVar
@@ -74,6 +75,8 @@ class Database:
                 raise StorageError(self.path, "it is a folder")
         with self._named_errors():
             self._handles.by_process[os.getpid()] = _Handle(self._connect())
+        # Whoever forgets to close gets no warning about a connection that he never saw.
+        weakref.finalize(self, _close_own, self._handles)
 
     def _connect(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=0.0, isolation_level=None, check_same_thread=False)
@@ -144,11 +147,7 @@ class Database:
 
         A parent's connection is never closed in a child of a fork: that would roll back what the parent is writing.
         """
-        self._handles.is_closed = True
-        handle = self._handles.by_process.pop(os.getpid(), None)
-        if handle is not None:
-            with handle.lock:
-                handle.connection.close()
+        _close_own(self._handles)
 
     def _patiently(self, action: Callable[[], T]) -> T:
         """Repeat an action while another process holds the file, up to the stated wait."""
@@ -185,6 +184,15 @@ class Database:
         if isinstance(error, sqlite3.OperationalError) and code == 0:  # Python's own: text that is not UTF-8
             return StorageCorruptError(self.path, f"a text is damaged ({error})")
         return StorageError(self.path, str(error))
+
+
+def _close_own(handles: _Handles) -> None:
+    """Close this process's connection; a parent's is left alone in the child of a fork."""
+    handles.is_closed = True
+    handle = handles.by_process.pop(os.getpid(), None)
+    if handle is not None:
+        with handle.lock:
+            handle.connection.close()
 
 
 def _roll_back(connection: sqlite3.Connection) -> None:

@@ -12,7 +12,7 @@ from typing import Any, Final, final
 
 import attrs
 
-from tsm_training.arguments import at_least, check_whole_number
+from tsm_training.arguments import at_least, check_callable, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
 from tsm_training.engine.evaluator import (
@@ -38,7 +38,6 @@ from tsm_training.engine.training import Training
 from tsm_training.ensemble import NEGLIGIBLE_SHARE, Prediction, blend, decode_preview, renormalised
 from tsm_training.errors import (
     ImageError,
-    InvalidArgumentError,
     NoExamplesError,
     NothingEvaluatedError,
     NoWorkersError,
@@ -50,7 +49,7 @@ from tsm_training.metrics import GuideSimilarity, Metric, prepare_metric
 from tsm_training.persistence import LearnerStorage
 from tsm_training.progress import ProgressCallback
 from tsm_training.weights import WeightLearner
-from tsm_training.workers import WorkerPool, WorkerPoolLike, WorkerResult, checked_result
+from tsm_training.workers import WorkerPool, WorkerPoolLike, WorkerResult, ask_pool
 
 __all__ = ["TrainingEngine"]
 
@@ -102,8 +101,7 @@ class TrainingEngine:
         >>> from tsm_training.metrics import GuideSimilarity
         >>> factory = TrainingEngine.using(GuideSimilarity(), memory_budget=500_000_000)
         """
-        if not callable(metric):
-            raise InvalidArgumentError("metric", metric, "a callable (output, ground_truth) -> similarity in [0, 1]")
+        check_callable("metric", metric, "a callable (output, ground_truth) -> similarity in [0, 1]")
         return functools.partial(cls, metric=metric, **settings)
 
     # --- the hook ---
@@ -205,17 +203,22 @@ class TrainingEngine:
         Raises:
             InvalidArgumentError: `epochs` is not a whole number of at least 1.
             NoExamplesError: `examples` is empty.
+            ExampleNotFoundError: an example is not, or no longer, in the store.
             NoWorkersError: the pool is ours and empty.
             NothingEvaluatedError: not one example could be used; the session is stored as ``failed``.
             MetricError: the judge raised or gave something that is no similarity; the session is ``failed``.
             TrainingStoppedError: `should_stop` said so; the session is ``interrupted``.
             TrainingInProgressError: this learner is being trained by another call.
         """
-        check_whole_number("epochs", epochs)
+        epochs = check_whole_number("epochs", epochs)
+        check_callable("on_progress", on_progress, "a function of a Progress, or None", optional=True)
+        check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
         examples = list(examples)
         if not examples:
             raise NoExamplesError
         self._require_workers()
+        for example in examples:
+            self.store.get_example(example.example_id)  # what is not stored could never be forgotten again
         with self.weight_learner.cell:
             self.prepare_learner(claim=True)
             session = TrainingSession(
@@ -252,12 +255,14 @@ class TrainingEngine:
         in full.
 
         Raises:
+            ExampleNotFoundError: the example is not, or no longer, in the store.
             NothingEvaluatedError: the example cannot be used, or every worker failed on it; nothing was learned.
             NoWorkersError: the pool is ours and empty.
             MetricError: the judge raised or gave something that is no similarity.
             TrainingInProgressError: this learner is being trained by another call.
         """
         self._require_workers()
+        self.store.get_example(example.example_id)
         with self.weight_learner.cell:
             self.prepare_learner(claim=True)
             run = self.evaluator.evaluate([example], Listener(), reevaluate=reevaluate)
@@ -423,6 +428,7 @@ class TrainingEngine:
             InvalidArgumentError: an argument is no picture.
             NoWorkersError: the pool is ours and empty.
             PredictionError: no worker gave a usable picture; it holds every reason.
+            WorkerPoolError: a pool that is not ours raised, or returned no results.
         """
         check_image(source, "source")
         check_image(target, "target")
@@ -446,12 +452,12 @@ class TrainingEngine:
         return Prediction(blend(pictures, weights), weights, results)
 
     def _run_workers(self, source: Image, target: Image, worker_ids: Iterable[str]) -> dict[str, WorkerResult]:
-        data = {"source": source.copy(), "target": target.copy()}
         pool = self.worker_pool
         if isinstance(pool, WorkerPool) and own_workers(pool) is not None:
-            return {result.worker_id: result for result in pool.execute(data, worker_ids)}
-        results = (checked_result(answer, target) for answer in pool.execute_parallel(data))
-        return {result.worker_id: result for result in sorted(results, key=lambda r: r.worker_id)}
+            results = pool.execute({"source": source, "target": target}, worker_ids)
+        else:
+            results = ask_pool(pool, source, target)
+        return {result.worker_id: result for result in results}
 
     # --- saying why ---
 

@@ -41,10 +41,11 @@ from tsm_training.errors import (
     NothingEvaluatedError,
     NoWorkersError,
     TrainingStoppedError,
+    WorkerPoolError,
 )
 from tsm_training.fingerprints import describe_object
 from tsm_training.images import ImageLimits, inspect_image
-from tsm_training.workers import Worker, WorkerPool, WorkerPoolLike, checked_result
+from tsm_training.workers import Worker, WorkerPool, WorkerPoolLike, ask_pool
 
 __all__ = [
     "CacheEntry",
@@ -410,10 +411,9 @@ class _Foreign:
         evaluator = self.evaluator
         try:
             triple = load_triple(example, example.known_files, evaluator.limits)
-        except (ImageError, ImageSizeMismatchError) as error:
+            results = ask_pool(evaluator.pool, triple.source, triple.target)
+        except (ImageError, ImageSizeMismatchError, WorkerPoolError) as error:
             return ScoredExample(digest, skipped=str(error))
-        answers = evaluator.pool.execute_parallel({"source": triple.source.copy(), "target": triple.target.copy()})
-        results = sorted((checked_result(answer, triple.target) for answer in answers), key=lambda r: r.worker_id)
         return score_results(digest, iter(results), triple, evaluator.judge)
 
     def _keep_for_this_call(

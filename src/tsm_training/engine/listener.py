@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Iterator
 from typing import Literal, TypeAlias
@@ -13,6 +14,8 @@ from tsm_training.errors import TrainingStoppedError
 from tsm_training.progress import Progress, ProgressCallback, console_progress
 
 __all__ = ["Listener", "StopRequest", "listening"]
+
+_log = logging.getLogger("tsm_training")
 
 StopRequest: TypeAlias = Callable[[], bool]
 """Asked several times a second, in the calling thread, whether the work should end."""
@@ -28,6 +31,14 @@ class Listener:
     should_stop: StopRequest | None = None
     subject: str = ""
     """What is stopped: the session's id."""
+    show: Callable[[str], None] | None = None
+    """Shows a line to a person, where somebody looks."""
+
+    def note(self, text: str) -> None:
+        """Say something that deserves attention: to the log, and to the person who watches."""
+        _log.info(text)
+        if self.show is not None:
+            self.show(text)
 
     def tell(self, phase: Phase, done: int, total: int, since: float, accuracy: float | None = None) -> None:
         """Pass on how far a phase has come; `since` is a reading of `time.monotonic` at its beginning."""
@@ -56,4 +67,7 @@ def listening(
     """Give a listener for one call, with the console display where it is wanted."""
     own = () if on_progress is None else (on_progress,)
     with console_progress() if verbose else contextlib.nullcontext() as display:
-        yield Listener(own if display is None else (display, *own), should_stop, subject)
+        if display is None:
+            yield Listener(own, should_stop, subject)
+        else:
+            yield Listener((display, *own), should_stop, subject, display.note)

@@ -87,6 +87,7 @@ class Training:
         training = [item for item in run.evaluated if item.example.example_id not in held_out]
         validation = [item for item in run.evaluated if item.example.example_id in held_out]
         run.require_a_picture(training)
+        self._note_troubles(run)
         # A foreign pool's workers are known only now; "before" must name them too.
         self._learner.add_workers(worker_means(training))
         initial_weights = self._learner.get_all_weights()
@@ -104,6 +105,23 @@ class Training:
             validation=report,
         )
         return self._commit(session, training, evidence)
+
+    def _note_troubles(self, run: EvaluationRun) -> None:
+        """Tell whoever watches what would otherwise be found in the stored session only."""
+        if run.skipped:
+            reason = next(iter(run.skipped.values()))
+            self.listener.note(f"{len(run.skipped)} examples were skipped; the first one: {reason}")
+        failures: dict[str, list[str | None]] = {}
+        for item in run.evaluated:
+            for worker_id, evaluation in item.evaluations.items():
+                if evaluation.accuracy is None:
+                    failures.setdefault(worker_id, []).append(evaluation.to_outcome()["error"])
+        for worker_id, errors in sorted(failures.items()):
+            self.listener.note(
+                f"worker {worker_id!r} failed on {len(errors)} of {len(run.evaluated)} examples; {errors[0]}"
+            )
+        if self.session.validation_split and not self.validation:
+            self.listener.note("nothing could be held out for validation: all examples have the same target picture")
 
     def _learn(
         self, evidence: Sequence[ExampleEvidence], training: Sequence[EvaluatedExample]

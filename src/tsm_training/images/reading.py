@@ -185,7 +185,9 @@ def _checked_digest(value: object) -> str | None:
 def _compare_digest(name: str, data: bytes, expected: str) -> None:
     digest = hashlib.sha256(data).hexdigest()
     if digest != expected:
-        raise ImageChangedError(name, f"has changed: its SHA-256 is {digest}; {expected} is expected")
+        raise ImageChangedError(
+            name, f"has changed since it was added: its SHA-256 is {digest}; {expected} is expected"
+        )
 
 
 # --- decoding and encoding ------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import attrs
 
 from tsm_training.errors import WeightsFileError
 from tsm_training.evidence import LearnedState, WorkerBase
-from tsm_training.files import read_regular_file, replace_file
+from tsm_training.files import read_regular_file, replace_file, system_reason
 from tsm_training.weights.rule import posterior_mean
 
 __all__ = [
@@ -138,7 +138,7 @@ def write_weights_file(path: str | os.PathLike[str], document: WeightsDocument) 
     try:
         replace_file(path, content)
     except (OSError, ValueError) as error:
-        raise WeightsFileError(name, f"cannot be written: {error}") from error
+        raise WeightsFileError(name, f"cannot be written: {_reason(error)}") from error
 
 
 def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
@@ -151,7 +151,7 @@ def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
     try:
         content = read_regular_file(path, MAX_WEIGHTS_FILE_BYTES)
     except (OSError, ValueError) as error:
-        raise WeightsFileError(name, f"cannot be read: {error}") from error
+        raise WeightsFileError(name, f"cannot be read: {_reason(error)}") from error
     return _Reader(name).read(content)
 
 
@@ -292,6 +292,10 @@ class _Reader:
                     "remove 'posterior' to import edited weights as priors",
                     f"weights[{worker_id!r}]",
                 )
+
+
+def _reason(error: OSError | ValueError) -> str:
+    return system_reason(error) if isinstance(error, OSError) else str(error)
 
 
 def _as_float(value: Any) -> float:

@@ -10,7 +10,7 @@ from typing import Final, Protocol, TypedDict, runtime_checkable
 
 import attrs
 
-from tsm_training.arguments import check_number, number_between
+from tsm_training.arguments import check_number, is_number, number_between
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
 from tsm_training.evidence import ExampleEvidence, LearnedState, WorkerBase
 from tsm_training.weights import rule
@@ -181,8 +181,8 @@ class WeightLearner(Protocol):
 
 
 def _as_float(value: float) -> float:
-    """Make whole numbers floats, so that they are written as such; anything odd is left for the check to refuse."""
-    return float(value) if type(value) is int and abs(value) <= _MAX_SETTING else value
+    """Make other numbers floats, so that they are written as such; anything odd is left for the check to refuse."""
+    return float(value) if is_number(value) and abs(value) <= _MAX_SETTING else value
 
 
 @attrs.frozen(eq=False)
