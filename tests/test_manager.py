@@ -543,7 +543,7 @@ def test_trials_on_forks_leave_the_stored_weights_alone_until_one_is_adopted(tmp
     assert trials[0].weight_learner.get_all_weights() != trials[1].weight_learner.get_all_weights()
     assert manager.weight_learner.get_all_weights() == weights
     assert manager.data_manager.load_learning() == stored
-    assert len(manager.data_manager.get_all_sessions()) == 3
+    assert [session.is_trial for session in manager.data_manager.get_all_sessions()] == [False, True, True]
 
     adopted = manager.adopt(trials[1].weight_learner)
     winner = trials[1].weight_learner.get_all_weights()

@@ -379,6 +379,7 @@ def test_an_applications_sessions_and_metrics_are_kept(path: Path) -> None:
             "validation_ids": [],
             "skipped": {},
             "error": None,
+            "is_trial": False,
             "validation": None,
         }
         assert (bare.session_id, bare.end_time, bare.status, bare.metrics_history) == ("b", None, "completed", ())

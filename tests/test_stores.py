@@ -158,6 +158,7 @@ def test_a_session_describes_itself_as_the_guide_does() -> None:
         "validation_ids": [],
         "skipped": {},
         "error": None,
+        "is_trial": False,
         "validation": None,
     }
     ended = attrs.evolve(session, end_time=MOMENT, validation={"num_examples": 1}).to_dict()

@@ -219,6 +219,7 @@ def _complete_session(session_id: str) -> TrainingSession:
         training_ids=["b", "a"],
         validation_ids=["c"],
         skipped={"d": _ODD_TEXT},
+        is_trial=True,
         validation={"num_examples": 1, "nested": _METADATA},
     )
 

@@ -144,6 +144,7 @@ class SessionSummary(SessionDocument):
     validation_ids: list[str]
     skipped: dict[str, str]
     error: str | None
+    is_trial: bool
     validation: dict[str, Any] | None
 
 
@@ -347,6 +348,8 @@ class TrainingSession:
     """Why an example could not be used, by example id."""
     error: str | None = None
     """Why the session failed or was interrupted."""
+    is_trial: bool = False
+    """True where a fork was trained: the stored weights were left alone."""
     validation: Mapping[str, Any] | None = None
     """The validation report; None where nothing was held out."""
 
@@ -375,6 +378,7 @@ class TrainingSession:
             "validation_ids": list(self.validation_ids),
             "skipped": dict(self.skipped),
             "error": self.error,
+            "is_trial": self.is_trial,
             "validation": None if self.validation is None else dict(self.validation),
         }
 

@@ -58,6 +58,7 @@ _DETAIL_FIELDS: Final = (
     "validation_ids",
     "skipped",
     "error",
+    "is_trial",
     "validation",
 )
 

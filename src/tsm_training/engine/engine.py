@@ -227,6 +227,7 @@ class TrainingEngine:
                 epochs=epochs,
                 learning_rate=self.weight_learner.alpha,
                 initial_weights=self.weight_learner.get_all_weights(),
+                is_trial=self.weight_learner.cell.is_trial,
                 seed=seed,
                 validation_split=validation_split,
                 training_ids=tuple(e.example_id for e in examples),
