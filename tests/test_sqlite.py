@@ -358,6 +358,22 @@ def test_an_applications_examples_are_kept_in_order(path: Path) -> None:
         assert store.get_dataset_stats()["total_examples"] == 3
 
 
+def test_what_an_application_writes_later_is_found_at_the_next_opening(path: Path) -> None:
+    legacy(path)
+    TrainingDataManager(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection, connection:
+        connection.execute(
+            "INSERT INTO training_examples VALUES ('late', 's', 't', 'g', '2024-01-04T00:00:00', NULL, NULL, NULL)"
+        )
+        connection.execute(
+            "INSERT INTO training_sessions VALUES ('later', '2024-01-05T00:00:00', NULL, 1, 1, 0.1, NULL, NULL, NULL, "
+            "NULL)"
+        )
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        assert [example.example_id for example in store.get_all_examples()] == ["z", "a", "m", "late"]
+        assert [session.session_id for session in store.get_all_sessions()][-1] == "later"
+
+
 def test_an_applications_sessions_and_metrics_are_kept(path: Path) -> None:
     legacy(path)
     with contextlib.closing(TrainingDataManager(path)) as store:
