@@ -23,6 +23,7 @@ FLOORS = [
     {"images", "metrics", "weights", "workers", "data"},
     {"color_transfer", "ensemble", "persistence", "ingest"},
     {"engine"},
+    {"documents"},
     {"manager"},
     {"testing"},
 ]

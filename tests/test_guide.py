@@ -26,8 +26,7 @@ from tsm_training.data import (
     SessionDocument,
     WorkerAccuracy,
 )
-from tsm_training.engine import ValidationDocument, ValidationResults
-from tsm_training.manager import (
+from tsm_training.documents import (
     ResetRequest,
     TrainingProgress,
     TrainingResults,
@@ -35,6 +34,7 @@ from tsm_training.manager import (
     ValidateRequest,
     WorkerProgress,
 )
+from tsm_training.engine import ValidationDocument, ValidationResults
 from tsm_training.weights import LearnerStatistics, WeightsDocument, WorkerProgressStatistics
 
 GUIDE = docs.DOCS / "guide.md"

@@ -4,11 +4,12 @@ from tsm_training._version import __version__
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import create_color_transfer_workers
 from tsm_training.data import InMemoryStore, TrainingDataManager, TrainingExample, TrainingSession, TrainingStore
+from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
 from tsm_training.engine import TrainingEngine, ValidationResults
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import TsmTrainingError
 from tsm_training.evidence import ExampleEvidence, Outcome
-from tsm_training.manager import TrainingManager, TrainingProgress, TrainingResults, WeightsImport
+from tsm_training.manager import TrainingManager
 from tsm_training.metrics import GuideSimilarity, Metric, guide_similarity
 from tsm_training.progress import Progress
 from tsm_training.weights import BayesianWeightLearner, WeightLearner

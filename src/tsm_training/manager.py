@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, TypeAlias, TypedDict, cast
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -24,10 +24,8 @@ from tsm_training.arguments import (
 from tsm_training.arrays import Image
 from tsm_training.data import (
     ROLES,
-    DatasetStatistics,
     ExampleList,
     Learning,
-    SessionDocument,
     StateChange,
     TrainingDataManager,
     TrainingExample,
@@ -35,11 +33,13 @@ from tsm_training.data import (
     check_metadata,
 )
 from tsm_training.data.split import split_examples
+from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
 from tsm_training.engine import (
     StopRequest,
     TrainingEngine,
     ValidationResults,
     describe_files,
+    nothing_validated,
 )
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, TsmTrainingError, WeightsFileError
@@ -48,7 +48,6 @@ from tsm_training.images import read_image
 from tsm_training.ingest import read_folder, read_manifest, relinked
 from tsm_training.progress import ProgressCallback
 from tsm_training.weights import (
-    LearnerStatistics,
     WeightLearner,
     forget,
     read_weights_file,
@@ -62,14 +61,7 @@ from tsm_training.workers import WorkerPoolLike
 __all__ = [
     "EngineFactory",
     "ExampleRow",
-    "ResetRequest",
-    "TrainRequest",
     "TrainingManager",
-    "TrainingProgress",
-    "TrainingResults",
-    "ValidateRequest",
-    "WeightsImport",
-    "WorkerProgress",
 ]
 
 EngineFactory: TypeAlias = Callable[[WorkerPoolLike, WeightLearner, TrainingStore], TrainingEngine]
@@ -82,64 +74,6 @@ ExampleRow: TypeAlias = (
 """Paths of source, target and ground truth, and perhaps metadata."""
 
 _DEFAULT_DATABASE: Final = "tsm_training.db"
-
-
-class TrainRequest(TypedDict, total=False):
-    """The guide's request to train; ``manager.train(**request)`` takes it."""
-
-    num_examples: int | None
-    epochs: int
-    validation_split: float
-    verbose: bool
-
-
-class ValidateRequest(TypedDict, total=False):
-    """The guide's request to validate; ``manager.validate(**request)`` takes it."""
-
-    example_ids: list[str] | None
-
-
-class ResetRequest(TypedDict, total=False):
-    """The guide's request to reset; ``manager.reset_weights(**request)`` takes it."""
-
-    default_weight: float
-
-
-class TrainingResults(TypedDict):
-    """What a training gave: the guide's document."""
-
-    session: SessionDocument
-    validation: ValidationResults
-
-
-class WorkerProgress(TypedDict):
-    """A worker in the guide's progress document."""
-
-    current_weight: float
-    stats: LearnerStatistics
-
-
-class TrainingProgress(TypedDict):
-    """The guide's progress document."""
-
-    dataset_stats: DatasetStatistics
-    worker_stats: dict[str, WorkerProgress]
-    current_weights: dict[str, float]
-
-
-@attrs.frozen
-class WeightsImport:
-    """What an imported weights file held."""
-
-    path: str
-    alpha: float | None
-    """The rate that the weights were learned with; the learner keeps its own."""
-    imported: tuple[str, ...]
-    """Workers of the pool that now start from the file."""
-    dormant: tuple[str, ...]
-    """Workers that the pool does not have; their weights are kept until it does."""
-    missing: tuple[str, ...]
-    """Workers of the pool that the file does not name; they are back at the prior."""
 
 
 # Converters, not validators: those would run only after the store was opened.
@@ -161,20 +95,6 @@ def _a_choice(value: bool | None) -> bool | None:
     if value is not None and type(value) is not bool:
         raise InvalidArgumentError("restore", value, "True, False or None")
     return value
-
-
-_NOTHING_VALIDATED: Final[ValidationResults] = {
-    "num_examples": 0,
-    "avg_accuracy": None,
-    "worker_accuracies": {},
-    "equal_weights_accuracy": None,
-    "ensemble_accuracy": None,
-    "ensemble_examples": 0,
-    "unseen_examples": 0,
-    "blend_weights": {},
-    "failures": {},
-    "skipped": {},
-}
 
 
 @attrs.frozen(eq=False)
@@ -473,7 +393,7 @@ class TrainingManager:
             on_progress=on_progress,
             should_stop=should_stop,
         )
-        validation: Any = session.validation or _NOTHING_VALIDATED
+        validation: Any = session.validation or nothing_validated()
         return {"session": session.to_summary(), "validation": validation}
 
     def validate(

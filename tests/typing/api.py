@@ -36,7 +36,7 @@ from tsm_training import (
     WorkerResult,
     create_color_transfer_workers,
 )
-from tsm_training.manager import ResetRequest, TrainRequest, ValidateRequest
+from tsm_training.documents import ResetRequest, TrainRequest, ValidateRequest
 
 
 class Negative(Worker):

@@ -3,7 +3,7 @@
 from tsm_training.engine.engine import TrainingEngine
 from tsm_training.engine.evaluator import CacheEntry, Evaluator, describe_files, own_workers
 from tsm_training.engine.listener import StopRequest
-from tsm_training.engine.reports import ValidationDocument, ValidationResults
+from tsm_training.engine.reports import ValidationDocument, ValidationResults, nothing_validated
 
 __all__ = [
     "CacheEntry",
@@ -13,5 +13,6 @@ __all__ = [
     "ValidationDocument",
     "ValidationResults",
     "describe_files",
+    "nothing_validated",
     "own_workers",
 ]

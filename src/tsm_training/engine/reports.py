@@ -21,6 +21,7 @@ __all__ = [
     "equal_shares",
     "mean",
     "mean_blend_accuracy",
+    "nothing_validated",
     "worker_accuracies",
     "worker_means",
 ]
@@ -52,6 +53,22 @@ class ValidationResults(ValidationDocument):
     """On how many examples each worker gave no usable picture."""
     skipped: dict[str, str]
     """Why an example could not be used, by example id."""
+
+
+def nothing_validated() -> ValidationResults:
+    """Return the report on no examples: every mean is None."""
+    return {
+        "num_examples": 0,
+        "avg_accuracy": None,
+        "worker_accuracies": {},
+        "equal_weights_accuracy": None,
+        "ensemble_accuracy": None,
+        "ensemble_examples": 0,
+        "unseen_examples": 0,
+        "blend_weights": {},
+        "failures": {},
+        "skipped": {},
+    }
 
 
 @attrs.frozen
