@@ -378,6 +378,18 @@ def test_an_example_whose_file_vanished_or_changed_is_skipped_and_listed(tmp_pat
     assert manager.data_manager.get_dataset_stats()["processed_examples"] == 4
 
 
+def test_each_report_lists_its_own_skipped_examples(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path)
+    first = manager.train(validation_split=0.34, verbose=False)
+    session = manager.data_manager.get_session(first["session"]["session_id"])
+    learned, held_out = session.training_ids[0], session.validation_ids[0]
+    for example_id in (learned, held_out):
+        Path(manager.data_manager.get_example(example_id).source_path).unlink()
+    again = manager.train(validation_split=0.34, verbose=False, reevaluate=True)
+    assert list(again["validation"]["skipped"]) == [held_out]
+    assert set(manager.data_manager.get_session(again["session"]["session_id"]).skipped) == {learned, held_out}
+
+
 def test_sizes_that_no_longer_agree_skip_the_example(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=2)
     example = manager.data_manager.get_all_examples()[0]

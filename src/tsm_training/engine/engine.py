@@ -267,7 +267,7 @@ class TrainingEngine:
         with self.weight_learner.cell:
             self.prepare_learner(claim=True)
             run = self.evaluator.evaluate([example], Listener(), reevaluate=reevaluate)
-            run.require_a_picture(run.evaluated)
+            run.require_a_picture()
             evidence = [item.to_evidence() for item in run.evaluated]
             self.learner_storage.change(lambda state: self.weight_learner.absorb(state, evidence))
         return {worker_id: e.to_outcome() for worker_id, e in run.evaluated[0].evaluations.items()}
@@ -330,12 +330,11 @@ class TrainingEngine:
             run = self.evaluator.evaluate(examples, listener, reevaluate=reevaluate)
             if not run.evaluated:
                 raise NothingEvaluatedError(run.skipped)
-            return self.report(run.evaluated, run, self.weight_learner, listener, full=full)
+            return self.report(run, self.weight_learner, listener, full=full)
 
     @final
     def report(
         self,
-        evaluated: Sequence[EvaluatedExample],
         run: EvaluationRun,
         learner: WeightLearner,
         listener: Listener,
@@ -343,6 +342,7 @@ class TrainingEngine:
         full: bool = False,
     ) -> ValidationResults:
         """Judge a learner's weights on evaluated examples, and note each example's ``validation_scores``."""
+        evaluated = run.evaluated
         shares = learner.get_blend_weights(worker_ids=worker_means(evaluated))
         equal = equal_shares(shares)
         started = time.monotonic()
@@ -353,7 +353,6 @@ class TrainingEngine:
             listener.tell("validating", done, len(evaluated), started, mean(pictures))
         self._note_scores(evaluated, pictures, shares, equal)
         seen = self.weight_learner.cell.state.absorbed
-        wanted = {item.example.example_id for item in evaluated}
         return ValidationResults(
             num_examples=len(evaluated),
             avg_accuracy=mean_blend_accuracy(evaluated, shares),
@@ -367,7 +366,7 @@ class TrainingEngine:
                 worker_id: sum(worker_id in e.evaluations and e.accuracies[worker_id] is None for e in evaluated)
                 for worker_id in shares
             },
-            skipped={example_id: reason for example_id, reason in run.skipped.items() if example_id not in wanted},
+            skipped=dict(run.skipped),
         )
 
     def _preview_accuracy(

@@ -84,14 +84,23 @@ class EvaluationRun:
     previews: Mapping[str, Mapping[str, bytes]]
     """Previews that are kept for this call only, by digest and name (a foreign pool's)."""
 
-    def require_a_picture(self, among: Sequence[EvaluatedExample]) -> None:
-        """Make sure that some worker gave a usable picture on one of these examples.
+    def of(self, examples: Iterable[TrainingExample]) -> EvaluationRun:
+        """Return the part of the run that concerns these examples."""
+        ids = frozenset(example.example_id for example in examples)
+        return EvaluationRun(
+            evaluated=tuple(item for item in self.evaluated if item.example.example_id in ids),
+            skipped={example_id: reason for example_id, reason in self.skipped.items() if example_id in ids},
+            previews=self.previews,
+        )
+
+    def require_a_picture(self) -> None:
+        """Make sure that some worker gave a usable picture on one of the examples.
 
         Raises:
             NothingEvaluatedError: none did; it holds a reason for each example.
         """
         reasons = dict(self.skipped)
-        for item in among:
+        for item in self.evaluated:
             if any(accuracy is not None for accuracy in item.accuracies.values()):
                 return
             errors = sorted({str(e.to_outcome()["error"]) for e in item.evaluations.values()})

@@ -38,7 +38,6 @@ class Reporter(Protocol):
 
     def __call__(
         self,
-        evaluated: Sequence[EvaluatedExample],
         run: EvaluationRun,
         learner: WeightLearner,
         listener: Listener,
@@ -83,10 +82,9 @@ class Training:
 
     def _complete(self, *, reevaluate: bool) -> TrainingSession:
         run = self.evaluator.evaluate([*self.training, *self.validation], self.listener, reevaluate=reevaluate)
-        held_out = frozenset(example.example_id for example in self.validation)
-        training = [item for item in run.evaluated if item.example.example_id not in held_out]
-        validation = [item for item in run.evaluated if item.example.example_id in held_out]
-        run.require_a_picture(training)
+        learned = run.of(self.training)
+        learned.require_a_picture()
+        training = learned.evaluated
         self._note_troubles(run)
         # A foreign pool's workers are known only now; "before" must name them too.
         self._learner.add_workers(worker_means(training))
@@ -94,7 +92,7 @@ class Training:
         evidence = _without_repeats(training)
         state, history = self._learn(evidence, training)
         trained = self._with(state)
-        report = self.report(validation, run, trained, self.listener) if self.validation else None
+        report = self.report(run.of(self.validation), trained, self.listener) if self.validation else None
         session = attrs.evolve(
             self.session,
             num_examples=len(training),
