@@ -15,6 +15,7 @@ __all__ = [
     "DuplicateExampleError",
     "DuplicateWorkerError",
     "ExampleNotFoundError",
+    "ExecutorError",
     "ImageChangedError",
     "ImageError",
     "ImageFormatError",
@@ -38,11 +39,15 @@ __all__ = [
     "StorageClosedError",
     "StorageCorruptError",
     "StorageError",
+    "StorageFullError",
+    "StorageMovedError",
+    "StorageReadOnlyError",
     "TrainingInProgressError",
     "TrainingStoppedError",
     "TsmTrainingError",
     "WeightsFileError",
     "WorkerNotFoundError",
+    "WorkerNotIsolatableError",
     "WorkerPoolError",
 ]
 
@@ -238,6 +243,34 @@ class WorkerPoolError(TsmTrainingError):
         return f"the worker pool {self.pool} {self.reason}; execute_parallel(data) must return one result per worker"
 
 
+class WorkerNotIsolatableError(TsmTrainingError):
+    """A worker cannot be sent to a process of its own; `worker_id` and `worker` (its class) name it."""
+
+    def __init__(self, worker_id: str, worker: str, reason: str) -> None:
+        super().__init__(worker_id, worker, reason)
+        self.worker_id = worker_id
+        self.worker = worker
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.worker_id!r} ({self.worker}) cannot be sent to a process of its own: {self.reason}; "
+            "make it of parts that can be pickled, or run it in threads"
+        )
+
+
+class ExecutorError(TsmTrainingError):
+    """What should evaluate the examples takes no work, or has broken down; evaluations made so far are kept."""
+
+    def __init__(self, executor: str, reason: str) -> None:
+        super().__init__(executor, reason)
+        self.executor = executor
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the executor {self.executor} {self.reason}"
+
+
 class MetricError(TsmTrainingError):
     """The similarity metric raised, or returned something that is not a finite number in [0, 1].
 
@@ -357,6 +390,18 @@ class StorageClosedError(StorageError):
 
 class StorageCorruptError(StorageError):
     """The file is damaged or holds values that the library never writes."""
+
+
+class StorageFullError(StorageError):
+    """There is no room for what should be written (disk, quota, or a limit on file sizes); nothing was written."""
+
+
+class StorageReadOnlyError(StorageError):
+    """The store was opened for reading only, or the system lets nobody write to it."""
+
+
+class StorageMovedError(StorageError):
+    """The file was moved, deleted or replaced since it was opened; nothing was read from or written to what it was."""
 
 
 class DatabaseNotOursError(StorageError):

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["APPLICATION_ID", "GUIDE_SCHEMA", "GUIDE_TABLES", "OWN_SCHEMA", "SCHEMA_VERSION"]
+__all__ = ["APPLICATION_ID", "GUIDE_SCHEMA", "GUIDE_TABLES", "OWN_SCHEMA", "SCHEMA_VERSION", "UPGRADES"]
 
 APPLICATION_ID: Final = 0x54534D31
 """``PRAGMA application_id`` of our files ("TSM1"), so that tools can tell them from any other SQLite database."""
 
-SCHEMA_VERSION: Final = 1
-"""``PRAGMA user_version``. History: 1, the first version; 0 with the guide's tables is an application's own file."""
+SCHEMA_VERSION: Final = 2
+"""``PRAGMA user_version``.
+
+History: 0 with the guide's tables is an application's own file; 1, the first version; 2 knows who runs a session, and has
+a place for rows that cannot be used.
+"""
 
 GUIDE_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS training_examples (
@@ -87,7 +91,7 @@ GUIDE_TABLES: Final = {
 }
 """The columns by which a file of an application that followed the guide is recognised."""
 
-OWN_SCHEMA: Final = """
+_FIRST_SCHEMA: Final = """
 -- Beside training_examples: the order of addition, and the contents of the three files.
 CREATE TABLE example_files (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -152,4 +156,27 @@ CREATE TABLE absorbed_evidence (
     PRIMARY KEY (example_digest, worker_id)
 ) WITHOUT ROWID;
 """
+
+_SECOND_SCHEMA: Final = """
+-- Which sessions are running, and whose they are; a row goes when its session ends.
+CREATE TABLE running_sessions (
+    session_id TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    process_id INTEGER NOT NULL,
+    FOREIGN KEY (session_id) REFERENCES training_sessions(session_id)
+) WITHOUT ROWID;
+-- Rows whose values the library never writes, put aside so that the others can be used.
+CREATE TABLE quarantined_rows (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    table_name TEXT NOT NULL,
+    content TEXT NOT NULL,  -- JSON: the row's values by column; bytes as {"base64": ...}
+    reason TEXT NOT NULL,
+    quarantined_at TEXT NOT NULL
+);
+"""
+
+OWN_SCHEMA: Final = _FIRST_SCHEMA + _SECOND_SCHEMA
 """Our own tables, beside the guide's."""
+
+UPGRADES: Final = {1: _SECOND_SCHEMA}
+"""What brings a file of each older schema version one version further."""
