@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from statistics import NormalDist
@@ -70,16 +71,23 @@ class CellHome:
     state: LearnedState
 
 
+@attrs.frozen(eq=False)
+class _Locks:
+    change: threading.Lock = attrs.field(factory=threading.Lock)
+    training: threading.Lock = attrs.field(factory=threading.Lock)
+
+
 class LearnerCell:
     """The one place where learned state lives: an immutable snapshot, swapped under a lock.
 
-    Readers need no lock. Several learners may point to one cell; they then differ in settings only.
+    Readers need no lock. Several learners may point to one cell; they then differ in settings only. A copy
+    (`copy.copy`, `copy.deepcopy`, `pickle`) starts with the same snapshot and the same home, and goes its own way from
+    there, as the cell of another process does.
     """
 
     def __init__(self, state: LearnedState | None = None, *, is_trial: bool = False) -> None:
         self._state = state or LearnedState()
-        self._lock = threading.Lock()
-        self._training = threading.Lock()
+        self._locks: dict[int, _Locks] = {}
         self.is_trial = is_trial
         """True for the cell of a fork, which is never written to a store."""
         self.home: CellHome | None = None
@@ -90,9 +98,14 @@ class LearnerCell:
         """The present snapshot."""
         return self._state
 
+    @property
+    def _own_locks(self) -> _Locks:
+        # By process: in the child of a fork, the thread that held a lock of the parent does not exist.
+        return self._locks.setdefault(os.getpid(), _Locks())
+
     def update(self, change: Callable[[LearnedState], LearnedState]) -> LearnedState:
         """Replace the snapshot by what `change` makes of it, and return the new one."""
-        with self._lock:
+        with self._own_locks.change:
             self._state = change(self._state)
             return self._state
 
@@ -102,12 +115,21 @@ class LearnerCell:
         Raises:
             TrainingInProgressError: another training has it.
         """
-        if not self._training.acquire(blocking=False):
+        if not self._own_locks.training.acquire(blocking=False):
             raise TrainingInProgressError
         return self
 
     def __exit__(self, *_exception: object) -> None:
-        self._training.release()
+        self._own_locks.training.release()
+
+    def __reduce__(self) -> tuple[Callable[..., LearnerCell], tuple[LearnedState, bool, CellHome | None]]:
+        return _copied_cell, (self._state, self.is_trial, self.home)
+
+
+def _copied_cell(state: LearnedState, is_trial: bool, home: CellHome | None) -> LearnerCell:
+    cell = LearnerCell(state, is_trial=is_trial)
+    cell.home = home
+    return cell
 
 
 @runtime_checkable
