@@ -31,6 +31,7 @@ from tsm_training.data import (
     TrainingSession,
     TrainingStore,
 )
+from tsm_training.data.ownership import ABANDONED
 from tsm_training.errors import (
     DuplicateExampleError,
     ExampleNotFoundError,
@@ -587,6 +588,11 @@ class StoresAgree(RuleBasedStateMachine):
     def reopen(self) -> None:
         self.database.close()
         self.database = TrainingDataManager(self.path)
+        for session_id, session in self.model.sessions.items():
+            if session.status == "running":
+                ended = attrs.evolve(session, status="interrupted", error=ABANDONED)
+                self.memory.commit_session(session_id, lambda _held, ended=ended: SessionCommit(ended))  # type: ignore[misc]
+                self.model.sessions[session_id] = ended
 
     @rule(newest=st.integers(1, 4))
     def read_the_newest(self, newest: int) -> None:

@@ -9,7 +9,14 @@ import stat
 from pathlib import Path
 from typing import Final
 
-__all__ = ["FileTooLargeError", "NotARegularFileError", "read_regular_file", "replace_file", "system_reason"]
+__all__ = [
+    "FileTooLargeError",
+    "NotARegularFileError",
+    "read_regular_file",
+    "replace_file",
+    "sync_folder",
+    "system_reason",
+]
 
 
 class NotARegularFileError(OSError):
@@ -106,7 +113,7 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    _sync_folder(final.parent)
+    sync_folder(final.parent)
 
 
 def _mode_of_existing(path: Path) -> int | None:
@@ -120,7 +127,7 @@ def _mode_of_existing(path: Path) -> int | None:
     return stat.S_IMODE(mode)
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Make the new name durable, where the system lets a folder be opened (Windows does not)."""
     with contextlib.suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)

@@ -1062,7 +1062,10 @@ class DurableTrainingStoreContract(TrainingStoreContract):
         self._commit(store, "done", metrics=[make_metric_row("done")])
         store.close()
         with self._reopened(store) as again:
-            assert again.get_all_sessions() == [_complete_session("done"), make_session("open")]
+            done, left_open = again.get_all_sessions()
+            assert done == _complete_session("done")
+            assert left_open == make_session("open", status="interrupted", error=left_open.error)
+            assert left_open.error
             assert again.get_metrics("done") == [make_metric_row("done")]
 
     def test_evaluations_and_previews_survive_reopening(self, store: TrainingStore) -> None:

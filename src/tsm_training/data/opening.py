@@ -2,49 +2,107 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
+import logging
+import os
 import sqlite3
 import uuid
+from pathlib import Path
 from typing import Final
 
 from tsm_training.data.connection import Database
-from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, GUIDE_TABLES, OWN_SCHEMA, SCHEMA_VERSION
-from tsm_training.errors import (
-    DatabaseNotOursError,
-    SchemaTooNewError,
-)
+from tsm_training.data.copying import copy_database
+from tsm_training.data.ownership import end_abandoned_sessions, has_leftovers
+from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, GUIDE_TABLES, OWN_SCHEMA, SCHEMA_VERSION, UPGRADES
+from tsm_training.errors import DatabaseNotOursError, SchemaTooNewError, StorageError, StorageFullError
+from tsm_training.files import system_reason
 
-__all__ = ["prepare"]
+__all__ = ["prepare", "recognised_version"]
+
+
+_NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+_log = logging.getLogger("tsm_training")
 
 
 def prepare(database: Database) -> None:
-    """Recognise the file and make what is missing, in one transaction.
+    """Recognise the file, make or upgrade its tables, and take in what others have left, in one transaction.
 
     Several processes may open a new path together: whoever comes second finds the work done.
     """
     with database.snapshot() as connection:
-        if _is_ready(connection, database.path) and not _has_rows_of_others(connection):
+        version = recognised_version(connection, database.path)
+        if version == SCHEMA_VERSION and not _has_news(connection, database.path):
             return
     with database.writing() as connection:
-        if not _is_ready(connection, database.path):
-            _create_tables(connection)
+        version = recognised_version(connection, database.path)
+        if version is None:
+            _run(connection, GUIDE_SCHEMA + OWN_SCHEMA)
+            _finish_tables(connection)
+        elif version < SCHEMA_VERSION:
+            _upgrade(connection, database.path, version)
         _adopt_rows_of_others(connection)
+        leftovers = end_abandoned_sessions(connection, database.path)
+    for path in leftovers:
+        with contextlib.suppress(OSError):  # somebody was quicker, or holds it open (Windows)
+            path.unlink()
 
 
-def _is_ready(connection: sqlite3.Connection, path: str) -> bool:
-    """Tell whether the file has all tables; False if it is new, or an application's that followed the guide."""
+def recognised_version(connection: sqlite3.Connection, path: str) -> int | None:
+    """Return the schema version of a file: None if it is new, 0 if an application that followed the guide made it.
+
+    Raises:
+        SchemaTooNewError: a newer version of this library wrote it.
+        DatabaseNotOursError: it is something else.
+    """
     # Read first, while the lock is held: it makes this connection see tables that another process has just made.
     tables = _tables(connection)
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
-    version = connection.execute("PRAGMA user_version").fetchone()[0]
-    if application_id == APPLICATION_ID and version == SCHEMA_VERSION:
-        return True
+    version: int = connection.execute("PRAGMA user_version").fetchone()[0]
+    if application_id == APPLICATION_ID and 1 <= version <= SCHEMA_VERSION:
+        return version
     if application_id == APPLICATION_ID:
         raise SchemaTooNewError(
             path, f"it has schema version {version}, this library knows {SCHEMA_VERSION}; upgrade the library"
         )
     if application_id != 0 or version != 0 or not _is_new_or_by_the_guide(connection, tables):
         raise DatabaseNotOursError(path, "it belongs to another application; it was left as it was")
-    return False
+    return 0 if tables else None
+
+
+def _has_news(connection: sqlite3.Connection, path: str) -> bool:
+    return _has_rows_of_others(connection) or has_leftovers(connection, path)
+
+
+def _upgrade(connection: sqlite3.Connection, path: str, version: int) -> None:
+    """Bring an older file to the present schema, step by step, after a copy of it was put beside it."""
+    copy = _copy_beside(path, version)
+    if version == 0:
+        _run(connection, GUIDE_SCHEMA + OWN_SCHEMA)  # an application may have made some of the guide's tables only
+    else:
+        for step in range(version, SCHEMA_VERSION):
+            _run(connection, UPGRADES[step])
+    _finish_tables(connection, is_new=version == 0)
+    _log.info("%s was upgraded from schema version %s to %s; as it was: %s", path, version, SCHEMA_VERSION, copy)
+
+
+def _copy_beside(path: str, version: int) -> Path:
+    """Write a copy of the database as it is, whole or not at all; an earlier copy is never replaced."""
+    stem = f"{path}.schema-{version}"
+    names = itertools.chain([f"{stem}.backup"], (f"{stem}.backup-{number}" for number in itertools.count(2)))
+    final = next(Path(name) for name in names if not os.path.lexists(name))
+    # A connection that is about to write cannot be copied from; one that only reads can, beside it.
+    try:
+        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT 1 FROM sqlite_schema").fetchall()
+            copy_database(reader, final)
+    except OSError as error:
+        fault = StorageFullError if error.errno in _NO_ROOM else StorageError
+        raise fault(path, f"no copy could be made of it before upgrading it: {system_reason(error)}") from error
+    return final
 
 
 def _tables(connection: sqlite3.Connection) -> set[str]:
@@ -85,11 +143,15 @@ def _adopt_rows_of_others(connection: sqlite3.Connection) -> None:
     )
 
 
-def _create_tables(connection: sqlite3.Connection) -> None:
+def _run(connection: sqlite3.Connection, schema: str) -> None:
     # One statement at a time: executescript() would end the transaction first.
-    for statement in (GUIDE_SCHEMA + OWN_SCHEMA).split(";\n"):
+    for statement in schema.split(";\n"):
         if statement.strip():
             connection.execute(statement)
-    connection.execute("INSERT INTO learning_version VALUES (?, 0)", (uuid.uuid4().hex,))
+
+
+def _finish_tables(connection: sqlite3.Connection, *, is_new: bool = True) -> None:
+    if is_new:
+        connection.execute("INSERT INTO learning_version VALUES (?, 0)", (uuid.uuid4().hex,))
     connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
     connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")

@@ -12,8 +12,8 @@ APPLICATION_ID: Final = 0x54534D31
 SCHEMA_VERSION: Final = 2
 """``PRAGMA user_version``.
 
-History: 0 with the guide's tables is an application's own file; 1, the first version; 2 knows who runs a session, and has
-a place for rows that cannot be used.
+History: 0 with the guide's tables is an application's own file; 1, the first version; 2 knows who runs a session, and
+has a place for rows that cannot be used.
 """
 
 GUIDE_SCHEMA: Final = """

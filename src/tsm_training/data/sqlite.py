@@ -13,6 +13,7 @@ import attrs
 
 from tsm_training.data.connection import MEMORY, Database
 from tsm_training.data.opening import prepare
+from tsm_training.data.ownership import SessionOwnership
 from tsm_training.data.records import (
     DatasetStatistics,
     Evaluation,
@@ -96,6 +97,7 @@ class TrainingDataManager(TrainingStore):
     busy_timeout: float = attrs.field(default=30.0, kw_only=True)
     _database: Database = attrs.field(init=False, repr=False)
     _store_id: str = attrs.field(init=False, repr=False)
+    _ownership: SessionOwnership = attrs.field(init=False, repr=False)
     _cache: _LearningCache = attrs.field(factory=_LearningCache, init=False, repr=False)
 
     @_database.default
@@ -119,6 +121,10 @@ class TrainingDataManager(TrainingStore):
             self._database.close()
             raise
         return cast("str", rows[0][0])
+
+    @_ownership.default
+    def _own_no_sessions(self) -> SessionOwnership:
+        return SessionOwnership(self.db_path)
 
     @property
     def location(self) -> str:
@@ -243,7 +249,7 @@ class TrainingDataManager(TrainingStore):
 
     def begin_session(self, session: TrainingSession, /) -> None:
         """Keep a session whose status is ``running``; see `TrainingStore`."""
-        with self._database.writing() as connection:
+        with self._ownership.beginning(session.session_id) as mark, self._database.writing() as connection:
             try:
                 connection.execute(
                     "INSERT INTO training_sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", session_row(session)
@@ -255,6 +261,7 @@ class TrainingDataManager(TrainingStore):
                 "INSERT INTO session_details (session_id, details) VALUES (?, ?)",
                 (session.session_id, details_json(session)),
             )
+            mark(connection)
 
     def commit_session(
         self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
@@ -276,6 +283,9 @@ class TrainingDataManager(TrainingStore):
                 "UPDATE session_details SET details = ? WHERE session_id = ?",
                 (details_json(commit.session), session_id),
             )
+            has_ended = commit.session.status != "running"
+            if has_ended:
+                connection.execute("DELETE FROM running_sessions WHERE session_id = ?", (session_id,))
             connection.executemany(
                 "INSERT INTO training_metrics (session_id, epoch, example_id, worker_id, accuracy, confidence, loss, "
                 "timestamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
@@ -284,6 +294,8 @@ class TrainingDataManager(TrainingStore):
             if (state := commit.state) is not None:
                 learning = cast("Learning", self._change_learning(connection, lambda _held: state))
             stored = self.get_session(session_id)
+        if has_ended:
+            self._ownership.release(session_id)
         self._remember(learning)
         return stored, learning
 
@@ -363,6 +375,7 @@ class TrainingDataManager(TrainingStore):
     def close(self) -> None:
         """Close the file; closing twice is fine."""
         self._database.close()
+        self._ownership.release_all()
 
 
 def _drop_oldest_previews(connection: sqlite3.Connection) -> None:

@@ -140,6 +140,9 @@ class TrainingStore(Protocol):
     def begin_session(self, session: TrainingSession, /) -> None:
         """Keep a session whose status is ``running``.
 
+        A durable store finds out, when it is opened, which of its running sessions have lost their process, and marks
+        those ``interrupted``, with an `error` that says so; a session that still runs elsewhere is left alone.
+
         Raises:
             StorageError: a session with that id is already stored.
         """

@@ -1,0 +1,38 @@
+"""Copying a database while others use it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import sqlite3
+from pathlib import Path
+
+from tsm_training.files import sync_folder
+
+__all__ = ["copy_database"]
+
+
+def copy_database(connection: sqlite3.Connection, destination: Path) -> None:
+    """Write what a connection sees to a file of its own: whole and on the disk, or not at all.
+
+    The connection has an open transaction that has read and not written: it holds the lock that SQLite's backup would
+    otherwise wait for without end. The copy is made beside `destination` and then takes its name; a file that is there
+    already is replaced.
+
+    Raises:
+        sqlite3.Error: the database cannot be read, or the copy not be written.
+        OSError: the copy cannot be given its name.
+    """
+    temporary = destination.with_name(f".{secrets.token_hex(8)}.tmp")
+    try:
+        with contextlib.closing(sqlite3.connect(temporary)) as copy:
+            connection.backup(copy)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        temporary.replace(destination)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+        raise
+    sync_folder(destination.parent)

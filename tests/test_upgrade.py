@@ -1,0 +1,237 @@
+"""A file of an older schema becomes one of the present schema in one step, and a copy of it stays."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import signal
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from test_sqlite import GUIDE
+from tsm_training import BayesianWeightLearner, TrainingManager, WorkerPool
+from tsm_training.data import SCHEMA_VERSION, TrainingDataManager, opening
+from tsm_training.errors import SchemaTooNewError, StorageError, StorageFullError
+
+DUMPS = Path(__file__).with_name("databases")
+
+GUIDE_ROWS = """
+INSERT INTO training_examples VALUES
+    ('one', '/s.png', '/t.png', '/g.png', '2024-05-01T10:00:00', '{"style": "warm"}', NULL, NULL);
+INSERT INTO training_sessions VALUES
+    ('old', '2024-05-01T10:00:00', NULL, 1, 1, 0.1, '{}', '{}', '[]', 'running');
+INSERT INTO training_metrics VALUES (NULL, 'old', 1, 'one', 'w', 0.5, 1.0, 0.5, '2024-05-01T10:00:00');
+"""
+
+
+def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
+    """Return everything in a file, by table, with its version."""
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        tables = [n for (n,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table' ORDER BY name")]
+        found = {table: connection.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+        return found | {"version": connection.execute("PRAGMA user_version").fetchall()}
+
+
+def make_version_1(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript((DUMPS / "schema_1.sql").read_text(encoding="utf-8"))
+
+
+def make_guide(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(GUIDE + GUIDE_ROWS)
+
+
+OLDER = pytest.mark.parametrize(("make", "version"), [(make_guide, 0), (make_version_1, 1)])
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "training.db"
+
+
+def copies(path: Path) -> list[Path]:
+    return sorted(p for p in path.parent.iterdir() if p.name.startswith(f"{path.name}.schema"))
+
+
+@OLDER
+def test_an_older_file_is_upgraded_and_loses_nothing(
+    path: Path, make: Callable[[Path], None], version: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    make(path)
+    before = contents(path)
+    with caplog.at_level(logging.INFO, "tsm_training"):
+        TrainingDataManager(path).close()
+    after = contents(path)
+    assert after["version"] == [(SCHEMA_VERSION,)]
+    for table in before.keys() - {"version", "sqlite_sequence"}:
+        assert after[table] == before[table], table
+    (copy,) = copies(path)
+    assert copy.name == f"training.db.schema-{version}.backup"
+    assert contents(copy) == before
+    assert f"from schema version {version} to {SCHEMA_VERSION}; as it was: {copy}" in caplog.text
+
+
+@OLDER
+def test_an_upgraded_file_has_the_schema_of_a_new_one(
+    path: Path, make: Callable[[Path], None], version: int, tmp_path: Path
+) -> None:
+    make(path)
+    TrainingDataManager(path).close()
+    TrainingDataManager(tmp_path / "new.db").close()
+
+    def columns(file: Path) -> dict[str, list[tuple[object, ...]]]:
+        with contextlib.closing(sqlite3.connect(file)) as connection:
+            return {t: connection.execute(f"PRAGMA table_info({t})").fetchall() for t in contents(file)}
+
+    assert columns(path) == columns(tmp_path / "new.db")
+
+
+def test_what_was_learned_with_an_older_version_is_still_known(path: Path) -> None:
+    make_version_1(path)
+    with TrainingManager(WorkerPool(), BayesianWeightLearner(alpha=0.15), path) as manager:
+        (session,) = manager.data_manager.get_all_sessions()
+        weights = manager.weight_learner.get_all_weights()
+        assert len(manager.data_manager.get_all_examples()) == 3
+    assert weights == session.final_weights
+    assert len(set(weights.values())) == 3
+
+
+def test_an_earlier_copy_is_never_replaced(path: Path) -> None:
+    earlier = path.with_name("training.db.schema-1.backup")
+    earlier.write_text("precious", encoding="utf-8")
+    path.with_name("training.db.schema-1.backup-2").symlink_to(path.with_name("nowhere"))
+    make_version_1(path)
+    TrainingDataManager(path).close()
+    assert earlier.read_text(encoding="utf-8") == "precious"
+    assert [copy.name for copy in copies(path)][-1] == "training.db.schema-1.backup-3"
+
+
+def test_a_new_file_and_one_of_the_present_schema_are_not_copied(path: Path) -> None:
+    TrainingDataManager(path).close()
+    TrainingDataManager(path).close()
+    assert copies(path) == []
+
+
+@OLDER
+@pytest.mark.parametrize("error", [sqlite3.OperationalError("disk I/O error"), OSError(28, "No space left on device")])
+def test_without_a_copy_there_is_no_upgrade(
+    path: Path, make: Callable[[Path], None], version: int, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make(path)
+    before = contents(path)
+
+    def refuse(*_arguments: object) -> None:
+        raise error
+
+    monkeypatch.setattr(opening, "copy_database", refuse)
+    with pytest.raises(StorageError) as caught:
+        TrainingDataManager(path)
+    assert isinstance(caught.value, StorageFullError) == isinstance(error, OSError)
+    assert contents(path) == before
+    monkeypatch.undo()
+    TrainingDataManager(path).close()
+
+
+def test_a_copy_that_cannot_be_made_leaves_nothing_behind(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_version_1(path)
+
+    def refuse(_descriptor: int) -> None:
+        raise OSError(5, "Input/output error")
+
+    monkeypatch.setattr("tsm_training.data.copying.os.fsync", refuse)
+    with pytest.raises(StorageError, match="no copy could be made of it before upgrading it: Input/output error"):
+        TrainingDataManager(path)
+    assert list(path.parent.iterdir()) == [path]
+
+
+KILLED = """
+import os, signal, sqlite3, sys
+from tsm_training.data import TrainingDataManager
+steps = 0
+def step():
+    global steps
+    steps += 1
+    if steps == int(sys.argv[2]):
+        os.kill(os.getpid(), signal.SIGKILL)
+def watch(event, arguments):
+    if event in ("open", "os.rename", "os.remove", "sqlite3.connect"):
+        step()
+class Connection(sqlite3.Connection):
+    def execute(self, *arguments):
+        step()
+        return super().execute(*arguments)
+original = sqlite3.connect
+sqlite3.connect = lambda *arguments, **settings: original(*arguments, **{**settings, "factory": Connection})
+sys.addaudithook(watch)
+TrainingDataManager(sys.argv[1]).close()
+print(steps)
+"""
+
+
+def open_killed_at(path: Path, step: int) -> subprocess.CompletedProcess[str]:
+    arguments = [sys.executable, "-c", KILLED, str(path), str(step)]
+    return subprocess.run(arguments, check=False, timeout=120, capture_output=True, text=True)
+
+
+@OLDER
+def test_a_process_killed_while_it_upgrades_leaves_the_old_or_the_new(
+    tmp_path: Path, make: Callable[[Path], None], version: int
+) -> None:
+    whole = tmp_path / "whole.db"
+    make(whole)
+    steps = int(open_killed_at(whole, 0).stdout)
+    found_after_kill = set()
+    for step in [*range(1, steps - 8, 6), *range(steps - 8, steps + 1)]:
+        path = tmp_path / f"{step}.db"
+        make(path)
+        before = contents(path)
+        assert open_killed_at(path, step).returncode == -signal.SIGKILL
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+            (found,) = connection.execute("PRAGMA user_version").fetchone()
+        found_after_kill.add(found)
+        assert contents(path if found == version else copies(path)[0]) == before
+        TrainingDataManager(path).close()
+        assert contents(path)["version"] == [(SCHEMA_VERSION,)]
+    assert found_after_kill == {version, SCHEMA_VERSION}
+
+
+def _open(path: str, barrier: object) -> None:
+    barrier.wait()  # type: ignore[attr-defined]
+    TrainingDataManager(path).close()
+
+
+@OLDER
+def test_processes_that_open_an_older_file_together_upgrade_it_once(
+    path: Path, make: Callable[[Path], None], version: int
+) -> None:
+    make(path)
+    before = contents(path)
+    context = multiprocessing.get_context("spawn")
+    barrier = context.Barrier(4)
+    processes = [context.Process(target=_open, args=(str(path), barrier)) for _ in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(120)
+    assert [process.exitcode for process in processes] == [0] * 4
+    (copy,) = copies(path)
+    assert contents(copy) == before
+
+
+def test_a_version_that_is_still_unknown_is_refused_with_the_file_untouched(path: Path) -> None:
+    TrainingDataManager(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+    before = path.read_bytes()
+    with pytest.raises(SchemaTooNewError, match=f"it has schema version {SCHEMA_VERSION + 1}"):
+        TrainingDataManager(path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]
