@@ -98,6 +98,20 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
+def _check_yield(header: Header, most: int, needed: int) -> None:
+    """Refuse a file whose compressed data, however well it is packed, cannot give the pixels that are declared.
+
+    A decoder would find that out as well, but only after it has taken memory and time for all of them.
+    """
+    if most < needed:
+        size = f"{header.width}×{header.height}"
+        raise _truncated(f"there is not enough {header.image_format} pixel data for the declared {size} pixels")
+
+
+def _row_bytes(width: int, pixel_bits: int) -> int:
+    return (width * pixel_bits + 7) // 8
+
+
 def _unpack(layout: str, data: bytes, position: int, what: str) -> tuple[int, ...]:
     """Unpack integers at `position`, or say that the file ends within `what`."""
     if position + struct.calcsize(layout) > len(data):
@@ -248,9 +262,14 @@ _PNG_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), _PNG_PALETTE: (1, 2, 4, 8
 _PNG_WITH_ALPHA: Final = (4, 6)
 
 
+_PNG_SAMPLES: Final = {0: 1, 2: 3, _PNG_PALETTE: 1, 4: 2, 6: 4}
+_DEFLATE_RATIO: Final = 1032
+"""Deflate gives at most this many bytes for one: a repetition of 258 bytes takes at least two bits."""
+
+
 def _parse_png(data: bytes, max_pixels: int) -> Header:
     header: Header | None = None
-    has_pixels = False
+    pixel_data = 0
     for kind, start, end in _bounded(_png_chunks(data, max_pixels)):
         if kind == b"IHDR":
             header = _png_start(data[start:end])
@@ -262,9 +281,12 @@ def _parse_png(data: bytes, max_pixels: int) -> Header:
             header = _png_transparency(header, colour_type=data[_PNG_COLOUR_TYPE_AT])
         elif kind == b"eXIf":
             header = attrs.evolve(header, orientation=_exif_orientation(data[start:end]))
-        has_pixels = has_pixels or kind == b"IDAT"
-    if header is None or not has_pixels:
+        pixel_data += (end - start) * (kind == b"IDAT")
+    if header is None or not pixel_data:
         raise HeaderError("is a PNG without pixel data")
+    depth, colour_type = data[_PNG_COLOUR_TYPE_AT - 1], data[_PNG_COLOUR_TYPE_AT]
+    row_bytes = _row_bytes(header.width, depth * _PNG_SAMPLES[colour_type])
+    _check_yield(header, pixel_data * _DEFLATE_RATIO, row_bytes * header.height)
     return header
 
 
@@ -322,6 +344,10 @@ _JPEG_OTHER_FRAMES: Final = {
     **dict.fromkeys((0xC9, 0xCA), "arithmetic-coded"),
     **dict.fromkeys((0xCB, 0xCD, 0xCE, 0xCF), "rare (arithmetic-coded, lossless or hierarchical)"),
 }
+_JPEG_PROGRESSIVE: Final = 0xC2
+_JPEG_BLOCK: Final = 8
+"""Pixels a side of what is coded together."""
+
 _JPEG_APP1: Final = 0xE1
 _JPEG_SCAN: Final = 0xDA
 _JPEG_END: Final = 0xD9
@@ -337,14 +363,17 @@ def _parse_jpeg(data: bytes, max_pixels: int) -> Header:
     """Walk the markers to the end of the picture behind the last scan; whatever follows is not looked at."""
     header: Header | None = None
     orientation: int | None = None
-    scans = 0
+    scans = needed_bits = scan_bytes = scan_from = 0
     for marker, start, end in _bounded(_jpeg_segments(data)):
+        scan_bytes += scan_from and start - scan_from
+        scan_from = end if marker == _JPEG_SCAN else 0
         if marker in _JPEG_OTHER_FRAMES:
             raise HeaderError(f"is a JPEG of a kind that is not read: {_JPEG_OTHER_FRAMES[marker]}")
         if marker in _JPEG_FRAMES:
             if header is not None:
                 raise HeaderError("is a JPEG with several frames; a single picture is expected")
             header = _jpeg_frame(data[start:end], max_pixels)
+            needed_bits = _jpeg_least_bits(data[start:end], progressive=marker == _JPEG_PROGRESSIVE)
         elif marker == _JPEG_APP1 and orientation is None and data.startswith(b"Exif\0\0", start):
             orientation = _exif_orientation(data[start:end])
         scans += marker == _JPEG_SCAN
@@ -352,11 +381,12 @@ def _parse_jpeg(data: bytes, max_pixels: int) -> Header:
             raise HeaderError(f"is a JPEG of more than {_JPEG_MAX_SCANS} scans")
     if header is None or not scans:
         raise HeaderError("is a JPEG without pixel data")
+    _check_yield(header, scan_bytes * 8, needed_bits)
     return attrs.evolve(header, orientation=orientation or _UPRIGHT)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of every segment up to the end marker.
+    """Yield marker, start and end of every segment up to the end marker, which is one of them.
 
     Segments are stepped over by their lengths, so the end marker of a thumbnail inside one is not taken for the end of
     the picture. Between a scan header and the next marker is scan data; the search passes over it.
@@ -368,6 +398,7 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             raise _truncated("a JPEG without an end marker behind its last scan")
         marker = data[match.start() + 1]
         if marker == _JPEG_END:
+            yield marker, match.end(), match.end()
             return
         if marker in _JPEG_STANDALONE:
             raise HeaderError(f"is damaged: a JPEG marker {marker:#x} where none may be")
@@ -388,6 +419,21 @@ def _jpeg_frame(segment: bytes, max_pixels: int) -> Header:
     if components not in _JPEG_GREY_AND_COLOUR:
         raise HeaderError(f"is a JPEG of {components} channels; 1 or 3 are expected")
     return Header("JPEG", width, height)
+
+
+def _jpeg_least_bits(segment: bytes, *, progressive: bool) -> int:
+    """Return how many bits of scan data a picture needs at least.
+
+    No code is shorter than a bit. Each block has one for its mean and, unless later scans may tell of many blocks at
+    once (progressive), one for the end of the rest.
+    """
+    _bits, height, width, components = struct.unpack_from(">BHHB", segment)
+    sampling = [divmod(_unpack(">B", segment, 7 + 3 * k, "JPEG frame header")[0], 16) for k in range(components)]
+    across, down = (max(1, *factors) for factors in zip(*sampling, strict=True))
+    blocks: int = sum(
+        -(-width * h // (across * _JPEG_BLOCK)) * -(-height * v // (down * _JPEG_BLOCK)) for h, v in sampling
+    )
+    return blocks if progressive else 2 * blocks
 
 
 # --- BMP ------------------------------------------------------------------------------------------------------------
@@ -538,8 +584,8 @@ _STRIP_OFFSETS, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR = 273, 277, 278, 27
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 _SAMPLE_FORMAT: Final = 339
 _UNCOMPRESSED: Final = 1
-_TIFF_COMPRESSIONS: Final = (_UNCOMPRESSED, 5, 8, 32946, 32773)
-"""None, LZW, Deflate under two numbers, PackBits."""
+_TIFF_COMPRESSIONS: Final = {_UNCOMPRESSED: 1, 5: 4096, 8: _DEFLATE_RATIO, 32946: _DEFLATE_RATIO, 32773: 64}
+"""None, LZW, Deflate under two numbers, PackBits: and how many bytes each gives for one at most."""
 
 _TIFF_REFUSED_COMPRESSIONS: Final = {
     2: "fax",
@@ -577,7 +623,7 @@ def _parse_tiff(data: bytes, max_pixels: int) -> Header:
     if compression not in _TIFF_COMPRESSIONS:
         found = _TIFF_REFUSED_COMPRESSIONS.get(compression, f"unknown ({compression})")
         raise HeaderError(f"is a TIFF with {found} compression; none, LZW, Deflate or PackBits is expected")
-    _check_tiff_blocks(directory, (width, height), samples * bits, compressed=compression != _UNCOMPRESSED)
+    _check_tiff_blocks(directory, (width, height), samples * bits, _TIFF_COMPRESSIONS[compression])
     orientation, place = _tiff_orientation(directory)
     return Header("TIFF", width, height, orientation, samples == _TIFF_COLOUR_AND_ALPHA, place, directory.order)
 
@@ -620,8 +666,8 @@ def _tiff_orientation(directory: _Directory) -> tuple[int, int | None]:
     return orientation if orientation in _ORIENTATIONS else _UPRIGHT, directory.place(_ORIENTATION_TAG)
 
 
-def _check_tiff_blocks(directory: _Directory, size: tuple[int, int], pixel_bits: int, compressed: bool) -> None:
-    """Check that every strip or tile lies inside the file and, where that can be known, is long enough.
+def _check_tiff_blocks(directory: _Directory, size: tuple[int, int], pixel_bits: int, ratio: int) -> None:
+    """Check that every strip or tile lies inside the file and can be long enough, with so many bytes made of one.
 
     The decoder fills what it cannot read without a word, so that a short file must be noticed here.
     """
@@ -632,8 +678,8 @@ def _check_tiff_blocks(directory: _Directory, size: tuple[int, int], pixel_bits:
     for offset, length, expected in zip(offsets, lengths, blocks, strict=True):
         if offset + length > len(directory.data):
             raise _truncated(f"TIFF pixels are declared up to byte {offset + length}, {len(directory.data)} are there")
-        if length < (1 if compressed else expected):
-            raise _truncated(f"a TIFF strip or tile has {length} bytes; {expected} are expected")
+        if length * ratio < expected:
+            raise _truncated(f"a TIFF strip or tile has {length} bytes; {-(-expected // ratio)} are expected at least")
 
 
 def _tiff_tiles(directory: _Directory, size: tuple[int, int], pixel_bits: int) -> tuple[tuple[int, int], list[int]]:
@@ -651,10 +697,6 @@ def _tiff_tiles(directory: _Directory, size: tuple[int, int], pixel_bits: int) -
     row_bytes = _row_bytes(width, pixel_bits)
     strips = [row_bytes * min(rows, height - first) for first in range(0, height, rows)]
     return (_STRIP_OFFSETS, _STRIP_BYTES), strips
-
-
-def _row_bytes(width: int, pixel_bits: int) -> int:
-    return (width * pixel_bits + 7) // 8
 
 
 # --- the table of formats -------------------------------------------------------------------------------------------
