@@ -51,7 +51,7 @@ def console_progress() -> Iterator[ProgressDisplay]:
     """Give a display that shows progress on standard error.
 
     On a terminal that is a bar, if tqdm is installed (the extra ``progress``); elsewhere, and without tqdm, a plain
-    line every few seconds and one at the end of each phase. A closed or broken standard error is no reason to fail.
+    line every few seconds and one at the end of each phase. Whatever has become of standard error is no reason to fail.
     """
     bar = _bar_class()
     display = _Lines() if bar is None else _Bars(bar)
@@ -62,9 +62,10 @@ def console_progress() -> Iterator[ProgressDisplay]:
 
 
 def _bar_class() -> Any:
-    with contextlib.suppress(ImportError, OSError, ValueError, AttributeError):
+    with contextlib.suppress(Exception):  # a host may have put anything in the place of standard error
         if sys.stderr.isatty():
-            return importlib.import_module("tqdm").tqdm
+            # Without an interval, tqdm starts no thread that would stay behind; the host's own bars keep theirs.
+            return type("Bar", (importlib.import_module("tqdm").tqdm,), {"monitor_interval": 0})
     return None
 
 
@@ -88,11 +89,11 @@ class _Lines:
         self.note(_described(progress))
 
     def note(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(Exception):
             sys.stderr.write(text + "\n")
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, ValueError, AttributeError):
+        with contextlib.suppress(Exception):
             sys.stderr.flush()
 
 
@@ -101,26 +102,27 @@ class _Bars:
 
     def __init__(self, bar: Any) -> None:
         self._make = bar
+        self._stream = sys.stderr  # tqdm would write to standard output if this became None
         self._bar: Any = None
         self._phase = ""
 
     def __call__(self, progress: Progress) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(Exception):
             if progress.phase != self._phase:
                 self.close()
                 unit = "epoch" if progress.phase == "learning" else "example"
-                self._bar = self._make(total=progress.total, desc=progress.phase, unit=f" {unit}s")
+                self._bar = self._make(total=progress.total, desc=progress.phase, unit=f" {unit}s", file=self._stream)
                 self._phase = progress.phase
             if progress.accuracy is not None:
                 self._bar.set_postfix_str(f"accuracy {progress.accuracy:.4f}", refresh=False)
             self._bar.update(progress.done - self._bar.n)
 
     def note(self, text: str) -> None:
-        with contextlib.suppress(OSError, ValueError):
-            self._make.write(text, file=sys.stderr)
+        with contextlib.suppress(Exception):
+            self._make.write(text, file=self._stream)
 
     def close(self) -> None:
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(Exception):
             if self._bar is not None:
                 self._bar.close()
                 self._bar = None

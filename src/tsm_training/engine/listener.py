@@ -13,7 +13,7 @@ import attrs
 from tsm_training.errors import TrainingStoppedError
 from tsm_training.progress import Progress, ProgressCallback, console_progress
 
-__all__ = ["Listener", "StopRequest", "listening"]
+__all__ = ["Listener", "StopRequest", "listening", "write_log"]
 
 _log = logging.getLogger("tsm_training")
 
@@ -21,6 +21,12 @@ StopRequest: TypeAlias = Callable[[], bool]
 """Asked several times a second, in the calling thread, whether the work should end."""
 
 Phase: TypeAlias = Literal["evaluating", "learning", "validating"]
+
+
+def write_log(level: int, text: str, *arguments: object, exc_info: bool = False) -> None:
+    """Write to the library's log; a handler that raises shall not end a training, nor hide why one has ended."""
+    with contextlib.suppress(Exception):
+        _log.log(level, text, *arguments, exc_info=exc_info, stacklevel=2)
 
 
 @attrs.frozen(eq=False)
@@ -36,7 +42,7 @@ class Listener:
 
     def note(self, text: str) -> None:
         """Say something that deserves attention: to the log, and to the person who watches."""
-        _log.info(text)
+        write_log(logging.INFO, "%s", text)
         if self.show is not None:
             self.show(text)
 

@@ -19,7 +19,7 @@ from tsm_training.data import (
     TrainingSession,
 )
 from tsm_training.engine.evaluator import EvaluationRun, Evaluator
-from tsm_training.engine.listener import Listener
+from tsm_training.engine.listener import Listener, write_log
 from tsm_training.engine.reports import EvaluatedExample, ValidationResults, epoch_metrics, worker_means
 from tsm_training.errors import TrainingStoppedError
 from tsm_training.evidence import ExampleEvidence, LearnedState
@@ -27,8 +27,6 @@ from tsm_training.persistence import LearnerStorage
 from tsm_training.weights import LearnerCell, WeightLearner
 
 __all__ = ["Reporter", "Training"]
-
-_log = logging.getLogger("tsm_training")
 
 _INTERRUPTIONS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, TrainingStoppedError)
 
@@ -173,10 +171,13 @@ class Training:
                 store.commit_session(session_id, lambda _held: SessionCommit(ended))
         except Exception:
             # The first error is the one to report; the session stays "running" in a store that cannot be written.
-            _log.exception("could not note that training session %s was %s", session_id, status)
+            text = "could not note that training session %s was %s"
+            write_log(logging.ERROR, text, session_id, status, exc_info=True)
         if status == "interrupted":
-            _log.warning(
-                "training session %s was interrupted; its evaluations are kept: call train() again to go on", session_id
+            write_log(
+                logging.WARNING,
+                "training session %s was interrupted; its evaluations are kept: call train() again to go on",
+                session_id,
             )
 
 
