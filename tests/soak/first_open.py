@@ -15,10 +15,10 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
+from tests.soak.counting import counted_pool
 from tests.soak.support import Tell, Verdict, fork, make_pictures, parse, raw, scratch, soundness, triple
 from tsm_training import BayesianWeightLearner, TrainingManager
 from tsm_training.data.schema import GUIDE_SCHEMA
-from tests.soak.support import counted_pool
 
 
 def by_the_guide(path: Path, pictures: Path) -> None:

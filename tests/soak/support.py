@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import functools
 import hashlib
 import json
 import logging
@@ -24,9 +25,9 @@ from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
+from tests.soak.counting import counted_pool, name_of_pictures
 from tests.support import brighter, picture, save, save_triple
-from tsm_training import BayesianWeightLearner, Image, TrainingDataManager, TrainingManager, Worker, WorkerPool
-from tsm_training.evidence import LearnedState
+from tsm_training import BayesianWeightLearner, TrainingDataManager, TrainingManager
 
 Tell: TypeAlias = Callable[[str], None]
 """Sends a line to the parent; when it returns, the parent can read it whatever becomes of the child."""
@@ -279,7 +280,7 @@ def watching(notice: Notice, folder: Path, *, traces: bool = False) -> Iterator[
 def _concerns(place: object, folder: Path) -> bool:
     if isinstance(place, int):
         return True
-    return isinstance(place, (str, os.PathLike)) and str(os.fspath(place)).startswith(str(folder))
+    return isinstance(place, (str, os.PathLike)) and str(os.fspath(place)).startswith(f"{folder}{os.sep}")
 
 
 # --- pictures and workers -------------------------------------------------------------------------------------------
@@ -294,7 +295,7 @@ def make_pictures(folder: Path, examples: int) -> None:
             save_triple(folder, number)
             source, target = picture(2 * number), picture(2 * number + 1)
             save(folder / f"other_truth_{number}.png", brighter(target, 35))
-            names[_name_of_pictures(source, target)] = number
+            names[name_of_pictures(source, target)] = number
         (folder / "names.json").write_text(json.dumps(names), encoding="utf-8")
 
     in_child(work)  # OpenCV's threads must not start in a process that forks
@@ -303,40 +304,6 @@ def make_pictures(folder: Path, examples: int) -> None:
 def triple(folder: Path, number: int) -> tuple[Path, Path, Path]:
     source, target, truth = (folder / f"{role}_{number}.png" for role in ("source", "target", "ground_truth"))
     return source, target, truth
-
-
-def _name_of_pictures(source: Image, target: Image) -> str:
-    return hashlib.sha256(source.tobytes() + target.tobytes()).hexdigest()[:16]
-
-
-@attrs.frozen
-class Counted(Worker):
-    """Makes the target brighter, or fails; notes each call in a file that outlives the process."""
-
-    worker_id: str
-    levels: int | None
-    """None for a worker that always fails."""
-    _log: Path | None = None
-    _nap: float = 0.0
-
-    def process(self, data: Mapping[str, Image]) -> Image:
-        time.sleep(self._nap)
-        if self._log is not None:
-            line = f"{self.worker_id} {_name_of_pictures(data['source'], data['target'])} {time.monotonic()}\n"
-            descriptor = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.write(descriptor, line.encode())
-            os.close(descriptor)
-        if self.levels is None:
-            raise RuntimeError("this worker always fails")
-        return brighter(data["target"], self.levels)
-
-
-def counted_pool(log: Path | None = None, nap: float = 0.0) -> WorkerPool:
-    """Return three workers that work and one that fails."""
-    pool = WorkerPool()
-    for worker_id, levels in (("broken", None), ("far", -60), ("mid", 60), ("near", 22)):
-        pool.register_worker(Counted(worker_id, levels, log, nap))
-    return pool
 
 
 # --- an application with a plan -------------------------------------------------------------------------------------
@@ -399,7 +366,7 @@ class Host:
         store = TrainingDataManager(self.database, busy_timeout=self.busy_timeout)
         try:
             learner = BayesianWeightLearner(alpha=0.15)
-            self.manager = TrainingManager(counted_pool(self.folder / "calls.log", self.nap), learner, storage=store)
+            self.manager = TrainingManager(counted_pool(log_of(self.folder), self.nap), learner, storage=store)
         except BaseException:
             store.close()
             raise
@@ -442,9 +409,7 @@ class Host:
         self.open()
 
     def _replace(self, number: int) -> None:
-        self.manager.replace_ground_truth(
-            self._example(number).example_id, self.pictures / f"other_truth_{number}.png"
-        )
+        self.manager.replace_ground_truth(self._example(number).example_id, self.pictures / f"other_truth_{number}.png")
 
     def _remove(self, number: int) -> None:
         self.manager.remove_training_example(self._example(number).example_id)
@@ -454,6 +419,11 @@ class Host:
 
     def _example(self, number: int) -> Any:
         return next(e for e in self.manager.data_manager.iterate_examples() if e.metadata["name"] == f"e{number}")
+
+
+def log_of(folder: Path) -> Path:
+    """Return where calls of workers are noted: beside the folder, in which every file call is watched."""
+    return folder.with_name(f"{folder.name}.calls")
 
 
 def mark_of(store: Any) -> Mark:
@@ -501,9 +471,7 @@ def content(database: Path) -> dict[str, list[Any]]:
                 "SELECT example_digest, worker_id, worker_fingerprint, metric_fingerprint, accuracy, confidence, "
                 "failure_kind, failure_type, failure_message FROM evaluations ORDER BY 1, 2, 3, 4"
             ).fetchall(),
-            "previews": connection.execute(
-                "SELECT example_digest, name, png FROM previews ORDER BY 1, 2"
-            ).fetchall(),
+            "previews": connection.execute("SELECT example_digest, name, png FROM previews ORDER BY 1, 2").fetchall(),
             "bases": connection.execute("SELECT * FROM learned_bases ORDER BY 1").fetchall(),
             "absorbed evidence": connection.execute("SELECT * FROM absorbed_evidence ORDER BY 1, 2").fetchall(),
             "version": [connection.execute("SELECT version FROM learning_version").fetchone()[0]],
@@ -569,6 +537,7 @@ def evaluation_counts(database: Path, pictures: Path) -> collections.Counter[tup
     return collections.Counter((worker_id, by_number[digests[digest]]) for worker_id, digest in rows)
 
 
+@functools.cache
 def _digests(pictures: Path) -> dict[str, int]:
     """Return the number of the example for each possible digest of contents."""
 
@@ -586,7 +555,7 @@ def _digests(pictures: Path) -> dict[str, int]:
 
 def calls_since(folder: Path, offset: int) -> tuple[list[tuple[str, str, float]], int]:
     """Return the calls of workers that were noted behind an offset of the log, and its present end."""
-    log = folder / "calls.log"
+    log = log_of(folder)
     if not log.exists():
         return [], 0
     content_of = log.read_bytes()
@@ -633,14 +602,19 @@ def reference_of(
         def count(call: Call) -> None:
             counter[0] += is_boundary(call)
 
+        def note_progress() -> None:
+            before = counter[0]
+            tell(json.dumps([host.mark(), exported(folder / WEIGHTS)]))
+            counter[0] = before  # looking is no part of the plan
+
         host = Host(folder, pictures, nap, split=split)
         started = time.monotonic()
         with watching(count, folder, traces=True):
             host.open()
-            tell(json.dumps([host.mark(), None]))
+            note_progress()
             for step in steps:
                 host.perform(step)
-                tell(json.dumps([host.mark(), exported(folder / WEIGHTS)]))
+                note_progress()
             host.close()
         tell(json.dumps([time.monotonic() - started, counter[0]]))
 
@@ -668,7 +642,3 @@ def work_through(host: Host, steps: Sequence[Step], start: int, tell: Tell) -> N
     for number, step in enumerate(steps[start:], start + 1):
         host.perform(step)
         tell(f"done {number}")
-
-
-def blank_state() -> LearnedState:
-    return LearnedState()
