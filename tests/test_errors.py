@@ -29,6 +29,7 @@ CASES: dict[str, tuple[tuple[object, ...], str]] = {
     "ImageError": (("a.png", "is odd"), "'a.png': is odd"),
     "ImageFormatError": (("a.png", "has 16 bits"), "'a.png': has 16 bits"),
     "ImageNotFoundError": (("a.png", "does not exist"), "'a.png': does not exist"),
+    "ImageOutsideRootError": (("a.png", "lies elsewhere"), "'a.png': lies elsewhere"),
     "ImageSizeMismatchError": (SIZES, "output and ground truth must have the same size, got 40×60 and 41×60 (width×"),
     "ImageTooLargeError": (("a.png", "has 10 pixels"), "'a.png': has 10 pixels"),
     "ImageTruncatedError": (("a.png", "ends early"), "'a.png': ends early"),
@@ -121,6 +122,48 @@ def test_every_error_keeps_what_it_was_made_from_as_attributes(name: str) -> Non
     error = made(name)
     if name != "TsmTrainingError":
         assert list(vars(error).values()) == list(CASES[name][0])
+
+
+TELLTALES = ("/srv/geheim/kunde.png", "C:\\geheim\\kunde.db", "hunter2", "Traceback: No such file", "<script>", "4711")
+
+
+def told(value: object, word: str) -> object:
+    """Replace every text and number within what an error is made from by something that must not come out."""
+    if isinstance(value, dict):
+        return {word: word}
+    if isinstance(value, tuple):
+        return (4711, 4711)
+    return word
+
+
+@pytest.mark.parametrize("word", TELLTALES)
+@pytest.mark.parametrize("name", CASES)
+def test_what_clients_may_see_of_an_error_tells_nothing_that_was_seen(name: str, word: str) -> None:
+    error: TsmTrainingError = getattr(errors, name)(*(told(value, word) for value in CASES[name][0]))
+    error.add_note(word)
+    error.__cause__ = OSError(2, word, word)
+    assert not CASES[name][0] or any(seen in str(error) for seen in (word, repr(word), "4711"))
+    for shown in (error.public_message, pickle.loads(pickle.dumps(error)).public_message):
+        assert not any(part in shown for part in ("geheim", "kunde", "hunter2", "Traceback", "script", "4711"))
+        assert not any(character in shown for character in "/\\<>{}'\"\n0123456789")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_what_clients_may_see_of_an_error_is_one_plain_sentence_of_its_own(name: str) -> None:
+    message = made(name).public_message
+    assert message[0].isupper()
+    assert message.endswith(".")
+    assert message.count(".") == 1
+    assert 4 <= len(message.split()) <= 25
+    assert message.isprintable()
+    assert [other for other in CASES if made(other).public_message == message] == [name]
+
+
+def test_an_error_that_an_application_derives_says_as_much_as_the_one_it_comes_from() -> None:
+    class Mine(errors.ImageFormatError):
+        """One of an application's own."""
+
+    assert Mine("a.png", "is odd").public_message == made("ImageFormatError").public_message
 
 
 @pytest.mark.parametrize(
