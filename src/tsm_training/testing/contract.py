@@ -1,27 +1,4 @@
-"""What every store must do, as tests: for whoever writes another `TrainingStore`.
-
-This module needs pytest; nothing else in the package imports it. Inherit from `TrainingStoreContract` in a test module
-and say how a store is made, or from `DurableTrainingStoreContract` if the store keeps its contents, and say also how it
-is opened again; pytest finds the rest::
-
-    from pathlib import Path
-
-    import pytest
-
-    pytest.register_assert_rewrite("tsm_training.testing")  # first of all (in conftest.py): failures show both sides
-
-    from tsm_training.testing import DurableTrainingStoreContract
-
-    class TestMyStore(DurableTrainingStoreContract):
-        def make_store(self, folder: Path) -> MyStore:
-            return MyStore(folder / "data")
-
-        def reopen(self, store: TrainingStore) -> MyStore:
-            return MyStore(store.location)
-
-Every test is a plain method with a name that says what it wants, so that a store which cannot do one thing may override
-that method and skip. The functions ``make_…`` give records for tests of your own.
-"""
+"""The contract of a store, as tests."""
 
 # ruff: noqa: D102, PLR2004, S101 - these are tests: their names state the behaviour, and they assert
 
@@ -32,28 +9,21 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import attrs
 import pytest
 
 from tsm_training.data import (
     PREVIEW_BYTES,
-    EpochMetrics,
-    Evaluation,
-    EvaluationKey,
-    ExampleFiles,
     ExampleScores,
-    MetricRow,
-    PictureFile,
     Preview,
     SessionCommit,
     TrainingExample,
     TrainingSession,
     TrainingStore,
-    WorkerOutcome,
 )
 from tsm_training.errors import (
     DuplicateExampleError,
@@ -64,164 +34,24 @@ from tsm_training.errors import (
     StorageError,
 )
 from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
+from tsm_training.testing.records import (
+    MOMENT,
+    ODD_TEXT,
+    complete_example,
+    complete_session,
+    make_evaluation,
+    make_example,
+    make_files,
+    make_learned_state,
+    make_metric_row,
+    make_outcome,
+    make_scores,
+    make_session,
+)
 
-__all__ = [
-    "MOMENT",
-    "DurableTrainingStoreContract",
-    "TrainingStoreContract",
-    "make_epoch_metrics",
-    "make_evaluation",
-    "make_example",
-    "make_files",
-    "make_learned_state",
-    "make_metric_row",
-    "make_outcome",
-    "make_scores",
-    "make_session",
-]
+__all__ = ["DurableTrainingStoreContract", "TrainingStoreContract"]
 
 T = TypeVar("T")
-
-MOMENT: Final = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
-"""The time in the records made here."""
-
-_ODD_FLOATS: Final = (0.1, 1 / 3, 5e-324, 2.2250738585072014e-308, 1.7976931348623157e308, -0.1 - 0.2, 1e-17)
-_ODD_TEXT: Final = "Ünïcödé 🎨 'quoted\" \\ back\nline\ttab; DROP TABLE x; --"
-_METADATA: Final = {
-    "camera": "Ünïcödé 🎨",
-    "nested": {"list": [1, -2.5, None, True, False, "", []], "empty": {}, "deep": {"er": {"yet": ["x"]}}},
-    "large": 2**63 - 1,
-    "small": 5e-324,
-    "": "an empty key",
-}
-
-
-# --- records to test with -------------------------------------------------------------------------------------------
-
-
-def make_files(name: str = "a", *, target: str | None = None) -> ExampleFiles:
-    """Return file contents that differ with `name`; those of the target differ with `target` instead, if given."""
-    return ExampleFiles(_picture(f"source {name}"), _picture(f"target {target or name}"), _picture(f"truth {name}"))
-
-
-def _picture(name: str) -> PictureFile:
-    return PictureFile(sha256=name.encode().hex().ljust(64, "0")[:64], num_bytes=1000 + len(name), width=64, height=48)
-
-
-def make_example(example_id: str = "example", **changes: Any) -> TrainingExample:
-    """Return an example; `changes` replace any of its fields."""
-    example = TrainingExample(
-        example_id=example_id,
-        source_path=f"/pictures/{example_id}/source.png",
-        target_path=f"/pictures/{example_id}/target.png",
-        ground_truth_path=f"/pictures/{example_id}/truth.png",
-        created_at=MOMENT,
-        metadata={"name": example_id},
-        files=make_files(example_id),
-    )
-    return attrs.evolve(example, **changes)
-
-
-def make_outcome(accuracy: float | None = 0.75) -> WorkerOutcome:
-    """Return an entry of an example's ``worker_results``; without accuracy that of a failure."""
-    failed = accuracy is None
-    error = "raised: ValueError: no" if failed else None
-    return {"accuracy": accuracy, "confidence": 1.0, "is_valid": not failed, "error": error, "seconds": 0.125}
-
-
-def make_scores(accuracy: float = 0.75) -> ExampleScores:
-    """Return ``validation_scores`` of an example."""
-    return {
-        "avg_accuracy": accuracy,
-        "equal_weights_accuracy": accuracy / 3,
-        "ensemble_accuracy": None,
-        "validated_at": MOMENT.isoformat(),
-    }
-
-
-def make_evaluation(digest: str = "digest", worker_id: str = "worker", **changes: Any) -> Evaluation:
-    """Return an evaluation; `changes` replace any of its fields."""
-    evaluation = Evaluation(
-        key=EvaluationKey(digest, worker_id, "worker-fingerprint", "metric-fingerprint"),
-        accuracy=1 / 3,
-        confidence=0.9,
-        failure_kind=None,
-        failure_type=None,
-        failure_message=None,
-        seconds=0.125,
-        created_at=MOMENT,
-    )
-    return attrs.evolve(evaluation, **changes)
-
-
-def make_epoch_metrics(epoch: int = 1) -> EpochMetrics:
-    """Return an entry of a session's ``metrics_history``."""
-    return {
-        "epoch": epoch,
-        "avg_accuracy": 0.1 + 0.2,
-        "equal_weights_accuracy": 1 / 3,
-        "worker_accuracies": {"bad": None, "good": 0.7},
-        "weights": {"bad": 0.9, "good": 1.1},
-        "blend_weights": {"bad": 0.25, "good": 0.75},
-        "max_weight_change": 1e-17,
-    }
-
-
-def make_session(session_id: str = "session", **changes: Any) -> TrainingSession:
-    """Return a session that is running; `changes` replace any of its fields."""
-    session = TrainingSession(
-        session_id=session_id,
-        start_time=MOMENT,
-        epochs=3,
-        learning_rate=0.15,
-        initial_weights={"bad": 1.0, "good": 1.0},
-    )
-    return attrs.evolve(session, **changes)
-
-
-def make_metric_row(session_id: str = "session", worker_id: str = "good", **changes: Any) -> MetricRow:
-    """Return a metric row; `changes` replace any of its fields."""
-    row = MetricRow(session_id, 3, "example", worker_id, 0.7, 1.0, 1 - 0.7, MOMENT.isoformat())
-    return row._replace(**changes)
-
-
-def make_learned_state(number: int = 1) -> LearnedState:
-    """Return learned state that differs with `number`, with floats that only an exact store gives back."""
-    floats = [value / number for value in _ODD_FLOATS]
-    bases = {
-        "good": WorkerBase(floats[0], floats[1], floats[2], floats[3], floats[4], 2**40 + number, number),
-        _ODD_TEXT: WorkerBase(1.0, floats[5], floats[6]),
-    }
-    outcomes = {"good": Absorbed(floats[1], floats[0], floats[3]), _ODD_TEXT: Absorbed(None, 1.0, floats[6])}
-    return LearnedState(bases, {f"digest {number}": outcomes, "digest": outcomes})
-
-
-def _complete_example(example_id: str) -> TrainingExample:
-    return make_example(
-        example_id,
-        source_path=f"/{_ODD_TEXT}",
-        metadata=_METADATA,
-        worker_results={"good": make_outcome(), _ODD_TEXT: make_outcome(None)},
-        validation_scores=make_scores(),
-    )
-
-
-def _complete_session(session_id: str) -> TrainingSession:
-    return make_session(
-        session_id,
-        end_time=MOMENT + timedelta(microseconds=1),
-        num_examples=2,
-        final_weights={"bad": 0.1 + 0.2, "good": 1 / 3, _ODD_TEXT: 5e-324},
-        metrics_history=[make_epoch_metrics(1), make_epoch_metrics(2)],
-        status="completed",
-        seed=2**62,
-        validation_split=1 / 3,
-        training_ids=["b", "a"],
-        validation_ids=["c"],
-        skipped={"d": _ODD_TEXT},
-        is_trial=True,
-        validation={"num_examples": 1, "nested": _METADATA},
-    )
 
 
 class _FailureError(Exception):
@@ -296,7 +126,7 @@ class TrainingStoreContract(ABC):
         return [example.example_id for example in store.iterate_examples(newest)]
 
     def _commit(self, store: TrainingStore, session_id: str = "session", **parts: Any) -> TrainingSession:
-        session = _complete_session(session_id)
+        session = complete_session(session_id)
         return store.commit_session(session_id, lambda _held: SessionCommit(session, **parts))[0]
 
     # --- a new store ---
@@ -337,9 +167,9 @@ class TrainingStoreContract(ABC):
     # --- examples in and out ---
 
     def test_an_example_comes_back_equal_in_every_field(self, store: TrainingStore) -> None:
-        example = _complete_example(_ODD_TEXT)
+        example = complete_example(ODD_TEXT)
         store.add_examples([example])
-        assert store.get_example(_ODD_TEXT) == example
+        assert store.get_example(ODD_TEXT) == example
         assert store.get_all_examples() == [example]
 
     def test_an_example_with_nothing_optional_comes_back_equal(self, store: TrainingStore) -> None:
@@ -478,7 +308,7 @@ class TrainingStoreContract(ABC):
 
     def test_an_update_replaces_every_field_and_keeps_the_place(self, store: TrainingStore) -> None:
         self._add(store, "a", "b", "c")
-        new = attrs.evolve(_complete_example("b"), created_at=MOMENT - timedelta(days=1), files=make_files("other"))
+        new = attrs.evolve(complete_example("b"), created_at=MOMENT - timedelta(days=1), files=make_files("other"))
         assert store.update_examples([new]) is None
         assert store.get_all_examples() == [make_example("a"), new, make_example("c")]
 
@@ -517,7 +347,7 @@ class TrainingStoreContract(ABC):
         assert store.get_example("a").metadata["count"] == 20
 
     def test_an_update_can_take_results_away_again(self, store: TrainingStore) -> None:
-        store.add_examples([_complete_example("a")])
+        store.add_examples([complete_example("a")])
         store.update_examples([make_example("a", metadata={}, files=None)])
         assert store.get_example("a") == make_example("a", metadata={}, files=None)
 
@@ -628,7 +458,7 @@ class TrainingStoreContract(ABC):
         assert self._ids(store) == ["b", "d", "a"]
 
     def test_an_example_added_again_has_nothing_of_the_removed_one(self, store: TrainingStore) -> None:
-        store.add_examples([_complete_example("a")])
+        store.add_examples([complete_example("a")])
         store.remove_example("a")
         store.add_examples([make_example("a", files=None)])
         assert store.get_all_examples() == [make_example("a", files=None)]
@@ -649,7 +479,7 @@ class TrainingStoreContract(ABC):
     def test_an_evaluation_comes_back_equal_in_every_field(self, store: TrainingStore) -> None:
         success = make_evaluation("digest", "good", accuracy=0.1 + 0.2, confidence=5e-324, seconds=1e-17)
         failure = make_evaluation(
-            "digest", _ODD_TEXT, accuracy=None, failure_kind="raised", failure_type="X", failure_message=_ODD_TEXT
+            "digest", ODD_TEXT, accuracy=None, failure_kind="raised", failure_type="X", failure_message=ODD_TEXT
         )
         store.save_evaluations([success, failure])
         assert store.load_evaluations(["digest"]) == [success, failure]
@@ -689,9 +519,9 @@ class TrainingStoreContract(ABC):
 
     def test_previews_come_back_by_name_and_byte_for_byte(self, store: TrainingStore) -> None:
         every_byte = bytes(range(256)) * 3
-        store.save_evaluations([], [Preview("digest", "good", every_byte), Preview("digest", _ODD_TEXT, b"")])
+        store.save_evaluations([], [Preview("digest", "good", every_byte), Preview("digest", ODD_TEXT, b"")])
         store.save_evaluations([], [Preview("another", "good", b"other")])
-        assert store.load_previews("digest") == {"good": every_byte, _ODD_TEXT: b""}
+        assert store.load_previews("digest") == {"good": every_byte, ODD_TEXT: b""}
         assert store.load_previews("another") == {"good": b"other"}
 
     def test_a_preview_with_the_same_digest_and_name_replaces_the_old_one(self, store: TrainingStore) -> None:
@@ -711,21 +541,21 @@ class TrainingStoreContract(ABC):
     # --- sessions ---
 
     def test_a_session_that_began_is_running(self, store: TrainingStore) -> None:
-        session = make_session(_ODD_TEXT, seed=0, validation_split=0.0, training_ids=["a"])
+        session = make_session(ODD_TEXT, seed=0, validation_split=0.0, training_ids=["a"])
         store.begin_session(session)
-        assert store.get_session(_ODD_TEXT) == session
-        assert store.get_session(_ODD_TEXT).status == "running"
-        assert store.get_session(_ODD_TEXT).end_time is None
-        assert store.get_metrics(_ODD_TEXT) == []
+        assert store.get_session(ODD_TEXT) == session
+        assert store.get_session(ODD_TEXT).status == "running"
+        assert store.get_session(ODD_TEXT).end_time is None
+        assert store.get_metrics(ODD_TEXT) == []
 
     def test_a_completed_session_comes_back_equal_in_every_field(self, store: TrainingStore) -> None:
         store.begin_session(make_session())
-        assert self._commit(store) == _complete_session("session")
-        assert store.get_session("session") == _complete_session("session")
+        assert self._commit(store) == complete_session("session")
+        assert store.get_session("session") == complete_session("session")
 
     def test_a_session_can_fail(self, store: TrainingStore) -> None:
         store.begin_session(make_session())
-        failed = make_session(status="failed", end_time=MOMENT, error=_ODD_TEXT)
+        failed = make_session(status="failed", end_time=MOMENT, error=ODD_TEXT)
         stored, learning = store.commit_session("session", lambda _held: SessionCommit(failed))
         assert stored == store.get_session("session") == failed
         assert learning == store.load_learning()
@@ -749,7 +579,7 @@ class TrainingStoreContract(ABC):
         self._commit(store, metrics=[make_metric_row()])
         with pytest.raises(StorageError):
             store.begin_session(make_session())
-        assert store.get_all_sessions() == [_complete_session("session")]
+        assert store.get_all_sessions() == [complete_session("session")]
         assert store.get_metrics("session") == [make_metric_row()]
 
     def test_an_unknown_session_is_a_lookup_error(self, store: TrainingStore) -> None:
@@ -769,9 +599,9 @@ class TrainingStoreContract(ABC):
     def test_a_commit_stores_session_metrics_and_learned_state(self, store: TrainingStore) -> None:
         store.begin_session(make_session())
         rows = [make_metric_row(worker_id="good"), make_metric_row(worker_id="bad", accuracy=None, loss=None)]
-        commit = SessionCommit(_complete_session("session"), rows, make_learned_state())
+        commit = SessionCommit(complete_session("session"), rows, make_learned_state())
         stored, learning = store.commit_session("session", lambda _held: commit)
-        assert stored == _complete_session("session")
+        assert stored == complete_session("session")
         assert learning == store.load_learning()
         assert learning.state == make_learned_state()
         assert store.get_metrics("session") == rows
@@ -779,7 +609,7 @@ class TrainingStoreContract(ABC):
     def test_a_commit_finishes_with_the_state_held_at_that_moment(self, store: TrainingStore) -> None:
         store.begin_session(make_session())
         store.update_learning(_becomes(make_learned_state(2)))
-        commit = SessionCommit(_complete_session("session"))
+        commit = SessionCommit(complete_session("session"))
         seen: list[LearnedState] = []
 
         def finish(held: LearnedState) -> SessionCommit:
@@ -793,7 +623,7 @@ class TrainingStoreContract(ABC):
     def test_a_commit_without_state_leaves_learning_as_it_is(self, store: TrainingStore) -> None:
         before = store.update_learning(_becomes(make_learned_state()))
         store.begin_session(make_session())
-        commit = SessionCommit(_complete_session("session"))
+        commit = SessionCommit(complete_session("session"))
         assert store.commit_session("session", lambda _held: commit)[1] == before
         assert store.load_learning() == before
 
@@ -807,7 +637,7 @@ class TrainingStoreContract(ABC):
         assert store.load_learning() == before
 
     def test_changing_session_records_changes_nothing_in_the_store(self, store: TrainingStore) -> None:
-        session = _complete_session("session")
+        session = complete_session("session")
         store.begin_session(attrs.evolve(session, status="running"))
         stored = self._commit(store)
         for record in (stored, store.get_session("session"), *store.iterate_sessions()):
@@ -833,7 +663,7 @@ class TrainingStoreContract(ABC):
         rows = [
             make_metric_row(worker_id=worker_id, accuracy=value, confidence=5e-324, epoch=epoch)
             for epoch in (3, 1, 2)
-            for worker_id, value in (("z", 0.1 + 0.2), (_ODD_TEXT, None), ("a", 1 / 3))
+            for worker_id, value in (("z", 0.1 + 0.2), (ODD_TEXT, None), ("a", 1 / 3))
         ]
         self._commit(store, metrics=rows)
         assert list(store.iterate_metrics("session")) == rows
@@ -1011,7 +841,7 @@ class TrainingStoreContract(ABC):
         self._add(store, "a")
         store.begin_session(make_session())
         store.close()
-        commit = SessionCommit(_complete_session("session"))
+        commit = SessionCommit(complete_session("session"))
         writes: list[Callable[[], object]] = [
             lambda: self._add(store, "b"),
             lambda: store.add_examples([]),
@@ -1040,7 +870,7 @@ class DurableTrainingStoreContract(TrainingStoreContract):
         return contextlib.closing(self.reopen(store))
 
     def test_examples_survive_reopening(self, store: TrainingStore) -> None:
-        examples = [_complete_example("c"), make_example("a", files=None), make_example("b")]
+        examples = [complete_example("c"), make_example("a", files=None), make_example("b")]
         store.add_examples(examples)
         store.close()
         with self._reopened(store) as again:
@@ -1063,7 +893,7 @@ class DurableTrainingStoreContract(TrainingStoreContract):
         store.close()
         with self._reopened(store) as again:
             done, left_open = again.get_all_sessions()
-            assert done == _complete_session("done")
+            assert done == complete_session("done")
             assert left_open == make_session("open", status="interrupted", error=left_open.error)
             assert left_open.error
             assert again.get_metrics("done") == [make_metric_row("done")]
@@ -1109,7 +939,7 @@ class DurableTrainingStoreContract(TrainingStoreContract):
             other.save_evaluations([make_evaluation()])
             for handle in (store, other):
                 assert self._ids(handle) == ["a", "b"]
-                assert handle.get_session("session") == _complete_session("session")
+                assert handle.get_session("session") == complete_session("session")
                 assert handle.get_metrics("session") == [make_metric_row()]
                 assert handle.load_evaluations(["digest"]) == [make_evaluation()]
 
