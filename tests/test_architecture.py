@@ -21,7 +21,7 @@ FLOORS = [
     {"_version", "errors"},
     {"arguments", "arrays", "files", "evidence", "fingerprints", "progress"},
     {"images", "metrics", "weights", "workers", "data"},
-    {"color_transfer", "ensemble", "persistence", "ingest"},
+    {"color_transfer", "ensemble", "persistence", "ingest", "isolation"},
     {"engine"},
     {"documents"},
     {"manager"},
@@ -30,6 +30,7 @@ FLOORS = [
 """Rooms from the ground up: a room may import from lower floors."""
 
 OPTIONAL = {"tqdm", "matplotlib", "skimage", "sklearn", "flask", "PIL", "scipy", "pandas", "sqlalchemy", "pytest"}
+OPTIONAL |= {"cloudpickle", "loky", "pebble"}
 
 
 def modules() -> dict[str, Path]:

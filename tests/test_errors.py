@@ -48,6 +48,10 @@ CASES: dict[str, tuple[tuple[object, ...], str]] = {
         ("Mine", "w", "returned nan"),
         "Mine, given the output of worker 'w', returned nan; a similarity must be",
     ),
+    "MissingExtraError": (
+        ("isolation", "IsolatedRunner"),
+        'IsolatedRunner needs libraries that are not installed: pip install "tsm_training[isolation]"',
+    ),
     "NoExamplesError": ((), "there are no training examples: add some with add_training_example()"),
     "NoWorkersError": ((), "the worker pool is empty: register at least one worker with register_worker()"),
     "NothingEvaluatedError": ((REASONS,), "no example could be evaluated: example 0: reason 0; example 1: reason 1"),

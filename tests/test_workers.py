@@ -200,7 +200,7 @@ def test_a_pool_is_frozen_and_compared_by_identity() -> None:
     pool = WorkerPool(max_workers=3)
     assert (pool.max_workers, WorkerPool().max_workers) == (3, 10)
     assert pool != WorkerPool(max_workers=3)
-    assert repr(pool) == "WorkerPool(max_workers=3)"
+    assert repr(pool) == "WorkerPool(max_workers=3, runner=ThreadRunner(time_limit=None))"
     assert isinstance(pool, WorkerPoolLike)
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         pool.max_workers = 4  # type: ignore[misc]

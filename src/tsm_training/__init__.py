@@ -15,11 +15,13 @@ from tsm_training.progress import Progress
 from tsm_training.weights import BayesianWeightLearner, WeightLearner
 from tsm_training.workers import (
     FunctionWorker,
+    ThreadRunner,
     Worker,
     WorkerPool,
     WorkerPoolLike,
     WorkerResult,
     WorkerResultLike,
+    WorkerRunner,
 )
 
 __all__ = [
@@ -33,6 +35,7 @@ __all__ = [
     "Outcome",
     "Prediction",
     "Progress",
+    "ThreadRunner",
     "TrainingDataManager",
     "TrainingEngine",
     "TrainingExample",
@@ -50,6 +53,7 @@ __all__ = [
     "WorkerPoolLike",
     "WorkerResult",
     "WorkerResultLike",
+    "WorkerRunner",
     "__version__",
     "create_color_transfer_workers",
     "guide_similarity",

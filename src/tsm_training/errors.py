@@ -35,6 +35,7 @@ __all__ = [
     "LearnerConflictError",
     "ManifestError",
     "MetricError",
+    "MissingExtraError",
     "NoExamplesError",
     "NoWorkersError",
     "NothingEvaluatedError",
@@ -339,6 +340,20 @@ class ExecutorError(TsmTrainingError):
 
     def __str__(self) -> str:
         return f"the executor {self.executor} {self.reason}"
+
+
+class MissingExtraError(TsmTrainingError, ImportError):
+    """A part of the library was used whose extra is not installed; `extra` names it, `part` what wants it."""
+
+    _public = "A part of the training library is not installed."
+
+    def __init__(self, extra: str, part: str) -> None:
+        super().__init__(extra, part)
+        self.extra = extra
+        self.part = part
+
+    def __str__(self) -> str:
+        return f'{self.part} needs libraries that are not installed: pip install "tsm_training[{self.extra}]"'
 
 
 class MetricError(TsmTrainingError):

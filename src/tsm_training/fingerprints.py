@@ -19,6 +19,9 @@ import numpy as np
 __all__ = ["describe_object"]
 
 _PROCESS_TOKEN: Final = secrets.token_hex(8)
+_NO_SETTINGS: Final = frozenset(
+    {"version", "time_limit"}
+)  # the first has its own entry; no result depends on the other
 _OUTSIDE: Final = frozenset({"builtins", "abc", "typing", "tsm_training"})
 
 
@@ -28,8 +31,8 @@ def describe_object(thing: object) -> str:
     They cover the declared ``version``, the public settings (attrs fields, instance attributes, a function's defaults
     and closure), and the source text of the class or function where that can be had. Where there is neither a version
     nor source text (code given to ``exec``, say), they are good for this process only, so that stored results are never
-    matched with code that cannot be compared. A change in a helper that the source merely calls is not seen: declare a
-    new ``version`` then.
+    matched with code that cannot be compared. No result depends on a worker's ``time_limit``, so that is left out. A
+    change in a helper that the source merely calls is not seen: declare a new ``version`` then.
     """
     return _Describer().describe(thing)[:32]
 
@@ -78,7 +81,7 @@ class _Describer:
         code = thing if isinstance(thing, (FunctionType, type)) else type(thing)
         version = str(getattr(thing, "version", "") or "")
         source = _source_digest(code)
-        settings = {name: self.describe(value) for name, value in _settings(thing).items() if name != "version"}
+        settings = {name: self.describe(value) for name, value in _settings(thing).items() if name not in _NO_SETTINGS}
         return {
             "name": f"{code.__module__}.{code.__qualname__}",
             "version": version,

@@ -8,7 +8,7 @@ import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime
-from typing import Any, Final, TypeAlias, TypedDict
+from typing import Any, Final, TypeAlias, TypedDict, cast
 
 import attrs
 
@@ -45,7 +45,7 @@ from tsm_training.errors import (
 )
 from tsm_training.fingerprints import describe_object
 from tsm_training.images import ImageLimits, inspect_image
-from tsm_training.workers import Worker, WorkerPool, WorkerPoolLike, ask_pool
+from tsm_training.workers import PASSING_FAILURES, Worker, WorkerPool, WorkerPoolLike, WorkerRunner, ask_pool
 
 __all__ = [
     "CacheEntry",
@@ -167,6 +167,8 @@ class Evaluator:
         Raises:
             NoWorkersError: the pool is ours and empty.
             MetricError: the judge raised or gave something that is no similarity.
+            WorkerNotIsolatableError: a worker cannot be run in the way that the pool's runner wants.
+            ExecutorError: the executor takes no work or has broken down, or workers cannot be run at all.
             TrainingStoppedError: the listener said so.
         """
         known, skipped = self.with_files(examples)
@@ -251,6 +253,8 @@ class Evaluator:
             if missing:
                 tasks.append(self._task(digest, example, missing))
         fresh = _Fresh(found, fingerprints.get)
+        wanted = {worker.worker_id for task in tasks for worker in task.workers}
+        self._runner.check([worker for worker in workers if worker.worker_id in wanted])
         with execution(self.executor) as executor:
             run = TaskRun(tasks, executor, self.memory_budget)
             try:
@@ -273,7 +277,12 @@ class Evaluator:
             workers=workers,
             judge=self.judge,
             limits=self.limits,
+            runner=self._runner,
         )
+
+    @property
+    def _runner(self) -> WorkerRunner:
+        return cast("WorkerPool", self.pool).runner  # only pools of ours get here
 
     def collect(self, results: Iterator[ScoredExample], fresh: _Fresh, total: int, listener: Listener) -> None:
         """Keep results as they come; whatever happens, what was evaluated is stored."""
@@ -357,6 +366,8 @@ class _Fresh:
             fingerprint = self.fingerprint_of(score.worker_id) or ""
             evaluation = _evaluation(EvaluationKey(digest, score.worker_id, fingerprint, metric), score, now)
             self.found.setdefault(digest, {})[score.worker_id] = evaluation
+            if evaluation.failure_kind in PASSING_FAILURES:
+                continue  # it counts in this call; the next one tries again
             pending.evaluations.append(evaluation)
             if score.preview is not None:
                 pending.previews.append(Preview(digest, preview_name(score.worker_id, fingerprint), score.preview))

@@ -7,8 +7,17 @@ same results to the last bit. `TaskRun` feeds an executor while it keeps the pic
 from __future__ import annotations
 
 import os
+import pickle
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, Executor, Future, ThreadPoolExecutor, wait
+from concurrent.futures import (
+    FIRST_COMPLETED,
+    BrokenExecutor,
+    CancelledError,
+    Executor,
+    Future,
+    ThreadPoolExecutor,
+    wait,
+)
 from contextlib import contextmanager
 from typing import Final, Protocol, TypeAlias
 
@@ -18,9 +27,9 @@ import numpy as np
 from tsm_training.arrays import Image
 from tsm_training.data import ExampleFiles, TrainingExample
 from tsm_training.ensemble import encode_preview, sample_grid
-from tsm_training.errors import ImageError, ImageSizeMismatchError, MetricError
+from tsm_training.errors import ExecutorError, ImageError, ImageSizeMismatchError, MetricError
 from tsm_training.images import ImageLimits, read_image
-from tsm_training.workers import Worker, WorkerFailure, WorkerRequest, WorkerResult, run_worker
+from tsm_training.workers import ThreadRunner, Worker, WorkerFailure, WorkerRequest, WorkerResult, WorkerRunner
 
 __all__ = [
     "TARGET",
@@ -48,6 +57,7 @@ _MAX_THREADS: Final = 8
 _MAX_IN_FLIGHT: Final = 64
 _POLL_SECONDS: Final = 0.1
 _ROUNDING: Final = 1e-9
+_PICKLING_ERRORS: Final = (pickle.PicklingError, AttributeError, TypeError)  # what Python says of what it cannot pickle
 
 
 class Judge(Protocol):
@@ -80,6 +90,7 @@ class Task:
     workers: tuple[Worker, ...]
     judge: Judge
     limits: ImageLimits
+    runner: WorkerRunner = attrs.field(factory=ThreadRunner)
 
     @property
     def bytes_in_flight(self) -> int:
@@ -149,13 +160,14 @@ def evaluate(task: Task) -> ScoredExample:
 
     Raises:
         MetricError: the judge raised or gave something that is no similarity.
+        ExecutorError: workers cannot be run here at all.
     """
     try:
         triple = load_triple(task, task.files, task.limits)
     except (ImageError, ImageSizeMismatchError) as error:
         return ScoredExample(task.example_id, skipped=str(error))
     request = WorkerRequest(triple.source, triple.target)
-    results = (run_worker(worker, request) for worker in task.workers)
+    results = (task.runner.run(worker, request) for worker in task.workers)
     return score_results(task.example_id, results, triple, task.judge)
 
 
@@ -230,7 +242,7 @@ class TaskRun:
 
     def __init__(self, tasks: Sequence[Task], executor: Executor, memory_budget: int) -> None:
         self._waiting = list(reversed(tasks))
-        self._in_flight: dict[Future[ScoredExample], int] = {}
+        self._in_flight: dict[Future[ScoredExample], Task] = {}
         self._executor = executor
         self._memory_budget = memory_budget
 
@@ -239,12 +251,13 @@ class TaskRun:
 
         Raises:
             MetricError: see `evaluate`.
+            ExecutorError: the executor takes no work, has broken down, or cannot carry a task.
         """
         while self._waiting or self._in_flight:
             poll()
             while self._waiting and self._fits(self._waiting[-1]):
                 task = self._waiting.pop()
-                self._in_flight[self._executor.submit(evaluate, task)] = task.bytes_in_flight
+                self._in_flight[self._submitted(task)] = task
             done, _running = wait(self._in_flight, _POLL_SECONDS, FIRST_COMPLETED)
             yield from map(self._taken, done)
 
@@ -258,11 +271,49 @@ class TaskRun:
         ended, _running = wait(begun, None if finish else 0.0)
         yield from (self._taken(future) for future in ended if future.exception() is None)
 
+    def _submitted(self, task: Task) -> Future[ScoredExample]:
+        try:
+            return self._executor.submit(evaluate, task)
+        except RuntimeError as error:  # it was shut down, is broken, or the interpreter is about to exit
+            raise self._fault(f"takes no work: {error}") from error
+        except _PICKLING_ERRORS as error:
+            self._explain(error, task)
+            raise
+
     def _taken(self, future: Future[ScoredExample]) -> ScoredExample:
-        del self._in_flight[future]
-        return future.result()
+        task = self._in_flight.pop(future)
+        try:
+            return future.result()
+        except BrokenExecutor as error:
+            raise self._fault(f"has broken down: {error}. Workers and metrics must be importable there") from error
+        except CancelledError as error:
+            raise self._fault("has dropped an example that it had accepted") from error
+        except _PICKLING_ERRORS as error:
+            self._explain(error, task)
+            raise
+
+    def _explain(self, error: Exception, task: Task) -> None:
+        """Raise ExecutorError if the executor could not carry the task; any other error is left to the caller."""
+        if not isinstance(self._executor, ThreadPoolExecutor) and (part := _unpicklable_part(task)) is not None:
+            raise self._fault(f"cannot be sent {part}: {error}") from error
+
+    def _fault(self, reason: str) -> ExecutorError:
+        return ExecutorError(type(self._executor).__qualname__, reason)
 
     def _fits(self, task: Task) -> bool:
         if len(self._in_flight) >= _MAX_IN_FLIGHT:
             return False
-        return not self._in_flight or sum(self._in_flight.values()) + task.bytes_in_flight <= self._memory_budget
+        taken = sum(begun.bytes_in_flight for begun in self._in_flight.values())
+        return not self._in_flight or taken + task.bytes_in_flight <= self._memory_budget
+
+
+def _unpicklable_part(task: Task) -> str | None:
+    """Name what keeps a task from travelling to another process, or return None where it can be pickled."""
+    parts: dict[str, object] = {f"worker {worker.worker_id!r}": worker for worker in task.workers}
+    parts |= {"the judge": task.judge, "the pool's runner": task.runner}
+    for name, part in parts.items():
+        try:
+            pickle.dumps(part)
+        except Exception:  # a foreign __reduce__ may do anything
+            return name
+    return None

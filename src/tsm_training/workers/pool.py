@@ -1,0 +1,148 @@
+"""The pool: the registered workers, and a way to run all of them on one request."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+
+import attrs
+
+from tsm_training.arguments import at_least
+from tsm_training.arrays import Image, check_image
+from tsm_training.errors import (
+    DuplicateWorkerError,
+    ExecutorError,
+    InvalidArgumentError,
+    NoWorkersError,
+    WorkerNotFoundError,
+)
+from tsm_training.workers.records import WorkerRequest, WorkerResult
+from tsm_training.workers.runners import ThreadRunner, WorkerRunner
+from tsm_training.workers.worker import Worker, check_worker_id, time_limit_of
+
+__all__ = ["WorkerPool"]
+
+
+@attrs.frozen(eq=False)
+class WorkerPool:
+    """The registered workers, and a way to run all of them on one request.
+
+    Args:
+        max_workers: How many workers `execute_parallel` runs at the same time, at least 1.
+        runner: How each of them is run: a `ThreadRunner`, which may set a time limit, or a
+            `tsm_training.isolation.IsolatedRunner`, which gives them processes that may come to harm.
+
+    Raises:
+        InvalidArgumentError: `max_workers` is not a whole number of at least 1, or `runner` is no `WorkerRunner`.
+    """
+
+    max_workers: int = attrs.field(default=10, validator=at_least(1))
+    runner: WorkerRunner = attrs.field(factory=ThreadRunner, kw_only=True)
+    _registry: dict[str, Worker] = attrs.field(factory=dict, init=False, repr=False)
+    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+
+    @runner.validator
+    def _check_runner(self, _attribute: object, value: object) -> None:
+        if not isinstance(value, WorkerRunner) or isinstance(value, type):
+            raise InvalidArgumentError("runner", value, "a WorkerRunner, such as ThreadRunner(time_limit=10)")
+
+    @property
+    def workers(self) -> tuple[Worker, ...]:
+        """The registered workers, in order of registration."""
+        with self._lock:
+            return tuple(self._registry.values())
+
+    def register_worker(self, worker: Worker) -> None:
+        """Add a worker.
+
+        Raises:
+            InvalidArgumentError: it is no `Worker`, its id is empty, too long or holds control characters, or its time
+                limit is no finite number above 0.
+            DuplicateWorkerError: its id is taken.
+        """
+        if not isinstance(worker, Worker):
+            raise InvalidArgumentError(
+                "worker", worker, 'a Worker (wrap a function with FunctionWorker("id", function))'
+            )
+        check_worker_id(worker.worker_id)
+        time_limit_of(worker, None)
+        with self._lock:
+            if worker.worker_id in self._registry:
+                raise DuplicateWorkerError(worker.worker_id)
+            self._registry[worker.worker_id] = worker
+
+    def unregister_worker(self, worker_id: str) -> Worker:
+        """Take a worker out and return it; what was learned about it stays where it is.
+
+        Raises:
+            WorkerNotFoundError: no registered worker has that id.
+        """
+        with self._lock:
+            if worker_id not in self._registry:
+                raise WorkerNotFoundError(worker_id)
+            return self._registry.pop(worker_id)
+
+    def get_worker(self, worker_id: str) -> Worker:
+        """Return the worker with that id.
+
+        Raises:
+            WorkerNotFoundError: no registered worker has that id.
+        """
+        with self._lock:
+            if worker_id not in self._registry:
+                raise WorkerNotFoundError(worker_id)
+            return self._registry[worker_id]
+
+    def execute_parallel(self, data: Mapping[str, Image], /) -> list[WorkerResult]:
+        """Run every worker on one request and return their results in order of registration.
+
+        Args:
+            data: ``data["source"]`` and ``data["target"]``, each uint8, H×W×3, BGR.
+
+        Raises:
+            NoWorkersError: no worker is registered.
+            InvalidArgumentError: a picture is missing or is none.
+            WorkerNotIsolatableError: a worker cannot be run in the way that the pool's runner wants.
+            ExecutorError: no thread or process can be started, or the interpreter is about to exit.
+        """
+        return self.execute(data)
+
+    def execute(self, data: Mapping[str, Image], /, worker_ids: Iterable[str] | None = None) -> list[WorkerResult]:
+        """Do what `execute_parallel` does for some of the workers only (all of them if `worker_ids` is None)."""
+        wanted = None if worker_ids is None else frozenset(worker_ids)
+        workers = [w for w in self.workers if wanted is None or w.worker_id in wanted]
+        if not workers:
+            raise NoWorkersError
+        request = _as_request(data)
+        self.runner.check(workers)
+        # A pool of threads per request: it costs a fraction of a millisecond, leaves nothing behind for a fork or for
+        # the interpreter's exit, and lets a worker call the pool again without waiting for itself.
+        threads = ThreadPoolExecutor(min(self.max_workers, len(workers)), "tsm-worker")
+        try:
+            calls = [_submitted(threads, self.runner, worker, request) for worker in workers]
+            results = [call.result() for call in calls]
+        except BaseException:
+            # Do not wait for running workers: whoever pressed Ctrl-C wants to go on now.
+            threads.shutdown(wait=False, cancel_futures=True)
+            raise
+        threads.shutdown()
+        return results
+
+
+def _submitted(
+    threads: ThreadPoolExecutor, runner: WorkerRunner, worker: Worker, request: WorkerRequest
+) -> Future[WorkerResult]:
+    try:
+        return threads.submit(runner.run, worker, request)
+    except RuntimeError as error:  # too many threads, or the interpreter is about to exit
+        raise ExecutorError("of the worker pool", f"cannot start a worker: {error}") from error
+
+
+def _as_request(data: object) -> WorkerRequest:
+    if isinstance(data, WorkerRequest):
+        return data
+    if not isinstance(data, Mapping) or not data.keys() >= {"source", "target"}:
+        seen = list(data) if isinstance(data, Mapping) else data
+        raise InvalidArgumentError("data", seen, "a mapping with the keys 'source' and 'target'")
+    return WorkerRequest(check_image(data["source"], "data['source']"), check_image(data["target"], "data['target']"))

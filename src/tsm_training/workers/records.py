@@ -1,0 +1,125 @@
+"""What one request to a worker is, and what comes back."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
+
+import attrs
+
+from tsm_training.arrays import Image, frozen_copy
+
+__all__ = [
+    "PASSING_FAILURES",
+    "FailureKind",
+    "WorkerFailure",
+    "WorkerPoolLike",
+    "WorkerRequest",
+    "WorkerResult",
+    "WorkerResultLike",
+    "shared",
+]
+
+T = TypeVar("T")
+
+FailureKind: TypeAlias = Literal["raised", "bad_output", "bad_confidence", "timed_out", "died"]
+"""How a worker failed: it raised; its picture or its confidence cannot be used; it gave no answer within its time
+limit; the process that it ran in came to an end."""
+
+PASSING_FAILURES: Final[frozenset[FailureKind]] = frozenset({"timed_out", "died"})
+"""Failures that may have come of a busy machine as much as of the worker: they count, but they are not kept."""
+
+
+class WorkerRequest(dict[str, Image]):
+    """The two pictures of one request under ``'source'`` and ``'target'``, with a memo that workers may share.
+
+    Both pictures are ``uint8``, H×W×3, BGR, and read-only for good. Several workers start from the same conversions of
+    the same pictures (Lab, say); `shared` computes each of them once per request, whichever thread asks first.
+    """
+
+    def __init__(self, source: Image, target: Image) -> None:
+        super().__init__(source=frozen_copy(source), target=frozen_copy(target))
+        self._memo: dict[Hashable, Any] = {}
+        self._lock = threading.RLock()
+
+    def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """Return the value under `key`, computing it on the first call; it must never be changed afterwards."""
+        with self._lock:
+            if key not in self._memo:
+                self._memo[key] = compute()
+            return cast("T", self._memo[key])
+
+
+def shared(data: Mapping[str, Image], key: Hashable, compute: Callable[[], T]) -> T:
+    """Return what `compute` gives, once per request where `data` can remember it, anew where it is a plain mapping."""
+    return data.shared(key, compute) if isinstance(data, WorkerRequest) else compute()
+
+
+@attrs.frozen
+class WorkerFailure:
+    """Why a worker gave no usable picture."""
+
+    kind: FailureKind
+    error_type: str
+    """The exception's class name, or the name of the check that failed."""
+    message: str
+    """At most 500 characters."""
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.error_type}: {self.message}"
+
+
+@attrs.frozen(eq=False)
+class WorkerResult:
+    """What one worker made of one request."""
+
+    worker_id: str
+    value: Image | None
+    """The picture (uint8, H×W×3, BGR, the target's size), or None where the worker failed."""
+    confidence: float = 1.0
+    """The worker's own confidence in this picture, in [0, 1]."""
+    failure: WorkerFailure | None = None
+    seconds: float = 0.0
+    """Wall-clock time that the worker took."""
+
+    def is_valid(self) -> bool:
+        """Tell whether there is a picture to use."""
+        return self.value is not None and self.failure is None
+
+
+@runtime_checkable
+class WorkerResultLike(Protocol):
+    """What the library needs of a result, so that a host's own pool may return its own objects."""
+
+    @property
+    def worker_id(self) -> str:
+        """The id of the worker that answered."""
+        ...
+
+    @property
+    def value(self) -> Any:
+        """The picture: uint8, H×W×3, BGR, the target's size; checked before use."""
+        ...
+
+    @property
+    def confidence(self) -> float:
+        """The worker's own confidence, in [0, 1]."""
+        ...
+
+    def is_valid(self) -> bool:
+        """Tell whether the worker succeeded."""
+        ...
+
+
+@runtime_checkable
+class WorkerPoolLike(Protocol):
+    """What the library needs of a pool: one method.
+
+    `execute_parallel` gets a dictionary with the keys ``'source'`` and ``'target'`` (uint8, H×W×3, BGR) and returns one
+    result per worker, in any order. It is called from one thread at a time.
+    """
+
+    def execute_parallel(self, data: dict[str, Image], /) -> Sequence[WorkerResultLike]:
+        """Run every worker on one request and return their results."""
+        ...

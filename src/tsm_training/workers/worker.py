@@ -1,0 +1,137 @@
+"""Workers: the base class, and one made of a function."""
+
+from __future__ import annotations
+
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from typing import Final
+
+import attrs
+
+from tsm_training.arguments import check_callable, check_number
+from tsm_training.arrays import Image
+from tsm_training.errors import InvalidArgumentError
+
+__all__ = ["FunctionWorker", "Worker", "check_time_limit", "check_worker_id", "time_limit_of"]
+
+_MAX_ID_LENGTH: Final = 128
+
+
+class Worker(ABC):
+    """An image algorithm of the ensemble. Subclass it, name it, and implement `process`.
+
+    >>> class Negative(Worker):
+    ...     worker_id = "negative"
+    ...     def process(self, data):
+    ...         return 255 - data["target"]
+
+    Settings belong in attrs fields (decorate the subclass with ``@attrs.frozen``): they become part of the worker's
+    fingerprint, so that changing one makes old evaluations of this worker invalid. Examples are evaluated in several
+    threads at once, so `process` and `get_confidence` must not keep state between calls without a lock.
+    """
+
+    @property
+    @abstractmethod
+    def worker_id(self) -> str:
+        """The name under which weights, metrics and evaluations of this worker are kept; a class attribute will do."""
+
+    @property
+    def version(self) -> str:
+        """Change this (a class attribute will do) when the worker's results change, to have it evaluated afresh."""
+        return ""
+
+    @property
+    def reads_only(self) -> bool:
+        """True promises that `process` never writes into its inputs; it then gets them without a copy, read-only."""
+        return False
+
+    @property
+    def time_limit(self) -> float | None:
+        """How many seconds one call may take (a class attribute will do); None leaves it to the pool's runner.
+
+        Results do not depend on it: as an attrs field it is no setting and no part of the fingerprint.
+        """
+        return None
+
+    @abstractmethod
+    def process(self, data: Mapping[str, Image]) -> Image:
+        """Answer one request.
+
+        Args:
+            data: ``data["source"]`` gives the colours, ``data["target"]`` is the picture to change; both ``uint8``,
+                H×W×3, BGR. Their sizes may differ.
+
+        Returns:
+            A new picture, ``uint8``, BGR, of exactly the target's height and width.
+
+        Raises:
+            Exception: anything; it is recorded as this worker's failure on this example and disturbs nobody else.
+        """
+
+    def get_confidence(self, data: Mapping[str, Image], result: Image) -> float:
+        """Say how sure the worker is of `result`, in [0, 1]. Low confidence makes evidence count less."""
+        return 1.0
+
+
+@attrs.frozen
+class FunctionWorker(Worker):
+    """Makes a worker of a function ``f(source, target) -> picture`` (all uint8, H×W×3, BGR).
+
+    Args:
+        worker_id: The worker's name.
+        function: Called with two writable pictures of its own; several threads may call it at once.
+        version: Change it when the function's results change for a reason that its own source does not show.
+        time_limit: How many seconds one call may take; None leaves it to the pool's runner.
+
+    Raises:
+        InvalidArgumentError: `function` cannot be called, or `time_limit` is no finite number above 0.
+    """
+
+    worker_id: str
+    function: Callable[[Image, Image], Image] = attrs.field()
+    version: str = ""
+    time_limit: float | None = attrs.field(default=None)
+
+    @function.validator
+    def _check_function(self, _attribute: object, value: object) -> None:
+        check_callable("function", value, "a function (source, target) -> picture")
+
+    @time_limit.validator
+    def _check_time_limit(self, _attribute: object, value: object) -> None:
+        check_time_limit("time_limit", value)
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        """Call the function with source and target (uint8, H×W×3, BGR); whatever it raises is passed on."""
+        return self.function(data["source"], data["target"])
+
+
+def check_time_limit(name: str, value: object) -> None:
+    """Raise InvalidArgumentError unless `value` is a finite number of seconds above 0, or None."""
+    if value is not None:
+        check_number(name, value, 0.0, sys.float_info.max, "a finite number of seconds above 0, or None for no limit")
+
+
+def time_limit_of(worker: Worker, otherwise: float | None) -> float | None:
+    """Return how many seconds a call of this worker may take: its own limit, else the one given; None for any.
+
+    Raises:
+        InvalidArgumentError: the worker's own limit is not a finite number above 0.
+    """
+    own = worker.time_limit
+    check_time_limit(f"time_limit of worker {worker.worker_id!r}", own)
+    return otherwise if own is None else float(own)
+
+
+def check_worker_id(worker_id: object) -> None:
+    """Raise InvalidArgumentError unless this is an id that any store can keep."""
+    usable = (
+        isinstance(worker_id, str)
+        and 0 < len(worker_id) <= _MAX_ID_LENGTH
+        and worker_id.isprintable()
+        and worker_id.strip() == worker_id
+    )
+    if not usable:
+        raise InvalidArgumentError(
+            "worker_id", worker_id, f"1 to {_MAX_ID_LENGTH} printable characters without spaces at the ends"
+        )
