@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import errno
+import json
 import os
 import socket
 import stat
+import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,8 +17,11 @@ from tsm_training import files
 from tsm_training.files import (
     FileTooLargeError,
     NotARegularFileError,
+    OutsideRootError,
+    leads_inside,
     read_regular_file,
     replace_file,
+    sync_folder,
     system_reason,
 )
 
@@ -25,6 +31,12 @@ needs_modes = pytest.mark.skipif(sys.platform == "win32", reason="this system ha
 
 def names_in(folder: Path) -> list[str]:
     return sorted(entry.name for entry in folder.iterdir())
+
+
+def open_files() -> int:
+    """Count this process's open files, where the system lists them."""
+    listed = Path("/proc/self/fd")
+    return len(names_in(listed)) if listed.is_dir() else 0
 
 
 @pytest.fixture
@@ -135,20 +147,180 @@ def test_a_file_that_changes_its_size_while_it_is_read_is_refused(
         read_regular_file(path, 100)
 
 
-@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open files")
 def test_a_refusal_leaves_no_file_open(tmp_path: Path) -> None:
     (tmp_path / "large").write_bytes(b"12345")
     os.mkfifo(tmp_path / "pipe")
-    before = len(names_in(Path("/proc/self/fd")))
+    before = open_files()
     for name in (".", "large", "pipe", "missing") * 5:
         with pytest.raises(OSError, match=r"."):
             read_regular_file(tmp_path / name, 4)
-    assert len(names_in(Path("/proc/self/fd"))) == before
+    assert open_files() == before
 
 
 def test_the_reason_of_an_error_does_not_repeat_the_path() -> None:
     assert system_reason(FileNotFoundError(2, "No such file or directory", "/secret")) == "No such file or directory"
     assert system_reason(NotARegularFileError("a pipe")) == "is a pipe; a regular file is expected"
+
+
+# --- reading below a folder only ------------------------------------------------------------------------------------
+
+EITHER_WAY = pytest.mark.parametrize("below", [True, False], ids=["folder by folder", "compared"])
+
+
+@pytest.fixture
+def place(tmp_path: Path) -> Path:
+    """A folder ``root`` with files and links in it, and one beside it that nobody may read from."""
+    for folder in ("root/sub/deeper", "outside", "root-and-more"):
+        (tmp_path / folder).mkdir(parents=True)
+    for name in ("root/a", "root/sub/deeper/b", "outside/secret", "root-and-more/secret"):
+        (tmp_path / name).write_bytes(name.encode())
+    links = {
+        "root/to-b": "sub/deeper/b",
+        "root/sub/up": "../sub",
+        "root/absolute": str(tmp_path / "root" / "a"),
+        "root/out": "../outside/secret",
+        "root/out-absolute": str(tmp_path / "outside" / "secret"),
+        "root/out-folder": "../outside",
+        "root/twice": "out-folder",
+        "root/nothing-out": "../outside/missing",
+        "root/loop": "loop",
+        "in": "root/a",
+    }
+    for name, target in links.items():
+        (tmp_path / name).symlink_to(target)
+    return Path(os.path.realpath(tmp_path))
+
+
+@EITHER_WAY
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("root/a", b"root/a"),
+        ("root/sub/../a", b"root/a"),
+        ("root/sub/deeper/b", b"root/sub/deeper/b"),
+        ("root/to-b", b"root/sub/deeper/b"),
+        ("root/sub/up/up/deeper/b", b"root/sub/deeper/b"),
+        ("root/absolute", b"root/a"),
+        ("outside/../root/a", b"root/a"),
+        ("in", b"root/a"),
+    ],
+)
+def test_what_lies_below_the_root_is_read_however_it_is_named(
+    place: Path, monkeypatch: pytest.MonkeyPatch, below: bool, name: str, content: bytes
+) -> None:
+    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
+    root = str(place / "root")
+    for path in (f"{place}/{name}", os.fsencode(f"{place}/{name}")):
+        assert read_regular_file(path, 100, root) == content
+        assert leads_inside(path, root)
+    monkeypatch.chdir(place)
+    assert read_regular_file(name, 100, root) == content
+    assert read_regular_file(name, 100, "/") == content
+
+
+@EITHER_WAY
+@pytest.mark.parametrize(
+    "name",
+    [
+        "outside/secret",
+        "outside/missing",
+        "root/../outside/secret",
+        "root/sub/../../outside/secret",
+        "root-and-more/secret",
+        "root/out",
+        "root/out-absolute",
+        "root/out-folder/secret",
+        "root/twice/secret",
+        "root/nothing-out",
+        "root/..",
+        "/etc/passwd",
+        "/dev/null",
+        "/proc/self/environ",
+        "/proc/self/cwd/secret",
+        "/proc/self/root/etc/passwd",
+    ],
+)
+def test_what_leads_out_of_the_root_is_refused_whether_it_exists_or_not(
+    place: Path, monkeypatch: pytest.MonkeyPatch, below: bool, name: str
+) -> None:
+    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
+    monkeypatch.chdir(place / "outside")
+    root, path = str(place / "root"), os.path.join(place, name)  # noqa: PTH118 - Path would tidy it up
+    with pytest.raises(OutsideRootError) as caught:
+        read_regular_file(path, 100, root)
+    assert caught.value.root == root
+    assert system_reason(caught.value) == f"leads to {os.path.realpath(path)!r}, outside of the folder {root!r}"
+    assert not leads_inside(path, root)
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="this system does not list open files")
+@EITHER_WAY
+def test_an_open_file_of_this_process_is_judged_by_where_it_lies(
+    place: Path, monkeypatch: pytest.MonkeyPatch, below: bool
+) -> None:
+    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
+    with (place / "outside/secret").open("rb") as secret, (place / "root/a").open("rb") as allowed:
+        with pytest.raises(OutsideRootError):
+            read_regular_file(f"/proc/self/fd/{secret.fileno()}", 100, str(place / "root"))
+        assert read_regular_file(f"/proc/self/fd/{allowed.fileno()}", 100, str(place / "root")) == b"root/a"
+
+
+@EITHER_WAY
+@pytest.mark.parametrize("name", [".", "missing", "missing/deep", "a/below", "sub", "loop", "pipe"])
+def test_what_is_no_file_below_the_root_is_refused_and_nothing_left_open(
+    place: Path, monkeypatch: pytest.MonkeyPatch, below: bool, name: str
+) -> None:
+    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
+    os.mkfifo(place / "root/pipe")
+    before = open_files()
+    for _ in range(3):
+        with pytest.raises(OSError, match=r".") as caught:
+            read_regular_file(place / "root" / name, 100, str(place / "root"))
+        assert not isinstance(caught.value, OutsideRootError)
+    assert open_files() == before
+
+
+@EITHER_WAY
+@pytest.mark.parametrize("swapped", ["b", "deeper"])
+@pytest.mark.parametrize("back", [False, True], ids=["stays", "is put back"])
+def test_a_link_that_is_put_there_after_the_look_is_not_followed(
+    place: Path, monkeypatch: pytest.MonkeyPatch, below: bool, swapped: str, back: bool
+) -> None:
+    """The file is exchanged for a link at the worst moment: when its place has just been found to be inside."""
+    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
+    (place / "outside/b").write_bytes(b"secret")
+    victim = place / "root/sub/deeper" / ("b" if swapped == "b" else "")
+    away = victim.with_name("away")
+    honest_look, honest_open = os.path.realpath, os.open
+
+    def look(path: Any, **options: Any) -> Any:
+        found = honest_look(path, **options)
+        if not away.exists() and victim.exists() and not victim.is_symlink():
+            victim.rename(away)
+            victim.symlink_to(place / "outside" / ("b" if swapped == "b" else ""))
+        return found
+
+    def opened(path: Any, flags: int, *rest: Any, **options: Any) -> int:
+        try:
+            return honest_open(path, flags, *rest, **options)
+        finally:
+            if back and victim.is_symlink() and not flags & getattr(os, "O_DIRECTORY", 0):
+                victim.unlink()
+                away.rename(victim)
+
+    monkeypatch.setattr(os.path, "realpath", look)
+    monkeypatch.setattr(os, "open", opened)
+    with pytest.raises(OSError, match=r"."):
+        read_regular_file(place / "root/sub/deeper/b", 100, str(place / "root"))
+
+
+@needs_modes
+def test_a_folder_that_may_be_passed_but_not_listed_is_no_obstacle(place: Path) -> None:
+    (place / "root/sub").chmod(0o100)
+    try:
+        assert read_regular_file(place / "root/sub/deeper/b", 100, str(place / "root")) == b"root/sub/deeper/b"
+    finally:
+        (place / "root/sub").chmod(0o700)
 
 
 # --- replacing ------------------------------------------------------------------------------------------------------
@@ -256,17 +428,167 @@ def test_the_first_fault_is_reported_even_if_cleaning_up_fails_too(path: Path, m
         replace_file(path, b"new")
 
 
-def test_a_folder_that_cannot_be_made_durable_is_no_failure(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def only_files_are_synced(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Let the sync of a folder fail with an error of that number."""
     honest = os.fsync
 
-    def only_files(descriptor: int) -> None:
+    def fsync(descriptor: int) -> None:
         if stat.S_ISDIR(os.fstat(descriptor).st_mode):
-            raise OSError(22, "Invalid argument")
+            raise OSError(number, os.strerror(number))
         honest(descriptor)
 
-    monkeypatch.setattr(os, "fsync", only_files)
+    monkeypatch.setattr(os, "fsync", fsync)
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS])
+def test_a_file_system_that_cannot_sync_folders_is_no_failure(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    only_files_are_synced(monkeypatch, number)
     replace_file(path, b"new")
     assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EPERM, errno.EISDIR])
+def test_a_folder_that_the_system_does_not_open_is_no_failure(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    honest = os.open
+
+    def opened(name: Any, flags: int, *rest: Any) -> int:
+        if Path(name) == path.parent:
+            raise OSError(number, os.strerror(number))
+        return honest(name, flags, *rest)
+
+    monkeypatch.setattr(os, "open", opened)
+    replace_file(path, b"new")
+    assert path.read_bytes() == b"new"
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_folder_that_could_not_be_synced_is_never_reported_as_success(
+    path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    path.write_bytes(b"old")
+    only_files_are_synced(monkeypatch, number)
+    before = open_files()
+    with pytest.raises(OSError, match=r".") as caught:
+        replace_file(path, b"new")
+    assert caught.value.errno == number
+    assert names_in(path.parent) == [path.name]
+    assert path.read_bytes() == b"new"  # there already, but perhaps not after a power cut: so it is no success
+    assert open_files() == before
+
+
+def test_a_folder_that_is_gone_or_out_of_reach_cannot_be_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(FileNotFoundError):
+        sync_folder(tmp_path / "missing")
+
+    def none_left(*_arguments: object) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "open", none_left)
+    with pytest.raises(OSError, match="Too many open files"):
+        sync_folder(tmp_path)
+
+
+# --- killed in the midst --------------------------------------------------------------------------------------------
+
+KILLED_AT_EACH_STEP = """
+import json, os, signal, sys
+from pathlib import Path
+from tsm_training.files import replace_file
+
+def replace_and_die(path, at, when):
+    steps = 0
+    def deadly(honest):
+        def call(*arguments, **options):
+            nonlocal steps
+            mine, steps = steps, steps + 1
+            if mine == at and when == "before":
+                os.kill(os.getpid(), signal.SIGKILL)
+            result = honest(*arguments, **options)
+            if mine == at and when == "after":
+                os.kill(os.getpid(), signal.SIGKILL)
+            return result
+        return call
+    for name in ("open", "fsync", "chmod", "replace"):
+        setattr(os, name, deadly(getattr(os, name)))
+    replace_file(path, b"new" * 100_000)
+
+rounds = []
+for when in ("before", "after"):
+    for step in range(100):
+        path = Path(sys.argv[1]) / f"{when}-{step}" / "file"
+        path.parent.mkdir()
+        path.write_bytes(b"old" * 50_000)
+        child = os.fork()
+        if child == 0:
+            replace_and_die(path, step, when)
+            os._exit(0)
+        _, status = os.waitpid(child, 0)
+        if status == 0:
+            rounds.append([when, step])
+            break
+print(json.dumps(rounds))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_a_process_that_is_killed_at_any_step_leaves_the_old_contents_or_the_new(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_EACH_STEP, tmp_path], stdout=subprocess.PIPE, check=True, timeout=120
+    )
+    assert json.loads(done.stdout) == [["before", 6], ["after", 6]]  # open, sync, mode, replace, open folder, sync
+    old, new, seen, leftovers = b"old" * 50_000, b"new" * 100_000, [], []
+    for folder in tmp_path.iterdir():
+        seen.append((folder / "file").read_bytes())
+        leftovers += [name for name in names_in(folder) if name != "file"]
+        replace_file(folder / "file", b"newer")  # what was left behind is in nobody's way
+        assert (folder / "file").read_bytes() == b"newer"
+    assert set(seen) == {old, new}
+    assert leftovers
+    assert all(name.startswith(".") and name.endswith(".tmp") and len(name) == 21 for name in leftovers)
+
+
+KILLED_AT_RANDOM = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+from tsm_training.files import read_regular_file, replace_file
+
+path, kills = Path(sys.argv[1]), int(sys.argv[2])
+contents = [bytes([65 + k]) * (50_000 + 70_000 * k) for k in range(5)]
+replace_file(path, contents[0])
+chance, reads, torn = random.Random(1), 0, 0
+for _ in range(kills):
+    child = os.fork()
+    if child == 0:
+        while True:
+            for content in contents:
+                replace_file(path, content)
+    until = time.monotonic() + chance.uniform(0.001, 0.03)
+    while time.monotonic() < until or reads == 0:
+        torn += read_regular_file(path, 10**6) not in contents
+        reads += 1
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    torn += read_regular_file(path, 10**6) not in contents
+print(json.dumps({"reads": reads, "torn": torn, "others": [p.name for p in path.parent.iterdir() if p != path]}))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
+def test_readers_see_whole_contents_only_while_writers_are_killed_beside_them(path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", KILLED_AT_RANDOM, path, "40"], stdout=subprocess.PIPE, check=True, timeout=120
+    )
+    result = json.loads(done.stdout)
+    assert result["torn"] == 0
+    assert result["reads"] > 0
+    assert len(result["others"]) <= 40  # at most one hidden file for each of the killed
+    assert all(name.endswith(".tmp") for name in result["others"])
 
 
 def test_a_symbolic_link_stays_and_what_it_points_to_is_replaced(tmp_path: Path) -> None:

@@ -1,8 +1,14 @@
-"""Reading and replacing whole files without surprises: regular files only, capped, old or new but never torn."""
+"""Reading and replacing whole files without surprises: regular files only, capped, old or new but never torn.
+
+A process that is killed while it replaces a file may leave a hidden one beside it, named ``.``, sixteen hexadecimal
+digits and ``.tmp``. It is never read, and can be deleted when no process is writing there. That is not done here, for
+nobody can tell it from one that is being written.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 import stat
@@ -12,6 +18,8 @@ from typing import Final
 __all__ = [
     "FileTooLargeError",
     "NotARegularFileError",
+    "OutsideRootError",
+    "leads_inside",
     "read_regular_file",
     "replace_file",
     "sync_folder",
@@ -42,9 +50,23 @@ class FileTooLargeError(OSError):
         return f"has {self.size} bytes; at most {self.limit} are allowed"
 
 
+class OutsideRootError(OSError):
+    """The path leads out of the folder `root` to what is really at `place`."""
+
+    def __init__(self, root: str, place: str) -> None:
+        super().__init__(root, place)
+        self.root = root
+        self.place = place
+
+    def __str__(self) -> str:
+        return f"leads to {self.place!r}, outside of the folder {self.root!r}"
+
+
 def system_reason(error: OSError) -> str:
     """Return what the system, or one of the errors above, says in a few words and without the path."""
-    if isinstance(error, (NotARegularFileError, FileTooLargeError)):  # OSError takes their arguments for its own
+    if isinstance(
+        error, (NotARegularFileError, FileTooLargeError, OutsideRootError)
+    ):  # OSError takes their arguments for its own
         return str(error)
     return error.strerror or str(error)
 
@@ -61,20 +83,29 @@ def _flags(*names: str) -> int:
 _READ_FLAGS: Final = os.O_RDONLY | _flags("O_NONBLOCK", "O_CLOEXEC", "O_NOCTTY", "O_BINARY")
 _CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_CLOEXEC", "O_NOFOLLOW", "O_BINARY")
 _NEW_FILE_MODE: Final = 0o666
+# To pass through a folder it need not be readable (O_PATH); a link is no folder (O_NOFOLLOW).
+_FOLDER_FLAGS: Final = _flags("O_PATH", "O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC")
+_OPENS_BELOW_A_FOLDER: Final = os.open in os.supports_dir_fd
 
 
-def read_regular_file(path: str | bytes | os.PathLike[str], max_bytes: int) -> bytes:
+def read_regular_file(path: str | bytes | os.PathLike[str], max_bytes: int, root: str | None = None) -> bytes:
     """Return the contents of a regular file of at most `max_bytes` bytes.
 
     The file is opened without waiting, so that a pipe or a device is refused at once instead of hanging. What is judged
     is the open file, not its name, so that nobody can exchange it in between.
 
+    Args:
+        path: Of the file; links are followed.
+        max_bytes: How large it may be.
+        root: The folder that the path, with all links followed, must not leave; absolute and itself free of links.
+
     Raises:
+        OutsideRootError: the path leads out of `root`, whether there is anything or not.
         NotARegularFileError: it is no regular file.
         FileTooLargeError: it is too large; nothing was read.
         OSError: it cannot be opened or read, or changes its size meanwhile.
     """
-    with open(path, "rb", opener=lambda name, _flags: os.open(name, _READ_FLAGS)) as file:
+    with open(path, "rb", opener=lambda name, _flags: _opened(name, root)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
             raise NotARegularFileError(_kind(status.st_mode))
@@ -86,6 +117,54 @@ def read_regular_file(path: str | bytes | os.PathLike[str], max_bytes: int) -> b
     return content
 
 
+def leads_inside(path: str | bytes | os.PathLike[str], root: str) -> bool:
+    """Tell whether a path, with all links followed, stays inside a folder (absolute and itself free of links)."""
+    return Path(os.path.realpath(os.fsdecode(path))).is_relative_to(root)
+
+
+def _opened(path: str, root: str | None) -> int:
+    """Open a file for reading and return its descriptor."""
+    if root is None:
+        return os.open(path, _READ_FLAGS)
+    place = os.path.realpath(os.fsdecode(path))
+    if not Path(place).is_relative_to(root):
+        raise OutsideRootError(root, place)
+    return _opened_below(root, place) if _OPENS_BELOW_A_FOLDER else _opened_and_compared(root, place)
+
+
+def _opened_below(root: str, place: str) -> int:
+    """Open what is at `place` by going down from `root` folder by folder, through no link.
+
+    So it does not matter if somebody puts a link there after the place was found to be inside.
+    """
+    *folders, name = Path(place).relative_to(root).parts or (".",)
+    folder = os.open(root, _FOLDER_FLAGS)
+    try:
+        for below in folders:
+            above, folder = folder, os.open(below, _FOLDER_FLAGS, dir_fd=folder)
+            os.close(above)
+        return os.open(name, _READ_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
+    finally:
+        os.close(folder)
+
+
+def _opened_and_compared(root: str, place: str) -> int:
+    """Open what is at `place`, then make sure that this is still where it was found to be.
+
+    For systems without the other way. Who exchanges links just then, and back again in time, is not noticed.
+    """
+    descriptor = os.open(place, _READ_FLAGS)
+    try:
+        same = os.path.samestat(os.fstat(descriptor), Path(place).stat())
+        now = os.path.realpath(place)
+        if now != place or not same:
+            raise OutsideRootError(root, now)
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
 def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
     """Write a file so that whoever looks sees the old contents or the new, whatever happens meanwhile.
 
@@ -94,7 +173,8 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
 
     Raises:
         NotARegularFileError: there is something else than a regular file at `path`.
-        OSError: the file cannot be written; what was there before is untouched.
+        OSError: the file cannot be written; what was there before is untouched. Only if it is the folder that cannot
+            be written to the disk in the end (see `sync_folder`), the new contents are there already.
     """
     final = Path(os.path.realpath(path))
     mode = _mode_of_existing(final)
@@ -127,14 +207,32 @@ def _mode_of_existing(path: Path) -> int | None:
     return stat.S_IMODE(mode)
 
 
+_NOT_OPENED: Final = (errno.EACCES, errno.EPERM, errno.EISDIR)
+_NOT_SUPPORTED: Final = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS)
+
+
 def sync_folder(folder: Path) -> None:
-    """Make the new name durable, where the system lets a folder be opened (Windows does not)."""
-    with contextlib.suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+    """Make a new name in a folder durable, where the system can do that.
+
+    Windows opens no folder, a folder may be writable but not readable, and some file systems know no such request: that
+    is as good as it gets there, and no fault.
+
+    Raises:
+        OSError: the system tried and failed, so the new name may not outlive a power cut.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | _flags("O_DIRECTORY", "O_CLOEXEC"))
+    except OSError as error:
+        if error.errno in _NOT_OPENED:
+            return
+        raise
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
+    finally:
+        os.close(descriptor)
 
 
 def _kind(mode: int) -> str:

@@ -14,7 +14,7 @@ import attrs
 
 from tsm_training.data import ROLES, TrainingExample
 from tsm_training.errors import ManifestError
-from tsm_training.files import read_regular_file
+from tsm_training.files import leads_inside, read_regular_file, system_reason
 
 __all__ = ["read_folder", "read_manifest", "relinked"]
 
@@ -72,7 +72,8 @@ def read_manifest(csv_path: str | os.PathLike[str]) -> list[Row]:
         columns = reader.fieldnames or ()
         rows = list(reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise ManifestError(name, f"cannot be read as UTF-8 CSV: {error}") from error
+        reason = system_reason(error) if isinstance(error, OSError) else str(error)
+        raise ManifestError(name, f"cannot be read as UTF-8 CSV: {reason}") from error
     missing = [column for column in _COLUMNS if column not in columns]
     if len(set(columns)) < len(columns):
         raise ManifestError(name, f"names a column twice; its columns are {', '.join(columns)}")
@@ -99,11 +100,16 @@ def _manifest_row(name: str, number: int, row: dict[str | Any, str | Any], folde
 # --- moved files ----------------------------------------------------------------------------------------------------
 
 
-def relinked(examples: Iterable[TrainingExample], root: str | os.PathLike[str]) -> list[TrainingExample]:
-    """Return the examples whose missing files were found below `root` by their contents, with the new paths."""
+def relinked(
+    examples: Iterable[TrainingExample], root: str | os.PathLike[str], image_root: str | None = None
+) -> list[TrainingExample]:
+    """Return the examples whose missing files were found below `root` by their contents, with the new paths.
+
+    With `image_root`, the only folder that pictures may come from, what leads out of that is passed over.
+    """
     incomplete = [example for example in examples if example.files is not None and _missing_roles(example)]
     wanted = {_contents(example, role) for example in incomplete for role in _missing_roles(example)}
-    places = _find_contents(root, wanted)
+    places = _find_contents(root, wanted, image_root)
     moved = []
     for example in incomplete:
         paths: dict[str, Any] = {
@@ -125,11 +131,15 @@ def _contents(example: TrainingExample, role: str) -> tuple[int, str]:
     return picture.num_bytes, picture.sha256
 
 
-def _find_contents(root: str | os.PathLike[str], wanted: set[tuple[int, str]]) -> dict[tuple[int, str], str]:
+def _find_contents(
+    root: str | os.PathLike[str], wanted: set[tuple[int, str]], image_root: str | None
+) -> dict[tuple[int, str], str]:
     sizes = {size for size, _digest in wanted}
     places: dict[tuple[int, str], str] = {}
     for path in _regular_files(root):
         size = path.stat().st_size
+        if image_root is not None and not leads_inside(path, image_root):
+            continue
         if size in sizes and (key := (size, _digest_of(path))) in wanted:
             places.setdefault(key, str(path.absolute()))
     return places

@@ -313,7 +313,7 @@ class TrainingManager:
         if not Path(root).is_dir():
             raise InvalidArgumentError("root", os.fspath(root), "an existing folder")
         examples = {example.example_id: example for example in self.data_manager.iterate_examples()}
-        changed = relinked(examples.values(), root)
+        changed = relinked(examples.values(), root, self.training_engine.limits.root)
         if changed:
             self.data_manager.edit_examples(
                 {

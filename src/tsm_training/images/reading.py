@@ -14,13 +14,14 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tsm_training.arguments import at_least
+from tsm_training.arguments import at_least, check_path
 from tsm_training.arrays import Image, check_image
 from tsm_training.errors import (
     ImageChangedError,
     ImageError,
     ImageFormatError,
     ImageNotFoundError,
+    ImageOutsideRootError,
     ImageTooLargeError,
     ImageUnreadableError,
     InvalidArgumentError,
@@ -28,6 +29,7 @@ from tsm_training.errors import (
 from tsm_training.files import (
     FileTooLargeError,
     NotARegularFileError,
+    OutsideRootError,
     read_regular_file,
     replace_file,
     system_reason,
@@ -39,16 +41,34 @@ __all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "write_ima
 _Path: TypeAlias = str | bytes | os.PathLike[str]
 
 
+def _a_folder(value: _Path | None) -> str | None:
+    """Return a folder as an absolute path without links, so that neither chdir nor a new link makes it another one."""
+    if value is None:
+        return None
+    folder = os.path.realpath(os.fsdecode(value) if isinstance(value, bytes) else check_path("root", value))
+    if not Path(folder).is_dir():
+        raise InvalidArgumentError("root", value, "an existing folder, or None for any place")
+    return folder
+
+
 @attrs.frozen
 class ImageLimits:
-    """How large a picture may be: `max_bytes` for the file, `max_pixels` for width times height.
+    """Which picture files may be read: how large they may be, and where they may lie.
+
+    Args:
+        max_bytes: How large a file may be.
+        max_pixels: How large width times height may be.
+        root: The only folder that pictures may come from, itself or folders below it; None for any place. Links are
+            followed first, so one that leads out of the folder is refused like a path with ``..``. It must exist, and
+            is stored absolute.
 
     Raises:
-        InvalidArgumentError: a limit is no whole number of at least 1.
+        InvalidArgumentError: a limit is no whole number of at least 1, or `root` is no folder.
     """
 
     max_bytes: int = attrs.field(default=256 * 1024**2, validator=at_least(1))
     max_pixels: int = attrs.field(default=64_000_000, validator=at_least(1))
+    root: str | None = attrs.field(default=None, converter=_a_folder)
 
 
 @attrs.frozen
@@ -78,13 +98,14 @@ def inspect_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> ImageIn
 
     Raises:
         InvalidArgumentError: `path` is empty, holds a NUL or is no path.
+        ImageOutsideRootError: it leads out of the folder that `limits` allow.
         ImageNotFoundError: there is no such file.
         ImageUnreadableError: it is no regular file, or the system refuses to read it.
         ImageTooLargeError: the file or the picture exceeds `limits`.
         ImageFormatError: it is no picture of an accepted kind, or ends early (`ImageTruncatedError`).
     """
     name = _checked_path(path)
-    data = _read_file(name, limits.max_bytes)
+    data = _read_file(name, limits)
     header = _header(name, data, limits)
     if header.image_format == "JPEG":
         _decode_reduced(name, data, header)
@@ -101,6 +122,7 @@ def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_s
 
     Raises:
         InvalidArgumentError: `path` is empty, holds a NUL or is no path; or `expected_sha256` is no digest.
+        ImageOutsideRootError: it leads out of the folder that `limits` allow.
         ImageNotFoundError: there is no such file.
         ImageUnreadableError: it is no regular file, or the system refuses to read it.
         ImageChangedError: its contents do not have the expected digest.
@@ -109,7 +131,7 @@ def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_s
     """
     name = _checked_path(path)
     digest = _checked_digest(expected_sha256)
-    data = _read_file(name, limits.max_bytes)
+    data = _read_file(name, limits)
     if digest is not None:
         _compare_digest(name, data, digest)
     header = _header(name, data, limits)
@@ -163,9 +185,11 @@ def _checked_path(path: object) -> str:
     return name
 
 
-def _read_file(name: str, max_bytes: int) -> bytes:
+def _read_file(name: str, limits: ImageLimits) -> bytes:
     try:
-        return read_regular_file(name, max_bytes)
+        return read_regular_file(name, limits.max_bytes, limits.root)
+    except OutsideRootError as error:
+        raise ImageOutsideRootError(name, str(error)) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageNotFoundError(name, "there is no such file") from error
     except FileTooLargeError as error:
