@@ -1,0 +1,61 @@
+"""Letting a process fork only while none of its connections is in use.
+
+SQLite remembers in memory which locks the process holds on a file. A child of a fork inherits that memory, but not the
+locks: told that somebody in its process is writing, it could never write itself; told that somebody is reading, it
+would read without a lock. So a fork waits until every connection is idle, which takes milliseconds.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import weakref
+from typing import Final, Protocol
+
+__all__ = ["guard_forks"]
+
+_PATIENCE: Final = 10.0  # seconds; rather a fork too early than one that never comes
+
+
+class _Lock(Protocol):
+    """What `threading.RLock` returns."""
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
+
+    def release(self) -> None: ...
+
+
+class _Guard:
+    """The locks of this process's connections, and those that a fork in progress holds."""
+
+    def __init__(self) -> None:
+        self._locks: weakref.WeakSet[_Lock] = weakref.WeakSet()
+        self._change = threading.Lock()
+        self._held: list[_Lock] = []
+        self._is_hooked = False
+
+    def add(self, lock: _Lock) -> None:
+        with self._change:
+            self._locks.add(lock)
+            if not self._is_hooked and hasattr(os, "register_at_fork"):  # Windows does not fork
+                os.register_at_fork(before=self._hold, after_in_parent=self._let_go, after_in_child=self._let_go)
+                self._is_hooked = True
+
+    def _hold(self) -> None:
+        self._change.acquire()
+        self._held = [lock for lock in self._locks if lock.acquire(timeout=_PATIENCE)]
+
+    def _let_go(self) -> None:
+        # The thread that forks goes on in the child under the same name, so it may release there what it holds.
+        for lock in self._held:
+            lock.release()
+        self._held = []
+        self._change.release()
+
+
+_GUARD: Final = _Guard()
+
+
+def guard_forks(lock: _Lock) -> None:
+    """Have every fork of this process wait until nobody holds this lock; it is remembered weakly."""
+    _GUARD.add(lock)
