@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tsm_training.data import (
@@ -536,31 +537,46 @@ def test_an_iterator_over_a_store_that_is_closed_meanwhile_says_so(store: Traini
 
 
 @pytest.mark.parametrize(
-    ("statement", "words"),
+    ("statement", "table", "column"),
     [
-        ("UPDATE training_examples SET metadata = '{'", ["training_examples", "'example'", "metadata"]),
-        ("UPDATE training_examples SET metadata = '[1]'", ["training_examples", "'example'", "metadata"]),
-        ("UPDATE training_examples SET metadata = ''", ["training_examples", "'example'", "metadata"]),
-        ("UPDATE training_examples SET worker_results = '5'", ["training_examples", "'example'", "worker_results"]),
-        ("UPDATE training_examples SET validation_scores = 'x'", ["training_examples", "'example'", "validation"]),
-        ("UPDATE training_examples SET created_at = 'yesterday'", ["training_examples", "'example'", "yesterday"]),
-        ("UPDATE training_examples SET created_at = x'00'", ["training_examples", "'example'"]),
-        ("UPDATE example_files SET files = '{}'", ["training_examples", "'example'"]),
-        ("""UPDATE example_files SET files = '{"source": 1}'""", ["training_examples", "'example'"]),
-        ("UPDATE training_examples SET source_path = CAST(x'ff' AS TEXT)", ["damaged", "UTF-8"]),
+        ("UPDATE training_examples SET metadata = '{'", "training_examples", "metadata"),
+        ("UPDATE training_examples SET metadata = '[1]'", "training_examples", "metadata"),
+        ("UPDATE training_examples SET metadata = ''", "training_examples", "metadata"),
+        ("UPDATE training_examples SET metadata = x'7b7d'", "training_examples", "metadata"),
+        ("""UPDATE training_examples SET metadata = '{"a": NaN}'""", "training_examples", "metadata"),
+        ("""UPDATE training_examples SET metadata = '{"a": -1e999}'""", "training_examples", "metadata"),
+        (r"""UPDATE training_examples SET metadata = '{"a": "\ud800"}'""", "training_examples", "metadata"),
+        ("UPDATE training_examples SET worker_results = '5'", "training_examples", "worker_results"),
+        ("UPDATE training_examples SET validation_scores = 'x'", "training_examples", "validation_scores"),
+        ("UPDATE training_examples SET created_at = 'yesterday'", "training_examples", "created_at"),
+        ("UPDATE training_examples SET created_at = x'00'", "training_examples", "created_at"),
+        ("UPDATE training_examples SET source_path = CAST(x'ff' AS TEXT)", "training_examples", "source_path"),
+        ("UPDATE training_examples SET target_path = x'00'", "training_examples", "target_path"),
+        ("UPDATE example_files SET files = '{}'", "example_files", "files"),
+        ("""UPDATE example_files SET files = '{"source": 1}'""", "example_files", "files"),
+        ("UPDATE example_files SET files = json_set(files, '$.source.sha256', 'abc')", "example_files", "files"),
+        ("UPDATE example_files SET files = json_set(files, '$.target.width', 0)", "example_files", "files"),
+        ("UPDATE example_files SET files = json_set(files, '$.target.width', 1.5)", "example_files", "files"),
+        ("UPDATE example_files SET files = json_set(files, '$.target.depth', 1)", "example_files", "files"),
     ],
 )
-def test_a_damaged_example_is_named_with_table_and_row(
-    store: TrainingDataManager, statement: str, words: list[str]
+def test_a_damaged_example_is_named_with_table_and_row_and_keeps_no_other_from_being_used(
+    store: TrainingDataManager, caplog: pytest.LogCaptureFixture, statement: str, table: str, column: str
 ) -> None:
     fill(store)
     store.add_examples([make_example("sound")])
     execute(store.location, f"{statement} WHERE example_id = 'example'")
-    for read in (lambda: store.get_example("example"), store.get_all_examples):
-        with pytest.raises(StorageCorruptError) as caught:
-            read()
-        assert all(word in str(caught.value) for word in [*words, store.location])
-    assert store.get_example("sound") == make_example("sound")
+    with pytest.raises(StorageCorruptError, match=f"{table}, 'example', {column}: .*quarantine") as caught:
+        store.get_example("example")
+    assert caught.value.location == store.location
+    for _ in range(2):
+        assert store.get_all_examples() == [make_example("sound")]
+    (message,) = caplog.messages
+    assert f"{table}, 'example', {column}" in message
+    assert store.location in message
+    with pytest.raises(StorageCorruptError, match=column):
+        store.update_example_results("example", worker_results={})
+    store.update_example_results("sound", worker_results={})
 
 
 def test_json_nested_beyond_reason_is_damage(store: TrainingDataManager) -> None:
@@ -572,31 +588,138 @@ def test_json_nested_beyond_reason_is_damage(store: TrainingDataManager) -> None
 
 
 @pytest.mark.parametrize(
-    ("statement", "word"),
+    ("statement", "table", "column"),
     [
-        ("UPDATE training_sessions SET initial_weights = '{'", "initial_weights"),
-        ("UPDATE training_sessions SET final_weights = '[]'", "final_weights"),
-        ("UPDATE training_sessions SET metrics_history = '{}'", "metrics_history"),
-        ("UPDATE training_sessions SET start_time = 'x'", "'x'"),
-        ("UPDATE training_sessions SET end_time = 'x'", "'x'"),
-        ("UPDATE session_details SET details = '[]'", "details"),
-        ("""UPDATE session_details SET details = '{"unknown": 1}'""", "unknown"),
+        ("UPDATE training_sessions SET initial_weights = '{'", "training_sessions", "initial_weights"),
+        ("""UPDATE training_sessions SET initial_weights = '{"a": true}'""", "training_sessions", "initial_weights"),
+        (
+            f"""UPDATE training_sessions SET final_weights = '{{"a": {10**400}}}'""",
+            "training_sessions",
+            "final_weights",
+        ),
+        ("UPDATE training_sessions SET final_weights = '[]'", "training_sessions", "final_weights"),
+        ("UPDATE training_sessions SET metrics_history = '{}'", "training_sessions", "metrics_history"),
+        ("UPDATE training_sessions SET metrics_history = '[1]'", "training_sessions", "metrics_history"),
+        ("UPDATE training_sessions SET start_time = 'x'", "training_sessions", "start_time"),
+        ("UPDATE training_sessions SET end_time = 'x'", "training_sessions", "end_time"),
+        ("UPDATE training_sessions SET num_examples = -1", "training_sessions", "num_examples"),
+        ("UPDATE training_sessions SET epochs = 1.5", "training_sessions", "epochs"),
+        ("UPDATE training_sessions SET learning_rate = 'fast'", "training_sessions", "learning_rate"),
+        ("UPDATE training_sessions SET learning_rate = 9e999", "training_sessions", "learning_rate"),
+        ("UPDATE training_sessions SET status = 'done'", "training_sessions", "status"),
+        ("UPDATE session_details SET details = '[]'", "session_details", "details"),
+        ("""UPDATE session_details SET details = '{"unknown": 1}'""", "session_details", "details"),
+        ("""UPDATE session_details SET details = '{"is_trial": 1}'""", "session_details", "details"),
+        ("""UPDATE session_details SET details = '{"training_ids": [1]}'""", "session_details", "details"),
+        ("""UPDATE session_details SET details = '{"skipped": {"a": 1}}'""", "session_details", "details"),
     ],
 )
-def test_a_damaged_session_is_named_with_table_and_row(store: TrainingDataManager, statement: str, word: str) -> None:
+def test_a_damaged_session_is_named_with_table_and_row_and_keeps_no_other_from_being_read(
+    store: TrainingDataManager, caplog: pytest.LogCaptureFixture, statement: str, table: str, column: str
+) -> None:
     fill(store)
     execute(store.location, statement)
-    for read in (lambda: store.get_session("session"), store.get_all_sessions):
-        with pytest.raises(StorageCorruptError) as caught:
-            read()
-        assert all(part in str(caught.value) for part in ["training_sessions", "'session'", word])
+    store.begin_session(make_session("sound"))
+    with pytest.raises(StorageCorruptError, match=f"{table}, 'session', {column}"):
+        store.get_session("session")
+    assert store.get_all_sessions() == [make_session("sound")]
+    assert [f"{table}, 'session', {column}" in message for message in caplog.messages] == [True]
 
 
-def test_a_damaged_evaluation_is_named_with_table_and_row(store: TrainingDataManager) -> None:
+def test_damaged_metrics_are_passed_over(store: TrainingDataManager, caplog: pytest.LogCaptureFixture) -> None:
     fill(store)
-    execute(store.location, "UPDATE evaluations SET created_at = 'x' WHERE worker_id = 'bad'")
-    with pytest.raises(StorageCorruptError, match="evaluations, 'digest', 'bad'"):
-        store.load_evaluations(["digest"])
+    commit = SessionCommit(make_session(status="completed"), [make_metric_row(worker_id="sound")])
+    store.commit_session("session", lambda _held: commit)
+    execute(store.location, "UPDATE training_metrics SET accuracy = 2 WHERE worker_id = 'good'")
+    assert [row.worker_id for row in store.get_metrics("session")] == ["sound"]
+    assert ["training_metrics" in message and "accuracy" in message for message in caplog.messages] == [True]
+
+
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [
+        ("created_at = 'x'", "created_at"),
+        ("accuracy = 1.5, failure_kind = NULL", "accuracy"),
+        ("accuracy = 0.5", "failure_kind"),
+        ("failure_kind = NULL", "accuracy"),
+        ("confidence = -0.5", "confidence"),
+        ("confidence = 'high'", "confidence"),
+        ("seconds = -1", "seconds"),
+        ("seconds = 9e999", "seconds"),
+        ("worker_fingerprint = x'00'", "worker_fingerprint"),
+    ],
+)
+def test_a_damaged_evaluation_counts_as_missing_and_can_be_replaced(
+    store: TrainingDataManager, caplog: pytest.LogCaptureFixture, change: str, column: str
+) -> None:
+    fill(store)
+    execute(store.location, f"UPDATE evaluations SET {change} WHERE worker_id = 'bad'")
+    assert [evaluation.key.worker_id for evaluation in store.load_evaluations(["digest"])] == ["worker"]
+    assert [f"evaluations, 'digest', 'bad', {column}" in message for message in caplog.messages] == [True]
+    store.save_evaluations([make_evaluation(worker_id="bad")])
+    assert [evaluation.key.worker_id for evaluation in store.load_evaluations(["digest"])] == ["worker", "bad"]
+
+
+@pytest.mark.parametrize(
+    ("statement", "table", "column"),
+    [
+        ("UPDATE learned_bases SET prior = 0 WHERE worker_id = 'good'", "learned_bases", "prior"),
+        ("UPDATE learned_bases SET prior = 9e999", "learned_bases", "prior"),
+        ("UPDATE learned_bases SET evidence = -3", "learned_bases", "evidence"),
+        ("UPDATE learned_bases SET advantage = 5", "learned_bases", "advantage"),
+        ("UPDATE learned_bases SET failed_evidence = 5", "learned_bases", "failed_evidence"),
+        ("UPDATE learned_bases SET squared_advantage = 5", "learned_bases", "squared_advantage"),
+        ("UPDATE learned_bases SET accuracy_sum = 'x'", "learned_bases", "accuracy_sum"),
+        ("UPDATE learned_bases SET valid_count = -1", "learned_bases", "valid_count"),
+        ("UPDATE learned_bases SET update_count = x'00'", "learned_bases", "update_count"),
+        ("UPDATE absorbed_evidence SET accuracy = -0.1", "absorbed_evidence", "accuracy"),
+        ("UPDATE absorbed_evidence SET confidence = 1.1", "absorbed_evidence", "confidence"),
+        ("UPDATE absorbed_evidence SET residual = 'x'", "absorbed_evidence", "residual"),
+        ("UPDATE absorbed_evidence SET worker_id = x'ff' WHERE worker_id = 'good'", "absorbed_evidence", "worker_id"),
+    ],
+)
+def test_damaged_learned_state_is_refused_since_weights_must_not_change_silently(
+    path: Path, store: TrainingDataManager, statement: str, table: str, column: str
+) -> None:
+    fill(store)
+    execute(store.location, statement)
+    with contextlib.closing(TrainingDataManager(path)) as again:
+        for use in (again.load_learning, lambda: again.update_learning(count_up)):
+            with pytest.raises(StorageCorruptError, match=f"{table}, .*, {column}: .*quarantine"):
+                use()
+        assert len(again.get_all_examples()) == 1
+
+
+def test_a_damaged_preview_counts_as_missing(store: TrainingDataManager) -> None:
+    store.save_evaluations([], [Preview("digest", "bad", b"x"), Preview("digest", "good", b"png")])
+    execute(store.location, "UPDATE previews SET png = 5 WHERE name = 'bad'")
+    assert store.load_previews("digest") == {"good": b"png"}
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda store: store.save_evaluations([make_evaluation(accuracy=float("nan"))]),
+        lambda store: store.save_evaluations([make_evaluation(accuracy=np.float32(0.5))]),
+        lambda store: store.save_evaluations([make_evaluation(confidence=np.int64(1))]),
+        lambda store: store.save_evaluations([make_evaluation(seconds=float("inf"))]),
+        lambda store: store.add_examples([make_example("x", metadata={"a": float("nan")})]),
+        lambda store: store.add_examples([make_example("x", metadata={"a": {1, 2}})]),
+        lambda store: store.add_examples([make_example("x", worker_results={"a": b""})]),
+        lambda store: store.begin_session(make_session("x", initial_weights={"a": float("inf")})),
+        lambda store: store.update_learning(lambda _held: LearnedState({"a": WorkerBase(float("nan"))})),
+        lambda store: store.update_learning(lambda _held: LearnedState({"a": WorkerBase(1.0, valid_count=2**63)})),
+        lambda store: store.update_learning(lambda _held: LearnedState({}, {"a": {"b": Absorbed(0.5, 1.0, 2.0)}})),
+    ],
+)
+def test_what_could_not_be_read_again_is_not_stored(
+    store: TrainingDataManager, write: Callable[[TrainingDataManager], object]
+) -> None:
+    with plain(store.location) as other:
+        before = list(other.iterdump())
+        with pytest.raises(StorageError, match="cannot be stored"):
+            write(store)
+        assert list(other.iterdump()) == before
 
 
 def test_a_file_with_damaged_pages_is_named_and_left_as_it_was(path: Path) -> None:
@@ -605,7 +728,7 @@ def test_a_file_with_damaged_pages_is_named_and_left_as_it_was(path: Path) -> No
     content = bytearray(path.read_bytes())
     content[100:4096] = b"\xff" * 3996  # the first page, behind the header: the list of tables
     path.write_bytes(content)
-    with pytest.raises(StorageCorruptError, match="do not delete it"):
+    with pytest.raises(StorageCorruptError, match=r"restore a backup, or save .*salvage\(\); do not delete"):
         TrainingDataManager(path)
     assert path.read_bytes() == content
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import functools
 import os
 import sqlite3
 import tempfile
@@ -17,6 +16,8 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
+from tsm_training.data.forking import guard_forks
+from tsm_training.data.rules import FaultyValueError, UnstorableValueError, corrupt
 from tsm_training.errors import (
     DatabaseNotOursError,
     StorageBusyError,
@@ -73,6 +74,9 @@ class _Handle:
     """None after an error that left it in no known state: the next call makes another."""
     lock: threading.RLock = attrs.field(factory=threading.RLock)
     is_in_transaction: bool = False
+
+    def __attrs_post_init__(self) -> None:
+        guard_forks(self.lock)
 
 
 @attrs.define(eq=False)
@@ -150,8 +154,7 @@ class Database:
     def _connect(self, mode: OpenMode) -> sqlite3.Connection:
         connection = connect(self.path, mode)
         try:
-            # A damaged text must not keep the sound rows around it from being read; the rules of rows.py refuse it.
-            connection.text_factory = functools.partial(str, encoding="utf-8", errors="surrogateescape")
+            connection.text_factory = _decoded
             for pragma in ("foreign_keys = ON", "synchronous = FULL", "trusted_schema = OFF"):
                 self._patiently(lambda pragma=pragma: connection.execute(f"PRAGMA {pragma}"))  # type: ignore[misc]
         except BaseException:
@@ -268,7 +271,9 @@ class Database:
             yield
         except sqlite3.Error as error:
             raise self._named(error) from error
-        except (OverflowError, UnicodeEncodeError) as error:
+        except FaultyValueError as error:
+            raise corrupt(self.path, error) from error
+        except (OverflowError, UnicodeEncodeError, UnstorableValueError) as error:
             raise StorageError(self.path, f"a value cannot be stored: {error}") from error
 
     def _named(self, error: sqlite3.Error) -> StorageError:
@@ -346,6 +351,11 @@ def _size(path: str) -> int:
         with contextlib.suppress(OSError):
             sizes.append(Path(name).stat().st_size)
     return max(sizes)
+
+
+def _decoded(text: bytes) -> str:
+    # A damaged text must not keep the sound rows around it from being read; the rules of the tables refuse it.
+    return text.decode("utf-8", "surrogateescape")
 
 
 def _close_own(handles: _Handles) -> None:

@@ -15,11 +15,18 @@ from typing import Final
 from tsm_training.data.connection import Database
 from tsm_training.data.copying import copy_database
 from tsm_training.data.ownership import end_abandoned_sessions, has_leftovers
+from tsm_training.data.refusing import refuse_odd_tables
 from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, GUIDE_TABLES, OWN_SCHEMA, SCHEMA_VERSION, UPGRADES
-from tsm_training.errors import DatabaseNotOursError, SchemaTooNewError, StorageError, StorageFullError
+from tsm_training.errors import (
+    DatabaseNotOursError,
+    SchemaTooNewError,
+    StorageError,
+    StorageFullError,
+    StorageReadOnlyError,
+)
 from tsm_training.files import system_reason
 
-__all__ = ["prepare", "recognised_version"]
+__all__ = ["prepare", "recognise", "recognised_version"]
 
 
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
@@ -50,6 +57,21 @@ def prepare(database: Database) -> None:
             path.unlink()
 
 
+def recognise(database: Database) -> None:
+    """Make sure, without changing anything, that the file can be used as it is.
+
+    Raises:
+        StorageReadOnlyError: its tables must be made or upgraded first.
+        DatabaseNotOursError: it is something else.
+        SchemaTooNewError: a newer version of this library wrote it.
+    """
+    with database.snapshot() as connection:
+        version = recognised_version(connection, database.path)
+    if version != SCHEMA_VERSION:
+        found = "it is empty" if version is None else f"it has schema version {version}, not {SCHEMA_VERSION}"
+        raise StorageReadOnlyError(database.path, f"{found}: open it once for writing, which makes it ready")
+
+
 def recognised_version(connection: sqlite3.Connection, path: str) -> int | None:
     """Return the schema version of a file: None if it is new, 0 if an application that followed the guide made it.
 
@@ -59,6 +81,7 @@ def recognised_version(connection: sqlite3.Connection, path: str) -> int | None:
     """
     # Read first, while the lock is held: it makes this connection see tables that another process has just made.
     tables = _tables(connection)
+    refuse_odd_tables(connection, path)
     application_id = connection.execute("PRAGMA application_id").fetchone()[0]
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if application_id == APPLICATION_ID and 1 <= version <= SCHEMA_VERSION:

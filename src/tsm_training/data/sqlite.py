@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
+import math
 import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final, TypeVar, cast
 
 import attrs
 
+from tsm_training.arguments import is_number
 from tsm_training.data.connection import MEMORY, Database
-from tsm_training.data.opening import prepare
+from tsm_training.data.network import is_on_network
+from tsm_training.data.opening import prepare, recognise
 from tsm_training.data.ownership import SessionOwnership
 from tsm_training.data.records import (
     DatasetStatistics,
@@ -25,20 +30,23 @@ from tsm_training.data.records import (
     TrainingSession,
 )
 from tsm_training.data.rows import (
+    EVALUATIONS_QUERY,
     EXAMPLE_COLUMNS,
     SESSION_COLUMNS,
     details_json,
-    dump,
     evaluation_of,
     evaluation_row,
     example_of,
     example_row,
     files_json,
+    metric_of,
+    metric_row,
     read_learning,
     session_of,
     session_row,
     write_changes,
 )
+from tsm_training.data.rules import FaultyValueError, corrupt, dump, loaded
 from tsm_training.data.store import PREVIEW_BYTES, ExampleEdit, StateChange, TrainingStore
 from tsm_training.errors import (
     DuplicateExampleError,
@@ -52,14 +60,21 @@ from tsm_training.evidence import LearnedState
 
 __all__ = ["TrainingDataManager"]
 
+_log = logging.getLogger("tsm_training")
+
+T = TypeVar("T")
+
 _PAGE: Final = 256  # rows read at a time, so that a long loop over examples holds no lock
 
 
 @attrs.define(eq=False)
-class _LearningCache:
-    """The learned state as last read or written, so that it is read again only when its version has changed."""
+class _Memory:
+    """What a store remembers of its file."""
 
     learning: Learning | None = None
+    """As last read or written, so that it is read again only when its version has changed."""
+    reported: set[str] = attrs.field(factory=set)
+    """The rows of which the log was told that they were passed over."""
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -74,6 +89,18 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return str(Path(text).expanduser().absolute())
 
 
+def _seconds(value: float) -> float:
+    if not is_number(value) or not 0 <= value < math.inf:
+        raise InvalidArgumentError("busy_timeout", value, "a finite number of seconds, at least 0")
+    return float(value)
+
+
+def _choice(value: bool) -> bool:
+    if type(value) is not bool:
+        raise InvalidArgumentError("read_only", value, "True or False")
+    return value
+
+
 @attrs.frozen(eq=False)
 class TrainingDataManager(TrainingStore):
     """Keeps everything in one SQLite database.
@@ -85,27 +112,36 @@ class TrainingDataManager(TrainingStore):
     Args:
         db_path: The file, made if it does not exist (its folder must), or ``":memory:"``.
         busy_timeout: For how many seconds a call waits while another process holds the file.
+        read_only: For viewers: the file must be there, and neither it nor its folder is changed; every method that
+            writes raises `StorageReadOnlyError`.
 
     Raises:
-        InvalidArgumentError: `db_path` is no usable path.
+        InvalidArgumentError: an argument cannot be used.
         DatabaseNotOursError: the file is something else; it was left as it was.
         SchemaTooNewError: a newer version of this library wrote the file; it was left as it was.
+        StorageCorruptError: the file is damaged; it was left as it was.
         StorageError: the file cannot be opened.
     """
 
     db_path: str = attrs.field(default="tsm_training.db", converter=_absolute)
-    busy_timeout: float = attrs.field(default=30.0, kw_only=True)
+    busy_timeout: float = attrs.field(default=30.0, kw_only=True, converter=_seconds)
+    read_only: bool = attrs.field(default=False, kw_only=True, converter=_choice)
     _database: Database = attrs.field(init=False, repr=False)
     _store_id: str = attrs.field(init=False, repr=False)
     _ownership: SessionOwnership = attrs.field(init=False, repr=False)
-    _cache: _LearningCache = attrs.field(factory=_LearningCache, init=False, repr=False)
+    _cache: _Memory = attrs.field(factory=_Memory, init=False, repr=False)
 
     @_database.default
     def _open_database(self) -> Database:
-        database = Database(self.db_path, self.busy_timeout)
+        if self.read_only and self.db_path == MEMORY:
+            raise InvalidArgumentError("db_path", MEMORY, "a file, where read_only is True")
+        database = Database(self.db_path, self.busy_timeout, self.read_only)
         database.open()
         try:
-            prepare(database)
+            if self.read_only:
+                recognise(database)
+            else:
+                prepare(database)
         except BaseException:
             database.close()
             raise
@@ -114,13 +150,18 @@ class TrainingDataManager(TrainingStore):
     @_store_id.default
     def _read_store_id(self) -> str:
         try:
-            rows = self._database.fetch("SELECT store_id FROM learning_version")
-            if len(rows) != 1:
-                raise StorageCorruptError(self.db_path, f"learning_version has {len(rows)} rows instead of one")
+            with self._database.snapshot() as connection:
+                store_id, _version = self._held_version(connection)
         except BaseException:
             self._database.close()
             raise
-        return cast("str", rows[0][0])
+        if self.db_path != MEMORY and is_on_network(self.db_path):
+            _log.warning(
+                "%s lies on another machine, where locks cannot be relied on: let only one process at a time use it, "
+                "or keep the database on a disk of this machine",
+                self.db_path,
+            )
+        return store_id
 
     @_ownership.default
     def _own_no_sessions(self) -> SessionOwnership:
@@ -135,6 +176,23 @@ class TrainingDataManager(TrainingStore):
     def store_id(self) -> str:
         """A text written into the file when it was made."""
         return self._store_id
+
+    @property
+    def is_read_only(self) -> bool:
+        """True where the file was opened for reading only."""
+        return self.read_only
+
+    def _passable(self, rows: Iterable[tuple[object, ...]], make: Callable[[tuple[object, ...]], T]) -> Iterator[T]:
+        """Yield what sound rows stand for; the others are passed over, and the log is told of each once."""
+        for row in rows:
+            try:
+                record = make(row)
+            except FaultyValueError as error:
+                if (fault := str(error)) not in self._cache.reported:
+                    self._cache.reported.add(fault)
+                    _log.warning("%s: passed over a row: %s; see check() and quarantine()", self.db_path, fault)
+            else:
+                yield record
 
     # --- examples ---
 
@@ -158,7 +216,8 @@ class TrainingDataManager(TrainingStore):
         rows = self._database.fetch(f"SELECT {EXAMPLE_COLUMNS} WHERE e.example_id = ?", (example_id,))
         if not rows:
             raise ExampleNotFoundError(example_id)
-        return example_of(rows[0], self.db_path)
+        with self._faults_named():
+            return example_of(rows[0])
 
     def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
         """Yield examples in order of addition; see `TrainingStore`."""
@@ -166,8 +225,7 @@ class TrainingDataManager(TrainingStore):
         while rows := self._database.fetch(
             f"SELECT {EXAMPLE_COLUMNS} WHERE f.sequence > ? ORDER BY f.sequence LIMIT ?", (behind, _PAGE)
         ):
-            for row in rows:
-                yield example_of(row, self.db_path)
+            yield from self._passable(rows, example_of)
             behind = cast("int", rows[-1][-1])
 
     def _sequence_before(self, newest: int) -> int:
@@ -184,7 +242,7 @@ class TrainingDataManager(TrainingStore):
             for example_id, edit in edits.items():
                 row = connection.execute(f"SELECT {EXAMPLE_COLUMNS} WHERE e.example_id = ?", (example_id,)).fetchone()
                 if row is not None:
-                    self._replace_example(connection, edit(example_of(row, self.db_path)))
+                    self._replace_example(connection, edit(example_of(row)))
                 elif not skip_missing:
                     raise ExampleNotFoundError(example_id)
             learning = self._change_learning(connection, change)
@@ -230,20 +288,15 @@ class TrainingDataManager(TrainingStore):
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         """Return all evaluations of these examples, the oldest first; see `TrainingStore`."""
-        rows = self._database.fetch(
-            "SELECT example_digest, worker_id, worker_fingerprint, metric_fingerprint, accuracy, confidence, "
-            "failure_kind, failure_type, failure_message, seconds, created_at FROM evaluations "
-            "WHERE example_digest IN (SELECT value FROM json_each(?)) ORDER BY sequence",
-            (dump(sorted(set(example_digests))),),
-        )
-        return [evaluation_of(row, self.db_path) for row in rows]
+        rows = self._database.fetch(EVALUATIONS_QUERY, (dump(sorted(set(example_digests))),))
+        return list(self._passable(rows, evaluation_of))
 
     def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
         """Return the PNG bytes of an example's previews, by name; see `TrainingStore`."""
         rows = self._database.fetch(
             "SELECT name, png FROM previews WHERE example_digest = ? ORDER BY sequence", (example_digest,)
         )
-        return {cast("str", name): cast("bytes", png) for name, png in rows}
+        return {name: png for name, png in rows if isinstance(name, str) and isinstance(png, bytes)}
 
     # --- sessions ---
 
@@ -289,7 +342,7 @@ class TrainingDataManager(TrainingStore):
             connection.executemany(
                 "INSERT INTO training_metrics (session_id, epoch, example_id, worker_id, accuracy, confidence, loss, "
                 "timestamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                commit.metrics,
+                map(metric_row, commit.metrics),
             )
             if (state := commit.state) is not None:
                 learning = cast("Learning", self._change_learning(connection, lambda _held: state))
@@ -304,12 +357,12 @@ class TrainingDataManager(TrainingStore):
         rows = self._database.fetch(f"SELECT {SESSION_COLUMNS} WHERE s.session_id = ?", (session_id,))
         if not rows:
             raise SessionNotFoundError(session_id)
-        return session_of(rows[0], self.db_path)
+        with self._faults_named():
+            return session_of(rows[0])
 
     def iterate_sessions(self) -> Iterator[TrainingSession]:
         """Yield all sessions, the oldest first; see `TrainingStore`."""
-        for row in self._database.fetch(f"SELECT {SESSION_COLUMNS} ORDER BY d.sequence"):
-            yield session_of(row, self.db_path)
+        yield from self._passable(self._database.fetch(f"SELECT {SESSION_COLUMNS} ORDER BY d.sequence"), session_of)
 
     def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
         """Yield the metric rows of one session; see `TrainingStore`."""
@@ -320,7 +373,7 @@ class TrainingDataManager(TrainingStore):
             "FROM training_metrics WHERE session_id = ? ORDER BY id",
             (session_id,),
         )
-        return iter([MetricRow(*cast("tuple[Any, ...]", row)) for row in rows])
+        return iter(list(self._passable(rows, metric_of)))
 
     # --- learning ---
 
@@ -339,9 +392,17 @@ class TrainingDataManager(TrainingStore):
         return learning
 
     def _held_learning(self, connection: sqlite3.Connection) -> Learning:
-        version = connection.execute("SELECT version FROM learning_version").fetchone()[0]
+        _store_id, version = self._held_version(connection)
         cached = self._cache.learning
         return cached if cached is not None and cached.version == version else read_learning(connection, version)
+
+    def _held_version(self, connection: sqlite3.Connection) -> tuple[str, int]:
+        rows = connection.execute("SELECT store_id, version FROM learning_version").fetchall()
+        if len(rows) != 1:
+            reason = f"learning_version has {len(rows)} rows instead of one; save the others with salvage()"
+            raise StorageCorruptError(self.db_path, reason)
+        held = loaded("learning_version", rows[0])
+        return held["store_id"], held["version"]
 
     def _change_learning(self, connection: sqlite3.Connection, change: StateChange | None) -> Learning | None:
         if change is None:
@@ -351,6 +412,13 @@ class TrainingDataManager(TrainingStore):
         write_changes(connection, held.state, new.state)
         connection.execute("UPDATE learning_version SET version = ?", (new.version,))
         return new
+
+    @contextlib.contextmanager
+    def _faults_named(self) -> Iterator[None]:
+        try:
+            yield
+        except FaultyValueError as error:
+            raise corrupt(self.db_path, error) from error
 
     def _remember(self, learning: Learning | None) -> Learning | None:
         """Keep what was committed for the next reader; called only after the transaction has ended well."""

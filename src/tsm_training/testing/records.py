@@ -146,7 +146,7 @@ def make_learned_state(number: int = 1) -> LearnedState:
     floats = [value / number for value in _ODD_FLOATS]
     bases = {
         "good": WorkerBase(floats[0], floats[1], floats[2], floats[3], floats[4], 2**40 + number, number),
-        ODD_TEXT: WorkerBase(1.0, floats[5], floats[6]),
+        ODD_TEXT: WorkerBase(1.0, -floats[5], floats[5]),
     }
     outcomes = {"good": Absorbed(floats[1], floats[0], floats[3]), ODD_TEXT: Absorbed(None, 1.0, floats[6])}
     return LearnedState(bases, {f"digest {number}": outcomes, "digest": outcomes})
