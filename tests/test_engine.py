@@ -1009,3 +1009,28 @@ def test_evaluating_a_task_keeps_no_picture(tmp_path: Path) -> None:
     assert [score.worker_id for score in scored.scores] == ["far", "mid", "near"]
     assert not any(isinstance(value, np.ndarray) for score in scored.scores for value in attrs.astuple(score))
     assert pickle.loads(pickle.dumps(scored)) == scored
+
+
+def test_an_evaluation_is_kept_while_a_longer_one_goes_on(tmp_path: Path) -> None:
+    release = threading.Event()
+
+    def patient(_source: Image, target: Image) -> Image:
+        if target[0, 0, 0] == marked:
+            release.wait(60)
+        return target
+
+    manager = manager_with(tmp_path, 2, pool=pool_of(FunctionWorker("patient", patient, version="1")))
+    first, second = manager.data_manager.get_all_examples()
+    marked = read_image(second.target_path)[0, 0, 0]
+    assert read_image(first.target_path)[0, 0, 0] != marked
+    kept: list[int] = []
+
+    def stop_when_the_first_is_kept() -> bool:
+        kept.append(len(manager.data_manager.load_evaluations([first.known_files.digest])))
+        if kept[-1]:
+            release.set()
+        return False
+
+    manager.train(validation_split=0, verbose=False, should_stop=stop_when_the_first_is_kept)
+    assert kept[0] == 0
+    assert kept[-1] == 1

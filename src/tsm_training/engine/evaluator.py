@@ -56,12 +56,15 @@ __all__ = [
     "preview_name",
 ]
 
-_SECONDS_BETWEEN_COMMITS: Final = 1.0
+_COMMIT_SECONDS: Final = 0.5  # evaluations are kept at least once a second
 _SHOWN_ERRORS: Final = 3
 
 
 FingerprintOf: TypeAlias = Callable[[str], str | None]
 """Gives the fingerprint of a worker by its id; None for an unknown one."""
+
+ResultsOf: TypeAlias = Callable[[Callable[[], None]], Iterator[ScoredExample]]
+"""Yields results, and calls the given function several times a second while it waits for the next."""
 
 
 class CacheEntry(TypedDict):
@@ -205,7 +208,7 @@ class Evaluator:
                 continue
             known.append(attrs.evolve(example, files=files))
             found[example.example_id] = functools.partial(_with, files=files)
-        if found:
+        if found and not self.store.is_read_only:
             self.store.edit_examples(found, skip_missing=True)
         return known, skipped
 
@@ -216,7 +219,7 @@ class Evaluator:
             results = {worker_id: e.to_outcome() for worker_id, e in item.evaluations.items()}
             if item.example.worker_results != results:
                 changed[item.example.example_id] = functools.partial(_with, worker_results=results)
-        if changed:
+        if changed and not self.store.is_read_only:
             self.store.edit_examples(changed, skip_missing=True)
 
     # --- our own workers ---
@@ -252,17 +255,17 @@ class Evaluator:
             missing = tuple(worker for worker in workers if worker.worker_id not in found.get(digest, {}))
             if missing:
                 tasks.append(self._task(digest, example, missing))
-        fresh = _Fresh(found, fingerprints.get)
+        fresh = _Fresh(found, fingerprints.get, keeps_previews=self.store.is_read_only)
         wanted = {worker.worker_id for task in tasks for worker in task.workers}
         self._runner.check([worker for worker in workers if worker.worker_id in wanted])
         with execution(self.executor) as executor:
             run = TaskRun(tasks, executor, self.memory_budget)
             try:
-                self.collect(run.results(listener.poll), fresh, len(tasks), listener)
+                self.collect(run.results, fresh, len(tasks), listener)
             except BaseException as error:
                 # Asked to stop, we wait for the examples that have begun; an error or Ctrl-C keeps what is done.
                 finish = isinstance(error, TrainingStoppedError)
-                self.collect(run.call_off(finish=finish), fresh, len(tasks), Listener())
+                self.collect(lambda _poll: run.call_off(finish=finish), fresh, len(tasks), Listener())
                 raise
         fresh.sort()
         return fresh
@@ -284,25 +287,42 @@ class Evaluator:
     def _runner(self) -> WorkerRunner:
         return cast("WorkerPool", self.pool).runner  # only pools of ours get here
 
-    def collect(self, results: Iterator[ScoredExample], fresh: _Fresh, total: int, listener: Listener) -> None:
-        """Keep results as they come; whatever happens, what was evaluated is stored."""
+    def collect(
+        self, results: ResultsOf, fresh: _Fresh, total: int, listener: Listener, patience: float = _COMMIT_SECONDS
+    ) -> None:
+        """Keep results as they come, at the latest `patience` seconds later, and whatever happens.
+
+        Args:
+            results: Given a function to call several times a second while it waits, yields results.
+            fresh: Takes them.
+            total: How many there will be.
+            listener: Is told of each.
+            patience: How long a result may wait for others to be committed with.
+        """
         metric = self.judge.metric_fingerprint
         pending = _Pending()
         started = time.monotonic()
         total_accuracy, scored = 0.0, 0
+
+        def poll() -> None:
+            # A long evaluation must not keep those before it waiting.
+            self._commit(pending, patience)
+            listener.poll()
+
         try:
-            for done, result in enumerate(results, 1):
+            for done, result in enumerate(results(poll), 1):
                 fresh.add(result, metric, self.clock(), pending)
                 valid = [score.accuracy for score in result.scores if score.accuracy is not None]
                 total_accuracy, scored = total_accuracy + sum(valid), scored + len(valid)
-                self._commit(pending, _SECONDS_BETWEEN_COMMITS)
+                self._commit(pending, patience)
                 listener.tell("evaluating", done, total, started, total_accuracy / scored if scored else None)
         finally:
             self._commit(pending, 0.0)
 
     def _commit(self, pending: _Pending, patience: float) -> None:
         if pending.evaluations and time.monotonic() - pending.since >= patience:
-            self.store.save_evaluations(pending.evaluations, pending.previews)
+            if not self.store.is_read_only:  # then the caller has them for this call, and nobody else
+                self.store.save_evaluations(pending.evaluations, pending.previews)
             pending.evaluations, pending.previews, pending.since = [], [], time.monotonic()
 
     # --- saying why ---
@@ -354,13 +374,17 @@ class _Fresh:
     found: dict[str, dict[str, Evaluation]]
     fingerprint_of: FingerprintOf
     skipped: dict[str, str] = attrs.field(factory=dict)
+    keeps_previews: bool = False
+    """Previews are kept for this call, since they are not stored."""
     previews: dict[str, dict[str, bytes]] = attrs.field(factory=dict)
+    room: int = PREVIEW_BYTES
 
     def add(self, result: ScoredExample, metric: str, now: datetime, pending: _Pending) -> None:
         digest = result.example_id
         if result.skipped is not None:
             self.skipped[digest] = result.skipped
             return
+        before = len(pending.previews)
         pending.previews += [Preview(digest, name, png) for name, png in result.input_previews.items()]
         for score in result.scores:
             fingerprint = self.fingerprint_of(score.worker_id) or ""
@@ -371,6 +395,11 @@ class _Fresh:
             pending.evaluations.append(evaluation)
             if score.preview is not None:
                 pending.previews.append(Preview(digest, preview_name(score.worker_id, fingerprint), score.preview))
+        if self.keeps_previews:
+            new = pending.previews[before:]
+            self.room -= sum(len(preview.png) for preview in new)
+            if self.room > 0:
+                self.previews[digest] = {preview.name: preview.png for preview in new}
 
     def sort(self) -> None:
         """Put the workers of each example in order of id, so that nothing depends on who finished first."""
@@ -410,15 +439,20 @@ class _Foreign:
         evaluator = self.evaluator
         pool_fingerprint = self._fingerprint()
         fingerprint = pool_fingerprint or uuid.uuid4().hex
-        fresh = _Fresh({}, lambda _worker_id: fingerprint)
+        is_forgotten = pool_fingerprint is None or evaluator.store.is_read_only
+        fresh = _Fresh({}, lambda _worker_id: fingerprint, keeps_previews=is_forgotten)
         if pool_fingerprint is not None and not reevaluate:
             fresh.found = evaluator.stored(examples, fresh.fingerprint_of)
         missing = {digest: example for digest, example in examples.items() if digest not in fresh.found}
-        results = (self._evaluate(digest, example, listener) for digest, example in missing.items())
+
+        def results(poll: Callable[[], None]) -> Iterator[ScoredExample]:
+            return (self._evaluate(digest, example, poll) for digest, example in missing.items())
+
         if pool_fingerprint is not None:
-            evaluator.collect(results, fresh, len(missing), listener)
+            # While the pool works nobody polls, so nothing may wait.
+            evaluator.collect(results, fresh, len(missing), listener, patience=0.0)
         else:
-            self._keep_for_this_call(results, fresh, len(missing), listener)
+            self._keep_for_this_call(results(listener.poll), fresh, len(missing), listener)
         fresh.sort()
         return fresh
 
@@ -426,8 +460,8 @@ class _Foreign:
         version = getattr(self.evaluator.pool, "version", None)
         return None if not version else describe_object([type(self.evaluator.pool).__qualname__, str(version)])
 
-    def _evaluate(self, digest: str, example: TrainingExample, listener: Listener) -> ScoredExample:
-        listener.poll()
+    def _evaluate(self, digest: str, example: TrainingExample, poll: Callable[[], None]) -> ScoredExample:
+        poll()
         evaluator = self.evaluator
         try:
             triple = load_triple(example, example.known_files, evaluator.limits)
@@ -441,13 +475,8 @@ class _Foreign:
     ) -> None:
         metric = self.evaluator.judge.metric_fingerprint
         started = time.monotonic()
-        room = PREVIEW_BYTES
         for done, result in enumerate(results, 1):
-            pending = _Pending()
-            fresh.add(result, metric, self.evaluator.clock(), pending)
-            room -= sum(len(preview.png) for preview in pending.previews)
-            if room > 0:
-                fresh.previews[result.example_id] = {preview.name: preview.png for preview in pending.previews}
+            fresh.add(result, metric, self.evaluator.clock(), _Pending())
             listener.tell("evaluating", done, total, started, mean(s.accuracy for s in result.scores))
 
 
