@@ -61,7 +61,7 @@ from tsm_training.errors import (
     TrainingStoppedError,
     WorkerPoolError,
 )
-from tsm_training.images import ImageLimits
+from tsm_training.images import ImageLimits, read_image
 
 
 class ByBrightness(TrainingEngine):
