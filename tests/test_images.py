@@ -1,14 +1,18 @@
 import hashlib
+import json
 import os
+import pickle
 import random
 import socket
 import stat
 import struct
+import subprocess
+import sys
 import time
-import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import attrs
 import cv2
@@ -16,6 +20,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image as Pillow
 from PIL import ImageOps
 
 from pictures import (
@@ -42,6 +47,7 @@ from pictures import (
     colours,
     encoded,
     jpeg_frame,
+    jpeg_segment,
     png,
     png_chunk,
     riff,
@@ -57,6 +63,7 @@ from tsm_training.errors import (
     ImageError,
     ImageFormatError,
     ImageNotFoundError,
+    ImageOutsideRootError,
     ImageTooLargeError,
     ImageTruncatedError,
     ImageUnreadableError,
@@ -145,6 +152,8 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "SVG": (b"<svg xmlns=''/>", "is an SVG drawing"),
     "random": (bytes(range(128, 160)), "is unknown data beginning 80 81"),
     "GIF": (saved("GIF"), "is a GIF"),
+    "GIF of a huge screen": (saved("GIF").replace(b"9a", b"9a\xff\xff\xff\xff"), "is a GIF"),
+    "GIF animated": (saved("GIF", GREY, save_all=True, append_images=[PALETTE]), "is a GIF"),
     "HEIF": (b"\0\0\0\x18ftypheic" + bytes(20), "HEIF"),
     "JPEG 2000": (encoded(".jp2", colours(64, 64)), "is a JPEG 2000 picture"),
     "OpenEXR": (b"\x76\x2f\x31\x01" + bytes(20), "is an OpenEXR picture"),
@@ -274,19 +283,106 @@ def test_no_cut_is_accepted(put: Callable[[bytes], Path], name: str, use: Callab
             use(path)
 
 
-def test_a_lying_chunk_length_costs_nothing(put: Callable[[bytes], Path]) -> None:
-    bomb = png()[:33] + struct.pack(">I4s", 0x7FFFFFFF, b"IDAT") + bytes(20)
-    assert len(bomb) == 61
-    path = put(bomb)
-    tracemalloc.start()
-    try:
-        began = time.perf_counter()
-        with pytest.raises(ImageTruncatedError, match="claims 2147483647 bytes, 20 are there"):
-            read_image(path)
-        assert time.perf_counter() - began < 0.5
-        assert tracemalloc.get_traced_memory()[1] < 1_000_000
-    finally:
-        tracemalloc.stop()
+LYING = png()[:33] + struct.pack(">I4s", 0x7FFFFFFF, b"IDAT") + bytes(20)
+
+READ_WITHIN_LIMITS = """
+import json, resource, sys, time
+from pathlib import Path
+from tsm_training.errors import ImageTruncatedError
+from tsm_training.images import inspect_image, read_image
+
+good, lying = sys.argv[1:]
+read_image(good), inspect_image(good)
+mapped = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (mapped + 5_000_000, resource.RLIM_INFINITY))
+resident, began = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, time.process_time()
+reasons = set()
+for _ in range(100):
+    for use in (read_image, inspect_image):
+        try:
+            use(lying)
+        except ImageTruncatedError as error:
+            reasons.add(error.reason)
+seconds = time.process_time() - began
+print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - resident, sorted(reasons)]))
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell what a process has mapped")
+def test_a_lying_chunk_length_is_refused_at_once_in_next_to_no_memory(tmp_path: Path) -> None:
+    assert len(LYING) == 61
+    (tmp_path / "good").write_bytes(encoded(".png"))
+    (tmp_path / "lying").write_bytes(LYING)
+    done = subprocess.run(
+        [sys.executable, "-c", READ_WITHIN_LIMITS, tmp_path / "good", tmp_path / "lying"],
+        stdout=subprocess.PIPE,
+        check=True,
+        timeout=60,
+    )
+    seconds, kilobytes, reasons = json.loads(done.stdout)
+    assert reasons == ["ends early: a PNG chunk b'IDAT' claims 2147483647 bytes, 20 are there"]
+    assert kilobytes < 5000
+    assert seconds < 2  # for two hundred: about a tenth of a millisecond each
+
+
+LARGE = (3000, 4000)
+"""Sides that need far more data than the small pictures here have, but not too many pixels."""
+
+
+def declared(data: bytes, at: int, size: tuple[int, int], layout: str) -> bytes:
+    return data[:at] + struct.pack(layout, *size) + data[at + struct.calcsize(layout) :]
+
+
+def compressed_tiff(compression: str) -> bytes:
+    """Build a TIFF of which one strip is declared to hold a large picture."""
+    number = {"tiff_lzw": 5, "tiff_adobe_deflate": 8, "packbits": 32773}[compression]
+    return tiff({256: (LARGE[1],), 257: (LARGE[0],), 278: (LARGE[0],), 259: (number,)}, bytes(400))
+
+
+PROGRESSIVE = CLOSE["JPEG progressive"][1]
+TOO_LITTLE: dict[str, bytes] = {
+    "PNG": png(PNG_PIXELS, size=LARGE),
+    "PNG 1-bit": png(PNG_PIXELS, size=LARGE, depth=1, colour=0),
+    "JPEG": declared(JPEG, JPEG_FRAME + 5, LARGE, ">HH"),
+    "JPEG progressive": declared(PROGRESSIVE, PROGRESSIVE.index(b"\xff\xc2") + 5, LARGE, ">HH"),
+    "JPEG whose comments are long": JPEG[:2]
+    + jpeg_segment(0xFE, bytes(60_000)) * 10
+    + declared(JPEG, JPEG_FRAME + 5, LARGE, ">HH")[2:],
+    **{f"TIFF {name}": compressed_tiff(name) for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits")},
+}
+
+
+@EITHER
+@pytest.mark.parametrize("name", TOO_LITTLE)
+def test_data_that_cannot_give_the_declared_pixels_never_reach_a_decoder(
+    put: Callable[[bytes], Path], name: str, use: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "imdecode", None)
+    with pytest.raises(ImageTruncatedError):
+        use(put(TOO_LITTLE[name]))
+
+
+BLANK = Pillow.new("RGB", (2000, 1500), (9, 9, 9))
+WELL_PACKED: dict[str, Callable[[], bytes]] = {
+    "PNG": lambda: saved("PNG", BLANK, compress_level=9),
+    "PNG 1-bit": lambda: saved("PNG", BLANK.convert("1"), compress_level=9),
+    "JPEG": lambda: saved("JPEG", BLANK, quality=1, optimize=True),
+    "JPEG 4:4:4": lambda: saved("JPEG", BLANK, subsampling=0, optimize=True),
+    "JPEG grey": lambda: saved("JPEG", BLANK.convert("L"), optimize=True),
+    "JPEG progressive": lambda: saved("JPEG", BLANK, progressive=True, optimize=True),
+    "WebP": lambda: saved("WEBP", BLANK, lossless=True),
+    "TIFF LZW": lambda: saved("TIFF", BLANK, compression="tiff_lzw", strip_size=1 << 30),
+    "TIFF Deflate": lambda: saved("TIFF", BLANK, compression="tiff_adobe_deflate", strip_size=1 << 30),
+    "TIFF PackBits": lambda: saved("TIFF", BLANK, compression="packbits", strip_size=1 << 30),
+}
+
+
+@pytest.mark.parametrize("name", WELL_PACKED)
+def test_a_picture_that_packs_as_well_as_can_be_is_still_taken(put: Callable[[bytes], Path], name: str) -> None:
+    path = put(WELL_PACKED[name]())
+    assert path.stat().st_size < 150_000
+    assert (inspect_image(path).width, inspect_image(path).height) == BLANK.size
+    assert read_image(path).shape == (1500, 2000, 3)
 
 
 HUGE: dict[str, bytes] = {
@@ -294,9 +390,15 @@ HUGE: dict[str, bytes] = {
     "PNG, header only": png(size=(30_000, 30_000))[:33],
     "JPEG": jpeg_frame(size=(30_000, 30_000)),
     "BMP": bmp(24, b"", size=(30_000, 30_000)),
+    "BMP from the top down": bmp(24, b"", size=(30_000, -30_000)),
+    "BMP as far down as numbers go": bmp(24, b"", size=(1, -(1 << 31))),
     "WebP": riff((b"VP8L", struct.pack("<BI", 0x2F, 0x3FFF << 14 | 0x3FFF))),
     "WebP canvas": riff(webp_canvas(0, 30_000, 30_000)),
+    "WebP lossy": riff((b"VP8 ", b"abc\x9d\x01\x2a\xff\x3f\xff\x3f")),
     "TIFF": tiff({256: (30_000,), 257: (30_000,)}),
+    "TIFF of long sides": tiff().replace(
+        struct.pack("<HHIHH", 256, 3, 1, WIDTH, 0), struct.pack("<HHII", 256, 4, 1, 0xFFFFFFFF)
+    ),
     "one side": png(size=(60_000_000, 1)),
 }
 
@@ -388,6 +490,24 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, use: Callabl
         assert time.perf_counter() - began < 1
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no such files")
+@EITHER
+@pytest.mark.parametrize("name", ["/proc/self/status", "/proc/self/mem", "/proc/version", "/dev/zero", "/dev/random"])
+def test_what_only_looks_like_a_file_is_refused(use: Callable[[str], object], name: str) -> None:
+    with pytest.raises(ImageUnreadableError):
+        use(name)
+
+
+@EITHER
+@pytest.mark.parametrize("name", ["page.png", "picture.gif", "picture", "picture.png.txt"])
+def test_the_contents_decide_and_not_the_name(tmp_path: Path, use: Callable[[Path], object], name: str) -> None:
+    (tmp_path / name).write_bytes(JPEG)
+    use(tmp_path / name)
+    (tmp_path / name).write_bytes(b"<html>Not found</html>")
+    with pytest.raises(ImageFormatError, match="is an HTML page; PNG, JPEG, BMP, WebP or TIFF is expected"):
+        use(tmp_path / name)
+
+
 @EITHER
 def test_a_file_that_the_system_refuses_is_unreadable(
     put: Callable[[bytes], Path], use: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
@@ -436,6 +556,48 @@ def test_limits_apply(put: Callable[[bytes], Path], use: Callable[..., object]) 
         use(path, ImageLimits(max_bytes=len(JPEG) - 1))
     with pytest.raises(ImageTooLargeError, match=f"{WIDTH}×{HEIGHT} pixels; at most {HEIGHT * WIDTH - 1}"):
         use(path, ImageLimits(max_pixels=HEIGHT * WIDTH - 1))
+
+
+@EITHER
+def test_pictures_may_be_confined_to_a_folder(tmp_path: Path, use: Callable[..., object]) -> None:
+    root = tmp_path / "root"
+    root.mkdir()
+    for name in ("root/in.png", "out.png"):
+        (tmp_path / name).write_bytes(JPEG)
+    (root / "link.png").symlink_to("../out.png")
+    limits = ImageLimits(root=root)
+    use(root / "in.png", limits)
+    for path in (tmp_path / "out.png", root / "../out.png", root / "link.png", tmp_path / "missing.png", "/dev/zero"):
+        with pytest.raises(ImageOutsideRootError, match=r"outside of the folder .*root'") as caught:
+            use(path, limits)
+        assert caught.value.path == str(path)
+    with pytest.raises(ImageNotFoundError):
+        use(root / "missing.png", limits)
+
+
+def test_the_folder_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("old", "new"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(JPEG)
+    (tmp_path / "link").symlink_to("old")
+    monkeypatch.chdir(tmp_path)
+    limits = [ImageLimits(root=root) for root in ("link", b"old", tmp_path / "new" / ".." / "old", "old/")]
+    assert {limit.root for limit in limits} == {os.path.realpath(tmp_path / "old")}
+    monkeypatch.chdir("new")
+    (tmp_path / "link").unlink()
+    (tmp_path / "link").symlink_to("new")
+    assert read_image(tmp_path / "old" / "a.png", limits[0]).size
+    with pytest.raises(ImageOutsideRootError):
+        read_image("a.png", limits[0])
+    assert pickle.loads(pickle.dumps(limits[0])) == limits[0]
+
+
+@pytest.mark.parametrize("root", ["", "missing", "a.png", "a\0b", 5, True])
+def test_a_root_that_is_no_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Any) -> None:
+    (tmp_path / "a.png").write_bytes(JPEG)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InvalidArgumentError, match="root must be"):
+        ImageLimits(root=root)
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, None, "9"])
