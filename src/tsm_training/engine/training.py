@@ -21,7 +21,7 @@ from tsm_training.data import (
 from tsm_training.engine.evaluator import EvaluationRun, Evaluator
 from tsm_training.engine.listener import Listener, write_log
 from tsm_training.engine.reports import EvaluatedExample, ValidationResults, epoch_metrics, worker_means
-from tsm_training.errors import TrainingStoppedError
+from tsm_training.errors import SessionNotFoundError, TrainingStoppedError
 from tsm_training.evidence import ExampleEvidence, LearnedState
 from tsm_training.persistence import LearnerStorage
 from tsm_training.weights import LearnerCell, WeightLearner
@@ -71,11 +71,15 @@ class Training:
 
     def run(self, *, reevaluate: bool) -> TrainingSession:
         """Do it, and return the completed session; whatever ends it early is noted in the stored session."""
-        self.storage.store.begin_session(self.session)
+        has_begun = False
         try:
+            self.storage.store.begin_session(self.session)
+            has_begun = True
             return self._complete(reevaluate=reevaluate)
         except BaseException as error:
-            self._give_up(error)
+            # Ctrl-C may come just behind the commit of the beginning: only an ordinary error says that there is none.
+            if has_begun or not isinstance(error, Exception):
+                self._give_up(error)
             raise
 
     def _complete(self, *, reevaluate: bool) -> TrainingSession:
@@ -169,6 +173,8 @@ class Training:
         try:
             if store.get_session(session_id).status == "running":
                 store.commit_session(session_id, lambda _held: SessionCommit(ended))
+        except SessionNotFoundError:
+            return  # it had not begun
         except Exception:
             # The first error is the one to report; the session stays "running" in a store that cannot be written.
             text = "could not note that training session %s was %s"
