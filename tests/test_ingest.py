@@ -173,6 +173,7 @@ def test_a_manifest_that_is_not_there_is_refused(manifest: Path) -> None:
     with pytest.raises(ManifestError, match="cannot be read") as caught:
         read_manifest(manifest)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
+    assert caught.value.reason == "cannot be read as UTF-8 CSV: No such file or directory"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")
@@ -259,6 +260,17 @@ def test_of_several_copies_the_same_one_is_taken_each_time(tmp_path: Path) -> No
     for name in ("z", "b", "y"):
         (tmp_path / "new" / name).write_bytes(content)
     assert relinked([example], tmp_path / "new")[0].source_path == str(tmp_path / "new" / "b")
+
+
+def test_what_leads_out_of_the_folder_of_pictures_is_passed_over(tmp_path: Path) -> None:
+    example = stored(tmp_path / "old", "a")
+    (tmp_path / "root").mkdir()
+    Path(example.source_path).rename(tmp_path / "old" / "renamed")
+    (tmp_path / "root" / "a link").symlink_to(tmp_path / "old" / "renamed")
+    root = os.path.realpath(tmp_path / "root")
+    assert relinked([example], tmp_path, root) == []
+    (tmp_path / "root" / "copy").write_bytes((tmp_path / "old" / "renamed").read_bytes())
+    assert relinked([example], tmp_path, root)[0].source_path == str(tmp_path / "root" / "copy")
 
 
 def test_the_new_paths_are_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
