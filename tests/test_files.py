@@ -249,7 +249,7 @@ def test_what_leads_out_of_the_root_is_refused_whether_it_exists_or_not(
     with pytest.raises(OutsideRootError) as caught:
         read_regular_file(path, 100, root)
     assert caught.value.root == root
-    assert system_reason(caught.value) == f"leads to {os.path.realpath(path)!r}, outside of the folder {root!r}"
+    assert system_reason(caught.value) == f"leads out of the folder {root!r}, to {os.path.realpath(path)!r}"
     assert not leads_inside(path, root)
 
 

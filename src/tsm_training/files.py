@@ -59,7 +59,7 @@ class OutsideRootError(OSError):
         self.place = place
 
     def __str__(self) -> str:
-        return f"leads to {self.place!r}, outside of the folder {self.root!r}"
+        return f"leads out of the folder {self.root!r}, to {self.place!r}"
 
 
 def system_reason(error: OSError) -> str:
