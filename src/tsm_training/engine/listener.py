@@ -42,6 +42,7 @@ class Listener:
 
     def note(self, text: str) -> None:
         """Say something that deserves attention: to the log, and to the person who watches."""
+        text = _one_line(text)
         write_log(logging.INFO, "%s", text)
         if self.show is not None:
             self.show(text)
@@ -60,6 +61,11 @@ class Listener:
         """
         if self.should_stop is not None and self.should_stop():
             raise TrainingStoppedError(self.subject)
+
+
+def _one_line(text: str) -> str:
+    """Return a text whose line breaks and control characters are escaped: a worker's words must not forge log lines."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 @contextlib.contextmanager
