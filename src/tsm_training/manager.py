@@ -116,6 +116,9 @@ class TrainingManager:
         LearnerConflictError: learner and store hold different learned state, or the learner is kept in another store,
             and `restore` is None.
         StorageError: the store cannot be opened.
+
+    A store that was opened for reading only serves for predicting, validating and looking; what would change it raises
+    `StorageReadOnlyError` before any work.
     """
 
     worker_pool: WorkerPoolLike = attrs.field(converter=_a_pool)
@@ -185,6 +188,7 @@ class TrainingManager:
             InvalidArgumentError: a row has not three or four entries.
             TsmTrainingError: as for `add_training_example`; with several rows, a note names the row.
         """
+        self.data_manager.require_writable()
         if not isinstance(rows, Iterable):
             raise InvalidArgumentError("rows", rows, "tuples (source path, target path, ground truth path[, metadata])")
         rows = list(rows)
@@ -226,6 +230,7 @@ class TrainingManager:
             ManifestError: a folder is missing or empty, or a file has no partner, or two.
             TsmTrainingError: as for `add_training_examples`.
         """
+        self.data_manager.require_writable()
         return self.add_training_examples(read_folder(check_path("root", root)))
 
     def add_manifest(self, csv_path: str | os.PathLike[str]) -> list[TrainingExample]:
@@ -239,6 +244,7 @@ class TrainingManager:
             ManifestError: the file cannot be read, or lacks a column or a value.
             TsmTrainingError: as for `add_training_examples`.
         """
+        self.data_manager.require_writable()
         return self.add_training_examples(read_manifest(check_path("csv_path", csv_path)))
 
     def remove_training_example(self, example_id: str) -> None:
@@ -247,6 +253,7 @@ class TrainingManager:
         Raises:
             ExampleNotFoundError: no example has that id.
         """
+        self.data_manager.require_writable()
         example = self.data_manager.get_example(example_id)
         digests = self._digests_only_of(example)
         self._change_data(lambda change: self.data_manager.remove_example(example_id, change), digests)
@@ -263,6 +270,7 @@ class TrainingManager:
             ImageError: a file cannot be used.
             ImageSizeMismatchError: target and ground truth differ in size.
         """
+        self.data_manager.require_writable()
         old = self.data_manager.get_example(example_id)
         moved = attrs.evolve(old, ground_truth_path=_absolute("path", path))
         files = describe_files(moved, self.training_engine.limits)
@@ -310,6 +318,7 @@ class TrainingManager:
         Raises:
             InvalidArgumentError: `root` is no folder.
         """
+        self.data_manager.require_writable()
         if not Path(root).is_dir():
             raise InvalidArgumentError("root", os.fspath(root), "an existing folder")
         examples = {example.example_id: example for example in self.data_manager.iterate_examples()}
@@ -376,6 +385,7 @@ class TrainingManager:
         if not is_whole_number(seed):
             raise InvalidArgumentError("seed", seed, "a whole number")
         seed = int(seed)
+        self.data_manager.require_writable()
         examples = self.data_manager.get_all_examples(num_examples)
         if not examples:
             raise NoExamplesError
@@ -492,6 +502,7 @@ class TrainingManager:
             WeightsFileError: the file is faulty, was learned with another prior strength, or names no worker here.
             TrainingInProgressError: this learner is being trained by another call.
         """
+        self.data_manager.require_writable()
         file = read_weights_file(check_path("path", path))
         strength = getattr(self.weight_learner, "prior_strength", None)
         if file.posterior is not None and file.prior_strength != strength:
@@ -524,6 +535,7 @@ class TrainingManager:
             InvalidArgumentError: `default_weight` is not a number above 0.
             TrainingInProgressError: this learner is being trained by another call.
         """
+        self.data_manager.require_writable()
         check_number("default_weight", default_weight, 0.0, 1e6, "a number above 0 and at most 1e6")
         with self.weight_learner.cell:
             self.training_engine.learner_storage.change(lambda state: reset_state(state, default_weight))
@@ -548,6 +560,7 @@ class TrainingManager:
         Raises:
             TrainingInProgressError: this learner is being trained by another call.
         """
+        self.data_manager.require_writable()
         state = weight_learner.cell.state
         with self.weight_learner.cell:
             self.training_engine.learner_storage.change(lambda _held: state)

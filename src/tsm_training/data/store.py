@@ -21,6 +21,7 @@ from tsm_training.data.records import (
     TrainingSession,
     WorkerOutcome,
 )
+from tsm_training.errors import StorageReadOnlyError
 from tsm_training.evidence import LearnedState
 
 __all__ = ["PREVIEW_BYTES", "ExampleEdit", "StateChange", "TrainingStore"]
@@ -211,6 +212,20 @@ class TrainingStore(Protocol):
         ...
 
     # --- the second part: made of the first ---
+
+    @property
+    def is_read_only(self) -> bool:
+        """True where every method that writes raises `StorageReadOnlyError`; False unless a store says otherwise."""
+        return False
+
+    def require_writable(self) -> None:
+        """Make sure, before any work, that what will come of it can be stored.
+
+        Raises:
+            StorageReadOnlyError: the store is for reading only.
+        """
+        if self.is_read_only:
+            raise StorageReadOnlyError(self.location, "it was opened for reading only")
 
     def get_all_examples(self, limit: int | None = None) -> list[TrainingExample]:
         """Return examples in order of addition; with a limit, only the newest so many.

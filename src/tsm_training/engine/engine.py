@@ -38,6 +38,7 @@ from tsm_training.engine.training import Training
 from tsm_training.ensemble import NEGLIGIBLE_SHARE, Prediction, blend, decode_preview, renormalised
 from tsm_training.errors import (
     ImageError,
+    ImageFormatError,
     NoExamplesError,
     NothingEvaluatedError,
     NoWorkersError,
@@ -213,6 +214,7 @@ class TrainingEngine:
         epochs = check_whole_number("epochs", epochs)
         check_callable("on_progress", on_progress, "a function of a Progress, or None", optional=True)
         check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
+        self.store.require_writable()
         examples = list(examples)
         if not examples:
             raise NoExamplesError
@@ -262,6 +264,7 @@ class TrainingEngine:
             MetricError: the judge raised or gave something that is no similarity.
             TrainingInProgressError: this learner is being trained by another call.
         """
+        self.store.require_writable()
         self._require_workers()
         self.store.get_example(example.example_id)
         with self.weight_learner.cell:
@@ -372,14 +375,18 @@ class TrainingEngine:
     def _preview_accuracy(
         self, item: EvaluatedExample, run: EvaluationRun, shares: Mapping[str, float]
     ) -> float | None:
-        stored = run.previews.get(item.digest) or self.store.load_previews(item.digest)
+        stored = {**self.store.load_previews(item.digest), **run.previews.get(item.digest, {})}
         valid = [worker_id for worker_id, accuracy in item.accuracies.items() if accuracy is not None]
         weights = {w: share for w, share in renormalised(shares, valid).items() if share > 0.0}
         names = {w: preview_name(w, item.evaluations[w].key.worker_fingerprint) for w in weights}
         if not names or TRUTH not in stored or not all(name in stored for name in names.values()):
             return None
-        picture = blend({w: decode_preview(stored[name]) for w, name in names.items()}, weights)
-        return self._blend_similarity(picture, decode_preview(stored[TRUTH]))
+        try:
+            pictures = {w: decode_preview(stored[name]) for w, name in names.items()}
+            truth = decode_preview(stored[TRUTH])
+        except ImageFormatError:  # a damaged preview is like one that was pushed out
+            return None
+        return self._blend_similarity(blend(pictures, weights), truth)
 
     def _full_accuracy(self, item: EvaluatedExample, shares: Mapping[str, float]) -> float | None:
         try:
@@ -399,7 +406,7 @@ class TrainingEngine:
         shares: Mapping[str, float],
         equal: Mapping[str, float],
     ) -> None:
-        if self.weight_learner.cell.is_trial:
+        if self.weight_learner.cell.is_trial or self.store.is_read_only:
             return  # how a trial did says nothing about the ensemble that is kept
         now = self.clock().isoformat()
         edits: dict[str, ExampleEdit] = {}
