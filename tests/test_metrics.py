@@ -242,11 +242,10 @@ def test_the_mean_squared_error_takes_any_shape() -> None:
     assert mean_squared_error(np.array([[0, 250]], np.uint8), np.array([[2, 251]], np.uint8)) == 2.5
 
 
-@given(PICTURES, st.booleans())
-def test_the_histograms_count_every_pixel_of_each_channel(picture: Image, by_numpy: bool) -> None:
+@given(PICTURES, st.sampled_from([1, 2, 5, 2**20]))
+def test_the_histograms_count_every_pixel_of_each_channel(picture: Image, band: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        if by_numpy:  # as for pictures of more than 2**24 pixels
-            patch.setattr(metrics, "_MAX_FLOAT_COUNT", 0)
+        patch.setattr(metrics, "_BAND_PIXELS", band)
         counts = lab_histograms(picture)
     assert counts.dtype == np.int64
     assert counts.tolist() == [np.bincount(picture[..., c].ravel(), minlength=256).tolist() for c in range(3)]
@@ -259,6 +258,14 @@ def test_large_counts_are_exact_beyond_what_a_float32_can_count() -> None:
     assert int(counts.sum()) == 3 * 4097**2
     assert 4097**2 % 2 == 1
     assert 4097**2 > 2**24  # an odd number that float32 does not have
+
+
+@given(PAIRS, st.sampled_from([1, 2, 5]))
+def test_pictures_compared_in_bands_score_as_they_do_whole(pair: tuple[Image, Image], band: int) -> None:
+    whole = guide_similarity(*pair)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(metrics, "_BAND_PIXELS", band)
+        assert guide_similarity(*pair) == whole
 
 
 def counts(*values: int) -> Any:

@@ -32,6 +32,12 @@ PREVIEW_SIDE: Final = 128
 NEGLIGIBLE_SHARE: Final = 0.001
 """Workers with a smaller share are not run for a prediction."""
 
+_BLENDED_AT_ONCE: Final = 3 * 2**18
+"""Bytes that are blended at a time: floats of whole pictures take several times the memory of the pictures.
+
+A multiple of what a processor adds in one step, so that each byte is rounded as in a picture blended at once.
+"""
+
 
 @attrs.frozen(eq=False)
 class Prediction:
@@ -83,10 +89,16 @@ def blend(pictures: Mapping[str, Image], shares: Mapping[str, float]) -> Image:
     used = [worker_id for worker_id in sorted(pictures) if shares[worker_id] > 0.0]
     if len(used) == 1:
         return pictures[used[0]].copy()
-    total = np.zeros(pictures[used[0]].shape, np.float32)
-    for worker_id in used:
-        cv2.scaleAdd(pictures[worker_id].astype(np.float32), shares[worker_id], total, total)
-    return np.clip(np.rint(total), 0.0, 255.0).astype(np.uint8)
+    flat = {worker_id: np.ascontiguousarray(pictures[worker_id]).reshape(-1) for worker_id in used}
+    shape = pictures[used[0]].shape
+    blended = np.empty(math.prod(shape), np.uint8)
+    for start in range(0, blended.size, _BLENDED_AT_ONCE):
+        part = slice(start, start + _BLENDED_AT_ONCE)
+        total = np.zeros(blended[part].shape, np.float32)
+        for worker_id in used:
+            cv2.scaleAdd(flat[worker_id][part].astype(np.float32), shares[worker_id], total, total)
+        blended[part] = np.clip(np.rint(total), 0.0, 255.0)
+    return blended.reshape(shape)
 
 
 def sample_grid(image: Image) -> Image:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from collections.abc import Callable, Iterator
+from typing import Final, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 import cv2
@@ -31,7 +31,13 @@ _MSE_SHARE: Final = 0.6
 _HISTOGRAM_SHARE: Final = 0.4
 _MAX_SQUARED_ERROR: Final = 255**2
 _BINS: Final = 256
-_MAX_FLOAT_COUNT: Final = 2**24
+
+_BAND_PIXELS: Final = 2**20
+"""Pictures are compared in bands of about so many pixels: all of a large one, converted, would take up memory only.
+
+Sums over bands are whole numbers, so they are those of the whole picture; and OpenCV counts in float32, which is exact
+up to 2**24.
+"""
 
 
 # --- protocols ------------------------------------------------------------------------------------------------------
@@ -82,23 +88,33 @@ def mean_squared_error(img1: Image, img2: Image) -> float:
         ImageSizeMismatchError: the shapes differ.
     """
     _check_same_size(img1, img2)
+    return _squared_error(img1, img2) / img1.size
+
+
+def _squared_error(img1: Image, img2: Image) -> int:
     # OpenCV sums the squares of bytes in whole numbers, but may hand over the square of a rounded root.
-    return round(cv2.norm(img1, img2, cv2.NORM_L2SQR)) / img1.size
+    return round(cv2.norm(img1, img2, cv2.NORM_L2SQR))
 
 
 def lab_histograms(lab: Image) -> Histograms:
     """Count the 256 values of each of three channels (uint8, H×W×3); returns int64, 3×256."""
-    # calcHist is faster but counts in float32, which is exact up to 2**24.
-    count = _counts_by_opencv if lab.shape[0] * lab.shape[1] <= _MAX_FLOAT_COUNT else _counts_by_numpy
-    return np.array([count(lab, channel) for channel in range(3)], np.int64)
+    counts = np.zeros((3, _BINS), np.int64)
+    for band in _bands(lab):
+        _count(lab[band], counts)
+    return counts
 
 
-def _counts_by_opencv(lab: Image, channel: int) -> npt.NDArray[Any]:
-    return cv2.calcHist([lab], [channel], None, [_BINS], [0, _BINS]).ravel()
+def _bands(image: Image) -> Iterator[tuple[slice, slice]]:
+    height, width = image.shape[:2]
+    rows = max(1, _BAND_PIXELS // width)
+    for top in range(0, height, rows):
+        for left in range(0, width, _BAND_PIXELS):
+            yield slice(top, top + rows), slice(left, left + _BAND_PIXELS)
 
 
-def _counts_by_numpy(lab: Image, channel: int) -> npt.NDArray[Any]:
-    return np.bincount(lab[:, :, channel].ravel(), minlength=_BINS)
+def _count(lab: Image, counts: Histograms) -> None:
+    for channel, row in enumerate(counts):
+        row += cv2.calcHist([lab], [channel], None, [_BINS], [0, _BINS]).ravel().astype(np.int64)  # noqa: PLW2901
 
 
 def histogram_correlation(counts1: npt.NDArray[np.int64], counts2: npt.NDArray[np.int64]) -> float:
@@ -122,8 +138,8 @@ def histogram_correlation(counts1: npt.NDArray[np.int64], counts2: npt.NDArray[n
     return max(-1.0, min(1.0, covariance / math.sqrt(variance1 * variance2)))
 
 
-def _similarity(lab1: Image, histograms1: Histograms, lab2: Image, histograms2: Histograms) -> float:
-    closeness = 1.0 - mean_squared_error(lab1, lab2) / _MAX_SQUARED_ERROR
+def _similarity(mse: float, histograms1: Histograms, histograms2: Histograms) -> float:
+    closeness = 1.0 - mse / _MAX_SQUARED_ERROR
     correlations = [max(0.0, histogram_correlation(a, b)) for a, b in zip(histograms1, histograms2, strict=True)]
     combined = _MSE_SHARE * closeness + _HISTOGRAM_SHARE * (math.fsum(correlations) / len(correlations))
     return max(0.0, min(1.0, combined))
@@ -170,13 +186,21 @@ class GuideSimilarity:
         return guide_similarity(output, ground_truth)
 
     def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR)."""
+        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR).
+
+        It keeps the ground truth in Lab, not the picture itself.
+        """
         lab_truth = _to_lab(ground_truth)
         truth_histograms = lab_histograms(lab_truth)
 
         def score(output: Image) -> float:
-            _check_same_size(output, ground_truth)
-            lab_output = _to_lab(output)
-            return _similarity(lab_output, lab_histograms(lab_output), lab_truth, truth_histograms)
+            _check_same_size(output, lab_truth)
+            squared_error = 0
+            histograms = np.zeros_like(truth_histograms)
+            for band in _bands(output):
+                lab = _to_lab(output[band])
+                squared_error += _squared_error(lab, lab_truth[band])
+                _count(lab, histograms)
+            return _similarity(squared_error / output.size, histograms, truth_histograms)
 
         return score
