@@ -318,7 +318,9 @@ _PROBE_BYTES: Final = 64 * 1024
 
 def _reason_of_the_system(path: str, error: sqlite3.Error) -> StorageError:
     """Find out why a file could not be opened, read or written: SQLite knows the system's reason, but keeps it."""
-    if (limit := _file_size_limit()) is not None and _size(path) + _PROBE_BYTES > limit:
+    # A change that was rolled back has left the file as small as it was: its size may tell nothing any more.
+    is_write = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
+    if (limit := _file_size_limit()) is not None and (is_write or _size(path) + _PROBE_BYTES > limit):
         return StorageFullError(path, f"no file may be larger than {limit} bytes here ({error}); make room, call again")
     try:
         with tempfile.TemporaryFile(dir=Path(path).parent) as probe:
