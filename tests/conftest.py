@@ -6,13 +6,17 @@ import os
 from collections.abc import Generator
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 # So that a failure in the published contract shows both sides, as one in a test file does.
 pytest.register_assert_rewrite("tsm_training.testing")
 
 settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
-settings.load_profile("fixed")
+# For runs that repeat a test a thousand times (tests/mutation.py): fewer inputs, and no search for the simplest.
+settings.register_profile(
+    "brief", settings.get_profile("fixed"), max_examples=25, phases=[Phase.explicit, Phase.generate]
+)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
 
 
 @pytest.hookimpl(wrapper=True)

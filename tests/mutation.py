@@ -1,0 +1,146 @@
+"""Mutation testing: does a test fail when a statement of the library is changed?
+
+    python -m tests.mutation --group learner
+
+mutmut changes one expression at a time (``<`` to ``<=``, ``and`` to ``or``, an argument to None …) in a copy of the
+project and runs the tests of the group that reach the changed function. A change that no test notices has survived. The
+score and the survivors are printed, with ``--show`` what they change too; ``docs/explanation/mutation.md`` says why
+they survive.
+
+Needs ``pip install mutmut`` and a system with fork. A group takes between ten minutes and an hour, so neither the
+ordinary tests nor CI run it. Temporary files go where TMPDIR says: a folder in memory makes the storage group faster.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import contextlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+from typing import Final
+
+import attrs
+
+__all__ = ["GROUPS", "Group", "main"]
+
+_ROOT: Final = Path(__file__).parents[1]
+_COPIED: Final = ("src", "tests", "pyproject.toml", "README.md")
+_SECTION: Final = "[tool.mutmut]\n"
+_NOT_CHANGED: Final = {"src/tsm_training/weights/learner.py": "class WeightLearner(Protocol):"}
+"""Classes to leave alone, by their first line: `isinstance` takes a changed copy of a method for one more to have."""
+
+_MUTMUT: Final = (sys.executable, "-c", "from mutmut.__main__ import cli; cli()")
+_DETECTED: Final = frozenset({"killed", "timeout", "segfault"})
+"""Of a mutant that hangs or crashes a test run everybody takes notice."""
+
+
+@attrs.frozen
+class Group:
+    """What is changed, and what must notice it."""
+
+    files: Sequence[str]
+    tests: Sequence[str]
+    expression: str | None = None
+    """Which of the tests, as pytest's ``-k`` understands it; all of them by default."""
+
+    def settings(self) -> str:
+        """Return the lines that make the project's mutmut settings those of this group."""
+        selection = [f"tests/{name}.py" for name in self.tests]
+        if self.expression is not None:
+            selection += ["-k", self.expression]
+        only = [f"src/tsm_training/{name}" for name in self.files]
+        return f"only_mutate = {only!r}\npytest_add_cli_args_test_selection = {selection!r}\n"
+
+
+GROUPS: Final[Mapping[str, Group]] = {
+    "learner": Group(
+        files=["weights/rule.py", "weights/learner.py", "evidence.py", "persistence.py"],
+        tests=["test_weights", "test_learner", "test_evidence", "test_persistence"],
+    ),
+    "files": Group(
+        files=["weights/files.py", "files.py"],
+        tests=["test_weights_files", "test_files"],
+        expression="not killed",  # those start programs of their own, which import the unchanged library
+    ),
+    "storage": Group(
+        files=["data/*.py"],
+        tests=["test_sqlite", "test_stores", "test_metadata", "test_split", "test_ownership", "test_upgrade"],
+    ),
+}
+
+
+def _prepare(folder: Path, group: Group) -> None:
+    for name in _COPIED:
+        if (_ROOT / name).is_dir():
+            shutil.copytree(
+                _ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"), dirs_exist_ok=True
+            )
+        else:
+            shutil.copy(_ROOT / name, folder / name)
+    _edit(folder / "pyproject.toml", _SECTION, _SECTION + group.settings())
+    for name, line in _NOT_CHANGED.items():
+        _edit(folder / name, line, f"{line}  # pragma: no mutate block")
+
+
+def _edit(path: Path, old: str, new: str) -> None:
+    text = path.read_text(encoding="utf-8")
+    if text.count(old) != 1:
+        raise SystemExit(f"{old.strip()!r} must stand in {path} once")
+    path.write_text(text.replace(old, new), encoding="utf-8")
+
+
+def _results(folder: Path) -> dict[str, str]:
+    """Return what became of each mutant, by its name."""
+    listed = subprocess.run([*_MUTMUT, "results", "--all", "true"], cwd=folder, capture_output=True, check=True)
+    lines = (line.strip() for line in listed.stdout.decode().splitlines())
+    return dict(line.rsplit(": ", 1) for line in lines if ": " in line)  # type: ignore[misc]
+
+
+def _report(group: str, results: Mapping[str, str], folder: Path, *, show: bool) -> float:
+    """Print the score and the survivors; return the score."""
+    counts = collections.Counter(results.values())
+    score = sum(counts[status] for status in _DETECTED) / len(results) if results else 0.0
+    print(f"\n{group}: mutmut {version('mutmut')}, {len(results)} mutants, {score:.1%} detected")
+    print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
+    for name, status in sorted(results.items()):
+        if status not in _DETECTED:
+            print(f"{status}: {name}")
+            if show:
+                subprocess.run([*_MUTMUT, "show", name], cwd=folder, check=True)
+    return score
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one group; the result is 0 if at least the wanted share of its mutants was detected."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutation", description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--group", choices=GROUPS, required=True)
+    parser.add_argument("--children", type=int, default=os.cpu_count() or 1, help="how many tests run at once")
+    parser.add_argument("--least", type=float, default=0.85, help="the share of mutants that must be detected")
+    parser.add_argument("--show", action="store_true", help="print what the survivors change")
+    parser.add_argument("--folder", type=Path, help="where to work, and to leave the results for a closer look")
+    parser.add_argument(
+        "mutants", nargs="*", help="names or patterns of the mutants to run; all of the group by default"
+    )
+    options = parser.parse_args(arguments)
+    with contextlib.ExitStack() as stack:
+        folder = options.folder or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="mutation-")))
+        _prepare(folder, GROUPS[options.group])
+        subprocess.run(
+            [*_MUTMUT, "run", "--max-children", str(options.children), *options.mutants],
+            cwd=folder,
+            env={**os.environ, "HYPOTHESIS_PROFILE": "brief"},
+            check=True,
+        )
+        score = _report(options.group, _results(folder), folder, show=options.show)
+    return int(score < options.least)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
