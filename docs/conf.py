@@ -175,6 +175,7 @@ def write_reference() -> None:
     pages = {"tsm_training": _front_door(), "database": _schema_page()}
     pages |= {f"tsm_training.{name}": _module_page(f"tsm_training.{name}") for name in public_modules()}
     pages["tsm_training.weights.rule"] = _module_page("tsm_training.weights.rule", members=False)
+    pages["tsm_training.testing.stateful"] = _module_page("tsm_training.testing.stateful")
     _GENERATED.mkdir(parents=True, exist_ok=True)
     for old in _GENERATED.glob("*.rst"):
         if old.stem not in pages:

@@ -5,7 +5,9 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -807,6 +809,101 @@ class TrainingStoreContract(ABC):
 
         _at_once([write, read, read])
         assert store.load_learning().state.bases["counter"].update_count == 10
+
+    def test_sessions_committed_by_several_threads_all_count(self, store: TrainingStore) -> None:
+        def train(thread: int) -> None:
+            for number in range(4):
+                session_id = f"{thread}-{number}"
+                store.begin_session(make_session(session_id))
+                commit = SessionCommit(complete_session(session_id), [make_metric_row(session_id)])
+                store.commit_session(session_id, functools.partial(finish, commit))
+
+        def finish(commit: SessionCommit, held: LearnedState) -> SessionCommit:
+            return attrs.evolve(commit, state=_count_up(held))
+
+        _at_once([functools.partial(train, thread) for thread in range(4)])
+        assert store.load_learning().state.bases["counter"].update_count == 16
+        stored = store.get_all_sessions()
+        assert sorted(each.session_id for each in stored) == sorted(f"{t}-{n}" for t in range(4) for n in range(4))
+        for each in stored:
+            assert each == complete_session(each.session_id)
+            assert store.get_metrics(each.session_id) == [make_metric_row(each.session_id)]
+
+    def test_different_changes_by_several_threads_all_count(self, store: TrainingStore) -> None:
+        self._add(store, "kept", *(f"gone {number}" for number in range(6)))
+
+        def count_in(stored: TrainingExample) -> TrainingExample:
+            return attrs.evolve(stored, metadata={"count": stored.metadata.get("count", 0) + 1})
+
+        def edit() -> None:
+            for _ in range(6):
+                store.edit_examples({"kept": count_in}, _count_up)
+
+        def remove() -> None:
+            for number in range(6):
+                store.remove_example(f"gone {number}", _count_up)
+
+        def learn() -> None:
+            for _ in range(6):
+                store.update_learning(_count_up)
+
+        def keep_results() -> None:
+            for number in range(6):
+                store.update_example_results("kept", worker_results={"w": make_outcome(number / 8)})
+                store.save_evaluations([make_evaluation(f"digest {number}")])
+
+        _at_once([edit, edit, remove, learn, keep_results])
+        assert store.load_learning().state.bases["counter"].update_count == 24
+        kept = store.get_all_examples()
+        assert [(e.example_id, e.metadata, e.worker_results) for e in kept] == [
+            ("kept", {"count": 12}, {"w": make_outcome(5 / 8)})
+        ]
+        assert len(store.load_evaluations(f"digest {number}" for number in range(6))) == 6
+
+    def test_a_change_that_fails_in_one_thread_takes_nothing_of_the_others_with_it(self, store: TrainingStore) -> None:
+        self._add(store, "a")
+
+        def fail() -> None:
+            for _ in range(8):
+                with pytest.raises(_FailureError):
+                    store.edit_examples({"a": lambda stored: attrs.evolve(stored, metadata={"failed": True})}, _fail)
+
+        def learn() -> None:
+            for _ in range(20):
+                store.update_learning(_count_up)
+                time.sleep(0.0005)  # so that failures come in between, however quick the store is
+
+        _at_once([fail, learn, fail, learn])
+        assert store.load_learning().state.bases["counter"].update_count == 40
+        assert store.get_all_examples() == [make_example("a")]
+
+    # --- many small writes ---
+
+    def test_of_many_small_writes_none_is_lost(self, store: TrainingStore) -> None:
+        names = [f"{number:03}" for number in range(205)]
+        others = names[::3]
+        for name in names:
+            store.add_examples([make_example(name)])
+            if name in others:
+                store.save_evaluations([make_evaluation(name)])
+                store.update_example_results(name, worker_results={})
+                store.update_learning(_count_up)
+        stored = store.get_all_examples()
+        assert [example.example_id for example in stored] == names
+        assert [example.example_id for example in stored if example.worker_results is not None] == others
+        assert [evaluation.key.example_digest for evaluation in store.load_evaluations(names)] == others
+        assert store.load_learning().state.bases["counter"].update_count == len(others)
+
+    def test_nothing_that_is_gone_lends_its_place_to_something_else(self, store: TrainingStore) -> None:
+        for number in range(6):
+            name = str(number)
+            store.add_examples([make_example(name, files=None)])
+            assert store.get_example(name) == make_example(name, files=None)
+            store.update_examples([complete_example(name)])
+            self._add(store, f"stays {name}")
+            store.remove_example(name)
+        assert self._ids(store) == [f"stays {number}" for number in range(6)]
+        assert [store.get_example(f"stays {n}") for n in range(6)] == [make_example(f"stays {n}") for n in range(6)]
 
     # --- closing ---
 
