@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import attrs
-
 from tests.support import brighter
+
 from tsm_training import Image, Worker, WorkerPool
 
 

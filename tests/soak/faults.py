@@ -19,8 +19,10 @@ import collections
 import contextlib
 import errno
 import gc
+import itertools
 import logging
 import random
+import re
 import shutil
 import sqlite3
 import sys
@@ -30,7 +32,6 @@ from pathlib import Path
 from typing import Final, TypeAlias
 
 import attrs
-
 from tests.soak.support import (
     SMALL_PLAN,
     WEIGHTS,
@@ -51,6 +52,7 @@ from tests.soak.support import (
     statuses,
     watching,
 )
+
 from tsm_training import TrainingDataManager, TsmTrainingError
 
 Failure: TypeAlias = Callable[[Call], BaseException]
@@ -110,6 +112,10 @@ FAULTS: Final = {
     "Ctrl-C before": Fault(("sql", "file"), lambda _call: KeyboardInterrupt()),
     "Ctrl-C after": Fault(("sql", "file"), lambda _call: KeyboardInterrupt(), moment="after"),
 }
+
+SQL_CALLS: Final = 130
+FILE_CALLS: Final = 7
+"""About how many there are in an undisturbed pass: where a sample is drawn from."""
 
 
 @attrs.define
@@ -261,22 +267,18 @@ def _is_mark(connection: sqlite3.Connection) -> bool:
     return any(str(file).endswith(".running") for file in files)
 
 
-def sweep(folder: Path, pictures: Path, reference: Reference, verdict: Verdict, name: str, chosen: list[int]) -> Tally:
+def sweep(make_pass: Callable[[str, Trap], Pass], name: str, chosen: list[int]) -> None:
     """Let one kind of fault happen at each of the chosen calls, or at one after the other until none is left."""
-    tally = Tally()
-    numbers = iter(chosen) if chosen else iter(range(1, 1_000_000))
-    for number in numbers:
-        trap = Trap(FAULTS[name], number)
-        place = folder / f"{name.replace(' ', '-').replace('/', '')}-{number}"
-        was_met = Pass(place, pictures, reference, verdict, tally, f"{name}, call {number}", trap).run()
+    for number in chosen or itertools.count(1):
+        one = make_pass(f"{name}, call {number}", Trap(FAULTS[name], number))
+        was_met = one.run()
         gc.collect()
-        tally.sprung += was_met
-        if verdict.broken:
+        one.tally.sprung += was_met
+        if one.verdict.broken:
             break
-        shutil.rmtree(place)
+        shutil.rmtree(one.folder)
         if not was_met:
             break
-    return tally
 
 
 def main() -> int:
@@ -290,12 +292,18 @@ def main() -> int:
         reference = reference_of(folder / "undisturbed", pictures, SMALL_PLAN)
         lot = random.Random(options.seed)
         for name in FAULTS:
-            chosen = sorted(lot.sample(range(1, 100), options.calls)) if options.calls else []
+            reach = FILE_CALLS if FAULTS[name].kinds == ("file",) else SQL_CALLS
+            chosen = sorted(lot.sample(range(1, reach), options.calls)) if options.calls else []
 
             def work(tell: Tell, name: str = name, chosen: list[int] = chosen) -> None:
-                """Each fault in a process of its own, so that the figures do not depend on the order."""
-                own = Verdict("faults", options.seed)
-                tally = sweep(folder, pictures, reference, own, name, chosen)
+                """Each kind of fault has a process of its own, so that the figures do not depend on the order."""
+                own, tally = Verdict("faults", options.seed), Tally()
+
+                def make_pass(title: str, trap: Trap) -> Pass:
+                    place = folder / re.sub(r"[^A-Za-z0-9]+", "-", title)
+                    return Pass(place, pictures, reference, own, tally, title, trap)
+
+                sweep(make_pass, name, chosen)
                 raised = ", ".join(f"{count} {error}" for error, count in sorted(tally.raised.items())) or "nothing"
                 tell(f"figure {name}: failed at {tally.sprung} calls; raised: {raised}")
                 for line in own.broken:

@@ -17,6 +17,7 @@ from typing import Any
 
 from tests.soak.counting import counted_pool
 from tests.soak.support import Tell, Verdict, fork, make_pictures, parse, raw, scratch, soundness, triple
+
 from tsm_training import BayesianWeightLearner, TrainingManager
 from tsm_training.data.schema import GUIDE_SCHEMA
 

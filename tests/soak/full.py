@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-
 from tests.soak.support import (
     SMALL_PLAN,
     WEIGHTS,
@@ -40,6 +39,7 @@ from tests.soak.support import (
     soundness,
     statuses,
 )
+
 from tsm_training import TrainingDataManager
 from tsm_training.errors import StorageFullError, WeightsFileError
 

@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Final
 
 import attrs
-
 from tests.soak.support import (
     DATABASE,
     PLAN,
@@ -50,6 +49,7 @@ from tests.soak.support import (
     watching,
     work_through,
 )
+
 from tsm_training import TrainingDataManager
 
 SLOW_EXAMPLES: Final = 24

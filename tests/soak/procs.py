@@ -11,6 +11,7 @@ and the learned state to the last bit.
 
 from __future__ import annotations
 
+import functools
 import json
 import random
 import sys
@@ -20,7 +21,6 @@ from pathlib import Path
 from typing import Any, Final
 
 import attrs
-
 from tests.soak.counting import counted_pool
 from tests.soak.support import (
     Child,
@@ -35,6 +35,7 @@ from tests.soak.support import (
     soundness,
     triple,
 )
+
 from tsm_training import BayesianWeightLearner, ExampleEvidence, Outcome, TrainingExample, TrainingManager
 from tsm_training.data import MetricRow
 from tsm_training.evidence import LearnedState, WorkerBase
@@ -188,7 +189,7 @@ def _evidence(rows: list[MetricRow], example_id: str) -> dict[str, Outcome]:
     return {row.worker_id: Outcome(row.accuracy, row.confidence) for row in rows if row.example_id == example_id}
 
 
-def work(database: Path, pictures: Path, numbers: list[int], operations: int, seed: str, tell: Tell) -> None:
+def work(database: Path, pictures: Path, numbers: list[int], *, operations: int, seed: str, tell: Tell) -> None:
     """Perform operations, tell how long each took and, at the end, what must be stored."""
     with TrainingManager(counted_pool(), BayesianWeightLearner(alpha=ALPHA), database) as manager:
         account = Account(manager, pictures, numbers, random.Random(seed))
@@ -218,7 +219,8 @@ def compare(verdict: Verdict, database: Path, summaries: list[dict[str, Any]]) -
     expect(not (wrong := soundness(database)), f"{wrong}")
     with raw(database) as connection:
         rows = connection.execute(
-            "SELECT example_id, ground_truth_path, metadata FROM training_examples JOIN example_files USING (example_id)"
+            "SELECT example_id, ground_truth_path, metadata FROM training_examples "
+            "JOIN example_files USING (example_id)"
         ).fetchall()
         sessions = connection.execute("SELECT session_id, status FROM training_sessions").fetchall()
         metrics = connection.execute("SELECT COUNT(*) FROM training_metrics").fetchone()[0]
@@ -262,12 +264,10 @@ def main() -> int:
         workers: list[Child] = []
         for number in range(options.processes):
             numbers = list(range(number * each, (number + 1) * each))
-            seed = f"{options.seed}/{number}"
-            workers.append(
-                fork(
-                    lambda tell, numbers=numbers, seed=seed: work(database, pictures, numbers, options.ops, seed, tell)
-                )  # type: ignore[misc]
+            process = functools.partial(
+                work, database, pictures, numbers, operations=options.ops, seed=f"{options.seed}/{number}"
             )
+            workers.append(fork(lambda tell, process=process: process(tell=tell)))  # type: ignore[misc]
         pauses = [lot.uniform(0.5, 2.0 if options.quick else 8.0) for _ in range(options.holds)]
         holder = fork(lambda tell: hold(database, pauses, options.hold, tell))
         lines = [[json.loads(line) for line in child.wait()] for child in workers]

@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, Final, Literal, TypeAlias
 
 import attrs
-
 from tests.soak.counting import counted_pool, name_of_pictures
 from tests.support import brighter, picture, save, save_triple
+
 from tsm_training import BayesianWeightLearner, TrainingDataManager, TrainingManager
 
 Tell: TypeAlias = Callable[[str], None]
@@ -78,8 +78,8 @@ class Verdict:
     def expect_same(self, found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
         """Compare two contents, part by part and to the last bit."""
         for part in sorted(found.keys() | wanted.keys()):
-            same = found.get(part) == wanted.get(part)
-            self.expect(same, same or f"{where}: {part} differ: {_first_difference(found.get(part), wanted.get(part))}")
+            one, other = found.get(part), wanted.get(part)
+            self.expect(one == other, f"{where}: {part} differ: {_first_difference(one, other)}")
 
     def close(self, *figures: str) -> int:
         """Print the figures; return the exit code."""
@@ -95,6 +95,8 @@ class Verdict:
 
 
 def _first_difference(found: Any, wanted: Any) -> str:
+    if found == wanted:
+        return "they do not"
     if isinstance(found, list) and isinstance(wanted, list):
         for number, (one, other) in enumerate(zip(found, wanted, strict=False)):
             if one != other:
@@ -229,7 +231,26 @@ _FILE_CALLS: Final = ("open", "fdopen", "fsync", "replace", "rename", "link", "u
 @contextlib.contextmanager
 def watching(notice: Notice, folder: Path, *, traces: bool = False) -> Iterator[None]:
     """Call `notice` around every SQL statement, and around every file call below `folder` or on a descriptor."""
+    connect = sqlite3.connect
+    watched = _watched_connections(notice, traces=traces)
+    originals = {name: getattr(os, name) for name in _FILE_CALLS}
 
+    def watched_connect(*arguments: Any, **settings: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = connect(*arguments, **{"factory": watched, **settings})
+        return connection
+
+    sqlite3.connect = watched_connect  # type: ignore[assignment]
+    for name, original in originals.items():
+        setattr(os, name, _watched_call(name, original, notice, folder))
+    try:
+        yield
+    finally:
+        sqlite3.connect = connect
+        for name, original in originals.items():
+            setattr(os, name, original)
+
+
+def _watched_connections(notice: Notice, *, traces: bool) -> type[sqlite3.Connection]:
     class Watched(sqlite3.Connection):
         def __init__(self, *arguments: Any, **settings: Any) -> None:
             super().__init__(*arguments, **settings)
@@ -237,44 +258,31 @@ def watching(notice: Notice, folder: Path, *, traces: bool = False) -> Iterator[
                 self.set_trace_callback(lambda sql: notice(Call("sql", sql, "traced", self)))
 
         def execute(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
-            return self._around(sql, super().execute, sql, *arguments)
+            return self._around(sql, super().execute, *arguments)
 
         def executemany(self, sql: str, *arguments: Any) -> sqlite3.Cursor:
-            return self._around(sql, super().executemany, sql, *arguments)
+            return self._around(sql, super().executemany, *arguments)
 
-        def _around(self, text: str, function: Callable[..., Any], *arguments: Any) -> Any:
-            notice(Call("sql", text, "before", self))
-            result = function(*arguments)
-            notice(Call("sql", text, "after", self))
+        def _around(self, sql: str, function: Callable[..., sqlite3.Cursor], *arguments: Any) -> sqlite3.Cursor:
+            notice(Call("sql", sql, "before", self))
+            result = function(sql, *arguments)
+            notice(Call("sql", sql, "after", self))
             return result
 
-    connect = sqlite3.connect
-    originals = {name: getattr(os, name) for name in _FILE_CALLS}
+    return Watched
 
-    def watched_call(name: str, original: Callable[..., Any]) -> Callable[..., Any]:
-        def call(*arguments: Any, **settings: Any) -> Any:
-            if not _concerns(arguments[0] if arguments else None, folder):
-                return original(*arguments, **settings)
-            text = f"{name}({arguments[0]!r})"
-            notice(Call("file", text, "before"))
-            result = original(*arguments, **settings)
-            notice(Call("file", text, "after"))
-            return result
 
-        return call
+def _watched_call(name: str, original: Callable[..., Any], notice: Notice, folder: Path) -> Callable[..., Any]:
+    def call(*arguments: Any, **settings: Any) -> Any:
+        if not _concerns(arguments[0] if arguments else None, folder):
+            return original(*arguments, **settings)
+        text = f"{name}({arguments[0]!r})"
+        notice(Call("file", text, "before"))
+        result = original(*arguments, **settings)
+        notice(Call("file", text, "after"))
+        return result
 
-    def watched_connect(*arguments: Any, **settings: Any) -> sqlite3.Connection:
-        return connect(*arguments, **{"factory": Watched, **settings})
-
-    sqlite3.connect = watched_connect
-    for name, original in originals.items():
-        setattr(os, name, watched_call(name, original))
-    try:
-        yield
-    finally:
-        sqlite3.connect = connect
-        for name, original in originals.items():
-            setattr(os, name, original)
+    return call
 
 
 def _concerns(place: object, folder: Path) -> bool:
@@ -634,7 +642,7 @@ def reference_of(
 
 def is_boundary(call: Call) -> bool:
     """Tell whether a call is a place to stop at: before each statement (each row of many), after each call."""
-    return call.moment == ("traced" if call.kind == "sql" else "before") or call.moment == "after"
+    return call.moment in {"after", "traced" if call.kind == "sql" else "before"}
 
 
 def work_through(host: Host, steps: Sequence[Step], start: int, tell: Tell) -> None:
