@@ -51,25 +51,27 @@ class DatabaseFileMachine(DurableTrainingStoreMachine):
         names = [f"child {number}", f"session {number}"]
         if names[0] in self.model.examples or names[1] in self.model.sessions:
             return
-        path = self.folder / "training.db"
-        ours, theirs = os.pipe()
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks beside other tests' threads
-            child = os.fork()
-        if child == 0:
-            os.close(ours)
-            _write_and_die(path, names, theirs, is_writing=is_writing)
-        os.close(theirs)
-        with os.fdopen(ours) as acknowledged:
-            done = acknowledged.read()
-        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
-        assert done == "examples session "
+        self.kill(names, is_writing=is_writing)
         self.expect_abandoned_sessions_to_be_ended(self.handles[0])  # that of an earlier child, by this one
         self.model.add_examples([make_example(names[0])])
         self.model.begin_session(make_session(names[1]))
         self.owners[names[1]] = InMemoryStore()  # nobody who is still there
         for handle in self.handles:
             self.compare(handle, self.model)  # whoever was open goes on; whoever opens next finds the session's end
+
+    def kill(self, names: Sequence[str], *, is_writing: bool) -> None:
+        ours, theirs = os.pipe()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # 3.12 warns of forks beside other tests' threads
+            child = os.fork()
+        if child == 0:
+            os.close(ours)
+            _write_and_die(self.folder / "training.db", names, theirs, is_writing=is_writing)
+        os.close(theirs)
+        with os.fdopen(ours) as acknowledged:
+            done = acknowledged.read()
+        assert os.WTERMSIG(os.waitpid(child, 0)[1]) == signal.SIGKILL
+        assert done == "examples session "
 
 
 def _write_and_die(path: Path, names: Sequence[str], report: int, *, is_writing: bool) -> None:
