@@ -1,5 +1,6 @@
 """What is stored and where: records, the store protocol, and two stores."""
 
+from tsm_training.data.checking import StorageFault
 from tsm_training.data.memory import InMemoryStore
 from tsm_training.data.metadata import check_metadata
 from tsm_training.data.records import (
@@ -27,6 +28,7 @@ from tsm_training.data.records import (
     WorkerAccuracy,
     WorkerOutcome,
 )
+from tsm_training.data.salvage import SalvageReport, salvage
 from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_VERSION
 from tsm_training.data.sqlite import TrainingDataManager
 from tsm_training.data.store import PREVIEW_BYTES, ExampleEdit, StateChange, TrainingStore
@@ -54,11 +56,13 @@ __all__ = [
     "MetricRow",
     "PictureFile",
     "Preview",
+    "SalvageReport",
     "SessionCommit",
     "SessionDocument",
     "SessionStatus",
     "SessionSummary",
     "StateChange",
+    "StorageFault",
     "TrainingDataManager",
     "TrainingExample",
     "TrainingSession",
@@ -66,4 +70,5 @@ __all__ = [
     "WorkerAccuracy",
     "WorkerOutcome",
     "check_metadata",
+    "salvage",
 ]

@@ -30,7 +30,7 @@ from tsm_training.errors import (
 )
 from tsm_training.files import system_reason
 
-__all__ = ["MEMORY", "Database", "OpenMode", "connect", "storage_error"]
+__all__ = ["MEMORY", "Database", "OpenMode", "connect", "decoded", "storage_error", "system_error"]
 
 T = TypeVar("T")
 
@@ -154,7 +154,7 @@ class Database:
     def _connect(self, mode: OpenMode) -> sqlite3.Connection:
         connection = connect(self.path, mode)
         try:
-            connection.text_factory = _decoded
+            connection.text_factory = decoded
             for pragma in ("foreign_keys = ON", "synchronous = FULL", "trusted_schema = OFF"):
                 self._patiently(lambda pragma=pragma: connection.execute(f"PRAGMA {pragma}"))  # type: ignore[misc]
         except BaseException:
@@ -328,13 +328,18 @@ def _reason_of_the_system(path: str, error: sqlite3.Error) -> StorageError:
             probe.flush()
             os.fsync(probe.fileno())
     except OSError as refusal:
-        reason = f"{system_reason(refusal)} ({error})"
-        if refusal.errno in _FULL_ERRNOS:
-            return StorageFullError(path, f"{reason}; make room and call again")
-        if refusal.errno in _REFUSED_ERRNOS:
-            return StorageReadOnlyError(path, f"{reason}; to look at it only, open it with read_only=True")
-        return StorageError(path, reason)
+        return system_error(path, refusal)
     return StorageError(path, str(error))
+
+
+def system_error(path: str, error: OSError) -> StorageError:
+    """Return the library's error for the system's refusal to write a file."""
+    reason = system_reason(error)
+    if error.errno in _FULL_ERRNOS:
+        return StorageFullError(path, f"{reason}; make room and call again")
+    if error.errno in _REFUSED_ERRNOS:
+        return StorageReadOnlyError(path, f"{reason}; to look at it only, open it with read_only=True")
+    return StorageError(path, reason)
 
 
 def _file_size_limit() -> int | None:
@@ -355,7 +360,8 @@ def _size(path: str) -> int:
     return max(sizes)
 
 
-def _decoded(text: bytes) -> str:
+def decoded(text: bytes) -> str:
+    """Return a stored text; a damaged one holds surrogates."""
     # A damaged text must not keep the sound rows around it from being read; the rules of the tables refuse it.
     return text.decode("utf-8", "surrogateescape")
 

@@ -6,6 +6,7 @@ import contextlib
 import os
 import secrets
 import sqlite3
+import stat
 from pathlib import Path
 
 from tsm_training.files import sync_folder
@@ -30,9 +31,18 @@ def copy_database(connection: sqlite3.Connection, destination: Path) -> None:
             connection.backup(copy)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
+        if (mode := _mode(destination)) is not None:
+            temporary.chmod(mode)
         temporary.replace(destination)
     except BaseException:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
     sync_folder(destination.parent)
+
+
+def _mode(path: Path) -> int | None:
+    """Return the permissions of the file that will be replaced; None if there is none."""
+    with contextlib.suppress(FileNotFoundError):
+        return stat.S_IMODE(path.stat().st_mode)
+    return None

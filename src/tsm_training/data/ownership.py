@@ -19,7 +19,7 @@ import attrs
 from tsm_training.data.connection import MEMORY
 from tsm_training.data.network import is_on_network
 
-__all__ = ["ABANDONED", "SessionOwnership", "end_abandoned_sessions", "has_leftovers"]
+__all__ = ["ABANDONED", "SessionOwnership", "end_abandoned_sessions", "has_leftovers", "is_abandoned"]
 
 _log = logging.getLogger("tsm_training")
 
@@ -160,6 +160,12 @@ def end_abandoned_sessions(connection: sqlite3.Connection, database: str) -> lis
             spared.add(path)
     # Besides, a process that was killed while it began a session has left a mark without one.
     return [path for path in _mark_files(database) if path not in spared and not _is_held(path)]
+
+
+def is_abandoned(database: str, session_id: str, host: str) -> bool:
+    """Tell, without changing anything, whether the process that ran a session has died."""
+    may_judge = host == platform.node() or is_on_network(database) is False
+    return may_judge and not _is_held(_mark_path(database, session_id))
 
 
 def _is_held(path: Path) -> bool:

@@ -9,12 +9,15 @@ import os
 import sqlite3
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeVar, cast
 
 import attrs
 
-from tsm_training.arguments import is_number
+from tsm_training.arguments import check_path, is_number
+from tsm_training.data.backup import checked_destination, write_copy
+from tsm_training.data.checking import SALVAGE, StorageFault, quarantine_faults, storage_faults
 from tsm_training.data.connection import MEMORY, Database
 from tsm_training.data.network import is_on_network
 from tsm_training.data.opening import prepare, recognise
@@ -439,6 +442,61 @@ class TrainingDataManager(TrainingStore):
             "unprocessed_examples": total - processed,
             "total_sessions": sessions,
         }
+
+    # --- care ---
+
+    def check(self) -> list[StorageFault]:
+        """Look at the whole file, down to every value; nothing is changed. An empty list means that all is well.
+
+        It takes seconds for a large file, and keeps writers waiting meanwhile.
+
+        Returns:
+            What is wrong, where, and what helps.
+        """
+        try:
+            with self._database.snapshot() as connection:
+                return storage_faults(connection, self.db_path)
+        except StorageCorruptError as error:
+            return [StorageFault("", None, None, None, error.reason, SALVAGE)]
+
+    def quarantine(self) -> list[StorageFault]:
+        """Move the rows that `check` finds faulty to the table ``quarantined_rows``, so that the others can be used.
+
+        Nothing is lost: each row is kept there as JSON, with the reason. What makes no sense without a faulty row goes
+        with it: an example with the contents of its files, a session with its metrics, and what was learned on an
+        example as a whole. What was learned from rows that go is forgotten; training again learns it anew. A session
+        of which nothing says who runs it is marked as interrupted.
+
+        Returns:
+            What was wrong.
+
+        Raises:
+            StorageReadOnlyError: the store is for reading only.
+            StorageCorruptError: the file is damaged in a way that this does not mend; see `salvage`.
+        """
+        with self._database.writing() as connection:
+            mended = quarantine_faults(connection, self.db_path, datetime.now(UTC))
+        self._cache.learning = None
+        return mended
+
+    def backup(self, path: str | os.PathLike[str]) -> None:
+        """Write a copy of the database as it is at one moment; others may go on using it, writers wait a little.
+
+        The copy is written beside its final name and takes it when it is whole and on the disk; a file of that name is
+        replaced. It has the same `store_id`: for a learner it is the same store at an earlier moment. Use it in the
+        place of the original, not beside it.
+
+        Args:
+            path: The file to write; its folder must exist.
+
+        Raises:
+            InvalidArgumentError: `path` is no path, or leads to the database itself.
+            StorageFullError: there is no room for the copy; what was there before is untouched.
+            StorageError: the copy cannot be written.
+        """
+        destination = checked_destination(check_path("path", path), self.db_path)
+        with self._database.snapshot() as connection:
+            write_copy(connection, destination)
 
     def close(self) -> None:
         """Close the file; closing twice is fine."""
