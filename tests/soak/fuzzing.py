@@ -65,6 +65,10 @@ class Suite(Protocol):
 
     limits: Limits
 
+    def prepare(self) -> None:
+        """Make ready whatever the checks need, before the memory is measured."""
+        ...
+
     def make(self, number: int) -> Case:
         """Make the case of that number, the same each time."""
         ...
@@ -94,6 +98,7 @@ def options(description: str, full: int) -> argparse.ArgumentParser:
 def child(suite: Suite, place: Path, first: int, total: int, jobs: int) -> None:
     """Try every `jobs`-th case from `first` on, and write what came of it to files beside `place`."""
     cv2.setNumThreads(1)
+    suite.prepare()
     mapped = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE
     resource.setrlimit(resource.RLIMIT_AS, (mapped + _ADDRESS_SPACE, resource.RLIM_INFINITY))
     counts: collections.Counter[str] = collections.Counter()
@@ -212,6 +217,7 @@ def run(suite: Suite, total: int, arguments: argparse.Namespace, command: Sequen
 def main(suite: Suite, total: int, arguments: argparse.Namespace, module: str) -> int:
     """Run as the parent, as a child, or a single case here."""
     if arguments.only is not None:
+        suite.prepare()
         case = suite.make(arguments.only)
         began = time.process_time()
         print(

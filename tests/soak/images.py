@@ -3,8 +3,8 @@
     python -m tests.soak.images [--quick] [--n 50000] [--seed 1]
 
 Pictures of every accepted encoding are damaged at random: single bits, runs of bytes, splices, header fields, declared
-sizes, lengths of chunks, repeated segments, cuts. In half of the cases checksums and sizes around the damage are made to
-fit again, so that it reaches the decoder. One picture per format is also cut at every byte.
+sizes, lengths of chunks, repeated segments, cuts. In half of the cases checksums and sizes around the damage are made
+to fit again, so that it reaches the decoder. One picture per format is also cut at every byte.
 
 It exits with 1 if a file ends or stalls a process, takes more than a second or 600 MB, raises anything but an
 `ImageError`, is taken by one of `inspect_image` and `read_image` only, or is taken though it was cut.
@@ -371,6 +371,13 @@ class Pictures:
         self.seed = seed
         self.path = folder / "picture"
         self.cuts = [(name, length) for name in _CUT for length in range(len(BASES[name]))]
+
+    def prepare(self) -> None:
+        """Let the decoders load what they need."""
+        for data in BASES.values():
+            self.path.write_bytes(data)
+            read_image(self.path)
+            inspect_image(self.path)
 
     def make(self, number: int) -> Case:
         if number < len(self.cuts):

@@ -32,6 +32,9 @@ WEIGHTS_FORMAT_VERSION: Final = 1
 MAX_WEIGHTS_FILE_BYTES: Final = 1_000_000
 
 _MAX_ID_LENGTH: Final = 128
+_MAX_WORKERS: Final = 1000
+"""Per file: no ensemble has as many, and every statistic of the learner costs time and memory for each."""
+
 _MAX_WEIGHT: Final = 1e9
 _CONSISTENCY: Final = 1e-9  # a weight must be what its posterior sums say, but for the last digits of another machine
 
@@ -128,7 +131,8 @@ def write_weights_file(path: str | os.PathLike[str], document: WeightsDocument) 
     """Write a weights file: the old contents or the new, never a torn one.
 
     Raises:
-        WeightsFileError: the file cannot be written, or the document is not one that can be read again.
+        WeightsFileError: the file cannot be written, or the document is not one that can be read again; what was there
+            before is untouched, unless it is the folder that could not be written to the disk in the end.
     """
     name = os.fspath(path)
     content = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(errors="surrogatepass")
@@ -145,7 +149,8 @@ def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
     """Read and check a weights file.
 
     Raises:
-        WeightsFileError: it cannot be read, is larger than 1 MB, is not strict JSON, or an entry is out of order.
+        WeightsFileError: it cannot be read, is larger than 1 MB, is not strict JSON, names more than 1000 workers, or
+            has an entry that is out of order.
     """
     name = os.fspath(path)
     try:
@@ -219,6 +224,8 @@ class _Reader:
         entries = document[key]
         if not isinstance(entries, dict):
             self.fail(f"must be an object with one entry per worker, got {_described(entries)}", key)
+        if len(entries) > _MAX_WORKERS:
+            self.fail(f"names {len(entries)} workers; at most {_MAX_WORKERS} are expected", key)
         for worker_id in entries:
             if not 0 < len(worker_id) <= _MAX_ID_LENGTH or not worker_id.isprintable():
                 self.fail(
