@@ -54,7 +54,7 @@ _GRACE_SECONDS: Final = 0.3
 """How long after the end of a process its last answer may still be on the way."""
 _WATCH_SECONDS: Final = 1.0
 _KILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the latter only, and it is as final there
-_EXECUTOR: Final = "of isolated workers"
+_EXECUTOR: Final = "of workers"
 
 
 # --- in the child ---------------------------------------------------------------------------------------------------
@@ -152,6 +152,12 @@ class _Lane:
     def holds(self, pickled: _Pickled) -> bool:
         """Tell whether the process has this worker unpickled already."""
         return self._digests.get(pickled.worker.worker_id) == pickled.digest
+
+    def fitness(self, pickled: _Pickled) -> int:
+        """Say how well this process suits a worker; 0 if only other workers have been its guests."""
+        if self.holds(pickled):
+            return 3
+        return 2 if pickled.worker.worker_id in self.guests else int(not self.guests)
 
     def start(self) -> None:
         """Make sure that there is a process.
@@ -355,12 +361,10 @@ class _Crew:
     def _taken(self, pickled: _Pickled) -> _Lane:
         with self._changed:
             while True:
-                lane = next((lane for lane in reversed(self._idle) if lane.holds(pickled)), None)
-                if lane is None and len(self._lanes) < self._max_processes:
+                lane = max(self._idle, key=lambda lane: lane.fitness(pickled), default=None)  # of equals, the oldest
+                if (lane is None or not lane.fitness(pickled)) and len(self._lanes) < self._max_processes:
                     self._lanes.append(lane := _Lane(self._memory_limit))
                     return lane
-                if lane is None and self._idle:
-                    lane = self._idle[0]
                 if lane is not None:
                     self._idle.remove(lane)
                     return lane

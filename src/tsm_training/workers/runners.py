@@ -42,8 +42,9 @@ def check_not_leaving() -> None:
 
     It then waits for all threads of pools, which must not wait for hanging workers in their turn.
     """
-    if not threading.main_thread().is_alive():
-        raise ExecutorError("of time-limited workers", "has ended, because the interpreter is about to exit")
+    # There is no public way to tell as long as the pools' threads are waited for. Without the flag, that waiting lasts.
+    if getattr(threading, "_SHUTTING_DOWN", False) or not threading.main_thread().is_alive():
+        raise ExecutorError("of workers", "has ended, because the interpreter is about to exit")
 
 
 def timed_out(worker_id: str, limit: float, seconds: float) -> WorkerResult:
@@ -61,7 +62,7 @@ class _Call:
         try:
             self.thread.start()
         except RuntimeError as error:
-            raise ExecutorError("of time-limited workers", f"cannot start a thread: {error}") from error
+            raise ExecutorError("of workers", f"cannot start a thread: {error}") from error
 
     def _work(self, worker: Worker, request: WorkerRequest) -> None:
         self._result = run_worker(worker, request)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
@@ -14,6 +14,26 @@ from tsm_training.arrays import Image
 from tsm_training.errors import InvalidArgumentError
 
 __all__ = ["FunctionWorker", "Worker", "check_time_limit", "check_worker_id", "time_limit_of"]
+
+if TYPE_CHECKING:
+    from builtins import property as _overridable
+else:
+
+    class _overridable:  # noqa: N801 - it stands where ``property`` would
+        """A property that an attribute of the instance outranks.
+
+        cloudpickle rebuilds a class of a script or a notebook without its slots; the fields of an attrs class then
+        live in the instance, where a true property of the same name in the base class would hide them.
+        """
+
+        def __init__(self, fget: Any) -> None:
+            self.fget = fget
+            self.__doc__ = fget.__doc__
+            self.__isabstractmethod__ = getattr(fget, "__isabstractmethod__", False)
+
+        def __get__(self, instance: Any, _owner: type) -> Any:
+            return self if instance is None else self.fget(instance)
+
 
 _MAX_ID_LENGTH: Final = 128
 
@@ -31,22 +51,22 @@ class Worker(ABC):
     threads at once, so `process` and `get_confidence` must not keep state between calls without a lock.
     """
 
-    @property
+    @_overridable
     @abstractmethod
     def worker_id(self) -> str:
         """The name under which weights, metrics and evaluations of this worker are kept; a class attribute will do."""
 
-    @property
+    @_overridable
     def version(self) -> str:
         """Change this (a class attribute will do) when the worker's results change, to have it evaluated afresh."""
         return ""
 
-    @property
+    @_overridable
     def reads_only(self) -> bool:
         """True promises that `process` never writes into its inputs; it then gets them without a copy, read-only."""
         return False
 
-    @property
+    @_overridable
     def time_limit(self) -> float | None:
         """How many seconds one call may take (a class attribute will do); None leaves it to the pool's runner.
 
