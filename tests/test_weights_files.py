@@ -14,10 +14,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support import manager_with
 from tsm_training.errors import WeightsFileError
 from tsm_training.evidence import ExampleEvidence, LearnedState, Outcome, WorkerBase
 from tsm_training.weights import (
     MAX_WEIGHTS_FILE_BYTES,
+    WEIGHTS_FORMAT_VERSION,
     BayesianWeightLearner,
     LearnerCell,
     WeightsDocument,
@@ -142,7 +144,80 @@ def test_a_byte_order_mark_is_tolerated(path: Path) -> None:
     assert read_weights_file(path).bases().keys() == good_document()["weights"].keys()
 
 
-# --- F1 to F3: what stands in it ------------------------------------------------------------------------------------
+# --- files of earlier versions --------------------------------------------------------------------------------------
+
+GOLDEN = Path(__file__).parent / "weights_files"
+
+
+def test_a_file_of_format_1_is_read_to_the_last_bit(path: Path) -> None:
+    """The file is never made anew: every later version has to read what this one wrote."""
+    golden = GOLDEN / "format-1.json"
+    file = read_weights_file(golden)
+    assert (file.alpha, file.prior_strength) == (0.3, 3.0)
+    assert file.bases() == learned().cell.state.sums
+    assert dict(file.weights) == learned().get_all_weights()
+    imported = BayesianWeightLearner(0.3, cell=LearnerCell(LearnedState(file.bases())))
+    write_weights_file(path, document_of(imported))
+    if WEIGHTS_FORMAT_VERSION == 1:
+        assert path.read_bytes() == golden.read_bytes()
+
+
+def test_a_file_of_the_guides_application_is_read_as_priors() -> None:
+    file = read_weights_file(GOLDEN / "guide.json")
+    assert (file.alpha, file.prior_strength, file.posterior) == (0.15, None, None)
+    assert file.bases() == {"standard_transfer": WorkerBase(1.25), "histogram_matching": WorkerBase(0.875)}
+
+
+def test_there_is_a_file_of_every_format_version() -> None:
+    versions = {json.loads(file.read_text(encoding="utf-8")).get("format_version") for file in GOLDEN.iterdir()}
+    assert versions == {None, *range(1, WEIGHTS_FORMAT_VERSION + 1)}
+
+
+# --- what an import changes -----------------------------------------------------------------------------------------
+
+REFUSED_IMPORTS = {
+    "a bad weight": '{"weights": {"far": 1, "mid": 1, "near": NaN}}',
+    "a key twice": '{"weights": {"far": 1, "far": 2}}',
+    "no JSON": '{"weights": {"far": 1}',
+    "another format": '{"weights": {"far": 1}, "format_version": 9}',
+    "nested": "[" * 100_000,
+    "UTF-16": '{"weights": {"far": 1}}'.encode("utf-16"),
+    "Latin-1": '{"weights": {"far": 1, "größer": 1}}'.encode("latin-1"),
+    "too many digits": '{"weights": {"far": ' + "9" * 5000 + "}}",
+    "more behind it": '{"weights": {"far": 1}}{}',
+    "too many workers": json.dumps({"weights": {f"w{number}": 1 for number in range(1001)}}),
+    "too large": " " * 1_000_001,
+    "nobody known": '{"weights": {"nobody": 1}}',
+    "another prior strength": (GOLDEN / "format-1.json").read_text(encoding="utf-8").replace("3.0", "5.0"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_IMPORTS)
+def test_a_refused_import_changes_nothing(tmp_path: Path, path: Path, name: str) -> None:
+    with manager_with(tmp_path, 3) as manager:
+        manager.train(validation_split=0, verbose=False)
+        learner, store = manager.weight_learner, manager.data_manager
+        before = (learner.cell.state, learner.get_all_statistics(), store.load_learning())
+        assert before[2].state == before[0]
+        content = REFUSED_IMPORTS[name]
+        path.write_bytes(content if isinstance(content, bytes) else content.encode())
+        with pytest.raises(WeightsFileError):
+            manager.import_weights(path)
+        assert (learner.cell.state, learner.get_all_statistics(), store.load_learning()) == before
+        assert learner.cell.state is before[0]
+
+
+def test_an_import_takes_everything_and_tells_who_is_not_here(tmp_path: Path, path: Path) -> None:
+    path.write_text('{"weights": {"far": 0.5, "near": 1.5, "elsewhere": 2}}')
+    with manager_with(tmp_path, 3) as manager:
+        manager.train(validation_split=0, verbose=False)
+        report = manager.import_weights(path)
+        assert (report.imported, report.dormant, report.missing) == (("far", "near"), ("elsewhere",), ("mid",))
+        expected = {"far": 0.5, "near": 1.5, "elsewhere": 2.0, "mid": 1.0}
+        assert dict(manager.weight_learner.get_all_weights()) == expected
+
+
+# --- what stands in it ------------------------------------------------------------------------------------------------
 
 BAD_WEIGHTS = {
     "NaN": "NaN",
@@ -270,7 +345,7 @@ def test_a_posterior_that_cannot_be_or_contradicts_the_weights_is_refused(
     refused(path, _changed(change), *parts)
 
 
-# --- F4 and F5: bytes -----------------------------------------------------------------------------------------------
+# --- bytes ------------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("opening", ["[", '{"weights":', '{"weights": {"a": ', '{"weights": {"a": 1}, "note": ['])
@@ -328,7 +403,7 @@ def test_bytes_changed_at_random_give_a_good_file_or_the_one_error(path: Path) -
     assert min(outcomes.values()) > 20
 
 
-# --- F6: what it is -------------------------------------------------------------------------------------------------
+# --- what it is -------------------------------------------------------------------------------------------------------
 
 
 def test_a_large_file_is_refused_before_it_is_read(path: Path) -> None:
@@ -401,6 +476,33 @@ def test_what_could_not_be_read_again_is_not_written(path: Path, weights: dict[s
     with pytest.raises(WeightsFileError, match=reason):
         write_weights_file(path, weights_document(LearnedState(), weights, 0.1, None, NOON))
     assert not path.exists()
+
+
+def test_a_file_that_would_be_too_large_to_be_read_is_not_written(path: Path) -> None:
+    bases = {f"{number:04}" + "🎨" * 124: WorkerBase(1.0) for number in range(1000)}
+    with pytest.raises(WeightsFileError, match=r"would have [0-9]+ bytes; at most 1000000 are ever read"):
+        write_weights_file(path, weights_document(LearnedState(bases), dict.fromkeys(bases, 1.0), 0.1, 3.0, NOON))
+    assert not path.exists()
+
+
+def test_as_many_workers_as_are_allowed_can_be_written_and_read(path: Path) -> None:
+    bases = {f"worker {number}": WorkerBase(1.0) for number in range(1000)}
+    write_weights_file(path, weights_document(LearnedState(bases), dict.fromkeys(bases, 1.0), 0.1, 3.0, NOON))
+    assert read_weights_file(path).bases() == bases
+
+
+def test_an_export_that_may_not_outlive_a_power_cut_is_no_success(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(5, "Input/output error")
+        honest(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    with pytest.raises(WeightsFileError, match=r"cannot be written.*Input/output error"):
+        write_weights_file(path, document_of(learned()))
+    assert read_weights_file(path).weights == learned().get_all_weights()
 
 
 def test_export_keeps_the_mode_of_the_file_and_leaves_nothing_beside_it(path: Path) -> None:
