@@ -48,9 +48,18 @@ def frozen_copy(image: Image) -> Image:
     """Return a read-only copy of a picture (uint8, H×W×3) that nobody can make writable again.
 
     A read-only *view* can be switched back to writable by whoever holds it; an array over immutable bytes cannot. That
-    is what lets several workers share one picture.
+    is what lets several workers share one picture. What this function has given is returned as it is.
     """
+    if _is_frozen(image):
+        return image
     return np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape)
+
+
+def _is_frozen(image: Image) -> bool:
+    base: object = image
+    while isinstance(base, np.ndarray):
+        base = base.base
+    return type(image) is np.ndarray and type(base) is bytes and image.flags.c_contiguous
 
 
 class _Described:

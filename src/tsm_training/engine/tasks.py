@@ -24,7 +24,7 @@ from typing import Final, Protocol, TypeAlias
 import attrs
 import numpy as np
 
-from tsm_training.arrays import Image
+from tsm_training.arrays import Image, frozen_copy
 from tsm_training.data import ExampleFiles, TrainingExample
 from tsm_training.ensemble import encode_preview, sample_grid
 from tsm_training.errors import ExecutorError, ImageError, ImageSizeMismatchError, MetricError
@@ -128,7 +128,10 @@ class ScoredExample:
 
 @attrs.frozen(eq=False)
 class Triple:
-    """An example's three pictures: uint8, H×W×3, BGR; target and ground truth have one size."""
+    """An example's three pictures: uint8, H×W×3, BGR; target and ground truth have one size.
+
+    Source and target are read-only for good, so that requests take them over instead of copying them.
+    """
 
     source: Image
     target: Image
@@ -142,14 +145,9 @@ def load_triple(example: TrainingExample | Task, files: ExampleFiles, limits: Im
         ImageError: a picture cannot be read, or is not the one that was added.
         ImageSizeMismatchError: target and ground truth differ in size.
     """
-    source, target, truth = (
-        read_image(path, limits, expected_sha256=picture.sha256)
-        for path, picture in (
-            (example.source_path, files.source),
-            (example.target_path, files.target),
-            (example.ground_truth_path, files.ground_truth),
-        )
-    )
+    source = frozen_copy(read_image(example.source_path, limits, expected_sha256=files.source.sha256))
+    target = frozen_copy(read_image(example.target_path, limits, expected_sha256=files.target.sha256))
+    truth = read_image(example.ground_truth_path, limits, expected_sha256=files.ground_truth.sha256)
     if target.shape != truth.shape:
         raise ImageSizeMismatchError("the target", target.shape[:2], "the ground truth", truth.shape[:2])
     return Triple(source, target, truth)
@@ -167,8 +165,9 @@ def evaluate(task: Task) -> ScoredExample:
     except (ImageError, ImageSizeMismatchError) as error:
         return ScoredExample(task.example_id, skipped=str(error))
     request = WorkerRequest(triple.source, triple.target)
-    results = (task.runner.run(worker, request) for worker in task.workers)
-    return score_results(task.example_id, results, triple, task.judge)
+    scoring = _Scoring.of(triple, task.judge)
+    del triple  # a metric need not keep the ground truth as it is
+    return scoring.score(task.example_id, (task.runner.run(worker, request) for worker in task.workers))
 
 
 def score_results(example_id: str, results: Iterator[WorkerResult], triple: Triple, judge: Judge) -> ScoredExample:
@@ -177,19 +176,34 @@ def score_results(example_id: str, results: Iterator[WorkerResult], triple: Trip
     Raises:
         MetricError: the judge raised or gave something that is no similarity.
     """
-    scorer = judge.scorer(triple.ground_truth)
-    scores = tuple(_score(result, scorer, judge) for result in results)
-    inputs = {TARGET: triple.target, TRUTH: triple.ground_truth}
-    previews = {role: encode_preview(sample_grid(image)) for role, image in inputs.items()}
-    return ScoredExample(example_id, scores, previews)
+    return _Scoring.of(triple, judge).score(example_id, results)
 
 
-def _score(result: WorkerResult, scorer: Scorer, judge: Judge) -> Score:
-    if result.value is None:
-        return Score(result.worker_id, None, 0.0, result.failure, result.seconds)
-    accuracy = checked_similarity(lambda: scorer(result.value), judge.metric_name, result.worker_id)  # type: ignore[arg-type]
-    preview = encode_preview(sample_grid(result.value))
-    return Score(result.worker_id, accuracy, result.confidence, None, result.seconds, preview)
+@attrs.frozen(eq=False)
+class _Scoring:
+    """What scoring on one example needs, without the example's pictures."""
+
+    judge: Judge
+    scorer: Scorer
+    input_previews: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, triple: Triple, judge: Judge) -> _Scoring:
+        inputs = {TARGET: triple.target, TRUTH: triple.ground_truth}
+        previews = {role: encode_preview(sample_grid(image)) for role, image in inputs.items()}
+        return cls(judge, judge.scorer(triple.ground_truth), previews)
+
+    def score(self, example_id: str, results: Iterator[WorkerResult]) -> ScoredExample:
+        # Unlike a loop variable, map lets go of a result before the next worker makes its own.
+        return ScoredExample(example_id, tuple(map(self._score, results)), self.input_previews)
+
+    def _score(self, result: WorkerResult) -> Score:
+        value = result.value
+        if value is None:
+            return Score(result.worker_id, None, 0.0, result.failure, result.seconds)
+        accuracy = checked_similarity(lambda: self.scorer(value), self.judge.metric_name, result.worker_id)
+        preview = encode_preview(sample_grid(value))
+        return Score(result.worker_id, accuracy, result.confidence, None, result.seconds, preview)
 
 
 def checked_similarity(compute: Callable[[], object], metric_name: str, worker_id: str) -> float:
