@@ -130,7 +130,7 @@ def perform(folder: Path, *, mode: str = "threads", threads: int = 2, is_reverse
                     for e in store.load_evaluations(example.known_files.digest for example in examples)
                 ),
                 "previews": {
-                    name: hashlib.sha256(png).hexdigest()
+                    f"{example.example_id} {name}": hashlib.sha256(png).hexdigest()
                     for example in examples
                     for name, png in sorted(store.load_previews(example.known_files.digest).items())
                 },
