@@ -268,6 +268,14 @@ def test_shares_can_be_asked_for_some_workers_and_for_unknown_ones() -> None:
     assert learner.get_blend_weights((1.0, 2.0)) == learner.get_blend_weights()
 
 
+@pytest.mark.parametrize("strength", [0.5, 3.0])
+def test_of_two_that_are_as_likely_the_best_the_one_that_is_better_known_has_the_larger_share(strength: float) -> None:
+    cell = LearnerCell(LearnedState({"little": WorkerBase(1.0, 1.0), "much": WorkerBase(1.0, 100.0)}))
+    shares = BayesianWeightLearner(prior_strength=strength, cell=cell).get_blend_weights()
+    known = {"little": 1.0 / (1.0 + strength), "much": 100.0 / (100.0 + strength)}
+    assert shares == pytest.approx({name: part / sum(known.values()) for name, part in known.items()}, rel=1e-9)
+
+
 def test_with_more_evidence_the_better_worker_takes_more_of_the_picture() -> None:
     shares = [
         trained([example(i, {"a": 0.82, "b": 0.8}) for i in range(count)]).get_blend_weights(worker_ids="ab")["a"]
@@ -348,8 +356,8 @@ def test_confidence_scaling_is_true_or_false(value: Any) -> None:
 
 
 def test_whole_numbers_become_floats() -> None:
-    learner = BayesianWeightLearner(1, 2, 3)
-    assert [type(x) for x in (learner.alpha, learner.prior_weight, learner.prior_strength)] == [float, float, float]
+    for learner in (BayesianWeightLearner(1, 2, 3), BayesianWeightLearner(1, 10**6, 10**9)):
+        assert [type(x) for x in (learner.alpha, learner.prior_weight, learner.prior_strength)] == [float, float, float]
 
 
 @pytest.mark.parametrize(("name", "value"), [("alpha", 0.2), ("cell", LearnerCell()), ("prior_weight", 2.0)])
@@ -427,13 +435,17 @@ def test_reset_forgets_the_evidence_and_keeps_the_workers() -> None:
     assert learner.cell.state.is_blank(1.5)
     learner.reset(2)
     assert isinstance(learner.get_weight("a"), float)
+    learner.reset()
+    assert learner.get_all_weights() == dict.fromkeys([*IDS, "new"], 1.0)
+    learner.reset(1e6)
+    assert learner.get_weight("a") == 1e6
 
 
-@pytest.mark.parametrize("value", [*BAD_NUMBERS, 2e6])
+@pytest.mark.parametrize("value", [*BAD_NUMBERS, 1_000_000.5])
 def test_reset_refuses_a_weight_out_of_range_and_changes_nothing(value: Any) -> None:
     learner = trained([example(0, {"a": 0.9, "b": 0.6})])
     before = learner.cell.state
-    with pytest.raises(InvalidArgumentError, match="default_weight"):
+    with pytest.raises(InvalidArgumentError, match="^default_weight must be a number above 0 and at most 1e6, got"):
         learner.reset(value)
     assert learner.cell.state is before
 

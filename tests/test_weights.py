@@ -73,6 +73,11 @@ def test_absorbing_again_replaces_the_scores_and_keeps_the_absorbed_share() -> N
     assert again.sums["a"].update_count == 1
 
 
+def test_every_worker_of_a_batch_is_known_afterwards_and_starts_at_the_prior() -> None:
+    batch = [one_example("x", a=0.5), one_example("y", b=0.5), ExampleEvidence("z", {})]
+    assert absorb(LearnedState(), batch, 0.5, 2.0).bases == {"a": WorkerBase(2.0), "b": WorkerBase(2.0)}
+
+
 def test_absorbing_changes_nothing_in_the_state_it_starts_from() -> None:
     state = absorb(LearnedState(), [one_example(a=0.9, b=0.1)], 0.5, 1.0)
     before = (dict(state.bases), {key: dict(value) for key, value in state.absorbed.items()})
@@ -182,6 +187,15 @@ def test_probabilities_sum_to_one_and_do_not_depend_on_the_order(means: list[flo
     order = data.draw(st.permutations(range(len(means))))
     shuffled = probability_best([means[i] for i in order], [stds[i] for i in order])
     assert shuffled == [best[i] for i in order]
+
+
+def test_the_probabilities_of_many_do_not_depend_on_the_order_by_a_single_bit() -> None:
+    rng = np.random.default_rng(3)
+    means, stds = rng.normal(1.0, 0.02, 15), rng.uniform(0.01, 0.1, 15)
+    best = probability_best(means.tolist(), stds.tolist())
+    for _ in range(20):
+        order = rng.permutation(15)
+        assert probability_best(means[order].tolist(), stds[order].tolist()) == [best[i] for i in order]
 
 
 @given(st.floats(1e-3, 1e3), STDS, st.integers(1, 12))

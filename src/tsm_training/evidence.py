@@ -124,12 +124,13 @@ def advantages(accuracies: Mapping[str, float | None]) -> dict[str, float]:
         accuracies: Per worker id, in [0, 1]; None where the worker failed.
     """
     valid = [accuracy for accuracy in accuracies.values() if accuracy is not None]
-    mean = math.fsum(valid) / len(valid) if valid else 0.0
+    mean = math.fsum(valid) / max(1, len(valid))
 
     def advantage(accuracy: float | None) -> float:
         if accuracy is None:
             return -1.0
-        return max(-1.0, min(1.0, accuracy / mean - 1.0)) if mean > 0.0 else 0.0
+        # Never below −1, for no accuracy is negative.
+        return min(1.0, accuracy / mean - 1.0) if mean > 0.0 else 0.0
 
     return {worker_id: advantage(accuracy) for worker_id, accuracy in accuracies.items()}
 

@@ -149,4 +149,5 @@ def _panels(mu: npt.NDArray[np.float64], sigma: npt.NDArray[np.float64]) -> npt.
 
 def _exact_column_sums(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
     # Sorted columns make the sum independent of the order in which the workers stand.
-    return np.array(np.sort(rows, axis=0).sum(axis=0), np.float64)
+    sums: npt.NDArray[np.float64] = np.sort(rows, axis=0).sum(axis=0)
+    return sums
