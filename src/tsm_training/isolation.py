@@ -523,7 +523,11 @@ def _attempt(
 def _came_to_harm(result: WorkerResult) -> bool:
     """Tell whether a process has died, or has no memory left that others could use."""
     failure = result.failure
-    return failure is not None and (failure.kind == "died" or failure.error_type == "MemoryError")
+    if failure is None:
+        return False
+    # NumPy and OpenCV have errors of their own for it.
+    is_out_of_memory = failure.error_type.endswith("MemoryError") or "Insufficient memory" in failure.message
+    return failure.kind == "died" or is_out_of_memory
 
 
 # --- what a fork, the end of the interpreter, and a copy of a runner have to find -------------------------------------
