@@ -39,6 +39,7 @@ OpenMode: TypeAlias = Literal["rwc", "rw", "ro"]
 
 MEMORY: Final = ":memory:"
 _WAIT_SLICE: Final = 0.05  # seconds; short, so that Ctrl-C is heard while waiting
+_HURRY_SECONDS: Final = 0.1
 _PRIMARY_CODE: Final = 0xFF
 _BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
 _ADVICE: Final = (
@@ -103,6 +104,7 @@ class Database:
     busy_timeout: float
     read_only: bool = False
     _handles: _Handles = attrs.field(factory=_Handles, init=False, repr=False)
+    _hurry: threading.local = attrs.field(factory=threading.local, init=False, repr=False)
 
     def open(self) -> None:
         """Connect now, so that a wrong path is told at once.
@@ -256,7 +258,8 @@ class Database:
 
     def _patiently(self, action: Callable[[], T]) -> T:
         """Repeat an action while another process holds the file, up to the stated wait."""
-        deadline = time.monotonic() + self.busy_timeout
+        is_hurrying = getattr(self._hurry, "is_on", False)
+        deadline = time.monotonic() + (min(_HURRY_SECONDS, self.busy_timeout) if is_hurrying else self.busy_timeout)
         while True:
             try:
                 return action()
@@ -264,6 +267,16 @@ class Database:
                 if _primary_code(error) not in _BUSY_CODES or time.monotonic() >= deadline:
                     raise
                 time.sleep(_WAIT_SLICE)
+
+    @contextlib.contextmanager
+    def hurrying(self) -> Iterator[None]:
+        """Have this thread wait for other processes only a moment, within the block."""
+        was_hurrying = getattr(self._hurry, "is_on", False)
+        self._hurry.is_on = True
+        try:
+            yield
+        finally:
+            self._hurry.is_on = was_hurrying
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:

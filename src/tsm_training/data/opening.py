@@ -14,7 +14,7 @@ from typing import Final
 
 from tsm_training.data.connection import Database
 from tsm_training.data.copying import copy_database
-from tsm_training.data.ownership import end_abandoned_sessions, has_leftovers
+from tsm_training.data.ownership import end_abandoned_sessions, has_leftovers, remove_marks
 from tsm_training.data.refusing import refuse_odd_tables
 from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, GUIDE_TABLES, OWN_SCHEMA, SCHEMA_VERSION, UPGRADES
 from tsm_training.errors import (
@@ -52,9 +52,7 @@ def prepare(database: Database) -> None:
             _upgrade(connection, database.path, version)
         _adopt_rows_of_others(connection)
         leftovers = end_abandoned_sessions(connection, database.path)
-    for path in leftovers:
-        with contextlib.suppress(OSError):  # somebody was quicker, or holds it open (Windows)
-            path.unlink()
+    remove_marks(leftovers)
 
 
 def recognise(database: Database) -> None:

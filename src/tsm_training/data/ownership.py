@@ -10,7 +10,7 @@ import platform
 import re
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -123,6 +123,12 @@ class SessionOwnership:
         if mark is not None:
             mark.give_back()
 
+    def abandon(self, session_id: str) -> None:
+        """Let go of the mark of a session that still says "running", for whoever looks next to find."""
+        mark = self._marks.pop((os.getpid(), session_id), None)
+        if mark is not None:
+            mark.connection.close()
+
     def release_all(self) -> None:
         """Let go of everything that this process holds; its sessions that have not ended are then found abandoned."""
         _let_go(self._marks)
@@ -134,10 +140,20 @@ def _let_go(marks: dict[tuple[int, str], _Mark]) -> None:
         marks.pop(key).connection.close()
 
 
-def has_leftovers(connection: sqlite3.Connection, database: str) -> bool:
-    """Tell whether there is anything that `end_abandoned_sessions` should look at."""
+def has_leftovers(connection: sqlite3.Connection, database: str | None = None) -> bool:
+    """Tell whether there is anything that `end_abandoned_sessions` should look at.
+
+    Marks without a session are looked for only where the path of the database is given.
+    """
     rows = connection.execute("SELECT EXISTS (SELECT 1 FROM running_sessions)").fetchone()
-    return bool(rows[0]) or bool(_mark_files(database))
+    return bool(rows[0]) or (database is not None and bool(_mark_files(database)))
+
+
+def remove_marks(paths: Iterable[Path]) -> None:
+    """Remove the marks that `end_abandoned_sessions` found to be nobody's."""
+    for path in paths:
+        with contextlib.suppress(OSError):  # somebody was quicker, or holds it open (Windows)
+            path.unlink()
 
 
 def end_abandoned_sessions(connection: sqlite3.Connection, database: str) -> list[Path]:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import attrs
@@ -141,8 +143,9 @@ class TrainingStore(Protocol):
     def begin_session(self, session: TrainingSession, /) -> None:
         """Keep a session whose status is ``running``.
 
-        A durable store finds out, when it is opened, which of its running sessions have lost their process, and marks
-        those ``interrupted``, with an `error` that says so; a session that still runs elsewhere is left alone.
+        A durable store finds out, when it is opened (and perhaps here), which of its running sessions have lost their
+        process, and marks those ``interrupted``, with an `error` that says so; a session that still runs elsewhere is
+        left alone.
 
         Raises:
             StorageError: a session with that id is already stored.
@@ -226,6 +229,16 @@ class TrainingStore(Protocol):
         """
         if self.is_read_only:
             raise StorageReadOnlyError(self.location, "it was opened for reading only")
+
+    def hurrying(self) -> AbstractContextManager[None]:
+        """Have this thread's calls within a block wait for others a moment only: somebody has pressed Ctrl-C.
+
+        A store that never waits for others has nothing to do.
+        """
+        return contextlib.nullcontext()
+
+    def abandon_session(self, session_id: str, /) -> None:
+        """Let go of a running session whose end cannot be stored; a durable store finds it ``interrupted`` later."""
 
     def get_all_examples(self, limit: int | None = None) -> list[TrainingExample]:
         """Return examples in order of addition; with a limit, only the newest so many.

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import logging
 import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -23,7 +25,7 @@ from tsm_training.data import (
     TrainingExample,
     TrainingStore,
 )
-from tsm_training.engine.listener import Listener
+from tsm_training.engine.listener import Listener, write_log
 from tsm_training.engine.reports import EvaluatedExample, mean
 from tsm_training.engine.tasks import (
     Judge,
@@ -40,6 +42,7 @@ from tsm_training.errors import (
     ImageSizeMismatchError,
     NothingEvaluatedError,
     NoWorkersError,
+    StorageError,
     TrainingStoppedError,
     WorkerPoolError,
 )
@@ -52,6 +55,7 @@ __all__ = [
     "EvaluationRun",
     "Evaluator",
     "describe_files",
+    "ending_with",
     "own_workers",
     "preview_name",
 ]
@@ -144,6 +148,21 @@ class _Pending:
     evaluations: list[Evaluation] = attrs.field(factory=list)
     previews: list[Preview] = attrs.field(factory=list)
     since: float = attrs.field(factory=time.monotonic)
+
+
+@contextlib.contextmanager
+def ending_with(error: BaseException, store: TrainingStore, purpose: str) -> Iterator[None]:
+    """Do what is left to do in a store when an error has ended the work: that error stays the one to report.
+
+    Where it is Ctrl-C, or the store's own, nobody wants to wait for others once more. What fails is logged, as not
+    having served its purpose.
+    """
+    is_urgent = not isinstance(error, Exception) or isinstance(error, StorageError)
+    with store.hurrying() if is_urgent else contextlib.nullcontext():
+        try:
+            yield
+        except Exception:
+            write_log(logging.ERROR, "could not %s", purpose, exc_info=True)
 
 
 @attrs.frozen(eq=False)
@@ -265,7 +284,8 @@ class Evaluator:
             except BaseException as error:
                 # Asked to stop, we wait for the examples that have begun; an error or Ctrl-C keeps what is done.
                 finish = isinstance(error, TrainingStoppedError)
-                self.collect(lambda _poll: run.call_off(finish=finish), fresh, len(tasks), Listener())
+                with ending_with(error, self.store, "keep the last evaluations"):
+                    self.collect(lambda _poll: run.call_off(finish=finish), fresh, len(tasks), Listener())
                 raise
         fresh.sort()
         return fresh
@@ -316,8 +336,11 @@ class Evaluator:
                 total_accuracy, scored = total_accuracy + sum(valid), scored + len(valid)
                 self._commit(pending, patience)
                 listener.tell("evaluating", done, total, started, total_accuracy / scored if scored else None)
-        finally:
-            self._commit(pending, 0.0)
+        except BaseException as error:
+            with ending_with(error, self.store, "keep the last evaluations"):
+                self._commit(pending, 0.0)
+            raise
+        self._commit(pending, 0.0)
 
     def _commit(self, pending: _Pending, patience: float) -> None:
         if pending.evaluations and time.monotonic() - pending.since >= patience:
@@ -377,7 +400,7 @@ class _Fresh:
     keeps_previews: bool = False
     """Previews are kept for this call, since they are not stored."""
     previews: dict[str, dict[str, bytes]] = attrs.field(factory=dict)
-    room: int = PREVIEW_BYTES
+    room: int = attrs.field(factory=lambda: PREVIEW_BYTES)
 
     def add(self, result: ScoredExample, metric: str, now: datetime, pending: _Pending) -> None:
         digest = result.example_id

@@ -18,7 +18,7 @@ from tsm_training.data import (
     TrainingExample,
     TrainingSession,
 )
-from tsm_training.engine.evaluator import EvaluationRun, Evaluator
+from tsm_training.engine.evaluator import EvaluationRun, Evaluator, ending_with
 from tsm_training.engine.listener import Listener, write_log
 from tsm_training.engine.reports import EvaluatedExample, ValidationResults, epoch_metrics, worker_means
 from tsm_training.errors import SessionNotFoundError, TrainingStoppedError
@@ -170,15 +170,17 @@ class Training:
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
         store, session_id = self.storage.store, self.session.session_id
         ended = attrs.evolve(self.session, status=status, end_time=self.clock(), error=reason)
-        try:
-            if store.get_session(session_id).status == "running":
-                store.commit_session(session_id, lambda _held: SessionCommit(ended))
-        except SessionNotFoundError:
-            return  # it had not begun
-        except Exception:
-            # The first error is the one to report; the session stays "running" in a store that cannot be written.
-            text = "could not note that training session %s was %s"
-            write_log(logging.ERROR, text, session_id, status, exc_info=True)
+        # Were the end not stored, the session would be found abandoned later.
+        is_noted = False
+        with ending_with(error, store, f"note that training session {session_id} was {status}"):
+            try:
+                if store.get_session(session_id).status == "running":
+                    store.commit_session(session_id, lambda _held: SessionCommit(ended))
+            except SessionNotFoundError:
+                return  # it had not begun
+            is_noted = True
+        if not is_noted:
+            store.abandon_session(session_id)
         if status == "interrupted":
             write_log(
                 logging.WARNING,
