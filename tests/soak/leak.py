@@ -74,7 +74,8 @@ def curve(title: str, readings: list[Reading]) -> Iterator[str]:
     yield title
     for reading in readings[:: max(1, len(readings) // 12)]:
         bar = "#" * round((reading.megabytes - low) * 4)
-        yield f"  {reading.done:>7,}  {reading.megabytes:7.1f} MB  {reading.descriptors} fd  {reading.threads} th  {bar}"
+        counts = f"{reading.descriptors} descriptors  {reading.threads} threads"
+        yield f"  {reading.done:>7,}  {reading.megabytes:7.1f} MB  {counts}  {bar}"
 
 
 def expect_flat(verdict: Verdict, what: str, readings: list[Reading]) -> str:
@@ -197,8 +198,8 @@ def _no_judge(_output: Image, _truth: Image) -> float:
 def main() -> int:
     options = parse(
         __doc__,
-        steps=(20_000, 1_500, "example-epochs"),
-        errors=(10_000, 500, "calls that fail"),
+        steps=(20_000, 1_000, "example-epochs"),
+        errors=(10_000, 400, "calls that fail"),
     )
     verdict = Verdict("leak", options.seed)
     with scratch(verdict) as folder:
