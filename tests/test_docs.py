@@ -31,6 +31,7 @@ PRINTED = {
     "docs/howto/failures.md": [r"raised: RuntimeError: too dark for me", r"^failed - NothingEvaluatedError"],
     "docs/howto/metric.md": [r"^distance, given the output of worker", r"never evaluated with these file contents"],
     "docs/howto/worker.md": [r"^faded: the worker's version, settings or source have changed", r"^gentle: stored"],
+    "docs/howto/pictures.md": [r"^ImageOutsideRootError - A picture is", r"^ImageNotFoundError - A picture file does"],
     "docs/howto/store.md": [r"session with 5 examples: completed"],
     "docs/howto/embedding.md": [r"evaluating: 6 of 6\nlearning: 2 of 2\nvalidating: 1 of 1"],
     "docs/explanation/storage.md": [r"\['interrupted'\]\n\['interrupted', 'completed'\]"],
