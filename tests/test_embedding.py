@@ -37,7 +37,7 @@ PATIENCE = 60.0
 needs_fork = pytest.mark.skipif(not hasattr(os, "fork"), reason="the system has no fork")
 
 PREAMBLE = f"""
-import json, os, signal, sys, threading
+import json, os, signal, sys, threading, time
 sys.path.insert(0, {str(Path(__file__).parent)!r})
 from pathlib import Path
 from support import *
@@ -455,6 +455,23 @@ FORKS = {
         print(fork(manager), fork(manager))
         sessions = 3
     """,
+    "a parent in the middle of a transaction": """
+        manager = manager_with(Path(), db_path="training.db")
+        manager.train(verbose=False)
+        begun = threading.Event()
+
+        def hold(state):
+            begun.set()
+            time.sleep(0.5)  # the fork waits for the end of this
+            return state
+
+        thread = threading.Thread(target=manager.data_manager.update_learning, args=[hold])
+        thread.start()
+        assert begun.wait(40)
+        print(fork(manager), fork(manager))
+        thread.join()
+        sessions = 3
+    """,
     "a parent in the middle of a training": """
         begun, go_on = threading.Event(), threading.Event()
         parent = os.getpid()
@@ -541,6 +558,55 @@ def test_several_processes_on_one_file_lose_nothing(tmp_path: Path) -> None:
         sessions = manager.data_manager.get_all_sessions()
         assert [s.status for s in sessions] == ["completed"] * 12
         assert manager.weight_learner.get_all_statistics()["near"]["update_count"] == 12
+
+
+# --- the end of the interpreter --------------------------------------------------------------------------------------
+
+
+def test_training_at_exit_is_refused_by_name_with_nothing_half_written(tmp_path: Path) -> None:
+    script = """
+        import atexit
+
+        manager = manager_with(Path(), db_path="training.db")
+
+        def train():
+            before = manager.weight_learner.cell.state
+            for call in (lambda: manager.train(verbose=False), lambda: manager.predict(picture(1), picture(2))):
+                try:
+                    call()
+                    print("done")
+                except TsmTrainingError as error:
+                    print(type(error).__name__)
+            sessions = manager.data_manager.get_all_sessions()
+            print({s.status for s in sessions} <= {"completed", "failed"}, manager.data_manager.load_learning().version)
+            print(manager.weight_learner.cell.state == before)
+            manager.close()
+
+        atexit.register(train)
+    """
+    refused = ["ExecutorError", "ExecutorError", "True 0", "True"]
+    assert printed(host(tmp_path, script, "-W", "error")) == refused
+    with manager_with(tmp_path, examples=0, db_path=tmp_path / "training.db") as manager:
+        assert manager.train(verbose=False)["session"]["num_examples"] == 5
+
+
+def test_the_program_ends_although_a_worker_hangs_if_there_is_a_time_limit(tmp_path: Path) -> None:
+    script = """
+        import time
+        from tsm_training.workers import ThreadRunner
+
+        def hang(source, target):
+            time.sleep(3600)
+
+        pool = WorkerPool(runner=ThreadRunner(time_limit=0.2))
+        pool.register_worker(FunctionWorker("hangs", hang))
+        pool.register_worker(brightening("near", 22))
+        with manager_with(Path(), 2, pool=pool, db_path="training.db") as manager:
+            results = manager.train(validation_split=0.0, verbose=False)
+            outcomes = manager.data_manager.get_all_examples()[0].worker_results
+            print(results["session"]["num_examples"], outcomes["hangs"]["is_valid"], outcomes["near"]["is_valid"])
+    """
+    assert printed(host(tmp_path, script)) == ["2 False True"]  # and within the patience of these tests
 
 
 # --- interpreters ---------------------------------------------------------------------------------------------------
