@@ -1,9 +1,9 @@
 """Picture files: looked at when an example is added, decoded when it is used, written whole or not at all.
 
 OpenCV never sees a path: it takes the file name for UTF-8 (or dies), ends it at a NUL and waits for ever on a pipe.
-Files are read here, judged by `tsm_training.images.headers` and only then decoded from memory: the header tells how much
-a decoder may take, and whether the data that are there can give as many pixels. `ImageLimits` say how large a picture
-may be, and which folder it may come from.
+Files are read here, judged by `tsm_training.images.headers` and only then decoded from memory: the header tells how
+much a decoder may take, and whether the data that are there can give as many pixels. `ImageLimits` say how large a
+picture may be, and which folder it may come from.
 
 What becomes of the kinds of picture that there are (the orientation, 1–8 in EXIF numbering, is always applied):
 
