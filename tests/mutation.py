@@ -66,7 +66,7 @@ GROUPS: Final[Mapping[str, Group]] = {
     ),
     "files": Group(
         files=["weights/files.py", "files.py"],
-        tests=["test_weights_files", "test_files"],
+        tests=["test_weights_files", "test_weights_details", "test_files"],
         expression="not killed",  # those start programs of their own, which import the unchanged library
     ),
     "storage": Group(

@@ -3,6 +3,8 @@ from __future__ import annotations
 import errno
 import json
 import os
+import pickle
+import re
 import socket
 import stat
 import subprocess
@@ -127,7 +129,7 @@ def test_the_kind_of_what_was_opened_is_named(
             return os.stat_result((mode | 0o644, *honest(descriptor)[1:]))
 
     monkeypatch.setattr(files, "os", Files())
-    with pytest.raises(NotARegularFileError, match=kind):
+    with pytest.raises(NotARegularFileError, match=f"^is {kind}; a regular file is expected$"):
         read_regular_file(path, 10)
 
 
@@ -160,6 +162,41 @@ def test_a_refusal_leaves_no_file_open(tmp_path: Path) -> None:
 def test_the_reason_of_an_error_does_not_repeat_the_path() -> None:
     assert system_reason(FileNotFoundError(2, "No such file or directory", "/secret")) == "No such file or directory"
     assert system_reason(NotARegularFileError("a pipe")) == "is a pipe; a regular file is expected"
+    assert system_reason(OSError("changed its size")) == "changed its size"
+
+
+@pytest.mark.parametrize(
+    "error", [NotARegularFileError("a pipe"), FileTooLargeError(5, 4), OutsideRootError("/root", "/outside")]
+)
+def test_errors_about_files_reach_another_process_whole(error: OSError) -> None:
+    other = pickle.loads(pickle.dumps(error))
+    assert type(other) is type(error)
+    assert str(other) == str(error)
+    assert vars(other) == vars(error)
+
+
+def test_the_folder_that_must_not_be_left_is_itself_no_file(tmp_path: Path) -> None:
+    root = os.path.realpath(tmp_path)
+    for name in (root, f"{root}/."):
+        with pytest.raises(IsADirectoryError):
+            read_regular_file(name, 10, root)
+
+
+def test_a_new_file_is_hidden_under_a_name_that_nobody_else_chooses(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = []
+    honest = os.replace
+
+    def replace(old: Any, new: Any) -> None:
+        names.append(Path(old).name)
+        honest(old, new)
+
+    monkeypatch.setattr(os, "replace", replace)
+    for _ in range(3):
+        replace_file(path, b"new")
+    assert len(set(names)) == 3
+    assert all(re.fullmatch(r"\.[0-9a-f]{16}\.tmp", name) for name in names)
 
 
 # --- reading below a folder only ------------------------------------------------------------------------------------

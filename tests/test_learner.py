@@ -445,7 +445,7 @@ def test_reset_forgets_the_evidence_and_keeps_the_workers() -> None:
 def test_reset_refuses_a_weight_out_of_range_and_changes_nothing(value: Any) -> None:
     learner = trained([example(0, {"a": 0.9, "b": 0.6})])
     before = learner.cell.state
-    with pytest.raises(InvalidArgumentError, match="^default_weight must be a number above 0 and at most 1e6, got"):
+    with pytest.raises(InvalidArgumentError, match=r"^default_weight must be a number above 0 and at most 1e6, got"):
         learner.reset(value)
     assert learner.cell.state is before
 
