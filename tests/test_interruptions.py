@@ -1,15 +1,27 @@
-"""Ctrl-C at the moments that are hard to hit: around the beginning of a session."""
+"""Ctrl-C at the moments that are hard to hit: around the beginning of a session, and while the store is locked."""
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import sqlite3
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attrs
 import pytest
 
-from support import manager_with
-from tsm_training import InMemoryStore, TrainingSession
+from support import manager_with, usual_pool
+from tsm_training import (
+    BayesianWeightLearner,
+    InMemoryStore,
+    Progress,
+    TrainingDataManager,
+    TrainingManager,
+    TrainingSession,
+)
+from tsm_training.errors import StorageBusyError
 
 
 @attrs.frozen(eq=False)
@@ -39,3 +51,85 @@ def test_a_session_that_was_interrupted_before_its_beginning_was_never_there(
         manager.train(verbose=False)
     assert manager.data_manager.get_all_sessions() == []
     assert caplog.messages == []
+
+
+def sessions_of(manager: TrainingManager) -> list[str]:
+    return [session.status for session in manager.data_manager.get_all_sessions()]
+
+
+@pytest.fixture
+def locked() -> Iterator[Callable[[TrainingManager], sqlite3.Connection]]:
+    """Give a function that locks a manager's database against it, until the connection is closed."""
+    with contextlib.ExitStack() as stack:
+
+        def lock(manager: TrainingManager) -> sqlite3.Connection:
+            connection = sqlite3.connect(manager.data_manager.location, isolation_level=None)
+            stack.callback(connection.close)
+            connection.execute("BEGIN EXCLUSIVE")
+            return connection
+
+        yield lock
+
+
+def test_ctrl_c_does_not_wait_for_a_locked_store_and_the_next_session_ends_the_one_that_could_not_be(
+    tmp_path: Path, locked: Callable[[TrainingManager], sqlite3.Connection], caplog: pytest.LogCaptureFixture
+) -> None:
+    manager = manager_with(tmp_path, db_path=tmp_path / "store.db")
+    locks = []
+
+    def lock_and_interrupt(_progress: Progress) -> None:
+        locks.append(locked(manager))
+        raise KeyboardInterrupt
+
+    started = time.monotonic()
+    with caplog.at_level(logging.WARNING, "tsm_training"), pytest.raises(KeyboardInterrupt):
+        manager.train(verbose=False, on_progress=lock_and_interrupt)
+    assert time.monotonic() - started < 20  # the store's own patience is 30 seconds for each call
+    assert "could not note that training session" in caplog.text
+    locks[0].close()
+    assert sessions_of(manager) == ["running"]
+    manager.train(verbose=False)
+    assert sessions_of(manager) == ["interrupted", "completed"]
+    manager.close()
+
+
+def test_a_session_that_could_not_be_ended_is_found_by_the_next_opening(
+    tmp_path: Path, locked: Callable[[TrainingManager], sqlite3.Connection]
+) -> None:
+    path = tmp_path / "store.db"
+    manager = manager_with(tmp_path, storage=TrainingDataManager(path, busy_timeout=0.0))
+    locks = []
+
+    def lock(progress: Progress) -> None:
+        if progress.phase == "learning":
+            locks.append(locked(manager))
+
+    with pytest.raises(StorageBusyError):
+        manager.train(verbose=False, on_progress=lock)
+    locks[0].close()
+    with TrainingManager(usual_pool(), BayesianWeightLearner(), path) as beside:
+        assert sessions_of(beside) == ["interrupted"]
+    manager.close()
+
+
+def test_haste_lasts_until_its_outermost_block_ends(
+    tmp_path: Path, locked: Callable[[TrainingManager], sqlite3.Connection]
+) -> None:
+    manager = manager_with(tmp_path, db_path=tmp_path / "store.db")
+    store = manager.data_manager
+    locked(manager)
+    started = time.monotonic()
+    with store.hurrying():
+        with store.hurrying():
+            pass
+        with pytest.raises(StorageBusyError):
+            store.get_dataset_stats()
+    assert time.monotonic() - started < 20
+    store.close()
+
+
+def test_a_store_that_never_waits_needs_no_haste_and_abandons_nothing() -> None:
+    store = InMemoryStore()
+    with store.hurrying():
+        store.abandon_session("never begun")
+    assert store.get_all_sessions() == []
