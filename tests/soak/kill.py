@@ -262,7 +262,8 @@ def main() -> int:
     moments = ", ".join(f"{count} {moment}" for moment, count in sorted(tally.moments.items()))
     return verdict.close(
         f"{tally.kills} kills (aimed: {moments}) in {tally.chains} databases, each brought to its end",
-        f"{tally.acknowledged} steps acknowledged, 0 lost; {tally.unacknowledged_commits} committed but not yet said",
+        f"{tally.acknowledged} steps acknowledged, {'SOME' if verdict.broken else 'none'} lost; "
+        f"{tally.unacknowledged_commits} committed but not yet said",
         f"{tally.interrupted} sessions marked interrupted; {tally.leftovers} temporary files of exports left",
         f"{tally.evaluations_kept} evaluations kept, {tally.evaluations_repeated} lost and repeated, "
         f"the oldest made {tally.oldest_repeated:.2f} s before the kill",

@@ -51,7 +51,8 @@ def main() -> int:
     verdict.expect(enough or verdict.broken, f"only {tally.kills} of {len(chosen)} boundaries were reached")
     return verdict.close(
         f"{tally.kills} kills at {len(chosen)} of {reference.events} boundaries of statements and file calls",
-        f"{tally.acknowledged} steps acknowledged, 0 lost; {tally.unacknowledged_commits} committed but not yet said",
+        f"{tally.acknowledged} steps acknowledged, {'SOME' if verdict.broken else 'none'} lost; "
+        f"{tally.unacknowledged_commits} committed but not yet said",
         f"{tally.interrupted} sessions marked interrupted; {tally.leftovers} temporary files of exports left",
         f"{tally.evaluations_kept} evaluations kept, {tally.evaluations_repeated} lost and repeated",
     )
