@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -588,6 +589,19 @@ def test_a_process_that_is_killed_at_any_step_leaves_the_old_contents_or_the_new
     assert set(seen) == {old, new}
     assert leftovers
     assert all(name.startswith(".") and name.endswith(".tmp") and len(name) == 21 for name in leftovers)
+
+
+def test_of_several_writers_at_a_time_one_wins_and_none_leaves_anything(path: Path) -> None:
+    contents = [bytes([65 + number]) * (1000 + 40_000 * number) for number in range(4)]
+    replace_file(path, contents[0])
+    with ThreadPoolExecutor(4) as writers:
+        waiting = [writers.submit(replace_file, path, content) for content in contents * 10]
+        while not all(future.done() for future in waiting):
+            assert read_regular_file(path, 10**6) in contents
+        for future in waiting:
+            future.result()
+    assert path.read_bytes() in contents
+    assert names_in(path.parent) == [path.name]
 
 
 KILLED_AT_RANDOM = """
