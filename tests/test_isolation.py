@@ -497,7 +497,7 @@ def run_in_daemon(sender: Any) -> None:
 
 
 def test_a_process_that_may_have_no_children_says_so() -> None:
-    context = multiprocessing.get_context("fork")
+    context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
     child = context.Process(target=run_in_daemon, args=(sender,), daemon=True)
     child.start()
@@ -586,6 +586,8 @@ def test_a_fork_has_processes_of_its_own_and_leaves_its_parents_alone() -> None:
     done = script(
         HOST
         + """
+import warnings
+warnings.filterwarnings("ignore", "This process", DeprecationWarning)  # Python 3.12 warns of forks beside threads
 pool = WorkerPool(runner=IsolatedRunner(max_processes=1))
 pool.register_worker(FunctionWorker("pid", pid))
 first = told(pool.execute_parallel(PICTURES))
@@ -740,3 +742,25 @@ def test_what_is_left_is_ended_at_exit(monkeypatch: pytest.MonkeyPatch) -> None:
     os.kill(forgotten.pid, signal.SIGKILL)
     forgotten.join(PATIENT)
     isolated.close()
+
+
+def test_without_threads_to_clear_up_a_process_is_ended_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread at interpreter shutdown")
+
+    isolated = IsolatedRunner(max_processes=1)
+    pid = told_id(isolated.run(worker(process_id), REQUEST))
+    (lane,) = isolated._crew._lanes
+    clearing = threading.Thread(target=isolation._join, args=(lane._pool,))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        isolated.close()
+    clearing.start()
+    clearing.join(PATIENT)
+    assert until(lambda: not is_running(pid))
+
+
+def test_a_process_that_was_never_started_can_be_forgotten() -> None:
+    lane = isolation._Lane(None)
+    lane.forget()
+    assert not lane.is_running

@@ -3,11 +3,17 @@ from __future__ import annotations
 import decimal
 import fractions
 import math
+import os
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,15 +21,23 @@ import attrs
 import numpy as np
 import pytest
 
+from support import brightening, brighter, failing, manager_with, save_triple
+from tsm_training import Progress, TrainingEngine
 from tsm_training.arrays import Image
 from tsm_training.errors import (
     DuplicateWorkerError,
+    ExecutorError,
     InvalidArgumentError,
     NoWorkersError,
+    TrainingStoppedError,
     WorkerNotFoundError,
+    WorkerPoolError,
 )
+from tsm_training.fingerprints import describe_object
+from tsm_training.metrics import GuideSimilarity
 from tsm_training.workers import (
     FunctionWorker,
+    ThreadRunner,
     Worker,
     WorkerFailure,
     WorkerPool,
@@ -31,6 +45,8 @@ from tsm_training.workers import (
     WorkerRequest,
     WorkerResult,
     WorkerResultLike,
+    WorkerRunner,
+    ask_pool,
     checked_result,
     run_worker,
     shared,
@@ -736,3 +752,376 @@ def test_a_foreign_id_that_no_store_could_keep_is_an_error(worker_id: str) -> No
 
 def test_a_foreign_id_need_not_be_text() -> None:
     assert checked_result(TheirResult(worker_id=7), TARGET).worker_id == "7"
+
+
+@pytest.mark.parametrize("error", [OwnError, SystemExit, GeneratorExit])
+def test_a_foreign_pool_that_raises_or_exits_is_named(error: type[BaseException]) -> None:
+    with pytest.raises(WorkerPoolError, match=f"failed \\({error.__name__}"):
+        ask_pool(SimpleNamespace(execute_parallel=raising(error)), SOURCE, TARGET)
+
+
+# --- time limits ----------------------------------------------------------------------------------------------------
+
+PATIENT = 60.0
+"""Seconds after which a test gives up; what it waits for takes a fraction of one."""
+
+
+@attrs.frozen(eq=False)
+class Hanging(Worker):
+    """Gives no answer until it is let go, on pictures whose first value is at most `most`."""
+
+    worker_id: str = "hanging"
+    time_limit: float | None = None
+    most: int = 255
+    _go: threading.Event = attrs.field(factory=threading.Event)
+    _begun: list[int] = attrs.field(factory=list)
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        self._begun.append(1)
+        if data["target"][0, 0, 0] <= self.most:
+            self._go.wait(PATIENT)
+        return brighter(data["target"], 30)
+
+
+@pytest.fixture
+def hanging() -> Iterator[Hanging]:
+    worker = Hanging(time_limit=0.05)
+    yield worker
+    worker._go.set()
+    for thread in threading.enumerate():
+        if thread.name == "tsm-worker":
+            thread.join(PATIENT)
+
+
+@pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "5", True, b"1", 10**400])
+def test_a_time_limit_is_a_finite_number_above_0(value: Any) -> None:
+    message = "must be a finite number of seconds above 0, or None for no limit, got"
+    with pytest.raises(InvalidArgumentError, match=f"time_limit {message}"):
+        ThreadRunner(value)
+    with pytest.raises(InvalidArgumentError, match=f"time_limit {message}"):
+        FunctionWorker("w", unchanged, time_limit=value)
+    with pytest.raises(InvalidArgumentError, match=f"time_limit of worker 'hanging' {message}"):
+        pool_of(Hanging(time_limit=value))
+    with pytest.raises(InvalidArgumentError, match="time_limit of worker 'hanging'"):
+        ThreadRunner().check([Hanging(time_limit=value)])
+
+
+@pytest.mark.parametrize("value", [None, 5, ThreadRunner, object()])
+def test_a_runner_is_something_that_checks_and_runs(value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="runner must be a WorkerRunner, such as ThreadRunner"):
+        WorkerPool(runner=value)
+    assert isinstance(ThreadRunner(), WorkerRunner)
+
+
+def test_a_worker_that_takes_too_long_is_given_up_and_its_late_answer_dropped(hanging: Hanging) -> None:
+    pool = pool_of(hanging, Negative())
+    result, beside = pool.execute_parallel(DATA)
+    assert failure_of(result) == WorkerFailure("timed_out", "time limit", "gave no answer within 0.05 s")
+    assert result.seconds >= 0.05
+    assert beside.is_valid()
+    hanging._go.set()
+    assert failure_of(result).kind == "timed_out"
+
+
+def test_a_worker_that_was_given_up_is_not_started_again_before_it_has_come_back(hanging: Hanging) -> None:
+    pool = pool_of(hanging, Negative())
+    pool.execute_parallel(DATA)
+    result, beside = pool.execute_parallel(DATA)
+    assert failure_of(result).message == (
+        "not started: an earlier call was given up after 0.05 s and has not come back yet"
+    )
+    assert (len(hanging._begun), result.seconds) == (1, 0.0)
+    assert beside.is_valid()
+    assert pool_of(Hanging(most=-1)).execute_parallel(DATA)[0].is_valid()  # another worker of that name
+    hanging._go.set()
+    for thread in threading.enumerate():
+        if thread.name == "tsm-worker":
+            thread.join(PATIENT)
+    (result, _beside) = pool.execute_parallel(DATA)
+    assert result.is_valid()
+
+
+def test_a_worker_within_its_limit_does_what_it_does_without() -> None:
+    workers = [Negative(), Brighter("w"), FunctionWorker("bad", raising(SystemExit(3)))]
+    seen = []
+    for limit in (None, PATIENT):
+        pool = WorkerPool(runner=ThreadRunner(limit))
+        for worker in workers:
+            pool.register_worker(worker)
+        seen.append([facts(result) for result in pool.execute_parallel(DATA)])
+    assert seen[0] == seen[1]
+
+
+def test_a_workers_own_limit_outranks_that_of_the_runner(hanging: Hanging) -> None:
+    assert failure_of(ThreadRunner(PATIENT).run(hanging, WorkerRequest(SOURCE, TARGET))).kind == "timed_out"
+
+
+def test_results_do_not_depend_on_a_time_limit_so_neither_do_fingerprints() -> None:
+    assert describe_object(Hanging(time_limit=1.0)) == describe_object(Hanging(time_limit=None))
+    assert describe_object(Hanging(most=1)) != describe_object(Hanging(most=2))
+    with_limit, without = FunctionWorker("w", unchanged, time_limit=5.0), FunctionWorker("w", unchanged)
+    assert describe_object(with_limit) == describe_object(without)
+
+
+def test_an_error_while_waiting_leaves_the_worker_benched(hanging: Hanging, monkeypatch: pytest.MonkeyPatch) -> None:
+    runner = ThreadRunner(PATIENT)
+    worker = attrs.evolve(hanging, time_limit=PATIENT)
+    monkeypatch.setattr(threading, "_SHUTTING_DOWN", True)
+    with pytest.raises(ExecutorError, match="has ended, because the interpreter is about to exit"):
+        runner.run(worker, WorkerRequest(SOURCE, TARGET))
+    assert "not started" in failure_of(runner.run(worker, WorkerRequest(SOURCE, TARGET))).message
+
+
+def test_a_copy_of_a_runner_knows_nothing_of_calls_elsewhere(hanging: Hanging) -> None:
+    runner = ThreadRunner(0.05)
+    runner.run(hanging, WorkerRequest(SOURCE, TARGET))
+    again = pickle.loads(pickle.dumps(runner))
+    assert again.time_limit == 0.05
+    assert failure_of(again.run(hanging, WorkerRequest(SOURCE, TARGET))).message == "gave no answer within 0.05 s"
+
+
+def test_where_no_thread_can_be_started_nobody_is_to_blame(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    with pytest.raises(ExecutorError, match="cannot start a thread: can't start new thread"):
+        ThreadRunner(1.0).run(Negative(), WorkerRequest(SOURCE, TARGET))
+    with pytest.raises(ExecutorError, match="cannot start a worker: can't start new thread"):
+        pool_of(Negative()).execute_parallel(DATA)
+
+
+def test_what_took_too_long_counts_but_is_not_kept_so_that_the_next_training_tries_again(
+    tmp_path: Path, hanging: Hanging
+) -> None:
+    pool = pool_of(brightening("near", 22), brightening("far", -60), failing("broken"), hanging)
+    manager = manager_with(tmp_path, examples=2, pool=pool)
+    for reevaluate in (False, True):
+        manager.train(validation_split=0.0, verbose=False, reevaluate=reevaluate)
+        assert manager.weight_learner.get_weight("hanging") < 1.0
+        for example in manager.data_manager.get_all_examples():
+            results = example.worker_results or {}
+            assert str(results["hanging"]["error"]).startswith("timed_out: time limit: ")
+            assert str(results["broken"]["error"]).startswith("raised: ")
+        session = manager.data_manager.get_all_sessions()[0]
+        rows = [row for row in manager.data_manager.iterate_metrics(session.session_id) if row.worker_id == "hanging"]
+        assert [row.accuracy for row in rows] == [None, None]
+        is_stored = {(e["worker_id"], e["is_stored"]) for e in manager.training_engine.explain_cache()}
+        assert is_stored == {("near", True), ("far", True), ("broken", True), ("hanging", False)}
+    hanging._go.set()
+    for thread in threading.enumerate():
+        if thread.name == "tsm-worker":
+            thread.join(PATIENT)
+    manager.train(validation_split=0.0, verbose=False)
+    assert all(e["is_stored"] for e in manager.training_engine.explain_cache())
+    outcome = (manager.data_manager.get_all_examples()[0].worker_results or {})["hanging"]
+    assert outcome["is_valid"]
+    assert manager.weight_learner.get_statistics("hanging")["failure_count"] == 0
+
+
+def test_an_interrupted_training_with_a_hanging_worker_ends_like_one_that_was_not(
+    tmp_path: Path, hanging: Hanging
+) -> None:
+    pool = pool_of(brightening("near", 22), brightening("far", -60), hanging)
+    undisturbed = manager_with(tmp_path, examples=3, pool=pool)
+    undisturbed.train(validation_split=0.0, verbose=False)
+    manager = manager_with(tmp_path, examples=3, pool=pool)
+    done: list[Progress] = []
+    with pytest.raises(TrainingStoppedError):
+        manager.train(validation_split=0.0, verbose=False, on_progress=done.append, should_stop=lambda: bool(done))
+    manager.train(validation_split=0.0, verbose=False)
+    assert manager.weight_learner.get_all_weights() == undisturbed.weight_learner.get_all_weights()
+
+
+# --- leaving while workers hang -------------------------------------------------------------------------------------
+
+HOST = """
+import signal, sys, threading, time
+import numpy as np
+from tsm_training import BayesianWeightLearner, FunctionWorker, ThreadRunner, TrainingManager, WorkerPool
+PICTURES = {"source": np.zeros((4, 5, 3), np.uint8), "target": np.ones((4, 5, 3), np.uint8)}
+def hang(source, target):
+    print("hanging", flush=True)
+    while True:
+        time.sleep(0.01)
+"""
+
+
+def host(code: str, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-W", "error", "-c", HOST + code, *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_fifty_hanging_workers_do_not_keep_the_interpreter_from_exiting() -> None:
+    process = host(
+        """
+pool = WorkerPool(max_workers=50, runner=ThreadRunner(0.3))
+for number in range(50):
+    pool.register_worker(FunctionWorker(f"worker {number}", hang))
+kinds = {result.failure.kind for result in pool.execute_parallel(PICTURES)}
+print(kinds, threading.active_count() - 1, flush=True)
+"""
+    )
+    output, errors = process.communicate(timeout=PATIENT)
+    assert output.splitlines()[-1] == "{'timed_out'} 50"
+    assert (errors, process.returncode) == ("", 0)
+
+
+CTRL_C = {
+    "asked": "pool.execute_parallel(PICTURES)",
+    "predicting": "manager.predict(PICTURES['source'], PICTURES['target'])",
+    "training": "manager.train(validation_split=0.0, verbose=False)",
+}
+
+
+@pytest.mark.parametrize("act", CTRL_C)
+def test_ctrl_c_does_not_wait_for_a_hanging_worker(act: str, tmp_path: Path) -> None:
+    manager_with(tmp_path, examples=1, db_path=tmp_path / "x.db").close()
+    process = host(
+        f"""
+pool = WorkerPool(runner=ThreadRunner({PATIENT}))
+pool.register_worker(FunctionWorker("hanging", hang))
+manager = TrainingManager(pool, BayesianWeightLearner(), sys.argv[1])
+try:
+    {CTRL_C[act]}
+except KeyboardInterrupt:
+    print("back", flush=True)
+""",
+        str(tmp_path / "x.db"),
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == "hanging\n"
+    pressed = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    output, errors = process.communicate(timeout=PATIENT)
+    assert (output, process.returncode) == ("back\n", 0)
+    assert time.monotonic() - pressed < 10.0
+    assert "Error" not in errors  # a training says on its way out that it can go on
+
+
+def test_training_while_the_interpreter_exits_is_a_named_error_with_nothing_half_done(tmp_path: Path) -> None:
+    manager_with(tmp_path, examples=1, db_path=tmp_path / "x.db").close()
+    process = host(
+        """
+import atexit
+pool = WorkerPool()
+pool.register_worker(FunctionWorker("good", lambda source, target: target))
+manager = TrainingManager(pool, BayesianWeightLearner(), sys.argv[1])
+def late():
+    for act in (lambda: manager.train(verbose=False), lambda: pool.execute_parallel(PICTURES)):
+        try:
+            act()
+        except Exception as error:
+            print(f"{type(error).__name__}: {error}")
+atexit.register(late)
+""",
+        str(tmp_path / "x.db"),
+    )
+    output, errors = process.communicate(timeout=PATIENT)
+    assert (errors, process.returncode) == ("", 0)
+    first, second = output.splitlines()
+    assert first.startswith("ExecutorError: the executor ThreadPoolExecutor takes no work: cannot schedule new futures")
+    assert second.startswith("ExecutorError: the executor of the worker pool cannot start a worker: cannot schedule")
+    manager = manager_with(tmp_path, examples=0, db_path=tmp_path / "x.db")
+    (session,) = manager.data_manager.get_all_sessions()
+    assert session.status == "failed"
+    assert str(session.error).startswith("ExecutorError: ")
+    manager.close()
+
+
+# --- executors that fail --------------------------------------------------------------------------------------------
+
+
+class Odd(Executor):
+    """Does something odd with what it is given."""
+
+    def __init__(self, odd: Callable[[Future[Any]], None]) -> None:
+        self.odd = odd
+
+    def submit(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.odd(future)
+        return future
+
+
+def fails_with(error: BaseException) -> Callable[[Future[Any]], None]:
+    return lambda future: future.set_exception(error)
+
+
+def test_an_executor_that_takes_no_work_ends_the_training_by_name(tmp_path: Path) -> None:
+    executor = ThreadPoolExecutor(1)
+    factory = TrainingEngine.using(GuideSimilarity(), executor=executor)
+    manager = manager_with(tmp_path, examples=2, engine_factory=factory)
+    manager.validate()
+    manager.add_training_example(*save_triple(tmp_path, 77))
+    executor.shutdown()
+    with pytest.raises(ExecutorError, match="ThreadPoolExecutor takes no work: cannot schedule new futures after shut"):
+        manager.train(verbose=False)
+    (session,) = manager.data_manager.get_all_sessions()
+    assert (session.status, str(session.error)[:14]) == ("failed", "ExecutorError:")
+    assert sum(entry["is_stored"] for entry in manager.training_engine.explain_cache()) == 6
+
+
+def dying(_source: Image, _target: Image) -> Image:
+    os._exit(3)
+
+
+def test_a_process_pool_that_breaks_down_ends_the_training_by_name(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        factory = TrainingEngine.using(GuideSimilarity(), executor=executor)
+        manager = manager_with(tmp_path, pool=pool_of(FunctionWorker("dying", dying)), engine_factory=factory)
+        with pytest.raises(ExecutorError, match=r"ProcessPoolExecutor has broken down: .*must be importable there"):
+            manager.train(verbose=False)
+        with pytest.raises(ExecutorError, match="ProcessPoolExecutor takes no work"):
+            manager.train(verbose=False)
+    assert [session.status for session in manager.data_manager.get_all_sessions()] == ["failed", "failed"]
+
+
+@pytest.mark.parametrize("part", ["worker 'lambda'", "the judge", "the pool's runner"])
+def test_what_cannot_travel_to_another_process_is_named(part: str, tmp_path: Path) -> None:
+    class Local(ThreadRunner):
+        def __reduce__(self) -> tuple[Any, ...]:
+            raise TypeError("cannot pickle it")
+
+    worker = FunctionWorker("lambda", (lambda _s, t: t) if part.startswith("worker") else unchanged)
+    pool = WorkerPool(runner=Local() if "runner" in part else ThreadRunner())
+    pool.register_worker(worker)
+    metric = (lambda _a, _b: 0.5) if part == "the judge" else GuideSimilarity()
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
+        factory = TrainingEngine.using(metric, executor=executor)
+        manager = manager_with(tmp_path, examples=1, pool=pool, engine_factory=factory)
+        with pytest.raises(ExecutorError, match=f"ProcessPoolExecutor cannot be sent {part}: "):
+            manager.train(verbose=False)
+
+
+def test_an_executor_may_refuse_what_it_cannot_pickle_at_once(tmp_path: Path) -> None:
+    def refuse(_future: Future[Any]) -> None:
+        raise TypeError("cannot pickle it")
+
+    factory = TrainingEngine.using(GuideSimilarity(), executor=Odd(refuse))
+    pool = pool_of(FunctionWorker("lambda", lambda _s, t: t))
+    with pytest.raises(ExecutorError, match="executor Odd cannot be sent worker 'lambda': cannot pickle it"):
+        manager_with(tmp_path, examples=1, pool=pool, engine_factory=factory).train(verbose=False)
+    with pytest.raises(TypeError, match="cannot pickle it"):  # not a question of pickling, whatever it says
+        manager_with(tmp_path, examples=1, engine_factory=factory).train(verbose=False)
+
+
+def test_an_executor_that_drops_examples_is_named(tmp_path: Path) -> None:
+    def cancel(future: Future[Any]) -> None:
+        future.cancel()
+        future.set_running_or_notify_cancel()
+
+    factory = TrainingEngine.using(GuideSimilarity(), executor=Odd(cancel))
+    with pytest.raises(ExecutorError, match="executor Odd has dropped an example that it had accepted"):
+        manager_with(tmp_path, examples=1, engine_factory=factory).train(verbose=False)
+
+
+@pytest.mark.parametrize("error", [TypeError("a slip"), AttributeError("a slip"), ZeroDivisionError("a slip")])
+def test_an_error_of_our_own_making_is_not_put_down_to_the_executor(error: Exception, tmp_path: Path) -> None:
+    factory = TrainingEngine.using(GuideSimilarity(), executor=Odd(fails_with(error)))
+    with pytest.raises(type(error), match="a slip"):
+        manager_with(tmp_path, examples=1, engine_factory=factory).train(verbose=False)
