@@ -338,6 +338,30 @@ def test_a_callback_may_use_the_manager(tmp_path: Path) -> None:
     manager.close()
 
 
+@pytest.mark.parametrize("phase", ["evaluating", "learning"])
+@pytest.mark.parametrize("how", ["remove", "replace"])
+def test_an_example_that_goes_during_a_training_is_not_learned_from(tmp_path: Path, phase: str, how: str) -> None:
+    manager = manager_with(tmp_path, 4, db_path=tmp_path / "training.db")
+    first = manager.data_manager.get_all_examples()[0]
+    other_truth = save_triple(tmp_path / "other", 0, levels=35)[2]
+
+    def go(progress: Progress) -> None:
+        if progress.phase == phase and progress.done == 1:
+            if how == "remove":
+                manager.remove_training_example(first.example_id)
+            else:
+                manager.replace_ground_truth(first.example_id, other_truth)
+
+    manager.train(epochs=2, validation_split=0.0, verbose=False, on_progress=go)
+    digests = {e.known_files.digest for e in manager.data_manager.get_all_examples()}
+    learned = manager.weight_learner.cell.state.absorbed
+    assert len(learned) == 3
+    assert set(learned) <= digests
+    assert first.known_files.digest not in digests
+    assert manager.data_manager.load_learning().state.absorbed == learned
+    manager.close()
+
+
 @pytest.mark.parametrize("phase", ["evaluating", "learning", "validating"])
 def test_a_manager_closed_in_a_callback_ends_the_training_by_name(tmp_path: Path, phase: str) -> None:
     path = tmp_path / "training.db"

@@ -149,6 +149,7 @@ class Training:
         end_time = self.clock()
         rows = [row for item in training for row in _metric_rows(session, item, end_time.isoformat())]
         own_state = learner.cell.state
+        evidence = self._still_stored(evidence)
         change = self.storage.committed(lambda held: learner.absorb(held, evidence, session.epochs))
 
         def finish(held: LearnedState) -> SessionCommit:
@@ -163,6 +164,11 @@ class Training:
         else:
             learner.cell.update(lambda state: learner.absorb(state, evidence, session.epochs))
         return stored
+
+    def _still_stored(self, evidence: Sequence[ExampleEvidence]) -> list[ExampleEvidence]:
+        """Leave out examples that were removed or changed meanwhile: nothing could make the learner forget them."""
+        stored = {e.files.digest for e in self.storage.store.iterate_examples() if e.files is not None}
+        return [item for item in evidence if item.digest in stored]
 
     def _give_up(self, error: BaseException) -> None:
         """Note why the session ended; evaluations are kept, learned state is as it was."""
