@@ -352,6 +352,28 @@ def test_a_link_that_is_put_there_after_the_look_is_not_followed(
         read_regular_file(place / "root/sub/deeper/b", 100, str(place / "root"))
 
 
+def test_where_the_file_is_now_is_told_if_it_was_exchanged(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", False)
+    looks = iter([str(place / "root/a"), str(place / "outside/secret")])
+    monkeypatch.setattr(os.path, "realpath", lambda _path: next(looks))
+    with pytest.raises(OutsideRootError) as caught:
+        read_regular_file(place / "root/a", 100, str(place / "root"))
+    assert (caught.value.root, caught.value.place) == (str(place / "root"), str(place / "outside/secret"))
+
+
+@pytest.mark.skipif(os.open not in os.supports_dir_fd, reason="this system opens nothing below an open folder")
+def test_folder_by_folder_no_link_is_followed_whatever_was_seen_before(
+    place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody who is always quick enough makes every look find the file, and every opening the link."""
+    inside = place / "root/a"
+    inside.unlink()
+    inside.symlink_to(place / "outside/secret")
+    monkeypatch.setattr(os.path, "realpath", lambda _path: str(inside))
+    with pytest.raises(OSError, match=r"."):
+        read_regular_file(inside, 100, str(place / "root"))
+
+
 @needs_modes
 def test_a_folder_that_may_be_passed_but_not_listed_is_no_obstacle(place: Path) -> None:
     (place / "root/sub").chmod(0o100)

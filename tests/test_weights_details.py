@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,16 @@ def test_a_written_file_can_be_read_and_compared_by_people_too(path: Path) -> No
         "  }\n"
         "}\n"
     )
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="this system takes its time zone from elsewhere")
+def test_the_time_is_written_in_utc_wherever_the_machine_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as elsewhere:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        document = weights_document(LearnedState(), {"a": 1.0}, 0.25, None, NOON.astimezone())
+    time.tzset()
+    assert document["exported_at"] == "2025-01-02T12:00:00+00:00"
 
 
 def test_examples_that_were_absorbed_in_full_are_written_and_read_again(path: Path) -> None:
@@ -205,6 +216,16 @@ def test_the_reason_of_the_system_is_given_without_the_path(path: Path) -> None:
         ({"prior_strength": None}, "prior_strength", "must be a number, got null"),
         ({"weights": {"a": 2.0}}, "weights['a']", "is 2.0, but its posterior says 1.0; remove 'posterior' to import "),
         ({"weights": {}}, "weights", "names no worker"),
+        (
+            {"posterior": {"a": sums(advantage=1e300)}},
+            "posterior['a']['advantage']",
+            "must be a finite number at most 1e+09, got 1e+300",
+        ),
+        (
+            {"weights": {"a": 1.0, "b" * 129: 1.0}},
+            f"weights[{'b' * 60!r}… (129 characters)]",
+            "a worker id must have 1 ",
+        ),
         ({"alpha": 0}, "alpha", "must be a finite number above 0 and at most 1, got 0"),
         ({"alpha": -0.5}, "alpha", "must be a finite number above 0 and at most 1, got -0.5"),
     ],
@@ -217,6 +238,13 @@ def test_an_error_names_the_entry_and_what_is_expected_of_it(
         read_weights_file(path)
     assert (caught.value.path, caught.value.key) == (str(path), key)
     assert caught.value.reason.startswith(reason)
+
+
+def test_too_many_workers_are_named_as_such(path: Path) -> None:
+    path.write_text(json.dumps({"weights": {f"worker {number}": 1.0 for number in range(1001)}}))
+    with pytest.raises(WeightsFileError) as caught:
+        read_weights_file(path)
+    assert (caught.value.key, caught.value.reason) == ("weights", "names 1001 workers; at most 1000 are expected")
 
 
 def test_a_posterior_without_its_prior_strength_is_refused_in_so_many_words(path: Path) -> None:

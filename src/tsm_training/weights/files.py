@@ -272,7 +272,8 @@ class _Reader:
             # Cauchy and Schwarz, with room for rounding and for numbers too small to be squared
             and base.advantage**2 <= base.evidence * base.squared_advantage * (1 + _CONSISTENCY) + _TINY
             and 0 <= base.accuracy_sum <= base.valid_count <= base.update_count
-            and 0 <= base.failed_evidence <= min(base.evidence, base.squared_advantage) * (1 + _CONSISTENCY)
+            # a failure counts in full in the squares
+            and 0 <= base.failed_evidence <= base.squared_advantage * (1 + _CONSISTENCY)
         )
         if not possible:
             self.fail("holds sums that no evidence can have", key)
