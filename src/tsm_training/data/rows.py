@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
+from collections.abc import Sequence
+from datetime import datetime
 from typing import Final
 
 import attrs
@@ -16,7 +18,7 @@ from tsm_training.data.records import (
     TrainingExample,
     TrainingSession,
 )
-from tsm_training.data.rules import dump, loaded, storable
+from tsm_training.data.rules import UnstorableValueError, dump, loaded, storable
 from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
 
 __all__ = [
@@ -63,18 +65,26 @@ _DETAIL_FIELDS: Final = (
 )
 
 
-def example_row(example: TrainingExample) -> tuple[object, ...]:
-    """Return the guide's columns of an example."""
-    return (
+def _time_text(time: datetime) -> str:
+    if time.tzinfo is None:
+        raise UnstorableValueError(f"the time {time} has no time zone")
+    return time.isoformat()
+
+
+def example_row(example: TrainingExample) -> Sequence[object]:
+    """Return the guide's columns of an example; UnstorableValueError where they could not be read again."""
+    row = (
         example.example_id,
         example.source_path,
         example.target_path,
         example.ground_truth_path,
-        example.created_at.isoformat(),
+        _time_text(example.created_at),
         dump(example.metadata),
         None if example.worker_results is None else dump(example.worker_results),
         None if example.validation_scores is None else dump(example.validation_scores),
     )
+    storable("example_files", (example.example_id, files_json(example.files)))
+    return storable("training_examples", row)
 
 
 def example_of(row: tuple[object, ...]) -> TrainingExample:
@@ -88,7 +98,7 @@ def files_json(files: ExampleFiles | None) -> str | None:
     return None if files is None else dump(attrs.asdict(files))
 
 
-def evaluation_row(evaluation: Evaluation) -> tuple[object, ...]:
+def evaluation_row(evaluation: Evaluation) -> Sequence[object]:
     """Return the columns of an evaluation; UnstorableValueError where SQLite would keep something else."""
     row = (
         *evaluation.key,
@@ -98,17 +108,17 @@ def evaluation_row(evaluation: Evaluation) -> tuple[object, ...]:
         evaluation.failure_type,
         evaluation.failure_message,
         evaluation.seconds,
-        evaluation.created_at.isoformat(),
+        _time_text(evaluation.created_at),
     )
-    return tuple(storable("evaluations", row))
+    return storable("evaluations", row)
 
 
-def session_row(session: TrainingSession) -> tuple[object, ...]:
-    """Return the guide's columns of a session."""
-    return (
+def session_row(session: TrainingSession) -> Sequence[object]:
+    """Return the guide's columns of a session; UnstorableValueError where they could not be read again."""
+    row = (
         session.session_id,
-        session.start_time.isoformat(),
-        None if session.end_time is None else session.end_time.isoformat(),
+        _time_text(session.start_time),
+        None if session.end_time is None else _time_text(session.end_time),
         session.num_examples,
         session.epochs,
         session.learning_rate,
@@ -117,6 +127,8 @@ def session_row(session: TrainingSession) -> tuple[object, ...]:
         dump(session.metrics_history),
         session.status,
     )
+    storable("session_details", (session.session_id, details_json(session)))
+    return storable("training_sessions", row)
 
 
 def details_json(session: TrainingSession) -> str:

@@ -1,0 +1,193 @@
+"""What goes into the database comes back exactly, or is refused by name: whatever values there are."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
+
+import attrs
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+
+from tsm_training import TrainingDataManager
+from tsm_training.data import (
+    Evaluation,
+    EvaluationKey,
+    SessionCommit,
+    TrainingExample,
+    TrainingSession,
+)
+from tsm_training.data.rules import TABLES
+from tsm_training.errors import StorageError
+from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
+from tsm_training.testing import make_evaluation, make_example, make_files, make_metric_row, make_session
+
+# Everything that Python calls a text or a number: halves of pairs, NUL, −0.0, NaN, and whole numbers without end.
+TEXTS = st.text(max_size=8) | st.sampled_from(["", "\0", "a\0b", "\ud800", "x\udcff", "\ufeff", "e\u0301", "'; --"])
+FLOATS = st.floats()
+SHARES = st.floats(0, 1) | st.sampled_from([-0.0, 5e-324, 1.0])
+INTEGERS = st.integers() | st.sampled_from([2**63 - 1, 2**63, -(2**63), 10**400])
+TIMES = st.datetimes(timezones=st.sampled_from([UTC, timezone(timedelta(hours=-9, minutes=-30, seconds=-5))]))
+JSON = st.recursive(
+    st.none() | st.booleans() | INTEGERS | FLOATS | TEXTS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(TEXTS, inner, max_size=3),
+    max_leaves=6,
+)
+OBJECTS = st.dictionaries(TEXTS, JSON, max_size=3)
+
+EXAMPLES = st.builds(
+    TrainingExample,
+    example_id=TEXTS,
+    source_path=TEXTS,
+    target_path=TEXTS,
+    ground_truth_path=TEXTS,
+    created_at=TIMES,
+    metadata=OBJECTS,
+    worker_results=st.none() | OBJECTS,
+    validation_scores=st.none() | OBJECTS,
+    files=st.none() | st.builds(make_files, st.sampled_from("abc")),
+)
+EVALUATIONS = st.builds(
+    Evaluation,
+    key=st.builds(EvaluationKey, TEXTS, TEXTS, TEXTS, TEXTS),
+    accuracy=st.none() | SHARES | FLOATS,
+    confidence=SHARES | FLOATS,
+    failure_kind=st.none() | TEXTS,
+    failure_type=st.none() | TEXTS,
+    failure_message=st.none() | TEXTS,
+    seconds=st.floats(0, 1e9) | FLOATS,
+    created_at=TIMES,
+)
+SESSIONS = st.builds(
+    TrainingSession,
+    session_id=TEXTS,
+    start_time=TIMES,
+    end_time=st.none() | TIMES,
+    epochs=INTEGERS,
+    learning_rate=FLOATS,
+    initial_weights=st.dictionaries(TEXTS, FLOATS, max_size=2),
+    num_examples=INTEGERS,
+    final_weights=st.dictionaries(TEXTS, FLOATS, max_size=2),
+    metrics_history=st.lists(OBJECTS, max_size=2),
+    status=st.sampled_from(["running", "completed", "failed", "interrupted"]),
+    seed=st.none() | INTEGERS,
+    validation_split=st.none() | FLOATS,
+    training_ids=st.lists(TEXTS, max_size=2),
+    validation_ids=st.lists(TEXTS, max_size=2),
+    skipped=st.dictionaries(TEXTS, TEXTS, max_size=2),
+    error=st.none() | TEXTS,
+    is_trial=st.booleans(),
+    validation=st.none() | OBJECTS,
+)
+BASES = st.builds(WorkerBase, SHARES | FLOATS, SHARES | FLOATS, SHARES, SHARES, SHARES, INTEGERS, INTEGERS, SHARES)
+STATES = st.builds(
+    LearnedState,
+    st.dictionaries(TEXTS, BASES, max_size=2),
+    st.dictionaries(
+        TEXTS,
+        st.dictionaries(
+            TEXTS, st.builds(Absorbed, st.none() | SHARES, SHARES, SHARES | FLOATS), min_size=1, max_size=2
+        ),
+        max_size=2,
+    ),
+)
+
+
+def stored_or_refused(
+    write: Callable[[TrainingDataManager], object], read: Callable[[TrainingDataManager], Any]
+) -> Any:
+    """Return what comes back; None if it was refused, and then nothing was stored."""
+    with contextlib.closing(TrainingDataManager(":memory:")) as store:
+        before = _contents(store)
+        try:
+            write(store)
+        except StorageError:
+            assert _contents(store) == before
+            return None
+        # The second time nothing is remembered: it is read from the tables.
+        store._cache.learning = None
+        return read(store)
+
+
+def _contents(store: TrainingDataManager) -> list[object]:
+    with store._database.reading() as connection:
+        return [connection.execute(f"SELECT COUNT(*) FROM {table}").fetchall() for table in TABLES]
+
+
+@settings(max_examples=60)
+@given(EXAMPLES)
+@example(make_example(metadata={"minus": -0.0, "large": 10**400, "nested": [[{}]]}))
+@example(make_example("\0", source_path="\ud800"))
+def test_examples_come_back_exactly_or_are_refused(record: TrainingExample) -> None:
+    back = stored_or_refused(
+        lambda store: store.add_examples([record]), lambda store: store.get_example(record.example_id)
+    )
+    assert back in (None, record)
+    if back is not None:
+        assert repr(back.metadata) == repr(record.metadata)  # −0.0 equals 0.0, but is not the same
+
+
+@settings(max_examples=60)
+@given(EVALUATIONS)
+@example(make_evaluation(accuracy=float("nan")))
+@example(make_evaluation(accuracy=-0.0, confidence=-0.0))
+def test_evaluations_come_back_exactly_or_are_refused(record: Evaluation) -> None:
+    back = stored_or_refused(
+        lambda store: store.save_evaluations([record]),
+        lambda store: store.load_evaluations([record.key.example_digest]),
+    )
+    assert back in (None, [record])
+
+
+@settings(max_examples=60)
+@given(SESSIONS)
+@example(make_session(epochs=2**63))
+@example(make_session(start_time=datetime(2024, 1, 1)))
+def test_sessions_come_back_exactly_or_are_refused(record: TrainingSession) -> None:
+    running = attrs.evolve(record, status="running")
+    back = stored_or_refused(
+        lambda store: store.begin_session(running), lambda store: store.get_session(record.session_id)
+    )
+    assert back in (None, running)
+
+    with contextlib.closing(TrainingDataManager(":memory:")) as store:
+        plain = make_session("session")
+        ended = attrs.evolve(record, session_id="session")
+        store.begin_session(plain)
+        try:
+            store.commit_session("session", lambda _held: SessionCommit(ended))
+        except StorageError:
+            assert store.get_session("session") == plain
+        else:
+            assert store.get_session("session") == ended
+
+
+@settings(max_examples=60)
+@given(STATES)
+@example(LearnedState({"a": WorkerBase(1.0, -0.0, -0.0)}))
+@example(LearnedState({"a": WorkerBase(float("nan"))}))
+@example(LearnedState({"a": WorkerBase(1.0, valid_count=2**63)}))
+def test_learned_state_comes_back_exactly_or_is_refused(state: LearnedState) -> None:
+    back = stored_or_refused(
+        lambda store: store.update_learning(lambda _held: state), lambda store: store.load_learning().state
+    )
+    assert back in (None, state)
+
+
+@settings(max_examples=60)
+@given(st.none() | SHARES | FLOATS, SHARES | FLOATS, st.none() | FLOATS, TEXTS)
+def test_metrics_come_back_exactly_or_are_refused(
+    accuracy: float | None, confidence: float, loss: float | None, worker_id: str
+) -> None:
+    row = make_metric_row(worker_id=worker_id, accuracy=accuracy, confidence=confidence, loss=loss)
+    with contextlib.closing(TrainingDataManager(":memory:")) as store:
+        store.begin_session(make_session())
+        try:
+            store.commit_session("session", lambda _held: SessionCommit(make_session(status="completed"), [row]))
+        except StorageError:
+            assert store.get_metrics("session") == []
+            assert store.get_session("session").status == "running"
+        else:
+            assert store.get_metrics("session") == [row]
