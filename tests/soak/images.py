@@ -337,7 +337,7 @@ def _mended(data: bytearray) -> bytearray:
         for start, end in _png_parts(bytes(data)):
             data[end - 4 : end] = zlib.crc32(data[start + 4 : end - 4]).to_bytes(4, "big")
     elif data.startswith(b"RIFF"):
-        data[4:8] = struct.pack("<I", len(data) - 8)
+        data[4:8] = struct.pack("<I", max(len(data) - 8, 0))
     return data
 
 
