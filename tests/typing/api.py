@@ -21,6 +21,7 @@ from tsm_training import (
     Metric,
     Prediction,
     Progress,
+    ThreadRunner,
     TrainingDataManager,
     TrainingEngine,
     TrainingExample,
@@ -34,9 +35,13 @@ from tsm_training import (
     WorkerPool,
     WorkerPoolLike,
     WorkerResult,
+    WorkerRunner,
     create_color_transfer_workers,
 )
+from tsm_training.data import SalvageReport, StorageFault, salvage
 from tsm_training.documents import ResetRequest, TrainRequest, ValidateRequest
+from tsm_training.isolation import IsolatedRunner
+from tsm_training.workers import WorkerRequest, run_worker
 
 
 class Negative(Worker):
@@ -74,6 +79,40 @@ class ForeignResult:
 class ForeignPool:
     def execute_parallel(self, data: dict[str, Image]) -> Sequence[ForeignResult]:
         return [ForeignResult("copy", data["target"], 1.0)]
+
+
+class InThisThread:
+    """A runner of a host's own."""
+
+    def check(self, workers: Sequence[Worker]) -> None:
+        return None
+
+    def run(self, worker: Worker, request: WorkerRequest) -> WorkerResult:
+        return run_worker(worker, request)
+
+
+@attrs.frozen
+class Limited(Worker):
+    """A limit of a worker's own, as a field or as a class attribute."""
+
+    worker_id: str = "limited"
+    time_limit: float | None = 2.5
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        return data["target"]
+
+
+def runners(pool: WorkerPool) -> None:
+    assert_type(pool.runner, WorkerRunner)
+    WorkerPool(runner=ThreadRunner(time_limit=10.0)).register_worker(Limited(time_limit=None))
+    WorkerPool(4, runner=InThisThread())
+    with IsolatedRunner(time_limit=10.0, memory_limit=1 << 30, max_processes=2) as runner:
+        assert_type(runner, IsolatedRunner)
+        isolated: WorkerRunner = runner
+        WorkerPool(runner=isolated).register_worker(FunctionWorker("w", lambda source, target: target, time_limit=3))
+    WorkerPool(4, ThreadRunner())  # type: ignore[misc]  # the runner goes by name
+    WorkerPool(runner=ThreadRunner)  # type: ignore[arg-type]
+    pool.runner = ThreadRunner()  # type: ignore[misc]  # frozen
 
 
 class ByBrightness(TrainingEngine):
@@ -163,3 +202,17 @@ def must_fail(manager: TrainingManager, learner: BayesianWeightLearner, results:
             return data["target"]
 
     Nameless()  # type: ignore[abstract]
+
+
+def care(path: Path) -> None:
+    store = TrainingDataManager(path, busy_timeout=5, read_only=True)
+    assert_type(store.is_read_only, bool)
+    assert_type(store.check(), list[StorageFault])
+    assert_type(store.quarantine(), list[StorageFault])
+    store.backup(path)
+    store.backup("copy.db")
+    report = salvage(path, "new.db")
+    assert_type(report, SalvageReport)
+    assert_type(report.saved, Mapping[str, int])
+    assert_type(report.put_aside[0].column, str | None)
+    TrainingDataManager(path, 5)  # type: ignore[call-arg]
