@@ -29,6 +29,7 @@ SITE_TIMEOUT = 120
 PRINTED = {
     "docs/tutorial.md": [r"^standard_transfer: 1\.0", r"untrained: 0\.8\d+\ntrained: +0\.9"],
     "docs/howto/failures.md": [r"raised: RuntimeError: too dark for me", r"^failed - NothingEvaluatedError"],
+    "docs/howto/isolation.md": [r"^timed_out: time limit: gave no answer within 0\.2 s", r"^died: exit code 3"],
     "docs/howto/metric.md": [r"^distance, given the output of worker", r"never evaluated with these file contents"],
     "docs/howto/worker.md": [r"^faded: the worker's version, settings or source have changed", r"^gentle: stored"],
     "docs/howto/pictures.md": [r"^ImageOutsideRootError - A picture is", r"^ImageNotFoundError - A picture file does"],

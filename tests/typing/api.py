@@ -110,7 +110,7 @@ def runners(pool: WorkerPool) -> None:
         assert_type(runner, IsolatedRunner)
         isolated: WorkerRunner = runner
         WorkerPool(runner=isolated).register_worker(FunctionWorker("w", lambda source, target: target, time_limit=3))
-    WorkerPool(4, ThreadRunner())  # type: ignore[misc]  # the runner goes by name
+    WorkerPool(4, ThreadRunner())  # type: ignore[call-arg]  # the runner goes by name
     WorkerPool(runner=ThreadRunner)  # type: ignore[arg-type]
     pool.runner = ThreadRunner()  # type: ignore[misc]  # frozen
 
