@@ -185,6 +185,10 @@ class GuideSimilarity:
         """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1]."""
         return guide_similarity(output, ground_truth)
 
+    def working_memory(self, pixels: int, /) -> int:
+        """Return how many bytes it takes besides an output: the ground truth in Lab, and a band of the output."""
+        return 3 * pixels + 3 * _BAND_PIXELS
+
     def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
         """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR).
 

@@ -19,7 +19,7 @@ from tsm_training.color_transfer.maps import (
     ToneAdaptiveMap,
     WhiteBalanceMap,
 )
-from tsm_training.color_transfer.spaces import Colors, to_bgr
+from tsm_training.color_transfer.spaces import CHANNELS, Colors, to_bgr
 from tsm_training.color_transfer.table import interpolation_table, lattice, looked_up, median_of_change
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.workers import Worker
@@ -28,6 +28,8 @@ __all__ = ["ColorTransferWorker", "create_color_transfer_workers"]
 
 
 _MEDIAN_SIZES: Final = (1, 3, 5)
+
+_TABLES_AND_BANDS: Final = 6 * 1024**2
 
 
 @attrs.frozen
@@ -71,6 +73,11 @@ class ColorTransferWorker(Worker):
     def reads_only(self) -> bool:
         """Inputs are never written into."""
         return True
+
+    def working_memory(self, source_pixels: int, target_pixels: int, /) -> int:
+        """Return how many bytes `process` takes: pictures of the target's size, and tables and bands of fixed sizes."""
+        pictures = 1 if self.median_size == 1 else 2
+        return CHANNELS * pictures * target_pixels + _TABLES_AND_BANDS
 
     def process(self, data: Mapping[str, Image]) -> Image:
         """Give the target colours of the source.

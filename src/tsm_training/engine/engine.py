@@ -79,7 +79,8 @@ class TrainingEngine:
         metric: What `calculate_similarity` calls unless it is overridden; called in several threads at once.
         executor: Where examples are evaluated; threads of each call's own unless given. With a process pool or a
             cluster, workers and engine must be importable there.
-        memory_budget: Roughly how many bytes the pictures in flight may take.
+        memory_budget: How many bytes the evaluation of examples may take together; see "Use many cores" in the how-tos.
+            An example that needs more by itself runs alone.
         limits: The largest picture files to read.
         clock: Gives the present time, aware.
         new_id: Gives an id that nothing else has.
@@ -141,6 +142,12 @@ class TrainingEngine:
         base = {field.name for field in attrs.fields(TrainingEngine)} - {"metric"}
         own = {f.name: getattr(self, f.name) for f in attrs.fields(type(self)) if f.name not in base}
         return describe_object([type(self), own])
+
+    @final
+    @property
+    def known_metric(self) -> Metric | None:
+        """What judges, unless `calculate_similarity` is overridden: it may state how much memory it takes."""
+        return None if self._is_overridden else self.metric
 
     @final
     def scorer(self, ground_truth: Image) -> Callable[[Image], object]:

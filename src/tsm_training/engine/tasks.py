@@ -26,9 +26,11 @@ import numpy as np
 
 from tsm_training.arrays import Image, frozen_copy
 from tsm_training.data import ExampleFiles, TrainingExample
+from tsm_training.engine.footprint import bytes_to_evaluate
 from tsm_training.ensemble import encode_preview, sample_grid
 from tsm_training.errors import ExecutorError, ImageError, ImageSizeMismatchError, MetricError
 from tsm_training.images import ImageLimits, read_image
+from tsm_training.metrics import Metric
 from tsm_training.workers import ThreadRunner, Worker, WorkerFailure, WorkerRequest, WorkerResult, WorkerRunner
 
 __all__ = [
@@ -51,8 +53,6 @@ TRUTH: Final = "ground_truth"
 
 Scorer: TypeAlias = Callable[[Image], object]
 
-_BYTES_PER_PIXEL: Final = 3
-_COPIES_OF_A_PICTURE: Final = 8  # source, target, truth, output, private copies and conversions, roughly
 _MAX_THREADS: Final = 8
 _MAX_IN_FLIGHT: Final = 64
 _POLL_SECONDS: Final = 0.1
@@ -71,6 +71,11 @@ class Judge(Protocol):
     @property
     def metric_fingerprint(self) -> str:
         """A text that changes when the scores probably do."""
+        ...
+
+    @property
+    def known_metric(self) -> Metric | None:
+        """What the scorers call, if that is known: it may state how much memory it takes."""
         ...
 
     def scorer(self, ground_truth: Image) -> Scorer:
@@ -94,10 +99,8 @@ class Task:
 
     @property
     def bytes_in_flight(self) -> int:
-        """Roughly how much memory the evaluation takes."""
-        pictures = (self.files.source, self.files.target, self.files.ground_truth)
-        largest = max(picture.width * picture.height for picture in pictures)
-        return largest * _BYTES_PER_PIXEL * _COPIES_OF_A_PICTURE
+        """How much memory the evaluation takes at most, unless workers or metric exceed what they are allowed."""
+        return bytes_to_evaluate(self.files, self.workers, self.judge.known_metric, self.runner)
 
 
 @attrs.frozen
@@ -245,8 +248,9 @@ def execution(executor: Executor | None) -> Iterator[Executor]:
 class TaskRun:
     """Evaluates tasks on an executor, and knows which of them are in flight.
 
-    Tasks are handed out in order, and only while the pictures of those in flight fit in a budget of bytes; one at least
-    is always in flight.
+    Tasks are handed out in order, and only while those in flight fit in a budget of bytes together. One at least is
+    always in flight: a task that needs more than the whole budget waits until it is alone, and runs then. None
+    overtakes another, so that large pictures get their turn among many small ones.
 
     Args:
         tasks: Any number.
@@ -257,6 +261,7 @@ class TaskRun:
     def __init__(self, tasks: Sequence[Task], executor: Executor, memory_budget: int) -> None:
         self._waiting = list(reversed(tasks))
         self._in_flight: dict[Future[ScoredExample], Task] = {}
+        self._bytes_in_flight: dict[Future[ScoredExample], int] = {}
         self._executor = executor
         self._memory_budget = memory_budget
 
@@ -271,7 +276,8 @@ class TaskRun:
             poll()
             while self._waiting and self._fits(self._waiting[-1]):
                 task = self._waiting.pop()
-                self._in_flight[self._submitted(task)] = task
+                future = self._submitted(task)
+                self._in_flight[future], self._bytes_in_flight[future] = task, task.bytes_in_flight
             done, _running = wait(self._in_flight, _POLL_SECONDS, FIRST_COMPLETED)
             yield from map(self._taken, done)
 
@@ -296,6 +302,7 @@ class TaskRun:
 
     def _taken(self, future: Future[ScoredExample]) -> ScoredExample:
         task = self._in_flight.pop(future)
+        del self._bytes_in_flight[future]
         try:
             return future.result()
         except BrokenExecutor as error:
@@ -317,7 +324,7 @@ class TaskRun:
     def _fits(self, task: Task) -> bool:
         if len(self._in_flight) >= _MAX_IN_FLIGHT:
             return False
-        taken = sum(begun.bytes_in_flight for begun in self._in_flight.values())
+        taken = sum(self._bytes_in_flight.values())
         return not self._in_flight or taken + task.bytes_in_flight <= self._memory_budget
 
 
