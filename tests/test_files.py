@@ -169,7 +169,7 @@ def test_the_reason_of_an_error_does_not_repeat_the_path() -> None:
 @pytest.mark.parametrize(
     "error", [NotARegularFileError("a pipe"), FileTooLargeError(5, 4), OutsideRootError("/root", "/outside")]
 )
-def test_errors_about_files_reach_another_process_whole(error: OSError) -> None:
+def test_errors_about_files_survive_pickling_whole(error: OSError) -> None:
     other = pickle.loads(pickle.dumps(error))
     assert type(other) is type(error)
     assert str(other) == str(error)
