@@ -1,13 +1,15 @@
-"""Ctrl-C at the moments that are hard to hit: around the beginning of a session, and while the store is locked."""
+"""Ctrl-C at the moments that are hard to hit: around a beginning, and while the store is locked."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -133,3 +135,22 @@ def test_a_store_that_never_waits_needs_no_haste_and_abandons_nothing() -> None:
     with store.hurrying():
         store.abandon_session("never begun")
     assert store.get_all_sessions() == []
+
+
+def test_ctrl_c_just_behind_the_creation_of_a_weights_file_leaves_nothing_of_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = manager_with(tmp_path / "pictures")
+    folder = tmp_path / "exports"
+    folder.mkdir()
+    honest = os.open
+
+    def interrupted(*arguments: Any, **settings: Any) -> int:
+        os.close(honest(*arguments, **settings))
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "open", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            manager.export_weights(folder / "weights.json")
+    assert list(folder.iterdir()) == []

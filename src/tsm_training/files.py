@@ -179,10 +179,14 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
     final = Path(os.path.realpath(path))
     mode = _mode_of_existing(final)
     temporary = final.with_name(f".{secrets.token_hex(8)}.tmp")
-    # The system itself applies the umask: asking for it would mean changing it for a moment, for all threads.
-    descriptor = os.open(temporary, _CREATE_FLAGS, _NEW_FILE_MODE if mode is None else mode)
+
+    def created(name: str, _flags: int) -> int:
+        # The system itself applies the umask: asking for it would mean changing it for a moment, for all threads.
+        return os.open(name, _CREATE_FLAGS, _NEW_FILE_MODE if mode is None else mode)
+
+    # Created inside the block: Ctrl-C may come just behind it.
     try:
-        with os.fdopen(descriptor, "wb") as file:
+        with open(temporary, "wb", opener=created) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())

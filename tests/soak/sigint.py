@@ -10,6 +10,7 @@ the session must be ``interrupted``, the learner as it was, and evaluations kept
 from __future__ import annotations
 
 import json
+import logging
 import random
 import signal
 import sys
@@ -103,8 +104,10 @@ def main() -> int:
         __doc__, n=(200, 9, "interruptions"), bound=(WANTED_SECONDS, 2.0, "seconds within which Ctrl-C must come back")
     )
     verdict = Verdict("sigint", options.seed)
+    logging.getLogger("tsm_training").setLevel(logging.CRITICAL)  # "could not note that …", as it should
     lot = random.Random(options.seed)
     seen: list[dict[str, Any]] = []
+    late: list[str] = []
     with scratch(verdict) as folder:
         pictures = folder / "pictures"
         make_pictures(pictures, 6)
@@ -125,8 +128,10 @@ def main() -> int:
                 verdict.expect_same(content(database), reference.content, f"{place.name} ({how})")
             if result is not None:
                 seen.append(result)
-                late = f"{place.name}: Ctrl-C {how} came back after {result['seconds']:.2f} s"
-                verdict.expect(result["seconds"] <= options.bound, late)
+                if result["seconds"] > options.bound:
+                    late.append(f"{place.name}: Ctrl-C {how} came back after {result['seconds']:.2f} s")
+    for text in late:  # at the end, so that the figures are those of all
+        verdict.expect(False, text)
     figures = []
     for how in NAPS:
         seconds = sorted(result["seconds"] for result in seen if result["how"] == how)
