@@ -560,6 +560,32 @@ def test_daemonic_workers_of_a_process_pool_can_train_however_they_are_started(t
     assert printed(done) == ["fork True True", "spawn True True", "forkserver True True"]
 
 
+ISOLATED = """
+    import multiprocessing
+
+    def train(path):
+        from tsm_training.isolation import IsolatedRunner
+        with IsolatedRunner(max_processes=1) as runner:
+            pool = WorkerPool(runner=runner)
+            for worker in (brightening("far", -60), brightening("near", 22)):
+                pool.register_worker(worker)
+            with manager_with(Path(), examples=0, pool=pool, db_path=path) as manager:
+                manager.train(verbose=False, reevaluate=True)
+                return multiprocessing.current_process().daemon, results_of(manager)
+
+    if __name__ == "__main__":
+        with manager_with(Path(), 3, db_path="training.db"):
+            pass
+        with multiprocessing.get_context("spawn").Pool(1) as pool:
+            is_daemon, results = pool.apply_async(train, ["training.db"]).get(50)
+        print(is_daemon, json.loads(results)[1]["total_sessions"])
+"""
+
+
+def test_daemonic_workers_may_isolate_theirs(tmp_path: Path) -> None:
+    assert printed(host(tmp_path, ISOLATED)) == ["True 1"]
+
+
 def test_several_processes_on_one_file_lose_nothing(tmp_path: Path) -> None:
     script = """
         number = int(sys.argv[1]) if len(sys.argv) > 1 else 0
