@@ -55,6 +55,7 @@ _ATTRIBUTE_DOCS: dict[str, list[str]] = {}
 INTERNAL_MODULES = {
     "arguments",
     "files",
+    "forking",
     "ingest",
     "persistence",
 }

@@ -19,7 +19,7 @@ PACKAGE = Path(tsm_training.__file__).parent
 
 FLOORS = [
     {"_version", "errors"},
-    {"arguments", "arrays", "files", "evidence", "fingerprints", "progress"},
+    {"arguments", "arrays", "files", "forking", "evidence", "fingerprints", "progress"},
     {"images", "metrics", "weights", "workers", "data"},
     {"color_transfer", "ensemble", "persistence", "ingest", "isolation"},
     {"engine"},

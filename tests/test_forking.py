@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tsm_training.data import TrainingDataManager, forking
+from tsm_training import forking
+from tsm_training.data import TrainingDataManager
 from tsm_training.testing import make_example
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
@@ -72,6 +73,30 @@ def test_a_fork_within_a_transaction_of_its_own_thread_does_not_wait_for_itself(
             return example
 
         store.edit_examples({"a": fork_and_end})  # type: ignore[dict-item]
+
+
+@pytest.mark.parametrize("thing", ["InMemoryStore()", "WorkerPool()"])
+def test_a_fork_waits_for_whoever_holds_a_lock_in_memory(thing: str) -> None:
+    code = f"""
+import os, sys, threading
+from tsm_training import InMemoryStore, WorkerPool
+thing = {thing}
+is_held, go_on = threading.Event(), threading.Event()
+def hold():
+    with thing._lock:
+        is_held.set()
+        go_on.wait(60)
+thread = threading.Thread(target=hold)
+thread.start()
+is_held.wait(60)
+threading.Timer(0.2, go_on.set).start()
+child = os.fork()
+if child == 0:
+    os._exit(0 if thing._lock.acquire(timeout=10) else 1)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False, timeout=120).returncode == 0
 
 
 def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:

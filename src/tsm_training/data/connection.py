@@ -16,7 +16,6 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from tsm_training.data.forking import guard_forks
 from tsm_training.data.rules import FaultyValueError, UnstorableValueError, corrupt
 from tsm_training.errors import (
     DatabaseNotOursError,
@@ -29,6 +28,7 @@ from tsm_training.errors import (
     StorageReadOnlyError,
 )
 from tsm_training.files import system_reason
+from tsm_training.forking import guard_forks
 
 __all__ = ["MEMORY", "Database", "OpenMode", "connect", "decoded", "storage_error", "system_error"]
 
@@ -73,11 +73,8 @@ class _Handle:
 
     connection: sqlite3.Connection | None
     """None after an error that left it in no known state: the next call makes another."""
-    lock: threading.RLock = attrs.field(factory=threading.RLock)
+    lock: threading.RLock = attrs.field(factory=lambda: guard_forks(threading.RLock()))
     is_in_transaction: bool = False
-
-    def __attrs_post_init__(self) -> None:
-        guard_forks(self.lock)
 
 
 @attrs.define(eq=False)

@@ -30,6 +30,7 @@ from tsm_training.errors import (
     StorageError,
 )
 from tsm_training.evidence import LearnedState
+from tsm_training.forking import guard_forks
 
 __all__ = ["InMemoryStore"]
 
@@ -54,7 +55,7 @@ class InMemoryStore(TrainingStore):
     """Keeps everything in memory; nothing outlives the object. Otherwise it does what every store does."""
 
     _contents: _Contents = attrs.field(factory=_Contents, init=False, repr=False)
-    _lock: threading.RLock = attrs.field(factory=threading.RLock, init=False, repr=False)
+    _lock: threading.RLock = attrs.field(factory=lambda: guard_forks(threading.RLock()), init=False, repr=False)
     _store_id: str = attrs.field(factory=lambda: uuid.uuid4().hex, init=False, repr=False)
 
     @property

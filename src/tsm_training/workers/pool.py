@@ -17,6 +17,7 @@ from tsm_training.errors import (
     NoWorkersError,
     WorkerNotFoundError,
 )
+from tsm_training.forking import guard_forks
 from tsm_training.workers.records import WorkerRequest, WorkerResult
 from tsm_training.workers.runners import ThreadRunner, WorkerRunner
 from tsm_training.workers.worker import Worker, check_worker_id, time_limit_of
@@ -40,7 +41,7 @@ class WorkerPool:
     max_workers: int = attrs.field(default=10, validator=at_least(1))
     runner: WorkerRunner = attrs.field(factory=ThreadRunner, kw_only=True)
     _registry: dict[str, Worker] = attrs.field(factory=dict, init=False, repr=False)
-    _lock: threading.Lock = attrs.field(factory=threading.Lock, init=False, repr=False)
+    _lock: threading.Lock = attrs.field(factory=lambda: guard_forks(threading.Lock()), init=False, repr=False)
 
     @runner.validator
     def _check_runner(self, _attribute: object, value: object) -> None:

@@ -1,8 +1,9 @@
-"""Letting a process fork only while none of its connections is in use.
+"""Letting a process fork only while none of certain locks is held.
 
-SQLite remembers in memory which locks the process holds on a file. A child of a fork inherits that memory, but not the
-locks: told that somebody in its process is writing, it could never write itself; told that somebody is reading, it
-would read without a lock. So a fork waits until every connection is idle, which takes milliseconds.
+A lock that another thread holds at that moment stays locked in the child for ever. A connection in use is worse: SQLite
+remembers in memory which locks the process holds on a file, and a child inherits that memory, but not the locks. Told
+that somebody in its process is writing, it could never write itself; told that somebody is reading, it would read
+without a lock. So a fork waits until everybody is done, which takes milliseconds.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import os
 import threading
 import weakref
-from typing import Final, Protocol
+from typing import Final, Protocol, TypeVar
 
 __all__ = ["guard_forks"]
 
@@ -18,15 +19,18 @@ _PATIENCE: Final = 10.0  # seconds; rather a fork too early than one that never 
 
 
 class _Lock(Protocol):
-    """What `threading.RLock` returns."""
+    """What `threading.Lock` and `threading.RLock` return."""
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool: ...
 
     def release(self) -> None: ...
 
 
+L = TypeVar("L", bound=_Lock)
+
+
 class _Guard:
-    """The locks of this process's connections, and those that a fork in progress holds."""
+    """The guarded locks of this process, and those that a fork in progress holds."""
 
     def __init__(self) -> None:
         self._locks: weakref.WeakSet[_Lock] = weakref.WeakSet()
@@ -56,6 +60,7 @@ class _Guard:
 _GUARD: Final = _Guard()
 
 
-def guard_forks(lock: _Lock) -> None:
-    """Have every fork of this process wait until nobody holds this lock; it is remembered weakly."""
+def guard_forks(lock: L) -> L:
+    """Have every fork of this process wait until nobody holds this lock, and return it; it is remembered weakly."""
     _GUARD.add(lock)
+    return lock
