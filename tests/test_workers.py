@@ -516,6 +516,19 @@ def test_the_users_own_interrupt_passes_through() -> None:
     assert failure_of(result).error_type == "SystemExit"
 
 
+class InterruptingError(Exception):
+    def __str__(self) -> str:
+        raise KeyboardInterrupt
+
+
+def test_the_users_interrupt_passes_through_even_while_an_error_is_put_into_words() -> None:
+    bad = FunctionWorker("w", raising(InterruptingError()))
+    with pytest.raises(KeyboardInterrupt):
+        run_worker(bad, WorkerRequest(SOURCE, TARGET))
+    (result,) = pool_of(bad).execute_parallel(DATA)  # elsewhere than in the main thread it is the worker's own
+    assert failure_of(result).message == "(it could not be shown: KeyboardInterrupt)"
+
+
 def test_a_failure_says_what_happened_on_one_line() -> None:
     failure = failure_of(outcome_of(raising(OwnError("no luck"))))
     assert failure == WorkerFailure("raised", "OwnError", "no luck")

@@ -548,8 +548,7 @@ def _forget_all() -> None:
         crew.forget()
 
 
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_forget_all)
+getattr(os, "register_at_fork", dict)(after_in_child=_forget_all)  # Windows has no forks, and nothing to register
 
 
 @functools.cache
