@@ -570,20 +570,24 @@ ISOLATED = """
             for worker in (brightening("far", -60), brightening("near", 22)):
                 pool.register_worker(worker)
             with manager_with(Path(), examples=0, pool=pool, db_path=path) as manager:
-                manager.train(verbose=False, reevaluate=True)
-                return multiprocessing.current_process().daemon, results_of(manager)
+                try:
+                    manager.train(verbose=False)
+                except TsmTrainingError as error:
+                    return multiprocessing.current_process().daemon, type(error).__name__
 
     if __name__ == "__main__":
         with manager_with(Path(), 3, db_path="training.db"):
             pass
         with multiprocessing.get_context("spawn").Pool(1) as pool:
-            is_daemon, results = pool.apply_async(train, ["training.db"]).get(50)
-        print(is_daemon, json.loads(results)[1]["total_sessions"])
+            print(*pool.apply_async(train, ["training.db"]).get(50))
+        with manager_with(Path(), 0, db_path="training.db") as manager:
+            print(*[s.status for s in manager.data_manager.get_all_sessions()])
+            print(manager.train(verbose=False)["session"]["num_examples"])
 """
 
 
-def test_daemonic_workers_may_isolate_theirs(tmp_path: Path) -> None:
-    assert printed(host(tmp_path, ISOLATED)) == ["True 1"]
+def test_daemonic_workers_are_told_that_they_cannot_isolate_theirs(tmp_path: Path) -> None:
+    assert printed(host(tmp_path, ISOLATED)) == ["True ExecutorError", "failed", "2"]
 
 
 def test_several_processes_on_one_file_lose_nothing(tmp_path: Path) -> None:
