@@ -703,6 +703,7 @@ def test_a_damaged_preview_counts_as_missing(store: TrainingDataManager) -> None
         lambda store: store.save_evaluations([make_evaluation(accuracy=np.float32(0.5))]),
         lambda store: store.save_evaluations([make_evaluation(confidence=np.int64(1))]),
         lambda store: store.save_evaluations([make_evaluation(seconds=float("inf"))]),
+        lambda store: store.save_evaluations([make_evaluation(seconds=10**5000)]),
         lambda store: store.add_examples([make_example("x", metadata={"a": float("nan")})]),
         lambda store: store.add_examples([make_example("x", metadata={"a": {1, 2}})]),
         lambda store: store.add_examples([make_example("x", worker_results={"a": b""})]),

@@ -18,7 +18,7 @@ import pytest
 
 from support import manager_with
 from tsm_training import TrainingDataManager
-from tsm_training.data import Preview, StorageFault, network
+from tsm_training.data import Preview, StorageFault, backup, network
 from tsm_training.errors import (
     InvalidArgumentError,
     StorageBusyError,
@@ -477,6 +477,20 @@ def test_a_copy_that_cannot_take_its_name_is_an_error_of_its_own(
         store.backup(tmp_path / "copy.db")
     assert caught.value.location == str(tmp_path / "copy.db")
     assert not list(tmp_path.glob(".*"))
+
+
+def test_damage_that_is_found_while_copying_is_told_of_the_database(
+    store: TrainingDataManager, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_connection: sqlite3.Connection, _destination: Path) -> None:
+        error = sqlite3.DatabaseError("database disk image is malformed")
+        error.sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+        raise error
+
+    monkeypatch.setattr(backup, "copy_database", refuse)
+    with pytest.raises(StorageCorruptError) as caught:
+        store.backup(tmp_path / "copy.db")
+    assert caught.value.location == str(path)
 
 
 def test_a_damaged_database_cannot_be_copied_as_if_it_were_sound(path: Path, tmp_path: Path) -> None:

@@ -486,6 +486,16 @@ def test_reading_goes_on_after_a_snapshot_that_could_not_be_ended(
         assert store.load_learning().version == 0
 
 
+def test_a_file_that_cannot_be_read_for_another_reason_than_damage_is_not_called_damaged(
+    path: Path, plan: dict[str, list[tuple[bool, BaseException]]]
+) -> None:
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        plan["PRAGMA integrity_check"] = [(False, sqlite_error(sqlite3.SQLITE_IOERR_READ, "disk I/O error"))]
+        with pytest.raises(StorageError, match="disk I/O error"):
+            store.check()
+        assert store.check() == []
+
+
 def test_a_connection_that_cannot_be_set_up_is_closed(
     path: Path, plan: dict[str, list[tuple[bool, BaseException]]]
 ) -> None:

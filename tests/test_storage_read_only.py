@@ -292,3 +292,10 @@ def test_a_copy_with_other_settings_can_be_made(path: Path, viewer: TrainingData
     with contextlib.closing(attrs.evolve(viewer, read_only=False)) as writer:
         writer.add_examples([make_example("new")])
     assert viewer.get_example("new")
+
+
+def test_a_damaged_preview_is_like_one_that_is_not_there(path: Path, tmp_path: Path) -> None:
+    execute(path, "UPDATE previews SET png = x'00' WHERE example_digest = (SELECT MIN(example_digest) FROM previews)")
+    with manager_with(tmp_path, 0, db_path=path) as manager:
+        report = manager.validate()
+    assert (report["num_examples"], report["ensemble_examples"]) == (6, 5)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import random
+import resource
 import shutil
 import sqlite3
 from pathlib import Path
@@ -388,6 +389,18 @@ def test_a_new_file_that_cannot_be_made_is_an_error_by_name(
     with pytest.raises(kind):
         salvage(path, tmp_path / "new.db")
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_new_file_without_room_is_an_error_by_name_and_leaves_nothing(path: Path, tmp_path: Path) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    for limit in (8192, 120_000):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limits[1]))
+        try:
+            with pytest.raises(StorageFullError):
+                salvage(path, tmp_path / "new.db")
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        assert list(tmp_path.iterdir()) == [path]
 
 
 # --- hostile files --------------------------------------------------------------------------------------------------

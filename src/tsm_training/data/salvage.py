@@ -87,6 +87,8 @@ def salvage(damaged_path: str | os.PathLike[str], new_path: str | os.PathLike[st
             made.rename(destination)
     except OSError as error:
         raise system_error(str(destination), error) from error
+    except sqlite3.Error as error:  # of the new file: those of the damaged one are expected
+        raise storage_error(str(destination), error) from error
     sync_folder(destination.parent)
     return report
 
@@ -267,10 +269,7 @@ def _saved(connection: sqlite3.Connection, source: Path, destination: Path, made
 def _copy_table(source: sqlite3.Connection, target: sqlite3.Connection, table: Table, losses: list[str]) -> int:
     """Copy what can be read of a table, and return how many rows that are."""
     wanted = _columns(target, table.name)
-    try:
-        columns = [column for column in _columns(source, table.name) if column in wanted]
-    except _UNREADABLE:
-        columns = []
+    columns = [column for column in _columns(source, table.name) if column in wanted]
     if not columns:
         # Files of an older schema, and those of an application by the guide, have fewer tables.
         if table.name == "training_examples":
