@@ -239,7 +239,6 @@ class TrainingStore(Protocol):
 
     def abandon_session(self, session_id: str, /) -> None:
         """Let go of a running session whose end cannot be stored; a durable store finds it ``interrupted`` later."""
-        return  # nobody else waits for a store that others cannot open
         return  # a store that marks no sessions as its own has nothing to do
 
     def get_all_examples(self, limit: int | None = None) -> list[TrainingExample]:
