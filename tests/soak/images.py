@@ -34,6 +34,8 @@ from tsm_training.images import inspect_image, read_image
 
 _QUICK: Final = 1200
 _LARGER: Final = (48, 72)
+_MAX_BYTES: Final = 4_000_000
+"""Of a mutated file: repetitions of repetitions grow beyond all bounds, and reading them is most of the time then."""
 
 
 def _larger() -> dict[str, bytes]:
@@ -394,7 +396,7 @@ class Pictures:
         if rng.random() < 0.5 and kinds != ["cut"]:
             data = _mended(data)
             kinds = [*kinds, "mended"]
-        return Case(number, f"{base}: {', '.join(kinds)}", bytes(data))
+        return Case(number, f"{base}: {', '.join(kinds)}", bytes(data[:_MAX_BYTES]))
 
     def check(self, case: Case) -> Sequence[str]:
         self.path.write_bytes(case.data)
