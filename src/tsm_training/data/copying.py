@@ -9,6 +9,7 @@ import sqlite3
 import stat
 from pathlib import Path
 
+from tsm_training.data.connection import connect
 from tsm_training.files import sync_folder
 
 __all__ = ["copy_database"]
@@ -27,7 +28,7 @@ def copy_database(connection: sqlite3.Connection, destination: Path) -> None:
     """
     temporary = destination.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        with contextlib.closing(sqlite3.connect(temporary)) as copy:
+        with contextlib.closing(connect(str(temporary))) as copy:
             connection.backup(copy)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

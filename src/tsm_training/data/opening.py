@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from tsm_training.data.connection import Database
+from tsm_training.data.connection import Database, connect
 from tsm_training.data.copying import copy_database
 from tsm_training.data.ownership import end_abandoned_sessions, has_leftovers, remove_marks
 from tsm_training.data.refusing import refuse_odd_tables
@@ -116,7 +116,7 @@ def _copy_beside(path: str, version: int) -> Path:
     final = next(Path(name) for name in names if not os.path.lexists(name))
     # A connection that is about to write cannot be copied from; one that only reads can, beside it.
     try:
-        with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
+        with contextlib.closing(connect(path)) as reader:
             reader.execute("BEGIN")
             reader.execute("SELECT 1 FROM sqlite_schema").fetchall()
             copy_database(reader, final)

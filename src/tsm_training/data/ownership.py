@@ -16,7 +16,7 @@ from typing import Final
 
 import attrs
 
-from tsm_training.data.connection import MEMORY
+from tsm_training.data.connection import MEMORY, connect
 from tsm_training.data.network import is_on_network
 
 __all__ = ["ABANDONED", "SessionOwnership", "end_abandoned_sessions", "has_leftovers", "is_abandoned"]
@@ -58,7 +58,7 @@ def _lock(path: Path) -> _Mark | None:
     """Lock a mark, making it if there is none; None if somebody holds it, or something else has its name."""
     try:
         with contextlib.ExitStack() as undo:
-            connection = sqlite3.connect(path, timeout=0.0, isolation_level=None, check_same_thread=False)
+            connection = connect(str(path))
             undo.callback(connection.close)
             connection.execute("BEGIN EXCLUSIVE")
             undo.pop_all()

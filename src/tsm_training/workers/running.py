@@ -149,7 +149,7 @@ def _checked_confidence(value: object) -> tuple[float, WorkerFailure | None]:
         with contextlib.suppress(Exception):  # a foreign __float__ may do anything
             number = float(value)  # type: ignore[arg-type]  # that is what is being found out
     if 0.0 <= number <= 1.0:
-        return number, None
+        return number + 0.0, None  # not −0.0, whose sign a database does not keep
     seen = shown(value, repr)
     return 0.0, WorkerFailure("bad_confidence", "out of range", f"expected a number in [0, 1], got {seen}")
 
