@@ -19,6 +19,7 @@ from tsm_training.color_transfer import ColorTransferWorker, create_color_transf
 from tsm_training.data import ExampleFiles, PictureFile
 from tsm_training.engine.footprint import bytes_to_evaluate
 from tsm_training.engine.tasks import ScoredExample, Task, TaskRun
+from tsm_training.ensemble import blend
 from tsm_training.images import ImageLimits
 from tsm_training.metrics import Metric
 from tsm_training.workers import ThreadRunner, WorkerRequest, WorkerResult
@@ -148,6 +149,21 @@ def test_what_is_frozen_is_not_copied_again() -> None:
     request = WorkerRequest(view, np.ascontiguousarray(view[:, ::-1]))
     assert request["source"] is not view
     assert frozen_copy(frozen[:, ::-1]).flags.c_contiguous
+
+
+@pytest.mark.parametrize("size", [(1, 1), (64, 64), (97, 103)])
+def test_blending_in_parts_gives_the_bytes_of_blending_at_once(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pictures = {name: picture(seed, *size) for seed, name in enumerate("abcd")}
+    shares = {"a": 0.1, "b": 0.37, "c": 0.0, "d": 0.53}
+    whole = blend(pictures, shares)
+    monkeypatch.setattr("tsm_training.ensemble._BLENDED_AT_ONCE", 192)
+    assert np.array_equal(blend(pictures, shares), whole)
+    exact = sum(shares[name] * image.astype(float) for name, image in pictures.items())
+    assert np.abs(whole - exact).max() <= 0.5 + 1e-4
+    turned = {name: image[:, ::-1] for name, image in pictures.items()}
+    assert np.array_equal(blend(turned, shares), whole[:, ::-1])
 
 
 # --- how many are begun ---------------------------------------------------------------------------------------------
