@@ -159,8 +159,6 @@ class _Job:
 
 def run(suite: Suite, total: int, arguments: argparse.Namespace, command: Sequence[str]) -> int:
     """Try `total` cases in child processes started by `command`; print figures; return 1 if a promise was broken."""
-    keep: Path = arguments.keep or Path(tempfile.mkdtemp(prefix="soak-"))
-    keep.mkdir(parents=True, exist_ok=True)
     began = time.monotonic()
     counts: collections.Counter[str] = collections.Counter()
     slowest, largest, base = (0.0, -1), (0, -1), 0
@@ -198,6 +196,8 @@ def run(suite: Suite, total: int, arguments: argparse.Namespace, command: Sequen
                 if job.number + arguments.jobs < total and len(violations) < _MAX_CRASHES:
                     running.append(start(job.number + arguments.jobs))
 
+    keep: Path = arguments.keep or Path(tempfile.mkdtemp(prefix="soak-") if violations else "")
+    keep.mkdir(parents=True, exist_ok=True)
     for number, what in violations:
         case = suite.make(number)
         place = keep / f"{number}.bin"
