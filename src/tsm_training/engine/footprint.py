@@ -61,7 +61,7 @@ def bytes_to_evaluate(
     source, target = _pixels(files.source), _pixels(files.target)
     inputs = _PICTURE * (source + target)
     kept, scoring = _of_metric(metric, target)
-    sent = 0 if isinstance(runner, ThreadRunner) else 3 * inputs + 2 * _PICTURE * target
+    sent = 0 if isinstance(runner, ThreadRunner) else 4 * inputs + 2 * _PICTURE * target  # messages, at both ends
     running = max((_of_worker(worker, source, target) for worker in workers), default=0)
     return max(
         _of_reading(files.source),
