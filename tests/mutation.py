@@ -40,6 +40,10 @@ _MUTMUT: Final = (sys.executable, "-c", "from mutmut.__main__ import cli; cli()"
 _DETECTED: Final = frozenset({"killed", "timeout", "segfault"})
 """Of a mutant that hangs or crashes a test run everybody takes notice."""
 
+_PRELOADED: Final = "preloaded.txt"
+_LIBRARIES: Final = ("attrs", "cv2", "hypothesis", "numpy", "pytest")
+"""What is slow to import and never changed."""
+
 _IN_THIS_PROCESS: Final = "not process and not killed and not child and not imports_pytest"
 """The other tests start programs of their own. Those import the library as it is, so they cannot see a change."""
 
@@ -52,14 +56,26 @@ class Group:
     tests: Sequence[str]
     expression: str | None = None
     """Which of the tests, as pytest's ``-k`` understands it; all of them by default."""
+    without: Sequence[str] = ()
+    """Files that are left out, or stand in a group of their own."""
+    imports_anew: bool = False
+    """Import the library for each change, so that what it computes while it is imported is changed too; slower."""
 
     def settings(self) -> str:
         """Return the lines that make the project's mutmut settings those of this group."""
         selection = [f"tests/{name}.py" for name in self.tests]
         if self.expression is not None:
             selection += ["-k", self.expression]
-        only = [f"src/tsm_training/{name}" for name in self.files]
-        return f"only_mutate = {only!r}\npytest_add_cli_args_test_selection = {selection!r}\n"
+        lines: dict[str, str | list[str]] = {
+            "only_mutate": [f"src/tsm_training/{name}" for name in self.files],
+            "do_not_mutate": [f"src/tsm_training/{name}" for name in self.without],
+            "pytest_add_cli_args_test_selection": selection,
+        }
+        if self.imports_anew:
+            lines["process_isolation"] = "forkserver"
+            lines["forkserver_warmup"] = "import"
+            lines["preload_modules_file"] = _PRELOADED
+        return "".join(f"{key} = {value!r}\n" for key, value in lines.items())
 
 
 GROUPS: Final[Mapping[str, Group]] = {
@@ -89,7 +105,10 @@ GROUPS: Final[Mapping[str, Group]] = {
             "test_storage_salvage",
         ],
         expression=_IN_THIS_PROCESS,
+        without=["data/rules.py"],
     ),
+    # The rules of the tables are made on import.
+    "rules": Group(files=["data/rules.py"], tests=["test_storage_rules", "test_storage_round_trip"], imports_anew=True),
 }
 
 
@@ -102,6 +121,7 @@ def _prepare(folder: Path, group: Group) -> None:
         else:
             shutil.copy(_ROOT / name, folder / name)
     _edit(folder / "pyproject.toml", _SECTION, _SECTION + group.settings())
+    (folder / _PRELOADED).write_text("\n".join(_LIBRARIES), encoding="utf-8")
     for name, line in _NOT_CHANGED.items():
         _edit(folder / name, line, f"{line}  # pragma: no mutate block")
 
@@ -117,7 +137,7 @@ def _results(folder: Path) -> dict[str, str]:
     """Return what became of each mutant, by its name."""
     listed = subprocess.run([*_MUTMUT, "results", "--all", "true"], cwd=folder, capture_output=True, check=True)
     lines = (line.strip() for line in listed.stdout.decode().splitlines())
-    return dict(line.rsplit(": ", 1) for line in lines if ": " in line)  # type: ignore[misc]
+    return dict(line.rsplit(": ", 1) for line in lines if ": " in line)
 
 
 def _report(group: str, results: Mapping[str, str], folder: Path, *, show: bool) -> float:
