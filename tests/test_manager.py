@@ -440,6 +440,18 @@ def test_plain_weights_are_priors(tmp_path: Path) -> None:
     assert shares["near"] > shares["far"] == shares["mid"]
     assert set(manager.predict(picture(1), picture(2)).blend_weights) <= {"far", "mid", "near"}
 
+def test_workers_that_an_earlier_import_named_are_not_taken_for_ours(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=0)
+    (tmp_path / "first.json").write_text('{"weights": {"near": 1.5, "stranger": 2.0}}', encoding="utf-8")
+    manager.import_weights(tmp_path / "first.json")
+    (tmp_path / "second.json").write_text('{"weights": {"stranger": 3.0}}', encoding="utf-8")
+    with pytest.raises(WeightsFileError, match=r"names none of the workers here \(far, mid, near\)"):
+        manager.import_weights(tmp_path / "second.json")
+    (tmp_path / "third.json").write_text('{"weights": {"near": 1.2}}', encoding="utf-8")
+    report = manager.import_weights(tmp_path / "third.json")
+    assert (report.imported, report.dormant, report.missing) == (("near",), (), ("far", "mid"))
+    assert manager.weight_learner.get_all_weights() == {"far": 1.0, "mid": 1.0, "near": 1.2}
+
 
 def test_faulty_weights_files_change_nothing(tmp_path: Path) -> None:
     manager = manager_with(tmp_path)

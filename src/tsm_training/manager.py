@@ -40,6 +40,7 @@ from tsm_training.engine import (
     ValidationResults,
     describe_files,
     nothing_validated,
+    own_workers,
 )
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, TsmTrainingError, WeightsFileError
@@ -481,7 +482,8 @@ class TrainingManager:
         """Write the learned weights to a file that `import_weights` brings back exactly.
 
         Raises:
-            WeightsFileError: the file cannot be written; what was there before is untouched.
+            WeightsFileError: the file cannot be written; what was there before is untouched (unless it is only the
+                folder that could not be synced: then the new file is in its place).
         """
         learner = self.weight_learner
         document = weights_document(
@@ -513,12 +515,15 @@ class TrainingManager:
                 "prior_strength",
             )
         self.training_engine.prepare_learner()
-        known = frozenset(self.weight_learner.cell.state.bases)
+        workers = own_workers(self.worker_pool)
+        # What earlier imports named besides is not here either.
+        ids = sorted(w.worker_id for w in workers) if workers else sorted(self.weight_learner.cell.state.bases)
+        known = frozenset(ids)
         if known and not known & file.weights.keys():
             raise WeightsFileError(file.path, f"names none of the workers here ({', '.join(sorted(known))})", "weights")
         with self.weight_learner.cell:
             self.training_engine.learner_storage.change(
-                lambda state: with_workers(LearnedState(file.bases()), state.bases, self.weight_learner.prior_weight)
+                lambda _held: with_workers(LearnedState(file.bases()), ids, self.weight_learner.prior_weight)
             )
         return WeightsImport(
             path=file.path,

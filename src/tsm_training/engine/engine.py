@@ -81,7 +81,7 @@ class TrainingEngine:
             cluster, workers and engine must be importable there.
         memory_budget: How many bytes the evaluation of examples may take together; see "Use many cores" in the how-tos.
             An example that needs more by itself runs alone.
-        limits: The largest picture files to read.
+        limits: How large picture files may be, and which folder they may come from.
         clock: Gives the present time, aware.
         new_id: Gives an id that nothing else has.
     """
