@@ -41,8 +41,8 @@ _DETECTED: Final = frozenset({"killed", "timeout", "segfault"})
 """Of a mutant that hangs or crashes a test run everybody takes notice."""
 
 _PRELOADED: Final = "preloaded.txt"
-_LIBRARIES: Final = ("attrs", "cv2", "hypothesis", "numpy", "pytest")
-"""What is slow to import and never changed."""
+_LIBRARIES: Final = ("attrs", "cv2", "numpy")
+"""What is slow to import and never changed, but for plugins of pytest, which must be imported by it."""
 
 _IN_THIS_PROCESS: Final = "not process and not killed and not child and not imports_pytest"
 """The other tests start programs of their own. Those import the library as it is, so they cannot see a change."""
@@ -98,6 +98,8 @@ GROUPS: Final[Mapping[str, Group]] = {
             "test_ownership",
             "test_upgrade",
             "test_storage_care",
+            "test_storage_details",
+            "test_storage_faults",
             "test_storage_network",
             "test_storage_read_only",
             "test_storage_room",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
+import pickle
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
 from typing import Any
@@ -21,6 +23,7 @@ from tsm_training.evidence import Absorbed, ExampleEvidence, LearnedState, Outco
 from tsm_training.weights import (
     CREDIBLE_MASS,
     BayesianWeightLearner,
+    CellHome,
     LearnerCell,
     WeightLearner,
     forget,
@@ -527,6 +530,22 @@ def test_a_failing_change_leaves_the_cell_as_it_was_and_open() -> None:
         cell.update(broken)
     assert cell.state is before
     assert cell.update(lambda _: LearnedState({"a": WorkerBase(1.0)})) is cell.state
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda cell: pickle.loads(pickle.dumps(cell))])
+@pytest.mark.parametrize("is_trial", [False, True])
+def test_a_copied_cell_starts_alike_and_goes_its_own_way(
+    copied: Callable[[LearnerCell], LearnerCell], is_trial: bool
+) -> None:
+    cell = LearnerCell(LearnedState({"a": WorkerBase(2.0)}), is_trial=is_trial)
+    cell.home = CellHome("store", "here", 3, cell.state)
+    before = cell.state
+    other = copied(cell)
+    assert (other.state, other.is_trial, other.home) == (cell.state, is_trial, cell.home)
+    other.update(lambda state: with_workers(state, ["b"], 1.0))
+    assert cell.state is before
+    with cell, other:  # each can be claimed
+        pass
 
 
 def test_one_training_at_a_time_has_the_cell() -> None:

@@ -290,6 +290,15 @@ def test_a_look_takes_what_another_process_has_stored() -> None:
     assert learner.cell.state is before
 
 
+def test_a_look_notices_that_another_process_has_forgotten_everything() -> None:
+    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
+    tie = kept(learner, store)
+    learn(tie, "ours")
+    store.update_learning(lambda _state: LearnedState())
+    tie.refresh()
+    assert digests_in(learner) == []
+
+
 def test_a_look_leaves_alone_what_was_changed_here() -> None:
     store = holding("theirs")
     for learner in (knowing("own"), BayesianWeightLearner(0.5)):

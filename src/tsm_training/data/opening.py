@@ -14,7 +14,7 @@ from typing import Final
 
 from tsm_training.data.connection import Database, connect
 from tsm_training.data.copying import copy_database
-from tsm_training.data.ownership import end_abandoned_sessions, has_leftovers, remove_marks
+from tsm_training.data.ownership import end_abandoned_sessions, has_leftovers
 from tsm_training.data.refusing import refuse_odd_tables
 from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, GUIDE_TABLES, OWN_SCHEMA, SCHEMA_VERSION, UPGRADES
 from tsm_training.errors import (
@@ -51,8 +51,7 @@ def prepare(database: Database) -> None:
         elif version < SCHEMA_VERSION:
             _upgrade(connection, database.path, version)
         _adopt_rows_of_others(connection)
-        leftovers = end_abandoned_sessions(connection, database.path)
-    remove_marks(leftovers)
+        end_abandoned_sessions(connection, database.path)
 
 
 def recognise(database: Database) -> None:

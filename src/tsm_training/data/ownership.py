@@ -10,7 +10,7 @@ import platform
 import re
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Final
 
@@ -149,21 +149,14 @@ def has_leftovers(connection: sqlite3.Connection, database: str | None = None) -
     return bool(rows[0]) or (database is not None and bool(_mark_files(database)))
 
 
-def remove_marks(paths: Iterable[Path]) -> None:
-    """Remove the marks that `end_abandoned_sessions` found to be nobody's."""
-    for path in paths:
-        with contextlib.suppress(OSError):  # somebody was quicker, or holds it open (Windows)
-            path.unlink()
-
-
-def end_abandoned_sessions(connection: sqlite3.Connection, database: str) -> list[Path]:
+def end_abandoned_sessions(connection: sqlite3.Connection, database: str) -> None:
     """Mark the sessions whose process has died as interrupted, within a transaction.
 
     A session that runs elsewhere is left alone: its process holds its mark. Where the folder may be on a network, whose
     locks cannot be relied on, sessions of other hosts are never judged.
 
-    Returns:
-        Files to remove when the transaction is committed.
+    Their marks are removed at once: were the transaction rolled back, the next one would find sessions without a mark,
+    which have no process either.
     """
     judges_all = is_on_network(database) is False
     sessions: list[tuple[str, str]] = connection.execute("SELECT session_id, host FROM running_sessions").fetchall()
@@ -175,7 +168,10 @@ def end_abandoned_sessions(connection: sqlite3.Connection, database: str) -> lis
         else:
             spared.add(path)
     # Besides, a process that was killed while it began a session has left a mark without one.
-    return [path for path in _mark_files(database) if path not in spared and not _is_held(path)]
+    for path in _mark_files(database):
+        if path not in spared and not _is_held(path):
+            with contextlib.suppress(OSError):  # somebody has something of that name open (Windows)
+                path.unlink()
 
 
 def is_abandoned(database: str, session_id: str, host: str) -> bool:

@@ -22,7 +22,7 @@ from tsm_training.data.checking import SALVAGE, StorageFault, quarantine_faults,
 from tsm_training.data.connection import MEMORY, Database
 from tsm_training.data.network import is_on_network
 from tsm_training.data.opening import prepare, recognise
-from tsm_training.data.ownership import SessionOwnership, end_abandoned_sessions, has_leftovers, remove_marks
+from tsm_training.data.ownership import SessionOwnership, end_abandoned_sessions, has_leftovers
 from tsm_training.data.records import (
     DatasetStatistics,
     Evaluation,
@@ -307,7 +307,8 @@ class TrainingDataManager(TrainingStore):
     def begin_session(self, session: TrainingSession, /) -> None:
         """Keep a session whose status is ``running``; see `TrainingStore`."""
         with self._ownership.beginning(session.session_id) as mark, self._database.writing() as connection:
-            leftovers = end_abandoned_sessions(connection, self.db_path) if has_leftovers(connection) else []
+            if has_leftovers(connection):
+                end_abandoned_sessions(connection, self.db_path)
             try:
                 connection.execute(
                     "INSERT INTO training_sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", session_row(session)
@@ -320,7 +321,6 @@ class TrainingDataManager(TrainingStore):
                 (session.session_id, details_json(session)),
             )
             mark(connection)
-        remove_marks(leftovers)
 
     def abandon_session(self, session_id: str, /) -> None:
         """Let go of a running session whose end cannot be stored; see `TrainingStore`."""

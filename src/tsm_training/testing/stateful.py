@@ -370,6 +370,10 @@ class TrainingStoreMachine(RuleBasedStateMachine):
     def begin_session(self, which: int, session_id: str) -> None:
         if self._both(which, "begin_session", make_session(session_id)) is None:
             self.owners[session_id] = self.handle(which)
+            self.notice_abandoned_sessions(self.handle(which))
+
+    def notice_abandoned_sessions(self, handle: TrainingStore) -> None:
+        """Called when a session has begun: a durable store may have ended those whose owner is gone."""
 
     @rule(
         which=_WHICH,
@@ -476,13 +480,18 @@ class DurableTrainingStoreMachine(TrainingStoreMachine):
 
     def expect_abandoned_sessions_to_be_ended(self, handle: TrainingStore) -> None:
         """Call this when somebody has opened the store anew: sessions whose owner is gone are interrupted then."""
+        self.notice_abandoned_sessions(handle)
+        assert all(owner in self.handles for owner in self.owners.values()), "an abandoned session goes on running"
+
+    def notice_abandoned_sessions(self, handle: TrainingStore) -> None:
+        """Take over in the model which sessions without an owner the store has ended."""
         for session_id in [i for i, owner in self.owners.items() if owner not in self.handles]:
-            del self.owners[session_id]
             stored = handle.get_session(session_id)
-            assert stored.status == "interrupted"
-            assert stored.error
-            ended = attrs.evolve(self.model.sessions[session_id], status="interrupted", error=stored.error)
-            self.model.sessions[session_id] = ended
+            if stored.status == "interrupted":
+                del self.owners[session_id]
+                assert stored.error
+                ended = attrs.evolve(self.model.sessions[session_id], status="interrupted", error=stored.error)
+                self.model.sessions[session_id] = ended
 
     @precondition(lambda self: len(self.handles) < self.max_handles)
     @rule()
