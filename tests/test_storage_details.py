@@ -1,0 +1,254 @@
+"""What the stores' errors say, to whom they point, and other things that only the last detail shows."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sqlite3
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import attrs
+import pytest
+
+from tsm_training import InMemoryStore, TrainingDataManager
+from tsm_training.data import SessionCommit, TrainingExample, TrainingStore
+from tsm_training.data.connection import storage_error
+from tsm_training.errors import (
+    DatabaseNotOursError,
+    DuplicateExampleError,
+    ExampleNotFoundError,
+    SessionNotFoundError,
+    StorageBusyError,
+    StorageClosedError,
+    StorageCorruptError,
+    StorageError,
+    StorageFullError,
+    StorageMovedError,
+    StorageReadOnlyError,
+)
+from tsm_training.testing import make_example, make_learned_state, make_metric_row, make_session
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "training.db"
+
+
+@pytest.fixture(params=["memory", "file"])
+def store(request: pytest.FixtureRequest, path: Path) -> Iterator[TrainingStore]:
+    opened: TrainingStore = InMemoryStore() if request.param == "memory" else TrainingDataManager(path)
+    yield opened
+    opened.close()
+
+
+def sqlite_error(code: int) -> sqlite3.OperationalError:
+    error = sqlite3.OperationalError("what SQLite says")
+    error.sqlite_errorcode = code
+    return error
+
+
+# --- errors of the file ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("code", "kind", "reason"),
+    [
+        (
+            sqlite3.SQLITE_READONLY,
+            StorageReadOnlyError,
+            "what SQLite says; to look at it only, open it with read_only=True",
+        ),
+        (
+            sqlite3.SQLITE_READONLY_DBMOVED,
+            StorageMovedError,
+            "it was moved, deleted or replaced since it was opened; open it again",
+        ),
+        (
+            sqlite3.SQLITE_READONLY_ROLLBACK,
+            StorageReadOnlyError,
+            "a change was cut short by a crash: open it once for writing, to undo that",
+        ),
+        (sqlite3.SQLITE_FULL, StorageFullError, "what SQLite says; make room and call again"),
+        (sqlite3.SQLITE_NOTADB, DatabaseNotOursError, "it is not an SQLite database; it was left as it was"),
+        (sqlite3.SQLITE_ERROR, StorageError, "what SQLite says"),
+        (sqlite3.SQLITE_IOERR_READ, StorageError, "what SQLite says"),
+    ],
+)
+def test_an_error_of_sqlite_is_told_with_the_file_and_what_to_do(
+    path: Path, code: int, kind: type[StorageError], reason: str
+) -> None:
+    error = storage_error(str(path), sqlite_error(code))
+    assert (type(error), error.location, error.reason) == (kind, str(path), reason)
+
+
+def test_damage_is_told_with_the_file_and_what_sqlite_found(path: Path) -> None:
+    error = storage_error(str(path), sqlite_error(sqlite3.SQLITE_CORRUPT))
+    assert (type(error), error.location) == (StorageCorruptError, str(path))
+    assert error.reason.startswith("the file is damaged (what SQLite says); ")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "kind", "reason"),
+    [
+        (OSError(28, "No room"), StorageFullError, "No room; make room and call again"),
+        (OSError(30, "Read-only"), StorageReadOnlyError, "Read-only; to look at it only, open it with read_only=True"),
+        (OSError(5, "Broken"), StorageError, "Broken"),
+    ],
+)
+def test_the_systems_own_reason_is_asked_for_in_the_folder_of_the_file(
+    path: Path, monkeypatch: pytest.MonkeyPatch, refusal: OSError, kind: type[StorageError], reason: str
+) -> None:
+    asked = []
+
+    def probe(**arguments: Any) -> Any:
+        asked.append(Path(arguments["dir"]))
+        raise refusal
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", probe)
+    error = storage_error(str(path), sqlite_error(sqlite3.SQLITE_IOERR_FSYNC))
+    assert (type(error), error.location, error.reason) == (kind, str(path), reason)
+    assert asked == [path.parent]
+    error = storage_error(":memory:", sqlite_error(sqlite3.SQLITE_IOERR_FSYNC))
+    assert (type(error), error.location, error.reason) == (StorageError, ":memory:", "what SQLite says")
+    assert asked == [path.parent]  # memory has no folder
+
+
+@pytest.mark.parametrize(
+    ("code", "size", "journal", "limit", "is_full"),
+    [
+        (sqlite3.SQLITE_IOERR_FSYNC, 100_000, 0, 150_000, True),  # a change may need some more pages
+        (sqlite3.SQLITE_IOERR_FSYNC, 0, 100_000, 150_000, True),
+        (sqlite3.SQLITE_IOERR_FSYNC, 100_000, 10, 100_000 + 64 * 1024 - 1, True),
+        (sqlite3.SQLITE_IOERR_FSYNC, 100_000, 10, 100_000 + 64 * 1024, False),
+        (sqlite3.SQLITE_IOERR_FSYNC, 100_000, 100_000, 10**9, False),
+        (sqlite3.SQLITE_IOERR_FSYNC, 10**6, 0, resource.RLIM_INFINITY, False),
+        (sqlite3.SQLITE_IOERR_WRITE, 0, 0, 10**9, True),  # the file has shrunk again
+        (sqlite3.SQLITE_IOERR_WRITE, 0, 0, resource.RLIM_INFINITY, False),
+    ],
+)
+def test_a_limit_on_the_size_of_files_is_the_reason_where_the_file_comes_near_it(  # noqa: PLR0917
+    path: Path, monkeypatch: pytest.MonkeyPatch, code: int, size: int, journal: int, limit: int, is_full: bool
+) -> None:
+    path.write_bytes(bytes(size))
+    path.with_name("training.db-journal").write_bytes(bytes(journal))
+    monkeypatch.setattr(resource, "getrlimit", lambda _which: (limit, limit))
+    error = storage_error(str(path), sqlite_error(code))
+    told = f"no file may be larger than {limit} bytes here (what SQLite says); make room, call again"
+    expected = (StorageFullError, told) if is_full else (StorageError, "what SQLite says")
+    assert (type(error), error.reason) == expected
+    assert error.location == str(path)
+
+
+def test_a_file_that_stays_locked_is_named_with_the_time_that_was_waited(path: Path) -> None:
+    with contextlib.closing(TrainingDataManager(path, busy_timeout=0.05)) as waiting:
+        locking = sqlite3.connect(path)
+        locking.execute("BEGIN EXCLUSIVE")
+        with pytest.raises(StorageBusyError) as caught:
+            waiting.add_examples([make_example()])
+        locking.close()
+    assert caught.value.location == waiting.location
+    assert caught.value.reason == "another process kept it locked for more than 0.05 seconds"
+
+
+def test_a_store_for_reading_says_so_when_it_is_written(path: Path) -> None:
+    TrainingDataManager(path).close()
+    with contextlib.closing(TrainingDataManager(path, read_only=True)) as viewed:
+        with pytest.raises(StorageReadOnlyError) as caught:
+            viewed.require_writable()
+    assert (caught.value.location, caught.value.reason) == (viewed.location, "it was opened for reading only")
+
+
+# --- errors of any store --------------------------------------------------------------------------------------------
+
+LOOK_UPS: dict[str, tuple[Callable[[TrainingStore], Any], type[LookupError]]] = {
+    "get_example": (lambda store: store.get_example("absent"), ExampleNotFoundError),
+    "remove_example": (lambda store: store.remove_example("absent"), ExampleNotFoundError),
+    "edit_examples": (lambda store: store.edit_examples({"absent": lambda example: example}), ExampleNotFoundError),
+    "get_session": (lambda store: store.get_session("absent"), SessionNotFoundError),
+    "iterate_metrics": (lambda store: list(store.iterate_metrics("absent")), SessionNotFoundError),
+    "commit_session": (
+        lambda store: store.commit_session("absent", lambda _state: SessionCommit(make_session("absent"))),
+        SessionNotFoundError,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", LOOK_UPS)
+def test_an_id_that_is_not_stored_is_named(store: TrainingStore, name: str) -> None:
+    look_up, kind = LOOK_UPS[name]
+    with pytest.raises(kind) as caught:
+        look_up(store)
+    assert vars(caught.value)["identifier"] == "absent"
+
+
+def test_an_id_that_is_stored_already_is_named(store: TrainingStore) -> None:
+    store.add_examples([make_example("present")])
+    with pytest.raises(DuplicateExampleError, match="'present'"):
+        store.add_examples([make_example("present")])
+    store.begin_session(make_session("present"))
+    with pytest.raises(StorageError) as caught:
+        store.begin_session(make_session("present"))
+    assert caught.value.location == store.location
+    assert caught.value.reason == "a session with the id 'present' is already stored"
+
+
+def test_a_closed_store_says_so_and_which_it_is(store: TrainingStore) -> None:
+    where = store.location
+    store.close()
+    for call in (store.load_learning, store.get_dataset_stats, lambda: store.add_examples([make_example()])):
+        with pytest.raises(StorageClosedError) as caught:
+            call()
+        assert caught.value.location == where
+        assert caught.value.reason.startswith("it was closed")
+
+
+# --- other things that must be right to the last --------------------------------------------------------------------
+
+
+def test_examples_with_and_without_results_are_counted_apart(store: TrainingStore) -> None:
+    store.add_examples([make_example(name) for name in "abc"])
+    store.edit_examples({"b": lambda example: attrs.evolve(example, worker_results={})})
+    store.begin_session(make_session())
+    assert store.get_dataset_stats() == {
+        "total_examples": 3,
+        "processed_examples": 1,
+        "unprocessed_examples": 2,
+        "total_sessions": 1,
+    }
+
+
+def test_an_edit_that_spoils_what_it_is_given_and_then_fails_changes_nothing(store: TrainingStore) -> None:
+    store.add_examples([make_example("a", metadata={"tags": ["old"]})])
+
+    def spoil(example: TrainingExample) -> TrainingExample:
+        example.metadata["tags"].append("new")
+        raise ValueError("not like this")
+
+    with pytest.raises(ValueError, match="not like this"):
+        store.edit_examples({"a": spoil})
+    assert store.get_example("a").metadata == {"tags": ["old"]}
+
+
+def test_the_version_of_what_was_learned_grows_with_every_change_and_with_nothing_else(store: TrainingStore) -> None:
+    versions = [store.load_learning().version]
+    versions.append(store.update_learning(lambda _state: make_learned_state()).version)
+    store.begin_session(make_session())
+    _, learning = store.commit_session(
+        "session", lambda _state: SessionCommit(make_session(status="completed"), [make_metric_row()], None)
+    )
+    assert learning == store.load_learning()
+    assert learning.version == versions[-1]
+    store.begin_session(make_session("other"))
+    _, learning = store.commit_session(
+        "other", lambda state: SessionCommit(make_session("other", status="completed"), [], state)
+    )
+    versions.append(learning.version)
+    store.add_examples([make_example("a")])
+    changed = store.remove_example("a", lambda state: state)
+    assert changed is not None
+    versions.append(changed.version)
+    assert versions == sorted(set(versions))
+    assert store.load_learning().version == versions[-1]
