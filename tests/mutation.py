@@ -17,6 +17,7 @@ import argparse
 import collections
 import contextlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -43,6 +44,8 @@ _DETECTED: Final = frozenset({"killed", "timeout", "segfault"})
 _PRELOADED: Final = "preloaded.txt"
 _LIBRARIES: Final = ("attrs", "cv2", "numpy")
 """What is slow to import and never changed, but for plugins of pytest, which must be imported by it."""
+
+_SQL: Final = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|BEGIN|COMMIT|ROLLBACK|PRAGMA|FROM|WHERE|VALUES|ORDER BY)\b")
 
 _IN_THIS_PROCESS: Final = "not process and not killed and not child and not imports_pytest"
 """The other tests start programs of their own. Those import the library as it is, so they cannot see a change."""
@@ -142,17 +145,36 @@ def _results(folder: Path) -> dict[str, str]:
     return dict(line.rsplit(": ", 1) for line in lines if ": " in line)
 
 
+def _changes(folder: Path, names: Sequence[str]) -> dict[str, str]:
+    """Return what each of these mutants changes, as a difference."""
+    program = (
+        "import sys; from mutmut.__main__ import cli\nfor n in sys.argv[1:]: cli(['show', n], standalone_mode=False)"
+    )
+    shown = subprocess.run([sys.executable, "-c", program, *names], cwd=folder, capture_output=True, check=True)
+    parts = re.split(r"^# (\S+): [a-z ]+$", shown.stdout.decode(), flags=re.MULTILINE)
+    return dict(zip(parts[1::2], parts[2::2], strict=True))
+
+
+def _is_the_same_sql(change: str) -> bool:
+    """Tell whether only the case of an SQL statement was changed: that means the same."""
+    lines = [line for line in change.splitlines() if not line.startswith(("---", "+++"))]
+    old, new = ([line[1:] for line in lines if line.startswith(sign)] for sign in "-+")
+    is_sql = any(_SQL.search(line) for line in old)
+    return is_sql and [line.casefold() for line in old] == [line.casefold() for line in new]
+
+
 def _report(group: str, results: Mapping[str, str], folder: Path, *, show: bool) -> float:
     """Print the score and the survivors; return the score."""
     counts = collections.Counter(results.values())
-    score = sum(counts[status] for status in _DETECTED) / len(results) if results else 0.0
+    changes = _changes(folder, [name for name, status in sorted(results.items()) if status not in _DETECTED])
+    survivors = {name: change for name, change in changes.items() if not _is_the_same_sql(change)}
+    detected = sum(counts[status] for status in _DETECTED)
+    score = detected / (detected + len(survivors)) if results else 0.0
     print(f"\n{group}: mutmut {version('mutmut')}, {len(results)} mutants, {score:.1%} detected")
     print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
-    for name, status in sorted(results.items()):
-        if status not in _DETECTED:
-            print(f"{status}: {name}")
-            if show:
-                subprocess.run([*_MUTMUT, "show", name], cwd=folder, check=True)
+    print(f"{len(changes) - len(survivors)} change only the case of SQL, which means the same: not counted")
+    for name, change in survivors.items():
+        print(f"{results[name]}: {name}{change if show else ''}")
     return score
 
 

@@ -155,9 +155,9 @@ def test_a_file_that_stays_locked_is_named_with_the_time_that_was_waited(path: P
 
 def test_a_store_for_reading_says_so_when_it_is_written(path: Path) -> None:
     TrainingDataManager(path).close()
-    with contextlib.closing(TrainingDataManager(path, read_only=True)) as viewed:
-        with pytest.raises(StorageReadOnlyError) as caught:
-            viewed.require_writable()
+    viewed = TrainingDataManager(path, read_only=True)
+    with contextlib.closing(viewed), pytest.raises(StorageReadOnlyError) as caught:
+        viewed.require_writable()
     assert (caught.value.location, caught.value.reason) == (viewed.location, "it was opened for reading only")
 
 
