@@ -377,6 +377,7 @@ def test_an_evaluation_has_an_accuracy_or_a_failure(changes: dict[str, Any], wro
     if wrong:
         with pytest.raises(FaultyValueError) as caught:
             loaded("evaluations", values)
+        assert (caught.value.table, caught.value.row) == ("evaluations", "'', ''")
         assert (caught.value.column, caught.value.problem) == wrong
     else:
         assert loaded("evaluations", values)["accuracy"] == changes["accuracy"]
