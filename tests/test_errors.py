@@ -63,6 +63,7 @@ CASES: dict[str, tuple[tuple[object, ...], str]] = {
     "SessionNotFoundError": (("s1",), "no training session has the id 's1'"),
     "StorageBusyError": (("x.db", "is locked"), "couldn't use the store 'x.db': is locked"),
     "StorageClosedError": (("x.db", "was closed"), "couldn't use the store 'x.db': was closed"),
+    "StorageExistsError": (("x.db", "is there"), "couldn't use the store 'x.db': is there"),
     "StorageFullError": (("x.db", "no room"), "couldn't use the store 'x.db': no room"),
     "StorageMovedError": (("x.db", "was deleted"), "couldn't use the store 'x.db': was deleted"),
     "StorageReadOnlyError": (("x.db", "is read-only"), "couldn't use the store 'x.db': is read-only"),

@@ -171,6 +171,24 @@ def test_limits_of_memory_and_processes_are_whole_numbers(name: str, value: Any)
         IsolatedRunner(**{name: value})
 
 
+@pytest.mark.parametrize("value", [1, (16 << 20) - 1, 10**30])
+def test_a_memory_limit_that_cannot_be_meant_is_refused(value: int) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"memory_limit must be 16777216 to \d+ bytes, or None"):
+        IsolatedRunner(memory_limit=value)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_child_that_a_worker_forks_takes_no_part(runner: IsolatedRunner) -> None:
+    def fork(_source: Image, target: Image) -> Image:
+        os.fork()
+        return target
+
+    forker, good = worker(fork, "forker"), worker(lambda _s, t: 255 - t, "good")
+    for _ in range(4):
+        assert np.array_equal(runner.run(forker, REQUEST).value, REQUEST["target"])  # type: ignore[arg-type]
+        assert np.array_equal(runner.run(good, REQUEST).value, 255 - REQUEST["target"])  # type: ignore[arg-type]
+
+
 def test_memory_is_limited_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "platform", "darwin")
     assert IsolatedRunner().memory_limit is None

@@ -440,6 +440,7 @@ def test_plain_weights_are_priors(tmp_path: Path) -> None:
     assert shares["near"] > shares["far"] == shares["mid"]
     assert set(manager.predict(picture(1), picture(2)).blend_weights) <= {"far", "mid", "near"}
 
+
 def test_workers_that_an_earlier_import_named_are_not_taken_for_ours(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=0)
     (tmp_path / "first.json").write_text('{"weights": {"near": 1.5, "stranger": 2.0}}', encoding="utf-8")

@@ -286,14 +286,39 @@ def test_a_missing_folder_is_refused_by_name_and_not_made(tmp_path: Path) -> Non
 def test_a_socket_is_refused(path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(str(path))
-        with pytest.raises(StorageError, match="unable to open"):
+        with pytest.raises(StorageError, match="it is no regular file"):
             TrainingDataManager(path)
 
 
-@pytest.mark.parametrize("bad", ["", "file:training.db", "a\0b"])
-def test_a_path_that_is_no_plain_path_is_refused(bad: str) -> None:
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs pipes")
+@pytest.mark.parametrize("read_only", [False, True])
+def test_a_pipe_is_refused_without_waiting(path: Path, read_only: bool) -> None:
+    os.mkfifo(path)
+    with pytest.raises(StorageError, match="it is no regular file"):
+        TrainingDataManager(path, read_only=read_only)
+
+
+def test_columns_that_somebody_has_added_disturb_nothing(path: Path) -> None:
+    TrainingDataManager(path).close()
+    execute(path, *(f"ALTER TABLE {table} ADD COLUMN note TEXT DEFAULT 'mine'" for table in GUIDE_TABLES))
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        fill(store)
+        assert {fault.table for fault in store.check()} == {"previews"}  # no picture was put there
+        assert store.get_example("example").example_id == "example"
+        assert store.get_session("session").status == "completed"
+
+
+def test_a_damaged_version_names_the_only_remedy(path: Path) -> None:
+    TrainingDataManager(path).close()
+    execute(path, "UPDATE learning_version SET version = 'many'")
+    with pytest.raises(StorageCorruptError, match=r"learning_version.*tsm_training\.data\.salvage"):
+        TrainingDataManager(path)
+
+
+@pytest.mark.parametrize("bad", ["", "file:training.db", "a\0b", None, 3, b"training.db"])
+def test_a_path_that_is_no_plain_path_is_refused(bad: object) -> None:
     with pytest.raises(InvalidArgumentError) as caught:
-        TrainingDataManager(bad)
+        TrainingDataManager(bad)  # type: ignore[arg-type]
     assert caught.value.argument == "db_path"
 
 

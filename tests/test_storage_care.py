@@ -10,7 +10,7 @@ import resource
 import sqlite3
 import stat
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,7 @@ from tsm_training.errors import (
     StorageBusyError,
     StorageCorruptError,
     StorageError,
+    StorageExistsError,
     StorageFullError,
     StorageReadOnlyError,
 )
@@ -383,10 +384,27 @@ def test_an_earlier_copy_is_replaced_and_keeps_its_permissions(store: TrainingDa
     copy.write_bytes(b"earlier")
     copy.chmod(0o640)
     (tmp_path / "link.db").symlink_to(copy)
-    store.backup(tmp_path / "link.db")
+    store.backup(tmp_path / "link.db", overwrite=True)
     assert (tmp_path / "link.db").is_symlink()
     assert copy.read_bytes().startswith(b"SQLite format 3")
     assert stat.S_IMODE(copy.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("make", [lambda p: p.write_text("notes"), lambda p: TrainingDataManager(p).close()])
+def test_a_file_is_not_replaced_by_a_slip_of_the_name(
+    store: TrainingDataManager, tmp_path: Path, make: Callable[[Path], object]
+) -> None:
+    precious = tmp_path / "precious.db"
+    make(precious)
+    before = precious.read_bytes()
+    with pytest.raises(StorageExistsError, match="there is a file already; pass overwrite=True to replace it"):
+        store.backup(precious)
+    assert precious.read_bytes() == before
+
+
+def test_a_name_that_is_too_long_is_an_error_by_name(store: TrainingDataManager, tmp_path: Path) -> None:
+    with pytest.raises(StorageError, match="File name too long"):
+        store.backup(tmp_path / ("x" * 300))
 
 
 def test_copies_under_load_are_each_one_moment(path: Path, tmp_path: Path) -> None:
@@ -449,14 +467,14 @@ def test_a_copy_without_room_leaves_the_earlier_one(store: TrainingDataManager, 
     resource.setrlimit(resource.RLIMIT_FSIZE, (8192, limits[1]))
     try:
         with pytest.raises(StorageFullError) as caught:
-            store.backup(copy)
+            store.backup(copy, overwrite=True)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert caught.value.location == str(copy)
     assert copy.read_bytes() == b"earlier"
     assert sorted(tmp_path.iterdir()) == before
     assert store.check() == []
-    store.backup(copy)
+    store.backup(copy, overwrite=True)
 
 
 @pytest.mark.parametrize(

@@ -505,8 +505,23 @@ def test_an_export_that_may_not_outlive_a_power_cut_is_no_success(path: Path, mo
     assert read_weights_file(path).weights == learned().get_all_weights()
 
 
+@pytest.mark.parametrize("content", [b"SQLite format 3\0...", b"\x89PNG\r\n", b"[1, 2]", b"x" * 2_000_000])
+def test_a_file_that_is_no_weights_file_is_not_replaced(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    with pytest.raises(WeightsFileError, match="there is a file already that is no weights file"):
+        write_weights_file(path, document_of(learned()))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.parametrize("content", [b"", b" \n{", b"\xef\xbb\xbf{}"])
+def test_an_earlier_weights_file_is_replaced_whatever_became_of_it(path: Path, content: bytes) -> None:
+    path.write_bytes(content)
+    write_weights_file(path, document_of(learned()))
+    assert read_weights_file(path).weights == document_of(learned())["weights"]
+
+
 def test_export_keeps_the_mode_of_the_file_and_leaves_nothing_beside_it(path: Path) -> None:
-    path.write_text("old")
+    path.write_text("{an older one, cut off")
     path.chmod(0o640)
     write_weights_file(path, document_of(learned()))
     assert stat.S_IMODE(path.stat().st_mode) == 0o640

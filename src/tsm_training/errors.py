@@ -46,6 +46,7 @@ __all__ = [
     "StorageClosedError",
     "StorageCorruptError",
     "StorageError",
+    "StorageExistsError",
     "StorageFullError",
     "StorageMovedError",
     "StorageReadOnlyError",
@@ -495,6 +496,12 @@ class StorageCorruptError(StorageError):
     """The file is damaged or holds values that the library never writes."""
 
     _public = "The stored training data are damaged."
+
+
+class StorageExistsError(StorageError):
+    """There is a file already where a new one should be written; it was left as it was."""
+
+    _public = "There is a file of that name already; it was left as it was."
 
 
 class StorageFullError(StorageError):

@@ -53,11 +53,17 @@ _START_SECONDS: Final = 60.0
 _GRACE_SECONDS: Final = 0.3
 """How long after the end of a process its last answer may still be on the way."""
 _WATCH_SECONDS: Final = 1.0
+_LEAST_MEMORY: Final = 16 << 20
+"""With less, a process cannot even answer."""
+_MOST_MEMORY: Final = 1 << 60
 _KILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the latter only, and it is as final there
 _EXECUTOR: Final = "of workers"
 
 
 # --- in the child ---------------------------------------------------------------------------------------------------
+
+_own_pid = 0
+"""The id that this process gave when it was greeted, 0 before that; a child that a worker forks has another."""
 
 _loaded: dict[str, tuple[str, Worker]] = {}
 """The workers that this process has unpickled, with the digests of what they were made of, by worker id."""
@@ -65,6 +71,8 @@ _loaded: dict[str, tuple[str, Worker]] = {}
 
 def _greet(memory_limit: int | None) -> int:
     """Prepare a new process, and say which one it is."""
+    global _own_pid  # noqa: PLW0603 - a process has one
+    _own_pid = os.getpid()
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # one that hangs in C code would never get to a handler of Python's
     threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
     if memory_limit is not None:
@@ -107,6 +115,9 @@ def _call(worker_id: str, source: Image, target: Image) -> WorkerResult:
         return run_worker(_loaded[worker_id][1], WorkerRequest(source, target))
     except BaseException as error:  # an interrupt here is no user's: Ctrl-C does not reach this process
         return failed(worker_id, "raised", type(error).__name__, error, time.perf_counter() - started)
+    finally:
+        if _own_pid not in (0, os.getpid()):
+            os._exit(0)  # a worker has forked, and both come back: only one of them may answer and take the next task
 
 
 # --- one process, seen from the host --------------------------------------------------------------------------------
@@ -420,8 +431,8 @@ class IsolatedRunner:
     Args:
         time_limit: How many seconds one call may take, unless the worker has a limit of its own; None for any. Starting
             a process and unpickling a worker do not count.
-        memory_limit: How many bytes (of address space) a process may take beyond those it has when it starts; a worker
-            that needs more gets a ``MemoryError``. On Linux only.
+        memory_limit: How many bytes (of address space) a process may take beyond those it has when it starts, at least
+            16 MiB; a worker that needs more gets a ``MemoryError``. On Linux only.
         max_processes: How many there may be at a time; None for as many as the machine has processors.
 
     Raises:
@@ -441,6 +452,8 @@ class IsolatedRunner:
     @memory_limit.validator
     def _check_memory_limit(self, _attribute: object, value: object) -> None:
         check_limit("memory_limit", value)
+        if value is not None and not _LEAST_MEMORY <= value <= _MOST_MEMORY:  # type: ignore[operator]
+            raise InvalidArgumentError("memory_limit", value, f"{_LEAST_MEMORY} to {_MOST_MEMORY} bytes, or None")
         if value is not None and not sys.platform.startswith("linux"):
             raise InvalidArgumentError("memory_limit", value, f"None on {sys.platform}, which knows no such limit")
 

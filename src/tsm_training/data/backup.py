@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import stat
 from pathlib import Path
 from typing import Final
 
 from tsm_training.data.connection import MEMORY, storage_error, system_error
 from tsm_training.data.copying import copy_database
-from tsm_training.errors import InvalidArgumentError, StorageError
+from tsm_training.errors import InvalidArgumentError, StorageError, StorageExistsError
 
 __all__ = ["checked_destination", "write_copy"]
 
@@ -23,11 +24,12 @@ _OF_THE_SOURCE: Final = (
 )
 
 
-def checked_destination(path: str, database: str) -> Path:
+def checked_destination(path: str, database: str, *, overwrite: bool) -> Path:
     """Return where a copy of a database goes: an absolute path without links.
 
     Raises:
         InvalidArgumentError: this is the database itself, or one of the files that belong to it.
+        StorageExistsError: there is a file already that must not be overwritten.
         StorageError: there is no such folder, or something else than a file.
     """
     final = Path(os.path.realpath(Path(path).expanduser()))
@@ -35,8 +37,17 @@ def checked_destination(path: str, database: str) -> Path:
         raise InvalidArgumentError("path", path, "another file than the database itself or its journal")
     if not final.parent.is_dir():
         raise StorageError(str(final), f"the folder {str(final.parent)!r} does not exist")
-    if final.exists() and not final.is_file():
-        raise StorageError(str(final), "it is no regular file")
+    try:
+        is_taken = stat.S_ISREG(final.stat().st_mode)
+    except FileNotFoundError:
+        is_taken = False
+    except OSError as error:  # a name that is too long, say
+        raise system_error(str(final), error) from error
+    else:
+        if not is_taken:
+            raise StorageError(str(final), "it is no regular file")
+    if is_taken and not overwrite:
+        raise StorageExistsError(str(final), "there is a file already; pass overwrite=True to replace it")
     for companion in (Path(f"{final}{ending}") for ending in _COMPANIONS):
         if os.path.lexists(companion):
             # SQLite would take it for the journal of the copy, and apply it.

@@ -119,6 +119,8 @@ class Database:
             before = self._present_identity()
             if before is None and self.read_only:
                 raise StorageError(self.path, "there is no such file; a store opened for reading only makes none")
+            if before is not None and not file.is_file():
+                raise StorageError(self.path, "it is no regular file")  # a pipe would make us wait for ever
             if before is not None and file.stat().st_size == 1:  # SQLite would take one byte for none, and overwrite it
                 raise DatabaseNotOursError(self.path, "it is not an SQLite database; it was left as it was")
         with self._named_errors():

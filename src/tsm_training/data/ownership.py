@@ -126,8 +126,10 @@ class SessionOwnership:
     def abandon(self, session_id: str) -> None:
         """Let go of the mark of a session that still says "running", for whoever looks next to find."""
         mark = self._marks.pop((os.getpid(), session_id), None)
-        if mark is not None:
+        if mark is not None and Path(self.database).exists():
             mark.connection.close()
+        elif mark is not None:  # the database was deleted or moved: nobody will look
+            mark.give_back()
 
     def release_all(self) -> None:
         """Let go of everything that this process holds; its sessions that have not ended are then found abandoned."""

@@ -20,7 +20,7 @@ from tsm_training.data.checking import StorageFault, insert_row, quarantine_faul
 from tsm_training.data.connection import Database, OpenMode, connect, decoded, storage_error, system_error
 from tsm_training.data.opening import prepare, recognised_version
 from tsm_training.data.rules import TABLES, Table, faults
-from tsm_training.errors import StorageCorruptError, StorageError
+from tsm_training.errors import StorageCorruptError, StorageError, StorageExistsError
 from tsm_training.files import sync_folder
 
 __all__ = ["SalvageReport", "salvage"]
@@ -69,14 +69,15 @@ def salvage(damaged_path: str | os.PathLike[str], new_path: str | os.PathLike[st
         SchemaTooNewError: a newer version of this library wrote the file.
         StorageCorruptError: nothing at all can be read.
         StorageFullError: there is no room for the new file.
-        StorageError: the damaged file is not there, or the new one is already there or cannot be written.
+        StorageExistsError: the new file is already there.
+        StorageError: the damaged file is not there, or the new one cannot be written.
     """
     source = Path(check_path("damaged_path", damaged_path)).expanduser().absolute()
-    destination = checked_destination(check_path("new_path", new_path), str(source))
+    destination = checked_destination(check_path("new_path", new_path), str(source), overwrite=True)
     if not source.is_file():
         raise StorageError(str(source), "there is no such file")
     if os.path.lexists(destination):
-        raise StorageError(str(destination), "there is a file already; it is not replaced")
+        raise StorageExistsError(str(destination), "there is a file already; it is not replaced")
     try:
         with tempfile.TemporaryDirectory(prefix=".salvage-", dir=destination.parent) as folder:
             made = Path(folder, "new.db")

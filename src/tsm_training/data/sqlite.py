@@ -81,14 +81,23 @@ class _Memory:
     """The rows of which the log was told that they were passed over."""
 
 
+# With the columns by name: somebody may have added some of his own.
+_INSERT_EXAMPLE: Final = (
+    "INSERT INTO training_examples (example_id, source_path, target_path, ground_truth_path, created_at, metadata, "
+    "worker_results, validation_scores) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+)
+_INSERT_SESSION: Final = (
+    "INSERT INTO training_sessions (session_id, start_time, end_time, num_examples, epochs, learning_rate, "
+    "initial_weights, final_weights, metrics_history, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
+)
+
+
 def _absolute(path: str | os.PathLike[str]) -> str:
-    if not os.fspath(path):
-        raise InvalidArgumentError("db_path", path, "the path of a database file")
-    text = os.fspath(path)
+    text = check_path("db_path", path)
     if text == MEMORY:
         return text
-    if text.startswith("file:") or "\0" in text:
-        raise InvalidArgumentError("db_path", text, "a plain path (no file: address, no NUL)")
+    if text.startswith("file:"):
+        raise InvalidArgumentError("db_path", text, "a plain path (no file: address)")
     # Resolved once: a host that changes its working directory later still has the same database.
     return str(Path(text).expanduser().absolute())
 
@@ -205,9 +214,7 @@ class TrainingDataManager(TrainingStore):
         with self._database.writing() as connection:
             for example in examples:
                 try:
-                    connection.execute(
-                        "INSERT INTO training_examples VALUES (?, ?, ?, ?, ?, ?, ?, ?)", example_row(example)
-                    )
+                    connection.execute(_INSERT_EXAMPLE, example_row(example))
                 except sqlite3.IntegrityError as error:
                     raise DuplicateExampleError(example.example_id) from error
                 connection.execute(
@@ -310,9 +317,7 @@ class TrainingDataManager(TrainingStore):
             if has_leftovers(connection):
                 end_abandoned_sessions(connection, self.db_path)
             try:
-                connection.execute(
-                    "INSERT INTO training_sessions VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", session_row(session)
-                )
+                connection.execute(_INSERT_SESSION, session_row(session))
             except sqlite3.IntegrityError as error:
                 reason = f"a session with the id {session.session_id!r} is already stored"
                 raise StorageError(self.db_path, reason) from error
@@ -413,9 +418,11 @@ class TrainingDataManager(TrainingStore):
     def _held_version(self, connection: sqlite3.Connection) -> tuple[str, int]:
         rows = connection.execute("SELECT store_id, version FROM learning_version").fetchall()
         if len(rows) != 1:
-            reason = f"learning_version has {len(rows)} rows instead of one; save the others with salvage()"
-            raise StorageCorruptError(self.db_path, reason)
-        held = loaded("learning_version", rows[0])
+            raise StorageCorruptError(self.db_path, f"learning_version has {len(rows)} rows instead of one; {SALVAGE}")
+        try:
+            held = loaded("learning_version", rows[0])
+        except FaultyValueError as error:  # without it the file cannot be opened, so that nothing could put it aside
+            raise StorageCorruptError(self.db_path, f"{error}; {SALVAGE}") from error
         return held["store_id"], held["version"]
 
     def _change_learning(self, connection: sqlite3.Connection, change: StateChange | None) -> Learning | None:
@@ -490,22 +497,24 @@ class TrainingDataManager(TrainingStore):
         self._cache.learning = None
         return mended
 
-    def backup(self, path: str | os.PathLike[str]) -> None:
+    def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a copy of the database as it is at one moment; others may go on using it, writers wait a little.
 
-        The copy is written beside its final name and takes it when it is whole and on the disk; a file of that name is
-        replaced. It has the same `store_id`: for a learner it is the same store at an earlier moment. Use it in the
-        place of the original, not beside it.
+        The copy is written beside its final name and takes it when it is whole and on the disk. It has the same
+        `store_id`: for a learner it is the same store at an earlier moment. Use it in the place of the original, not
+        beside it.
 
         Args:
             path: The file to write; its folder must exist.
+            overwrite: Replace a file of that name, such as yesterday's backup.
 
         Raises:
             InvalidArgumentError: `path` is no path, or leads to the database itself.
+            StorageExistsError: there is a file already, and `overwrite` does not say that it may go.
             StorageFullError: there is no room for the copy; what was there before is untouched.
             StorageError: the copy cannot be written.
         """
-        destination = checked_destination(check_path("path", path), self.db_path)
+        destination = checked_destination(check_path("path", path), self.db_path, overwrite=overwrite)
         with self._database.snapshot() as connection:
             write_copy(connection, destination)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import math
 import os
@@ -13,7 +14,7 @@ import attrs
 
 from tsm_training.errors import WeightsFileError
 from tsm_training.evidence import LearnedState, WorkerBase
-from tsm_training.files import read_regular_file, replace_file, system_reason
+from tsm_training.files import FileTooLargeError, read_regular_file, replace_file, system_reason
 from tsm_training.weights.rule import posterior_mean
 
 __all__ = [
@@ -140,9 +141,26 @@ def write_weights_file(path: str | os.PathLike[str], document: WeightsDocument) 
     if len(content) > MAX_WEIGHTS_FILE_BYTES:
         raise WeightsFileError(name, f"would have {len(content)} bytes; at most {MAX_WEIGHTS_FILE_BYTES} are ever read")
     try:
+        _refuse_to_replace_others(path)
         replace_file(path, content)
     except (OSError, ValueError) as error:
         raise WeightsFileError(name, f"cannot be written: {_reason(error)}") from error
+
+
+def _refuse_to_replace_others(path: str | os.PathLike[str]) -> None:
+    """Make sure that nothing but a weights file, whole or not, is lost by a slip of the name.
+
+    Raises:
+        ValueError: there is a file that begins like none, or is too large for one.
+    """
+    try:
+        found = read_regular_file(path, MAX_WEIGHTS_FILE_BYTES).removeprefix(codecs.BOM_UTF8).lstrip()
+    except FileTooLargeError:
+        found = b"something large"
+    except OSError:  # there is nothing, or what writing will name
+        return
+    if found[:1] not in (b"", b"{"):
+        raise ValueError("there is a file already that is no weights file; choose another name, or remove it first")
 
 
 def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
