@@ -167,9 +167,11 @@ def test_the_reason_of_an_error_does_not_repeat_the_path() -> None:
 
 
 @pytest.mark.parametrize(
-    "error", [NotARegularFileError("a pipe"), FileTooLargeError(5, 4), OutsideRootError("/root", "/outside")]
+    ("kind", "details"),
+    [(NotARegularFileError, ("a pipe",)), (FileTooLargeError, (5, 4)), (OutsideRootError, ("/root", "/outside"))],
 )
-def test_errors_about_files_survive_pickling_whole(error: OSError) -> None:
+def test_errors_about_files_survive_pickling_whole(kind: Callable[..., OSError], details: tuple[object, ...]) -> None:
+    error = kind(*details)
     other = pickle.loads(pickle.dumps(error))
     assert type(other) is type(error)
     assert str(other) == str(error)
