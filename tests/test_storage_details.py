@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import platform
 import resource
 import sqlite3
 import tempfile
@@ -16,6 +17,7 @@ import pytest
 from tsm_training import InMemoryStore, TrainingDataManager
 from tsm_training.data import SessionCommit, TrainingExample, TrainingStore
 from tsm_training.data.connection import storage_error
+from tsm_training.data.ownership import ABANDONED, is_abandoned
 from tsm_training.errors import (
     DatabaseNotOursError,
     DuplicateExampleError,
@@ -159,6 +161,111 @@ def test_a_store_for_reading_says_so_when_it_is_written(path: Path) -> None:
     with contextlib.closing(viewed), pytest.raises(StorageReadOnlyError) as caught:
         viewed.require_writable()
     assert (caught.value.location, caught.value.reason) == (viewed.location, "it was opened for reading only")
+
+
+# --- files of an older version --------------------------------------------------------------------------------------
+
+
+def make_older(path: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript((Path(__file__).parent / "databases/schema_1.sql").read_text(encoding="utf-8"))
+
+
+def test_every_upgrade_leaves_a_copy_with_the_next_free_name_and_says_where(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "tsm_training")
+    for ending in ("backup", "backup-2", "backup-3"):
+        path.unlink(missing_ok=True)
+        make_older(path)
+        older = path.read_bytes()
+        caplog.clear()
+        store = TrainingDataManager(path)
+        copy = path.with_name(f"training.db.schema-1.{ending}")
+        assert copy.is_file()
+        assert len(copy.read_bytes()) == len(older)
+        said = f"{store.location} was upgraded from schema version 1 to "
+        assert any(m.startswith(said) and m.endswith(f"; as it was: {copy}") for m in caplog.messages)
+        store.close()
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"), [(OSError(28, "No room"), StorageFullError), (OSError(5, "Broken"), StorageError)]
+)
+def test_without_a_copy_there_is_no_upgrade(
+    path: Path, monkeypatch: pytest.MonkeyPatch, fault: OSError, kind: type[StorageError]
+) -> None:
+    make_older(path)
+    before = path.read_bytes()
+
+    def broken(*_arguments: object) -> None:
+        raise fault
+
+    monkeypatch.setattr("tsm_training.data.opening.copy_database", broken)
+    with pytest.raises(StorageError) as caught:
+        TrainingDataManager(path)
+    assert (type(caught.value), caught.value.location) == (kind, str(path))
+    assert caught.value.reason == f"no copy could be made of it before upgrading it: {fault.strerror}"
+    assert path.read_bytes() == before
+
+
+def test_an_older_file_that_is_opened_for_reading_is_named(path: Path) -> None:
+    make_older(path)
+    with pytest.raises(StorageReadOnlyError, match="open it once for writing, which makes it ready") as caught:
+        TrainingDataManager(path, read_only=True)
+    assert caught.value.location == str(path)
+
+
+# --- sessions whose process has died --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("network", [True, None, False])
+@pytest.mark.parametrize("host", [platform.node(), "elsewhere"])
+def test_a_session_counts_as_abandoned_only_where_its_mark_can_be_trusted(
+    path: Path, monkeypatch: pytest.MonkeyPatch, host: str, network: bool | None
+) -> None:
+    asked = []
+
+    def is_on_network(database: str) -> bool | None:
+        asked.append(database)
+        return network
+
+    store = TrainingDataManager(path)
+    store.begin_session(make_session())
+    monkeypatch.setattr("tsm_training.data.ownership.is_on_network", is_on_network)
+    assert not is_abandoned(store.location, "session", host)
+    store.abandon_session("session")
+    assert is_abandoned(store.location, "session", host) == (host == platform.node() or network is False)
+    assert set(asked) <= {store.location}
+    store.close()
+
+
+def test_a_session_that_was_given_up_is_found_interrupted_by_the_next_opening(
+    path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = TrainingDataManager(path)
+    for name in ("first", "second"):
+        store.begin_session(make_session(name))
+    store.abandon_session("first")
+    store.abandon_session("never begun")
+    other = TrainingDataManager(path)
+    assert [session.status for session in other.iterate_sessions()] == ["interrupted", "running"]
+    assert other.get_session("first").error == ABANDONED
+    assert other.get_session("second").error is None
+    assert caplog.messages == [
+        f"training session first was interrupted: {ABANDONED}; its evaluations are kept: call train() again to go on"
+    ]
+    other.close()
+    store.close()
+
+
+def test_nothing_is_left_of_a_session_whose_database_is_gone_when_it_is_given_up(path: Path) -> None:
+    store = TrainingDataManager(path)
+    store.begin_session(make_session())
+    path.unlink()
+    store.abandon_session("session")
+    store.close()
+    assert list(path.parent.iterdir()) == []
 
 
 # --- errors of any store --------------------------------------------------------------------------------------------
