@@ -50,6 +50,12 @@ _SQL: Final = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|BEGIN|COMMIT|ROLLBACK|
 _IN_THIS_PROCESS: Final = "not process and not killed and not child and not imports_pytest"
 """The other tests start programs of their own. Those import the library as it is, so they cannot see a change."""
 
+_SAID_BEFORE: Final = (
+    "not DatabaseInMemory and not damaged_bytes and not fills_the_memory and not each_call_without_room"
+    " and not contract_catches and not a_store_that_is_right"
+)
+"""Tests of storage that say again what others say, or take too long to be repeated three thousand times."""
+
 
 @attrs.frozen
 class Group:
@@ -109,7 +115,7 @@ GROUPS: Final[Mapping[str, Group]] = {
             "test_storage_round_trip",
             "test_storage_salvage",
         ],
-        expression=_IN_THIS_PROCESS,
+        expression=f"{_IN_THIS_PROCESS} and {_SAID_BEFORE}",
         without=["data/rules.py"],
     ),
     # The rules of the tables are made on import.
