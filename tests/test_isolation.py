@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import io
 import math
 import multiprocessing
 import os
@@ -187,6 +188,20 @@ def test_a_child_that_a_worker_forks_takes_no_part(runner: IsolatedRunner) -> No
     for _ in range(4):
         assert np.array_equal(runner.run(forker, REQUEST).value, REQUEST["target"])  # type: ignore[arg-type]
         assert np.array_equal(runner.run(good, REQUEST).value, 255 - REQUEST["target"])  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("stream", [None, io.StringIO()])
+def test_a_host_without_streams_can_isolate_its_workers(
+    monkeypatch: pytest.MonkeyPatch, stream: io.StringIO | None
+) -> None:
+    if stream is not None:
+        stream.close()
+    with IsolatedRunner(max_processes=1) as isolated, monkeypatch.context() as patch:
+        patch.setattr(sys, "stdout", stream)
+        patch.setattr(sys, "stderr", stream)
+        result = isolated.run(worker(lambda _s, t: 255 - t), REQUEST)
+        assert sys.stdout is sys.stderr is stream
+    assert result.is_valid()
 
 
 def test_memory_is_limited_on_linux_only(monkeypatch: pytest.MonkeyPatch) -> None:

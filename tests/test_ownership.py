@@ -90,7 +90,7 @@ def test_the_session_of_a_killed_process_is_found_interrupted(path: Path, caplog
     with caplog.at_level(logging.WARNING, "tsm_training"), contextlib.closing(TrainingDataManager(path)) as store:
         session = store.get_session("session")
         assert (session.status, session.end_time) == ("interrupted", None)
-        assert session.error == "its process ended before the session did"
+        assert session.error == "no process runs it any more"
         assert store.load_evaluations(["digest"]) == [make_evaluation()]
     assert "session was interrupted" in caplog.text
     assert "call train() again to go on" in caplog.text

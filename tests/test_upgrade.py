@@ -17,7 +17,7 @@ import pytest
 from test_sqlite import GUIDE
 from tsm_training import BayesianWeightLearner, TrainingManager, WorkerPool
 from tsm_training.data import SCHEMA_VERSION, TrainingDataManager, opening
-from tsm_training.errors import SchemaTooNewError, StorageError, StorageFullError
+from tsm_training.errors import SchemaTooNewError, StorageCorruptError, StorageError, StorageFullError
 
 DUMPS = Path(__file__).with_name("databases")
 
@@ -224,6 +224,31 @@ def test_processes_that_open_an_older_file_together_upgrade_it_once(
     assert [process.exitcode for process in processes] == [0] * 4
     (copy,) = copies(path)
     assert contents(copy) == before
+
+
+def test_a_version_that_was_never_written_is_no_newer_one(path: Path) -> None:
+    TrainingDataManager(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 0")
+    with pytest.raises(StorageCorruptError, match=r"schema version 0, which the library never writes.*salvage\(\)"):
+        TrainingDataManager(path)
+
+
+def test_a_version_that_somebody_has_turned_back_is_turned_forward_again(path: Path) -> None:
+    TrainingDataManager(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("PRAGMA user_version = 1")
+    TrainingDataManager(path).close()
+    assert contents(path)["version"] == [(SCHEMA_VERSION,)]
+
+
+def test_a_missing_table_is_named_with_what_to_do(path: Path) -> None:
+    TrainingDataManager(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.execute("DROP TABLE evaluations")
+    damage = r"the file is damaged \(no such table: evaluations\); restore a backup"
+    with contextlib.closing(TrainingDataManager(path)) as store, pytest.raises(StorageCorruptError, match=damage):
+        store.load_evaluations(["digest"])
 
 
 def test_a_version_that_is_still_unknown_is_refused_with_the_file_untouched(path: Path) -> None:

@@ -13,6 +13,7 @@ import functools
 import hashlib
 import importlib
 import importlib.util
+import io
 import multiprocessing
 import multiprocessing.process
 import multiprocessing.util
@@ -120,6 +121,20 @@ def _call(worker_id: str, source: Image, target: Image) -> WorkerResult:
             os._exit(0)  # a worker has forked, and both come back: only one of them may answer and take the next task
 
 
+@contextmanager
+def _streams_to_flush() -> Iterator[None]:
+    """Lend loky, which flushes the standard streams before it starts a process, a stream where there is none."""
+    found = {name: getattr(sys, name) for name in ("stdout", "stderr")}
+    missing = [name for name, stream in found.items() if stream is None or getattr(stream, "closed", False)]
+    for name in missing:
+        setattr(sys, name, io.StringIO())
+    try:
+        yield
+    finally:
+        for name in missing:
+            setattr(sys, name, found[name])
+
+
 # --- one process, seen from the host --------------------------------------------------------------------------------
 
 
@@ -183,7 +198,8 @@ class _Lane:
         pebble, loky = importlib.import_module("pebble"), importlib.import_module("loky.backend")
         self._pool = pebble.ProcessPool(max_workers=1, context=loky.get_context("loky"))
         try:
-            pid = self._ask(_greet, self._memory_limit, limit=_START_SECONDS)
+            with _streams_to_flush():
+                pid = self._ask(_greet, self._memory_limit, limit=_START_SECONDS)
         except (_DeadError, _OverdueError) as error:  # a daemonic process, for one, may have no children
             reason = error.args[1] if isinstance(error, _DeadError) else f"none came up within {_START_SECONDS:g} s"
             raise ExecutorError(_EXECUTOR, f"cannot start a process: {reason}") from error

@@ -11,17 +11,16 @@ from typing import Final, cast
 
 import attrs
 
-from tsm_training.data.connection import MEMORY
+from tsm_training.data.connection import MEMORY, SALVAGE
 from tsm_training.data.ownership import is_abandoned
 from tsm_training.data.rules import TABLES, Table, dump, faults
 from tsm_training.errors import StorageCorruptError
 
-__all__ = ["SALVAGE", "StorageFault", "insert_row", "quarantine_faults", "storage_faults"]
+__all__ = ["StorageFault", "insert_row", "quarantine_faults", "storage_faults"]
 
 _QUARANTINE: Final = "quarantine() puts the row aside"
 _INTERRUPT: Final = "if no program runs it, quarantine() marks it as interrupted"
 _REOPEN: Final = "opening the file for writing mends it"
-SALVAGE: Final = "restore a backup, or save what can still be read with tsm_training.data.salvage()"
 
 
 @attrs.frozen

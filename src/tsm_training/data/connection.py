@@ -30,7 +30,7 @@ from tsm_training.errors import (
 from tsm_training.files import system_reason
 from tsm_training.forking import guard_forks
 
-__all__ = ["MEMORY", "Database", "OpenMode", "connect", "decoded", "storage_error", "system_error"]
+__all__ = ["MEMORY", "SALVAGE", "Database", "OpenMode", "connect", "decoded", "storage_error", "system_error"]
 
 T = TypeVar("T")
 
@@ -42,9 +42,8 @@ _WAIT_SLICE: Final = 0.05  # seconds; short, so that Ctrl-C is heard while waiti
 _HURRY_SECONDS: Final = 0.1
 _PRIMARY_CODE: Final = 0xFF
 _BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-_ADVICE: Final = (
-    "restore a backup, or save what can still be read with tsm_training.data.salvage(); do not delete the file"
-)
+SALVAGE: Final = "restore a backup, or save what can still be read with tsm_training.data.salvage()"
+_ADVICE: Final = f"{SALVAGE}; do not delete the file"
 
 
 def connect(path: str, mode: OpenMode = "rwc") -> sqlite3.Connection:
@@ -314,7 +313,8 @@ def storage_error(path: str, error: sqlite3.Error) -> StorageError:
         return StorageFullError(path, f"{error}; make room and call again")
     if primary == sqlite3.SQLITE_NOTADB:
         return DatabaseNotOursError(path, "it is not an SQLite database; it was left as it was")
-    if primary == sqlite3.SQLITE_CORRUPT:
+    is_lacking = primary == sqlite3.SQLITE_ERROR and str(error).startswith(("no such table", "no such column"))
+    if primary == sqlite3.SQLITE_CORRUPT or is_lacking:
         return StorageCorruptError(path, f"the file is damaged ({error}); {_ADVICE}")
     if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and path != MEMORY:
         return _reason_of_the_system(path, error)

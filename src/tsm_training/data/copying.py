@@ -29,6 +29,7 @@ def copy_database(connection: sqlite3.Connection, destination: Path) -> None:
     temporary = destination.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
         with contextlib.closing(connect(str(temporary))) as copy:
+            copy.execute("PRAGMA journal_mode = OFF")  # it is thrown away if anything fails
             connection.backup(copy)
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())

@@ -12,7 +12,7 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from tsm_training.data.connection import Database, connect
+from tsm_training.data.connection import SALVAGE, Database, connect
 from tsm_training.data.copying import copy_database
 from tsm_training.data.ownership import end_abandoned_sessions, has_leftovers
 from tsm_training.data.refusing import refuse_odd_tables
@@ -20,6 +20,7 @@ from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, GUIDE_TABLES,
 from tsm_training.errors import (
     DatabaseNotOursError,
     SchemaTooNewError,
+    StorageCorruptError,
     StorageError,
     StorageFullError,
     StorageReadOnlyError,
@@ -83,6 +84,8 @@ def recognised_version(connection: sqlite3.Connection, path: str) -> int | None:
     version: int = connection.execute("PRAGMA user_version").fetchone()[0]
     if application_id == APPLICATION_ID and 1 <= version <= SCHEMA_VERSION:
         return version
+    if application_id == APPLICATION_ID and version < 1:
+        raise StorageCorruptError(path, f"it has schema version {version}, which the library never writes; {SALVAGE}")
     if application_id == APPLICATION_ID:
         raise SchemaTooNewError(
             path, f"it has schema version {version}, this library knows {SCHEMA_VERSION}; upgrade the library"

@@ -23,7 +23,7 @@ __all__ = ["ABANDONED", "SessionOwnership", "end_abandoned_sessions", "has_lefto
 
 _log = logging.getLogger("tsm_training")
 
-ABANDONED: Final = "its process ended before the session did"
+ABANDONED: Final = "no process runs it any more"
 """What is noted as the error of a session that was found without its process."""
 
 _ENDING: Final = ".running"

@@ -159,14 +159,14 @@ CREATE TABLE absorbed_evidence (
 
 _SECOND_SCHEMA: Final = """
 -- Which sessions are running, and whose they are; a row goes when its session ends.
-CREATE TABLE running_sessions (
+CREATE TABLE IF NOT EXISTS running_sessions (
     session_id TEXT PRIMARY KEY,
     host TEXT NOT NULL,
     process_id INTEGER NOT NULL,
     FOREIGN KEY (session_id) REFERENCES training_sessions(session_id)
 ) WITHOUT ROWID;
 -- Rows whose values the library never writes, put aside so that the others can be used.
-CREATE TABLE quarantined_rows (
+CREATE TABLE IF NOT EXISTS quarantined_rows (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     table_name TEXT NOT NULL,
     content TEXT NOT NULL,  -- JSON: the row's values by column; bytes as {"base64": ...}

@@ -18,8 +18,8 @@ import attrs
 
 from tsm_training.arguments import check_path, is_number
 from tsm_training.data.backup import checked_destination, write_copy
-from tsm_training.data.checking import SALVAGE, StorageFault, quarantine_faults, storage_faults
-from tsm_training.data.connection import MEMORY, Database
+from tsm_training.data.checking import StorageFault, quarantine_faults, storage_faults
+from tsm_training.data.connection import MEMORY, SALVAGE, Database
 from tsm_training.data.network import is_on_network
 from tsm_training.data.opening import prepare, recognise
 from tsm_training.data.ownership import SessionOwnership, end_abandoned_sessions, has_leftovers

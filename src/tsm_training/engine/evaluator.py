@@ -161,8 +161,8 @@ def ending_with(error: BaseException, store: TrainingStore, purpose: str) -> Ite
     with store.hurrying() if is_urgent else contextlib.nullcontext():
         try:
             yield
-        except Exception:
-            write_log(logging.ERROR, "could not %s", purpose, exc_info=True)
+        except Exception as fault:
+            write_log(logging.WARNING, "could not %s: %s", purpose, fault)
 
 
 @attrs.frozen(eq=False)
