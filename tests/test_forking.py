@@ -126,6 +126,32 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     guard._let_go()
 
 
+def test_nobody_forks_while_something_is_done_for_the_first_time() -> None:
+    def can_fork() -> bool:
+        found: list[bool] = []
+
+        def look() -> None:
+            found.append(forking._first.acquire(blocking=False))
+            if found[0]:
+                forking._first.release()
+
+        thread = threading.Thread(target=look)
+        thread.start()
+        thread.join()
+        return found[0]
+
+    with forking.alone_at_first("a test's own doing"):
+        assert not can_fork()
+    with forking.alone_at_first("a test's own doing"):
+        assert can_fork()
+
+
+def test_what_fails_at_first_is_guarded_again() -> None:
+    with contextlib.suppress(LookupError), forking.alone_at_first("a failure"):
+        raise LookupError
+    assert "a failure" not in forking._done
+
+
 def test_without_fork_there_is_nothing_to_hook(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "register_at_fork")
     guard = forking._Guard()

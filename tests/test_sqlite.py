@@ -308,9 +308,10 @@ def test_columns_that_somebody_has_added_disturb_nothing(path: Path) -> None:
         assert store.get_session("session").status == "completed"
 
 
-def test_a_damaged_version_names_the_only_remedy(path: Path) -> None:
+@pytest.mark.parametrize("version", ["'many'", -1, 2**63 - 1])
+def test_a_damaged_version_names_the_only_remedy(path: Path, version: object) -> None:
     TrainingDataManager(path).close()
-    execute(path, "UPDATE learning_version SET version = 'many'")
+    execute(path, f"UPDATE learning_version SET version = {version}")
     with pytest.raises(StorageCorruptError, match=r"learning_version.*tsm_training\.data\.salvage"):
         TrainingDataManager(path)
 

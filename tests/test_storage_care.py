@@ -402,6 +402,12 @@ def test_a_file_is_not_replaced_by_a_slip_of_the_name(
     assert precious.read_bytes() == before
 
 
+@pytest.mark.parametrize("destination", [":memory:", "file:copy.db"])
+def test_what_names_no_file_is_no_place_for_a_copy(store: TrainingDataManager, destination: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="path must be a plain path of a file"):
+        store.backup(destination)
+
+
 def test_a_name_that_is_too_long_is_an_error_by_name(store: TrainingDataManager, tmp_path: Path) -> None:
     with pytest.raises(StorageError, match="File name too long"):
         store.backup(tmp_path / ("x" * 300))

@@ -8,12 +8,14 @@ without a lock. So a fork waits until everybody is done, which takes millisecond
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import weakref
+from collections.abc import Iterator
 from typing import Final, Protocol, TypeVar
 
-__all__ = ["guard_forks"]
+__all__ = ["alone_at_first", "guard_forks"]
 
 _PATIENCE: Final = 10.0  # seconds; rather a fork too early than one that never comes
 
@@ -64,3 +66,21 @@ def guard_forks(lock: L) -> L:
     """Have every fork of this process wait until nobody holds this lock, and return it; it is remembered weakly."""
     _GUARD.add(lock)
     return lock
+
+
+_first: Final = guard_forks(threading.RLock())
+_done: Final[set[str]] = set()
+
+
+@contextlib.contextmanager
+def alone_at_first(what: str) -> Iterator[None]:
+    """Have no fork happen while something is done for the first time in this process.
+
+    OpenCV makes tables when a conversion is first asked for, under a lock of its own that a child would inherit locked.
+    """
+    if what in _done:
+        yield
+        return
+    with _first:
+        yield
+    _done.add(what)

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from tsm_training.arrays import Image, check_image
 from tsm_training.errors import ImageSizeMismatchError
+from tsm_training.forking import alone_at_first
 
 __all__ = [
     "GuideSimilarity",
@@ -146,7 +147,8 @@ def _similarity(mse: float, histograms1: Histograms, histograms2: Histograms) ->
 
 
 def _to_lab(image: Image) -> Image:
-    return cv2.cvtColor(image, cv2.COLOR_BGR2LAB)  # type: ignore[return-value]  # OpenCV's stub names no dtype
+    with alone_at_first("BGR to Lab"):
+        return cv2.cvtColor(image, cv2.COLOR_BGR2LAB)  # type: ignore[return-value]  # OpenCV's stub names no dtype
 
 
 def _check_same_size(img1: Image, img2: Image) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_training.arrays import Image
+from tsm_training.forking import alone_at_first
 
 __all__ = [
     "CHANNELS",
@@ -75,7 +76,9 @@ def to_space(bgr: Colors, space: Space) -> Colors:
         return bgr
     # From linear light, because OpenCV looks sRGB up in a coarse table that is wrong by up to half a unit.
     light = decode(bgr / (LEVELS - 1)).astype(np.float32)
-    return cast("Colors", cv2.cvtColor(light[None], cv2.COLOR_LBGR2Lab)[0]) * _LAB_SCALE + _LAB_OFFSET
+    with alone_at_first("linear BGR to Lab"):
+        lab = cast("Colors", cv2.cvtColor(light[None], cv2.COLOR_LBGR2Lab)[0])
+    return lab * _LAB_SCALE + _LAB_OFFSET
 
 
 def to_bgr(colors: Colors, space: Space) -> Colors:
@@ -83,7 +86,9 @@ def to_bgr(colors: Colors, space: Space) -> Colors:
     if space == "bgr":
         return colors
     lab = (colors - _LAB_OFFSET) / _LAB_SCALE
-    return cast("Colors", cv2.cvtColor(lab[None], cv2.COLOR_Lab2BGR)[0]) * np.float32(LEVELS - 1)
+    with alone_at_first("Lab to BGR"):
+        colors = cast("Colors", cv2.cvtColor(lab[None], cv2.COLOR_Lab2BGR)[0])
+    return colors * np.float32(LEVELS - 1)
 
 
 def transformed(colors: Colors, matrix: Colors) -> Colors:

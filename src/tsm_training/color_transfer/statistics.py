@@ -15,6 +15,7 @@ import numpy as np
 
 from tsm_training.arrays import Image
 from tsm_training.color_transfer.spaces import CHANNELS, LEVELS, Colors, Float64, Space, row_strips
+from tsm_training.forking import alone_at_first
 from tsm_training.workers import shared
 
 __all__ = ["BOTH", "ROUNDING_VARIANCE", "sample_pixels", "shared_histograms", "shared_moments", "shared_tones"]
@@ -45,7 +46,9 @@ def _planes(image: Image, space: Space) -> Iterator[tuple[Image, ...]]:
     """Yield the three 8-bit channels of each band; a whole converted picture would only take up memory."""
     for band, _ in row_strips(image):
         strip = image[band]
-        yield tuple(_u8(cv2.split(cv2.cvtColor(strip, cv2.COLOR_BGR2Lab) if space == "lab" else strip)))
+        with alone_at_first("BGR to Lab"):
+            colors = cv2.cvtColor(strip, cv2.COLOR_BGR2Lab) if space == "lab" else strip
+        yield tuple(_u8(cv2.split(colors)))
 
 
 def _u8(planes: object) -> list[Image]:

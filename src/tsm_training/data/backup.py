@@ -32,22 +32,14 @@ def checked_destination(path: str, database: str, *, overwrite: bool) -> Path:
         StorageExistsError: there is a file already that must not be overwritten.
         StorageError: there is no such folder, or something else than a file.
     """
+    if path == MEMORY or path.startswith("file:"):
+        raise InvalidArgumentError("path", path, "a plain path of a file")
     final = Path(os.path.realpath(Path(path).expanduser()))
     if database != MEMORY and _is_part_of(final, database):
         raise InvalidArgumentError("path", path, "another file than the database itself or its journal")
     if not final.parent.is_dir():
         raise StorageError(str(final), f"the folder {str(final.parent)!r} does not exist")
-    try:
-        is_taken = stat.S_ISREG(final.stat().st_mode)
-    except FileNotFoundError:
-        is_taken = False
-    except OSError as error:  # a name that is too long, say
-        raise system_error(str(final), error) from error
-    else:
-        if not is_taken:
-            raise StorageError(str(final), "it is no regular file")
-    if is_taken and not overwrite:
-        raise StorageExistsError(str(final), "there is a file already; pass overwrite=True to replace it")
+    _require_free(final, overwrite=overwrite)
     for companion in (Path(f"{final}{ending}") for ending in _COMPANIONS):
         if os.path.lexists(companion):
             # SQLite would take it for the journal of the copy, and apply it.
@@ -55,6 +47,19 @@ def checked_destination(path: str, database: str, *, overwrite: bool) -> Path:
                 str(final), f"{companion.name!r} lies beside it, left by another database; remove it first"
             )
     return final
+
+
+def _require_free(path: Path, *, overwrite: bool) -> None:
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:  # a name that is too long, say
+        raise system_error(str(path), error) from error
+    if not stat.S_ISREG(mode):
+        raise StorageError(str(path), "it is no regular file")
+    if not overwrite:
+        raise StorageExistsError(str(path), "there is a file already; pass overwrite=True to replace it")
 
 
 def _is_part_of(path: Path, database: str) -> bool:

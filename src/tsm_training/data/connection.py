@@ -150,7 +150,9 @@ class Database:
         opened = self._handles.identity
         if opened is not None and self._present_identity() != opened:
             raise StorageMovedError(
-                self.path, "it was moved, deleted or replaced since it was opened; nothing was written, open it again"
+                self.path,
+                "it was moved, deleted or replaced since it was opened; nothing was written. See where it went before "
+                "you open it again: where there is no file, a new one is made",
             )
 
     def _connect(self, mode: OpenMode) -> sqlite3.Connection:

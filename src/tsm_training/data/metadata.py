@@ -69,7 +69,7 @@ def _is_plain(value: Any) -> bool:
 
 def _key(key: object, place: str) -> str:
     if type(key) is not str or not _is_encodable(key):
-        raise InvalidMetadataError(f"a key of {place}", key, "text")
+        raise InvalidMetadataError(f"a key of {place}", key, "text that UTF-8 can hold")
     return key
 
 

@@ -56,6 +56,7 @@ Rule: TypeAlias = Callable[[Any], Any]
 """Returns what a stored value stands for, or raises ValueError saying what is wrong with it."""
 
 _TOLERANCE: Final = 1e-6  # sums are rounded
+_HIGHEST_VERSION: Final = 2**62  # there must be room for the next ones
 _LARGEST: Final = sys.float_info.max
 _SHOWN: Final = 60
 
@@ -103,12 +104,14 @@ def _number(
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not low <= value <= high or (value == low and not low_allowed):
             raise ValueError(f"{expected} is expected, not {_shown(value)}")
+        if value > high:
+            raise ValueError(f"a whole number of at most {high} is expected, not {_shown(value)}")
         return value
 
     return rule
 
 
-def _whole(low: int | None = None) -> Rule:
+def _whole(low: int | None = None, high: float = math.inf) -> Rule:
     expected = "a whole number" if low is None else f"a whole number of at least {low}"
 
     def rule(value: Any) -> int:
@@ -454,7 +457,7 @@ _ALL: Final = (
         {"session_id": _text, "host": _text, "process_id": _whole(0)},
         has_rowid=False,
     ),
-    Table("learning_version", ("store_id",), {"store_id": _text, "version": _whole(0)}),
+    Table("learning_version", ("store_id",), {"store_id": _text, "version": _whole(0, _HIGHEST_VERSION)}),
     Table(
         "quarantined_rows",
         ("table_name",),
