@@ -104,8 +104,6 @@ def _number(
         is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
         if not is_number or not low <= value <= high or (value == low and not low_allowed):
             raise ValueError(f"{expected} is expected, not {_shown(value)}")
-        if value > high:
-            raise ValueError(f"a whole number of at most {high} is expected, not {_shown(value)}")
         return value
 
     return rule
@@ -117,6 +115,8 @@ def _whole(low: int | None = None, high: float = math.inf) -> Rule:
     def rule(value: Any) -> int:
         if not isinstance(value, int) or isinstance(value, bool) or (low is not None and value < low):
             raise ValueError(f"{expected} is expected, not {_shown(value)}")
+        if value > high:
+            raise ValueError(f"a whole number of at most {high} is expected, not {_shown(value)}")
         return value
 
     return rule
