@@ -154,3 +154,17 @@ def test_ctrl_c_just_behind_the_creation_of_a_weights_file_leaves_nothing_of_it(
         with pytest.raises(KeyboardInterrupt):
             manager.export_weights(folder / "weights.json")
     assert list(folder.iterdir()) == []
+
+
+def test_a_session_that_cannot_begin_was_never_there(tmp_path: Path) -> None:
+    class Full(InMemoryStore):
+        def begin_session(self, session: TrainingSession, /) -> None:
+            raise StorageBusyError("memory", "busy")
+
+        def abandon_session(self, session_id: str, /) -> None:
+            raise AssertionError("it had not begun")
+
+    manager = manager_with(tmp_path, storage=Full())
+    with pytest.raises(StorageBusyError):
+        manager.train(verbose=False)
+    assert manager.data_manager.get_all_sessions() == []

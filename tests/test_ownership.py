@@ -277,10 +277,25 @@ def test_a_session_whose_mark_cannot_be_made_does_not_begin(path: Path) -> None:
 
 
 def test_a_session_that_could_not_be_stored_leaves_no_mark(path: Path) -> None:
+    TrainingDataManager(path).close()
+    own = ownership.SessionOwnership(str(path))
+
+    def begin_in_vain(connection: sqlite3.Connection) -> None:
+        with own.beginning("session") as mark:
+            mark(connection)
+            assert len(marks(path)) == 1
+            raise RuntimeError("no room")
+
+    connection = sqlite3.connect(path, isolation_level=None)
+    with contextlib.closing(connection), pytest.raises(RuntimeError, match="no room"):
+        begin_in_vain(connection)
+    assert marks(path) == []
+
+
+def test_a_session_whose_database_is_gone_leaves_no_mark(path: Path) -> None:
     with contextlib.closing(TrainingDataManager(path)) as store:
-        with contextlib.closing(sqlite3.connect(path)) as connection, connection:
-            connection.execute("DROP TABLE running_sessions")
-        with pytest.raises(StorageError, match="running_sessions"):
-            store.begin_session(make_session())
+        store.begin_session(make_session())
+        path.unlink()
+        store.abandon_session("session")
         assert marks(path) == []
-        assert store.get_all_sessions() == []
+        store.abandon_session("session")

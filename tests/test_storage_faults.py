@@ -536,3 +536,14 @@ def test_ctrl_c_is_heard_while_waiting_for_a_lock(path: Path, store: TrainingDat
         other.execute("ROLLBACK")
     store.add_examples([make_example("after")])
     assert [example.example_id for example in store.get_all_examples()] == ["before", "after"]
+
+
+def test_a_store_closes_also_when_an_error_has_cost_it_its_connection(tmp_path: Path) -> None:
+    store = TrainingDataManager(tmp_path / "training.db")
+    handle = store._database._handles.by_process[os.getpid()]
+    assert handle.connection is not None
+    handle.connection.close()
+    handle.connection = None
+    store.close()
+    with pytest.raises(StorageClosedError):
+        store.get_all_examples()

@@ -118,7 +118,8 @@ def _call(worker_id: str, source: Image, target: Image) -> WorkerResult:
         return failed(worker_id, "raised", type(error).__name__, error, time.perf_counter() - started)
     finally:
         if _own_pid not in (0, os.getpid()):
-            os._exit(0)  # a worker has forked, and both come back: only one of them may answer and take the next task
+            # A worker has forked, and both come back: only one of them may answer and take the next task.
+            os._exit(0)  # pragma: no cover - in a child that the tests' process never sees
 
 
 @contextmanager
