@@ -98,7 +98,7 @@ GROUPS: Final[Mapping[str, Group]] = {
         expression=_IN_THIS_PROCESS,
     ),
     "storage": Group(
-        files=["data/*.py"],
+        files=["data/*.py", "data/sqlite/*.py"],
         tests=[
             "test_stores",
             "test_sqlite",
@@ -116,10 +116,10 @@ GROUPS: Final[Mapping[str, Group]] = {
             "test_storage_salvage",
         ],
         expression=f"{_IN_THIS_PROCESS} and {_SAID_BEFORE}",
-        without=["data/rules.py"],
+        without=["data/sqlite/rules.py"],
     ),
     # The rules of the tables are made on import.
-    "rules": Group(files=["data/rules.py"], tests=["test_storage_rules", "test_storage_round_trip"], imports_anew=True),
+    "rules": Group(files=["data/sqlite/rules.py"], tests=["test_storage_rules", "test_storage_round_trip"], imports_anew=True),
 }
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from tsm_training.data import SessionCommit, TrainingDataManager, ownership
+from tsm_training.data import SessionCommit, TrainingDataManager
+from tsm_training.data.sqlite import ownership
 from tsm_training.errors import StorageError
 from tsm_training.testing import MOMENT, make_evaluation, make_session
 

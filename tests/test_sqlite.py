@@ -23,7 +23,7 @@ from tsm_training.data import (
     SessionCommit,
     TrainingDataManager,
 )
-from tsm_training.data.connection import Database
+from tsm_training.data.sqlite.connection import Database
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,

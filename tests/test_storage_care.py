@@ -18,7 +18,8 @@ import pytest
 
 from support import manager_with
 from tsm_training import TrainingDataManager
-from tsm_training.data import Preview, StorageFault, backup, network
+from tsm_training.data import Preview, StorageFault
+from tsm_training.data.sqlite import backup, network
 from tsm_training.errors import (
     InvalidArgumentError,
     StorageBusyError,

@@ -16,8 +16,8 @@ import pytest
 
 from tsm_training import InMemoryStore, TrainingDataManager
 from tsm_training.data import SessionCommit, TrainingExample, TrainingStore
-from tsm_training.data.connection import storage_error
-from tsm_training.data.ownership import ABANDONED, is_abandoned
+from tsm_training.data.sqlite.connection import storage_error
+from tsm_training.data.sqlite.ownership import ABANDONED, is_abandoned
 from tsm_training.errors import (
     DatabaseNotOursError,
     DuplicateExampleError,
@@ -201,7 +201,7 @@ def test_without_a_copy_there_is_no_upgrade(
     def broken(*_arguments: object) -> None:
         raise fault
 
-    monkeypatch.setattr("tsm_training.data.opening.copy_database", broken)
+    monkeypatch.setattr("tsm_training.data.sqlite.opening.copy_database", broken)
     with pytest.raises(StorageError) as caught:
         TrainingDataManager(path)
     assert (type(caught.value), caught.value.location) == (kind, str(path))
@@ -232,7 +232,7 @@ def test_a_session_counts_as_abandoned_only_where_its_mark_can_be_trusted(
 
     store = TrainingDataManager(path)
     store.begin_session(make_session())
-    monkeypatch.setattr("tsm_training.data.ownership.is_on_network", is_on_network)
+    monkeypatch.setattr("tsm_training.data.sqlite.ownership.is_on_network", is_on_network)
     assert not is_abandoned(store.location, "session", host)
     store.abandon_session("session")
     assert is_abandoned(store.location, "session", host) == (host == platform.node() or network is False)

@@ -19,8 +19,8 @@ from typing import Any
 import pytest
 
 from tsm_training import TrainingDataManager
-from tsm_training.data import connection as connection_module
-from tsm_training.data.connection import Database, OpenMode, storage_error
+from tsm_training.data.sqlite import connection as connection_module
+from tsm_training.data.sqlite.connection import Database, OpenMode, storage_error
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,

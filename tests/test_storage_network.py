@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tsm_training.data import network
-from tsm_training.data.network import file_system_type, is_on_network
+from tsm_training.data.sqlite import network
+from tsm_training.data.sqlite.network import file_system_type, is_on_network
 
 MOUNTS = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 23 22 0:21 / /proc rw,nosuid shared:12 - proc proc rw

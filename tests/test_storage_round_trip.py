@@ -19,7 +19,7 @@ from tsm_training.data import (
     TrainingExample,
     TrainingSession,
 )
-from tsm_training.data.rules import TABLES
+from tsm_training.data.sqlite.rules import TABLES
 from tsm_training.errors import StorageError
 from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
 from tsm_training.testing import make_evaluation, make_example, make_files, make_metric_row, make_session

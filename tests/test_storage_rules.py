@@ -13,7 +13,7 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 from tsm_training.data import ExampleFiles, PictureFile
-from tsm_training.data.rules import (
+from tsm_training.data.sqlite.rules import (
     TABLES,
     FaultyValueError,
     UnstorableValueError,

@@ -15,7 +15,7 @@ import pytest
 from support import manager_with
 from tsm_training import TrainingDataManager, TrainingExample
 from tsm_training.data import salvage
-from tsm_training.data.checking import insert_row
+from tsm_training.data.sqlite.checking import insert_row
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,

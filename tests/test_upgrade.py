@@ -16,7 +16,8 @@ import pytest
 
 from test_sqlite import GUIDE
 from tsm_training import BayesianWeightLearner, TrainingManager, WorkerPool
-from tsm_training.data import SCHEMA_VERSION, TrainingDataManager, opening
+from tsm_training.data import SCHEMA_VERSION, TrainingDataManager
+from tsm_training.data.sqlite import opening
 from tsm_training.errors import SchemaTooNewError, StorageCorruptError, StorageError, StorageFullError
 
 DUMPS = Path(__file__).with_name("databases")
@@ -145,7 +146,7 @@ def test_a_copy_that_cannot_be_made_leaves_nothing_behind(path: Path, monkeypatc
     def refuse(_descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("tsm_training.data.copying.os.fsync", refuse)
+    monkeypatch.setattr("tsm_training.data.sqlite.copying.os.fsync", refuse)
     with pytest.raises(StorageError, match="no copy could be made of it before upgrading it: Input/output error"):
         TrainingDataManager(path)
     assert list(path.parent.iterdir()) == [path]

@@ -1,6 +1,5 @@
 """What is stored and where: records, the store protocol, and two stores."""
 
-from tsm_training.data.checking import StorageFault
 from tsm_training.data.memory import InMemoryStore
 from tsm_training.data.metadata import check_metadata
 from tsm_training.data.records import (
@@ -28,9 +27,16 @@ from tsm_training.data.records import (
     WorkerAccuracy,
     WorkerOutcome,
 )
-from tsm_training.data.salvage import SalvageReport, salvage
-from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_VERSION
-from tsm_training.data.sqlite import TrainingDataManager
+from tsm_training.data.sqlite import (
+    APPLICATION_ID,
+    GUIDE_SCHEMA,
+    OWN_SCHEMA,
+    SCHEMA_VERSION,
+    SalvageReport,
+    StorageFault,
+    TrainingDataManager,
+    salvage,
+)
 from tsm_training.data.store import PREVIEW_BYTES, ExampleEdit, StateChange, TrainingStore
 
 __all__ = [

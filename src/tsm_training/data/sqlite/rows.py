@@ -18,7 +18,7 @@ from tsm_training.data.records import (
     TrainingExample,
     TrainingSession,
 )
-from tsm_training.data.rules import UnstorableValueError, dump, loaded, storable
+from tsm_training.data.sqlite.rules import UnstorableValueError, dump, loaded, storable
 from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
 
 __all__ = [

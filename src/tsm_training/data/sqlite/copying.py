@@ -9,7 +9,7 @@ import sqlite3
 import stat
 from pathlib import Path
 
-from tsm_training.data.connection import connect
+from tsm_training.data.sqlite.connection import connect
 from tsm_training.files import sync_folder
 
 __all__ = ["copy_database"]

@@ -17,12 +17,6 @@ from typing import Final, TypeVar, cast
 import attrs
 
 from tsm_training.arguments import check_path, is_number
-from tsm_training.data.backup import checked_destination, write_copy
-from tsm_training.data.checking import StorageFault, quarantine_faults, storage_faults
-from tsm_training.data.connection import MEMORY, SALVAGE, Database
-from tsm_training.data.network import is_on_network
-from tsm_training.data.opening import prepare, recognise
-from tsm_training.data.ownership import SessionOwnership, end_abandoned_sessions, has_leftovers
 from tsm_training.data.records import (
     DatasetStatistics,
     Evaluation,
@@ -33,7 +27,13 @@ from tsm_training.data.records import (
     TrainingExample,
     TrainingSession,
 )
-from tsm_training.data.rows import (
+from tsm_training.data.sqlite.backup import checked_destination, write_copy
+from tsm_training.data.sqlite.checking import StorageFault, quarantine_faults, storage_faults
+from tsm_training.data.sqlite.connection import MEMORY, SALVAGE, Database
+from tsm_training.data.sqlite.network import is_on_network
+from tsm_training.data.sqlite.opening import prepare, recognise
+from tsm_training.data.sqlite.ownership import SessionOwnership, end_abandoned_sessions, has_leftovers
+from tsm_training.data.sqlite.rows import (
     EVALUATIONS_QUERY,
     EXAMPLE_COLUMNS,
     SESSION_COLUMNS,
@@ -50,7 +50,7 @@ from tsm_training.data.rows import (
     session_row,
     write_changes,
 )
-from tsm_training.data.rules import FaultyValueError, corrupt, dump, loaded
+from tsm_training.data.sqlite.rules import FaultyValueError, corrupt, dump, loaded
 from tsm_training.data.store import PREVIEW_BYTES, ExampleEdit, StateChange, TrainingStore
 from tsm_training.errors import (
     DuplicateExampleError,

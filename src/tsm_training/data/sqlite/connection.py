@@ -16,7 +16,7 @@ from typing import Final, Literal, TypeAlias, TypeVar
 
 import attrs
 
-from tsm_training.data.rules import FaultyValueError, UnstorableValueError, corrupt
+from tsm_training.data.sqlite.rules import FaultyValueError, UnstorableValueError, corrupt
 from tsm_training.errors import (
     DatabaseNotOursError,
     StorageBusyError,

@@ -15,11 +15,11 @@ from typing import Final, TypeAlias, cast
 import attrs
 
 from tsm_training.arguments import check_path
-from tsm_training.data.backup import checked_destination
-from tsm_training.data.checking import StorageFault, insert_row, quarantine_faults
-from tsm_training.data.connection import Database, OpenMode, connect, decoded, storage_error, system_error
-from tsm_training.data.opening import prepare, recognised_version
-from tsm_training.data.rules import TABLES, Table, faults
+from tsm_training.data.sqlite.backup import checked_destination
+from tsm_training.data.sqlite.checking import StorageFault, insert_row, quarantine_faults
+from tsm_training.data.sqlite.connection import Database, OpenMode, connect, decoded, storage_error, system_error
+from tsm_training.data.sqlite.opening import prepare, recognised_version
+from tsm_training.data.sqlite.rules import TABLES, Table, faults
 from tsm_training.errors import StorageCorruptError, StorageError, StorageExistsError
 from tsm_training.files import sync_folder
 

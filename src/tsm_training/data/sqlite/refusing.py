@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 
-from tsm_training.data.rules import TABLES
+from tsm_training.data.sqlite.rules import TABLES
 from tsm_training.errors import DatabaseNotOursError
 
 __all__ = ["refuse_odd_tables"]

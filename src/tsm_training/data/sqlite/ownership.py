@@ -16,8 +16,8 @@ from typing import Final
 
 import attrs
 
-from tsm_training.data.connection import MEMORY, connect
-from tsm_training.data.network import is_on_network
+from tsm_training.data.sqlite.connection import MEMORY, connect
+from tsm_training.data.sqlite.network import is_on_network
 
 __all__ = ["ABANDONED", "SessionOwnership", "end_abandoned_sessions", "has_leftovers", "is_abandoned"]
 

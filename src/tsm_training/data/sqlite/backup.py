@@ -9,8 +9,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from tsm_training.data.connection import MEMORY, storage_error, system_error
-from tsm_training.data.copying import copy_database
+from tsm_training.data.sqlite.connection import MEMORY, storage_error, system_error
+from tsm_training.data.sqlite.copying import copy_database
 from tsm_training.errors import InvalidArgumentError, StorageError, StorageExistsError
 
 __all__ = ["checked_destination", "write_copy"]

@@ -12,11 +12,18 @@ import uuid
 from pathlib import Path
 from typing import Final
 
-from tsm_training.data.connection import SALVAGE, Database, connect
-from tsm_training.data.copying import copy_database
-from tsm_training.data.ownership import end_abandoned_sessions, has_leftovers
-from tsm_training.data.refusing import refuse_odd_tables
-from tsm_training.data.schema import APPLICATION_ID, GUIDE_SCHEMA, GUIDE_TABLES, OWN_SCHEMA, SCHEMA_VERSION, UPGRADES
+from tsm_training.data.sqlite.connection import SALVAGE, Database, connect
+from tsm_training.data.sqlite.copying import copy_database
+from tsm_training.data.sqlite.ownership import end_abandoned_sessions, has_leftovers
+from tsm_training.data.sqlite.refusing import refuse_odd_tables
+from tsm_training.data.sqlite.schema import (
+    APPLICATION_ID,
+    GUIDE_SCHEMA,
+    GUIDE_TABLES,
+    OWN_SCHEMA,
+    SCHEMA_VERSION,
+    UPGRADES,
+)
 from tsm_training.errors import (
     DatabaseNotOursError,
     SchemaTooNewError,

@@ -11,9 +11,9 @@ from typing import Final, cast
 
 import attrs
 
-from tsm_training.data.connection import MEMORY, SALVAGE
-from tsm_training.data.ownership import is_abandoned
-from tsm_training.data.rules import TABLES, Table, dump, faults
+from tsm_training.data.sqlite.connection import MEMORY, SALVAGE
+from tsm_training.data.sqlite.ownership import is_abandoned
+from tsm_training.data.sqlite.rules import TABLES, Table, dump, faults
 from tsm_training.errors import StorageCorruptError
 
 __all__ = ["StorageFault", "insert_row", "quarantine_faults", "storage_faults"]
