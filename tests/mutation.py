@@ -119,7 +119,9 @@ GROUPS: Final[Mapping[str, Group]] = {
         without=["data/sqlite/rules.py"],
     ),
     # The rules of the tables are made on import.
-    "rules": Group(files=["data/sqlite/rules.py"], tests=["test_storage_rules", "test_storage_round_trip"], imports_anew=True),
+    "rules": Group(
+        files=["data/sqlite/rules.py"], tests=["test_storage_rules", "test_storage_round_trip"], imports_anew=True
+    ),
 }
 
 
