@@ -46,6 +46,7 @@ _LIBRARIES: Final = ("attrs", "cv2", "numpy")
 """What is slow to import and never changed, but for plugins of pytest, which must be imported by it."""
 
 _SQL: Final = re.compile(r"\b(SELECT|INSERT|UPDATE|DELETE|BEGIN|COMMIT|ROLLBACK|PRAGMA|FROM|WHERE|VALUES|ORDER BY)\b")
+_CAST: Final = re.compile(r"""\bcast\(("[^"]*"|None), """)
 
 _IN_THIS_PROCESS: Final = "not process and not killed and not child and not imports_pytest"
 """The other tests start programs of their own. Those import the library as it is, so they cannot see a change."""
@@ -165,24 +166,24 @@ def _changes(folder: Path, names: Sequence[str]) -> dict[str, str]:
     return dict(zip(parts[1::2], parts[2::2], strict=True))
 
 
-def _is_the_same_sql(change: str) -> bool:
-    """Tell whether only the case of an SQL statement was changed: that means the same."""
-    lines = [line for line in change.splitlines() if not line.startswith(("---", "+++"))]
+def _means_the_same(change: str) -> bool:
+    """Tell whether only the case of an SQL statement was changed, or what `cast` tells a type checker."""
+    lines = [_CAST.sub("cast(", line) for line in change.splitlines() if not line.startswith(("---", "+++"))]
     old, new = ([line[1:] for line in lines if line.startswith(sign)] for sign in "-+")
     is_sql = any(_SQL.search(line) for line in old)
-    return is_sql and [line.casefold() for line in old] == [line.casefold() for line in new]
+    return old == new or (is_sql and [line.casefold() for line in old] == [line.casefold() for line in new])
 
 
 def _report(group: str, results: Mapping[str, str], folder: Path, *, show: bool) -> float:
     """Print the score and the survivors; return the score."""
     counts = collections.Counter(results.values())
     changes = _changes(folder, [name for name, status in sorted(results.items()) if status not in _DETECTED])
-    survivors = {name: change for name, change in changes.items() if not _is_the_same_sql(change)}
+    survivors = {name: change for name, change in changes.items() if not _means_the_same(change)}
     detected = sum(counts[status] for status in _DETECTED)
     score = detected / (detected + len(survivors)) if results else 0.0
     print(f"\n{group}: mutmut {version('mutmut')}, {len(results)} mutants, {score:.1%} detected")
     print(", ".join(f"{count} {status}" for status, count in counts.most_common()))
-    print(f"{len(changes) - len(survivors)} change only the case of SQL, which means the same: not counted")
+    print(f"{len(changes) - len(survivors)} change only the case of SQL or a type for the type checker: not counted")
     for name, change in survivors.items():
         print(f"{results[name]}: {name}{change if show else ''}")
     return score

@@ -22,11 +22,13 @@ from tsm_training.errors import (
     DatabaseNotOursError,
     DuplicateExampleError,
     ExampleNotFoundError,
+    InvalidArgumentError,
     SessionNotFoundError,
     StorageBusyError,
     StorageClosedError,
     StorageCorruptError,
     StorageError,
+    StorageExistsError,
     StorageFullError,
     StorageMovedError,
     StorageReadOnlyError,
@@ -214,6 +216,58 @@ def test_an_older_file_that_is_opened_for_reading_is_named(path: Path) -> None:
     with pytest.raises(StorageReadOnlyError, match="open it once for writing, which makes it ready") as caught:
         TrainingDataManager(path, read_only=True)
     assert caught.value.location == str(path)
+
+
+# --- where a backup may go ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        (":memory:", "a plain path of a file"),
+        ("file:copy.db", "a plain path of a file"),
+        ("training.db", "another file than the database itself or its journal"),
+        ("training.db-journal", "another file than the database itself or its journal"),
+    ],
+)
+def test_a_backup_that_would_replace_the_database_or_is_no_file_is_refused_by_its_argument(
+    path: Path, name: str, expected: str
+) -> None:
+    destination = str(path.with_name(name)) if name.startswith("training") else name
+    with contextlib.closing(TrainingDataManager(path)) as store, pytest.raises(InvalidArgumentError) as caught:
+        store.backup(destination)
+    assert (caught.value.argument, caught.value.seen, caught.value.expected) == ("path", destination, expected)
+
+
+@pytest.mark.parametrize("value", [1, b"copy.db", None])
+def test_a_backup_goes_to_a_path(path: Path, value: Any) -> None:
+    with contextlib.closing(TrainingDataManager(path)) as store, pytest.raises(InvalidArgumentError) as caught:
+        store.backup(value)
+    assert caught.value.argument == "path"
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "reason"),
+    [
+        ("missing/copy.db", StorageError, "the folder '{folder}/missing' does not exist"),
+        ("folder", StorageError, "it is no regular file"),
+        ("present.db", StorageExistsError, "there is a file already; pass overwrite=True to replace it"),
+        ("x.db", StorageError, "'x.db-wal' lies beside it, left by another database; remove it first"),
+        ("y" * 300, StorageError, "File name too long"),
+    ],
+)
+def test_a_backup_that_cannot_go_where_it_should_names_the_place(
+    path: Path, name: str, kind: type[StorageError], reason: str
+) -> None:
+    folder = path.parent.resolve()
+    (folder / "folder").mkdir()
+    for present in ("present.db", "x.db-wal"):
+        (folder / present).write_bytes(b"of somebody else")
+    with contextlib.closing(TrainingDataManager(path)) as store, pytest.raises(StorageError) as caught:
+        store.backup(folder / name)
+    assert (type(caught.value), caught.value.location) == (kind, str(folder / name))
+    assert caught.value.reason == reason.format(folder=folder)
+    assert (folder / "present.db").read_bytes() == b"of somebody else"
 
 
 # --- sessions whose process has died --------------------------------------------------------------------------------
