@@ -117,10 +117,8 @@ GROUPS: Final[Mapping[str, Group]] = {
             "test_storage_salvage",
         ],
         expression=f"{_IN_THIS_PROCESS} and {_SAID_BEFORE}",
-        without=["data/sqlite/rules.py", "data/sqlite/salvage.py"],
+        without=["data/sqlite/rules.py"],
     ),
-    # With the tests that damage bytes at random.
-    "salvage": Group(files=["data/sqlite/salvage.py"], tests=["test_storage_salvage", "test_storage_care"]),
     # The rules of the tables are made on import.
     "rules": Group(
         files=["data/sqlite/rules.py"], tests=["test_storage_rules", "test_storage_round_trip"], imports_anew=True

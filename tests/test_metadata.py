@@ -142,3 +142,42 @@ def test_a_list_that_holds_another_many_times_is_refused_before_it_fills_the_mem
         value = [value, value]
     with pytest.raises(InvalidMetadataError, match="at most 1000000 bytes of JSON"):
         check_metadata({"shared": value})
+
+
+@pytest.mark.parametrize(
+    ("metadata", "argument", "seen", "expected"),
+    [
+        ([1], "metadata", [1], "a mapping of JSON values, or None"),
+        ({1: "x"}, "a key of metadata", 1, "text that UTF-8 can hold"),
+        ({"a": [{"b\0": 1}]}, "a key of metadata['a'][0]", "b\0", "text that UTF-8 can hold"),
+        (
+            {"a": [0, b"x"]},
+            "metadata['a'][1]",
+            b"x",
+            "a JSON value (text, finite number, True, False, None, list or dict)",
+        ),
+        ({"a": "x" * 1_000_000}, "metadata", "1000009 bytes of JSON", "at most 1000000 bytes of JSON"),
+        ({"a": [0] * 600_000}, "metadata", "more", "at most 1000000 bytes of JSON"),
+    ],
+)
+def test_what_is_wrong_with_metadata_is_said_with_the_place_the_value_and_what_is_expected(
+    metadata: Any, argument: str, seen: Any, expected: str
+) -> None:
+    with pytest.raises(InvalidMetadataError) as caught:
+        check_metadata(metadata)
+    assert (caught.value.argument, caught.value.seen, caught.value.expected) == (argument, seen, expected)
+
+
+def test_nesting_is_refused_at_the_place_where_it_is_too_deep() -> None:
+    value: Any = 0
+    for _ in range(51):
+        value = [value]
+    with pytest.raises(InvalidMetadataError) as caught:
+        check_metadata({"a": value})
+    assert caught.value.argument == "metadata['a']" + "[0]" * 50
+    assert (caught.value.seen, caught.value.expected) == ("deeper nesting", "nested at most 50 levels deep")
+
+
+def test_a_megabyte_may_be_many_small_values() -> None:
+    many = {"a": [0] * 330_000}
+    assert check_metadata(many) == many
