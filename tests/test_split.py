@@ -105,6 +105,18 @@ def test_the_held_out_part_is_as_near_to_the_fraction_as_whole_groups_allow(
     assert abs(found - wanted) < largest
 
 
+@pytest.mark.parametrize("sizes", [[1, 2, 9, 3, 1, 6], [20, 1, 1, 1, 1], [2, 2, 2, 1, 7]])
+@pytest.mark.parametrize("seed", range(4))
+def test_among_groups_of_any_size_the_cut_is_the_nearest_there_is(sizes: list[int], seed: int) -> None:
+    examples = grouped(sizes)
+    fractions = [step / 200 for step in range(1, 200)]
+    found = [len(split_examples(examples, fraction, seed).validation) for fraction in fractions]
+    assert len(set(found)) == len(sizes) - 1  # every boundary but the last is the nearest to some fraction
+    for fraction, count in zip(fractions, found, strict=True):
+        wanted = fraction * len(examples)
+        assert abs(count - wanted) == min(abs(cut - wanted) for cut in set(found))
+
+
 @LAW
 @given(st.integers(2, 60), FRACTIONS.filter(bool), SEEDS)
 def test_examples_that_share_nothing_are_divided_to_the_nearest_one(number: int, fraction: float, seed: int) -> None:
