@@ -382,6 +382,20 @@ class MetricError(TsmTrainingError):
 # --- training -------------------------------------------------------------------------------------------------------
 
 
+class BlendSolverError(TsmTrainingError):
+    """A solver of blend weights raised, or gave something that is no shares; nothing was learned from it."""
+
+    _public = "The ensemble's blend could not be computed; nothing was learned."
+
+    def __init__(self, solver: str, reason: str) -> None:
+        super().__init__(solver, reason)
+        self.solver = solver
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"the blend solver {self.solver!r} {self.reason}"
+
+
 class NothingEvaluatedError(TsmTrainingError):
     """Not one example could be evaluated; `reasons` holds one sentence per example id."""
 

@@ -11,12 +11,12 @@ one by a bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import attrs
 
-__all__ = ["Absorbed", "ExampleEvidence", "LearnedState", "Outcome", "WorkerBase", "advantages"]
+__all__ = ["Absorbed", "ExampleEvidence", "FittedBlend", "Group", "LearnedState", "Outcome", "WorkerBase", "advantages"]
 
 
 @attrs.frozen
@@ -78,8 +78,46 @@ class WorkerBase:
         return max(0.0, self.evidence - self.failed_evidence)
 
 
+def _shares(value: Mapping[str, float]) -> Mapping[str, float]:
+    return {worker_id: float(share) for worker_id, share in sorted(value.items()) if share > 0.0}
+
+
+@attrs.frozen
+class FittedBlend:
+    """Shares that were fitted on the blended pictures of training examples, and how far they are to be followed."""
+
+    shares: Mapping[str, float] = attrs.field(converter=_shares)
+    """Per worker id, above 0, sum 1; the others have no share."""
+    solver: str
+    """What found them."""
+    absorbed: float
+    """How far the training examples were absorbed when they were found, in [0, 1]: the part of the ensemble's shares
+    that follows the fit; the rest follows the posterior."""
+    digests: tuple[str, ...] = ()
+    """The examples that they were fitted on, in order; empty for imported ones."""
+
+
 def _bases(value: Mapping[str, WorkerBase]) -> Mapping[str, WorkerBase]:
     return dict(value)
+
+
+def _digests(value: Iterable[str]) -> frozenset[str]:
+    return frozenset(value)
+
+
+@attrs.frozen
+class Group:
+    """What is known of the examples that have one value under the metadata key by which training was grouped."""
+
+    members: frozenset[str] = attrs.field(default=frozenset(), converter=_digests)
+    """The digests of its examples; what was absorbed of them is in the learned state."""
+    bases: Mapping[str, WorkerBase] = attrs.field(factory=dict, converter=_bases)
+    """Imported sums, per worker id."""
+    fitted: FittedBlend | None = None
+
+
+def _groups(value: Mapping[str, Group]) -> Mapping[str, Group]:
+    return dict(sorted(value.items()))
 
 
 def _absorbed(value: Mapping[str, Mapping[str, Absorbed]]) -> Mapping[str, Mapping[str, Absorbed]]:
@@ -94,20 +132,38 @@ class LearnedState:
     """Per worker id."""
     absorbed: Mapping[str, Mapping[str, Absorbed]] = attrs.field(factory=dict, converter=_absorbed)
     """Per example digest and worker id."""
+    fitted: FittedBlend | None = None
+    """The blend that was fitted on all training examples; None before the first fit."""
+    group_by: str | None = None
+    """The metadata key by which the last training was grouped; None without groups."""
+    groups: Mapping[str, Group] = attrs.field(factory=dict, converter=_groups)
+    """By the value under that key."""
 
     @cached_property
     def sums(self) -> Mapping[str, WorkerBase]:
         """Posterior sums per worker id: the base plus all absorbed evidence."""
-        terms: dict[str, list[_Term]] = {worker_id: [] for worker_id in self.bases}
-        for outcomes in self.absorbed.values():
-            for worker_id, term in _terms(outcomes).items():
-                terms.setdefault(worker_id, []).append(term)
-        return {worker_id: _summed(self.bases.get(worker_id), terms[worker_id]) for worker_id in sorted(terms)}
+        return _sums(self.bases, self.absorbed.values())
+
+    @cached_property
+    def sums_by_group(self) -> Mapping[str, Mapping[str, WorkerBase]]:
+        """Posterior sums of each group's own evidence, by group and worker id."""
+        return {
+            label: _sums(group.bases, [self.absorbed[d] for d in sorted(group.members) if d in self.absorbed])
+            for label, group in self.groups.items()
+        }
+
+    def absorbed_share(self, digests: Iterable[str]) -> float:
+        """Return how far these examples are absorbed: the mean over them and their workers, in [0, 1]."""
+        shares = []
+        for digest in sorted(set(digests)):
+            outcomes = self.absorbed.get(digest, {})
+            shares.append(math.fsum(1.0 - o.residual for o in outcomes.values()) / max(1, len(outcomes)))
+        return math.fsum(shares) / max(1, len(shares))
 
     def is_blank(self, prior_weight: float = 1.0) -> bool:
         """Tell whether this says nothing beyond that every worker has the given prior."""
         untouched = all(base == WorkerBase(prior_weight) for base in self.bases.values())
-        return untouched and not self.absorbed
+        return untouched and not self.absorbed and self.fitted is None and not self.groups
 
 
 @attrs.frozen
@@ -145,6 +201,14 @@ def _terms(outcomes: Mapping[str, Absorbed]) -> dict[str, _Term]:
         )
         for worker_id, outcome in outcomes.items()
     }
+
+
+def _sums(bases: Mapping[str, WorkerBase], absorbed: Iterable[Mapping[str, Absorbed]]) -> dict[str, WorkerBase]:
+    terms: dict[str, list[_Term]] = {worker_id: [] for worker_id in bases}
+    for outcomes in absorbed:
+        for worker_id, term in _terms(outcomes).items():
+            terms.setdefault(worker_id, []).append(term)
+    return {worker_id: _summed(bases.get(worker_id), terms[worker_id]) for worker_id in sorted(terms)}
 
 
 def _summed(base: WorkerBase | None, terms: Sequence[_Term]) -> WorkerBase:

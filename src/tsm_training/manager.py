@@ -38,13 +38,13 @@ from tsm_training.engine import (
     StopRequest,
     TrainingEngine,
     ValidationResults,
+    check_group_by,
     describe_files,
     nothing_validated,
     own_workers,
 )
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, TsmTrainingError, WeightsFileError
-from tsm_training.evidence import LearnedState
 from tsm_training.images import read_image
 from tsm_training.ingest import read_folder, read_manifest, relinked
 from tsm_training.progress import ProgressCallback
@@ -357,6 +357,7 @@ class TrainingManager:
         reevaluate: bool = False,
         on_progress: ProgressCallback | None = None,
         should_stop: StopRequest | None = None,
+        group_by: str | None = None,
     ) -> TrainingResults:
         """Hold some examples out, learn from the others, and judge the result on those held out.
 
@@ -369,6 +370,8 @@ class TrainingManager:
             reevaluate: Run workers even where results are stored.
             on_progress: Called with a `Progress`, in this thread.
             should_stop: Asked several times a second, in this thread, whether to end.
+            group_by: Also learn weights of their own for the examples of each value under this metadata key; `predict`
+                uses them with ``group=``. Groups are those of the last training.
 
         Returns:
             The session and its validation; where nothing was held out, the validation's means are None.
@@ -386,6 +389,7 @@ class TrainingManager:
         if not is_whole_number(seed):
             raise InvalidArgumentError("seed", seed, "a whole number")
         seed = int(seed)
+        check_group_by(group_by)
         self.data_manager.require_writable()
         examples = self.data_manager.get_all_examples(num_examples)
         if not examples:
@@ -403,6 +407,7 @@ class TrainingManager:
             reevaluate=reevaluate,
             on_progress=on_progress,
             should_stop=should_stop,
+            group_by=group_by,
         )
         validation: Any = session.validation or nothing_validated()
         return {"session": session.to_summary(), "validation": validation}
@@ -442,6 +447,7 @@ class TrainingManager:
         target: str | os.PathLike[str] | Image,
         *,
         run_all: bool = False,
+        group: str | float | None = None,
     ) -> Prediction:
         """Return the ensemble's answer to a new request.
 
@@ -449,13 +455,15 @@ class TrainingManager:
             source: The picture that gives the colours: a file, or an array uint8, H×W×3, BGR.
             target: The picture to change, likewise.
             run_all: Run workers too whose share is below 0.001.
+            group: The request's value under the metadata key by which the training was grouped. A value that no example
+                has, and None, mean the shares of all examples.
 
         Raises:
             ImageError: a file cannot be used.
-            InvalidArgumentError: an array is no picture.
+            InvalidArgumentError: an array is no picture, or `group` is given and the training was not grouped.
             PredictionError: no worker gave a usable picture; it holds every reason.
         """
-        return self.training_engine.predict(self._picture(source), self._picture(target), run_all=run_all)
+        return self.training_engine.predict(self._picture(source), self._picture(target), run_all=run_all, group=group)
 
     def _picture(self, value: str | os.PathLike[str] | Image) -> Image:
         if isinstance(value, (str, bytes, os.PathLike)):
@@ -523,7 +531,7 @@ class TrainingManager:
             raise WeightsFileError(file.path, f"names none of the workers here ({', '.join(sorted(known))})", "weights")
         with self.weight_learner.cell:
             self.training_engine.learner_storage.change(
-                lambda _held: with_workers(LearnedState(file.bases()), ids, self.weight_learner.prior_weight)
+                lambda _held: with_workers(file.state(), ids, self.weight_learner.prior_weight)
             )
         return WeightsImport(
             path=file.path,

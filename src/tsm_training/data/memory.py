@@ -139,8 +139,7 @@ class InMemoryStore(TrainingStore):
                 contents.previews[preview.example_digest, preview.name] = preview.png
             surplus = sum(map(len, contents.previews.values())) - PREVIEW_BYTES
             while surplus > 0:
-                oldest = next(iter(contents.previews))
-                surplus -= len(contents.previews.pop(oldest))
+                surplus -= len(contents.previews.pop(max(contents.previews)))
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         """Return all evaluations of these examples; see `TrainingStore`."""

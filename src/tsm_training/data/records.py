@@ -146,6 +146,7 @@ class SessionSummary(SessionDocument):
     error: str | None
     is_trial: bool
     validation: dict[str, Any] | None
+    group_by: str | None
 
 
 class DatasetStatistics(TypedDict):
@@ -352,6 +353,8 @@ class TrainingSession:
     """True where a fork was trained: the stored weights were left alone."""
     validation: Mapping[str, Any] | None = None
     """The validation report; None where nothing was held out."""
+    group_by: str | None = None
+    """The metadata key by which weights were learned group by group."""
 
     def to_summary(self) -> SessionDocument:
         """Return the session as the guide's training response shows it."""
@@ -380,6 +383,7 @@ class TrainingSession:
             "error": self.error,
             "is_trial": self.is_trial,
             "validation": None if self.validation is None else dict(self.validation),
+            "group_by": self.group_by,
         }
 
 

@@ -35,7 +35,11 @@ StateChange: TypeAlias = Callable[[LearnedState], LearnedState]
 """Makes the next learned state of the one that the store holds; quick, and without side effects."""
 
 PREVIEW_BYTES = 32 * 1024 * 1024
-"""How many bytes of previews a store keeps; the oldest go first."""
+"""How many bytes of previews a store keeps: those that come first, in order of digest and name.
+
+That order has nothing to do with when and in what order examples were evaluated, so what is kept is a fair sample, and
+the same one whatever the number of threads.
+"""
 
 
 @runtime_checkable
@@ -125,7 +129,7 @@ class TrainingStore(Protocol):
     def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
         """Keep evaluations and previews; those with the same key (or digest and name) are replaced.
 
-        Previews beyond `PREVIEW_BYTES` in all push out the oldest ones.
+        Of all previews, in order of digest and name, those are kept whose bytes come to `PREVIEW_BYTES` at most.
         """
         ...
 

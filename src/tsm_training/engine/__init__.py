@@ -2,8 +2,9 @@
 
 from tsm_training.engine.engine import TrainingEngine
 from tsm_training.engine.evaluator import CacheEntry, Evaluator, describe_files, own_workers
+from tsm_training.engine.fitting import check_group_by
 from tsm_training.engine.listener import StopRequest
-from tsm_training.engine.reports import ValidationDocument, ValidationResults, nothing_validated
+from tsm_training.engine.results import ValidationDocument, ValidationResults, nothing_validated
 
 __all__ = [
     "CacheEntry",
@@ -12,6 +13,7 @@ __all__ = [
     "TrainingEngine",
     "ValidationDocument",
     "ValidationResults",
+    "check_group_by",
     "describe_files",
     "nothing_validated",
     "own_workers",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -15,30 +14,21 @@ import attrs
 from tsm_training.arguments import at_least, check_callable, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
-from tsm_training.engine.evaluator import (
-    CacheEntry,
-    EvaluationRun,
-    Evaluator,
-    own_workers,
-    preview_name,
-)
+from tsm_training.engine.contenders import Contenders, Shares, best_single_worker, shares_for
+from tsm_training.engine.evaluator import CacheEntry, EvaluationRun, Evaluator, own_workers
+from tsm_training.engine.fitting import Fitter, check_group_by, group_label
+from tsm_training.engine.judging import ExampleJudgement, Judging, Pictures
 from tsm_training.engine.listener import Listener, StopRequest, listening
-from tsm_training.engine.reports import (
-    EvaluatedExample,
-    ValidationResults,
-    blend_accuracy,
-    equal_shares,
-    mean,
-    mean_blend_accuracy,
-    worker_accuracies,
-    worker_means,
-)
-from tsm_training.engine.tasks import TRUTH, checked_similarity, load_triple
+from tsm_training.engine.previews import Previews
+from tsm_training.engine.reports import EvaluatedExample, blend_accuracy, worker_means
+from tsm_training.engine.results import ValidationResults, validation_results
+from tsm_training.engine.tasks import load_triple
 from tsm_training.engine.training import Training
-from tsm_training.ensemble import NEGLIGIBLE_SHARE, Prediction, blend, decode_preview, renormalised
+from tsm_training.ensemble import NEGLIGIBLE_SHARE, BlendSolver, Prediction, blend, renormalised, solver_named
 from tsm_training.errors import (
     ImageError,
-    ImageFormatError,
+    ImageSizeMismatchError,
+    InvalidArgumentError,
     NoExamplesError,
     NothingEvaluatedError,
     NoWorkersError,
@@ -54,7 +44,6 @@ from tsm_training.workers import WorkerPool, WorkerPoolLike, WorkerResult, ask_p
 
 __all__ = ["TrainingEngine"]
 
-_BLENDED: Final = "(the blended picture)"
 _DEFAULT_BUDGET: Final = 1024**3
 
 
@@ -64,6 +53,10 @@ def _now() -> datetime:
 
 def _new_id() -> str:
     return str(uuid.uuid4())
+
+
+def _a_solver(_engine: object, _attribute: object, value: str | BlendSolver) -> None:
+    solver_named(value)
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -82,6 +75,9 @@ class TrainingEngine:
         memory_budget: How many bytes the evaluation of examples may take together; see "Use many cores" in the how-tos.
             An example that needs more by itself runs alone.
         limits: How large picture files may be, and which folder they may come from.
+        blend_solver: What fits the shares of the blended picture: ``"auto"`` compares several, and falls back to a
+            simple answer where none helps; or the name of one (`tsm_training.ensemble.COMPARED_SOLVERS`), or a
+            `BlendSolver`.
         clock: Gives the present time, aware.
         new_id: Gives an id that nothing else has.
     """
@@ -93,6 +89,7 @@ class TrainingEngine:
     executor: Executor | None = attrs.field(default=None, kw_only=True)
     memory_budget: int = attrs.field(default=_DEFAULT_BUDGET, validator=at_least(1), kw_only=True)
     limits: ImageLimits = attrs.field(factory=ImageLimits, kw_only=True)
+    blend_solver: str | BlendSolver = attrs.field(default="auto", validator=_a_solver, kw_only=True)
     clock: Callable[[], datetime] = attrs.field(default=_now, kw_only=True, repr=False)
     new_id: Callable[[], str] = attrs.field(default=_new_id, kw_only=True, repr=False)
 
@@ -188,6 +185,7 @@ class TrainingEngine:
         reevaluate: bool = False,
         on_progress: ProgressCallback | None = None,
         should_stop: StopRequest | None = None,
+        group_by: str | None = None,
     ) -> TrainingSession:
         """Learn from examples in one session, and validate on others before it is committed.
 
@@ -204,6 +202,7 @@ class TrainingEngine:
             reevaluate: Run workers even where results are stored.
             on_progress: Called with a `Progress`, in this thread.
             should_stop: Asked several times a second, in this thread, whether to end.
+            group_by: Also learn weights of their own for the examples of each value under this metadata key.
 
         Returns:
             The completed session.
@@ -221,6 +220,7 @@ class TrainingEngine:
         epochs = check_whole_number("epochs", epochs)
         check_callable("on_progress", on_progress, "a function of a Progress, or None", optional=True)
         check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
+        check_group_by(group_by)
         self.store.require_writable()
         examples = list(examples)
         if not examples:
@@ -241,6 +241,7 @@ class TrainingEngine:
                 validation_split=validation_split,
                 training_ids=tuple(e.example_id for e in examples),
                 validation_ids=tuple(e.example_id for e in validation_examples),
+                group_by=group_by,
             )
             with listening(
                 verbose=verbose, on_progress=on_progress, should_stop=should_stop, subject=session.session_id
@@ -252,6 +253,7 @@ class TrainingEngine:
                     evaluator=self.evaluator,
                     storage=self.learner_storage,
                     report=self.report,
+                    fitter=self.fitter,
                     listener=listener,
                     clock=self.clock,
                 )
@@ -340,7 +342,7 @@ class TrainingEngine:
             run = self.evaluator.evaluate(examples, listener, reevaluate=reevaluate)
             if not run.evaluated:
                 raise NothingEvaluatedError(run.skipped)
-            return self.report(run, self.weight_learner, listener, full=full)
+            return self.report(run, self.weight_learner, listener, previous=self._previous_shares(), full=full)
 
     @final
     def report(
@@ -349,97 +351,85 @@ class TrainingEngine:
         learner: WeightLearner,
         listener: Listener,
         *,
+        previous: WeightLearner | Shares | None = None,
         full: bool = False,
     ) -> ValidationResults:
         """Judge a learner's weights on evaluated examples, and note each example's ``validation_scores``."""
         evaluated = run.evaluated
-        shares = learner.get_blend_weights(worker_ids=worker_means(evaluated))
-        equal = equal_shares(shares)
-        started = time.monotonic()
-        pictures: list[float | None] = []
-        for done, item in enumerate(evaluated, 1):
-            listener.poll()
-            pictures.append(self._full_accuracy(item, shares) if full else self._preview_accuracy(item, run, shares))
-            listener.tell("validating", done, len(evaluated), started, mean(pictures))
-        self._note_scores(evaluated, pictures, shares, equal)
-        seen = self.weight_learner.cell.state.absorbed
-        return ValidationResults(
-            num_examples=len(evaluated),
-            avg_accuracy=mean_blend_accuracy(evaluated, shares),
-            worker_accuracies=worker_accuracies(evaluated),
-            equal_weights_accuracy=mean_blend_accuracy(evaluated, equal),
-            ensemble_accuracy=mean(pictures),
-            ensemble_examples=sum(score is not None for score in pictures),
-            unseen_examples=sum(item.digest not in seen for item in evaluated),
-            blend_weights=shares,
-            failures={
-                worker_id: sum(worker_id in e.evaluations and e.accuracies[worker_id] is None for e in evaluated)
-                for worker_id in shares
-            },
-            skipped=dict(run.skipped),
+        worker_ids = tuple(sorted(worker_means(evaluated)))
+        contenders = Contenders(
+            learner, worker_ids, previous, best_single_worker(learner.get_all_statistics(), worker_ids)
         )
+        judging = Judging(
+            contenders,
+            Previews.of(self.store, run),
+            self.scorer,
+            self.metric_name,
+            functools.partial(self._whole_pictures, worker_ids=worker_ids) if full else None,
+        )
+        judged = judging.judge(evaluated, listener)
+        self._note_scores(evaluated, judged, contenders)
+        return validation_results(run, judged, contenders)
 
-    def _preview_accuracy(
-        self, item: EvaluatedExample, run: EvaluationRun, shares: Mapping[str, float]
-    ) -> float | None:
-        stored = {**self.store.load_previews(item.digest), **run.previews.get(item.digest, {})}
-        valid = [worker_id for worker_id, accuracy in item.accuracies.items() if accuracy is not None]
-        weights = {w: share for w, share in renormalised(shares, valid).items() if share > 0.0}
-        names = {w: preview_name(w, item.evaluations[w].key.worker_fingerprint) for w in weights}
-        if not names or TRUTH not in stored or not all(name in stored for name in names.values()):
-            return None
-        try:
-            pictures = {w: decode_preview(stored[name]) for w, name in names.items()}
-            truth = decode_preview(stored[TRUTH])
-        except ImageFormatError:  # a damaged preview is like one that was pushed out
-            return None
-        return self._blend_similarity(blend(pictures, weights), truth)
-
-    def _full_accuracy(self, item: EvaluatedExample, shares: Mapping[str, float]) -> float | None:
+    def _whole_pictures(self, item: EvaluatedExample, worker_ids: Sequence[str]) -> Pictures | None:
+        """Run the workers on an example again; None where it cannot be read or nobody gives a picture."""
         try:
             triple = load_triple(item.example, item.example.known_files, self.limits)
-            prediction = self._blended(triple.source, triple.target, shares, run_all=False)
-        except (ImageError, PredictionError):
+        except (ImageError, ImageSizeMismatchError):
             return None
-        return self._blend_similarity(prediction.image, triple.ground_truth)
-
-    def _blend_similarity(self, picture: Image, ground_truth: Image) -> float:
-        return checked_similarity(lambda: self.scorer(ground_truth)(picture), self.metric_name, _BLENDED)
+        results = self._run_workers(triple.source, triple.target, worker_ids)
+        outputs = {w: result.value for w, result in results.items() if result.value is not None}
+        return Pictures(outputs, triple.target, triple.ground_truth) if outputs else None
 
     def _note_scores(
-        self,
-        evaluated: Sequence[EvaluatedExample],
-        pictures: Sequence[float | None],
-        shares: Mapping[str, float],
-        equal: Mapping[str, float],
+        self, evaluated: Sequence[EvaluatedExample], judged: Sequence[ExampleJudgement], contenders: Contenders
     ) -> None:
         if self.weight_learner.cell.is_trial or self.store.is_read_only:
             return  # how a trial did says nothing about the ensemble that is kept
         now = self.clock().isoformat()
         edits: dict[str, ExampleEdit] = {}
-        for item, score in zip(evaluated, pictures, strict=True):
+        for item, judgement in zip(evaluated, judged, strict=True):
+            shares = contenders.shares(judgement["group"])
             scores: ExampleScores = {
-                "avg_accuracy": blend_accuracy(item.accuracies, shares),
-                "equal_weights_accuracy": blend_accuracy(item.accuracies, equal),
-                "ensemble_accuracy": score,
+                "avg_accuracy": blend_accuracy(item.accuracies, shares["trained"]),
+                "equal_weights_accuracy": blend_accuracy(item.accuracies, shares["equal_weights"]),
+                "ensemble_accuracy": judgement["scores"].get("trained"),
                 "validated_at": now,
             }
             edits[item.example.example_id] = functools.partial(attrs.evolve, validation_scores=scores)
         self.store.edit_examples(edits, skip_missing=True)
 
+    def _previous_shares(self) -> Shares | None:
+        """Return the shares that were in use before the newest training that judged them."""
+        shares = None
+        for session in self.store.iterate_sessions():
+            if session.status == "completed" and not session.is_trial and session.validation is not None:
+                previous = session.validation.get("contenders", {}).get("previous")
+                shares = shares if previous is None else previous["blend_weights"]
+        return shares
+
+    @final
+    def fitter(self, run: EvaluationRun) -> Fitter:
+        """Return what fits the ensemble's blend on the previews that belong to a run."""
+        return Fitter(Previews.of(self.store, run), self.scorer, self.metric_name, solver_named(self.blend_solver))
+
     # --- answering ---
 
     @final
-    def predict(self, source: Image, target: Image, *, run_all: bool = False) -> Prediction:
+    def predict(
+        self, source: Image, target: Image, *, run_all: bool = False, group: str | float | None = None
+    ) -> Prediction:
         """Return the ensemble's answer: the workers' pictures, blended by what was learned.
 
         Args:
             source: Gives the colours: uint8, H×W×3, BGR.
             target: Is changed: uint8, H×W×3, BGR.
             run_all: Run workers too whose share is below 0.001.
+            group: The request's value under the metadata key by which the training was grouped. A value that no example
+                has, and None, mean the shares of all examples.
 
         Raises:
-            InvalidArgumentError: an argument is no picture.
+            InvalidArgumentError: an argument is no picture, or `group` is given and the training was not grouped.
             NoWorkersError: the pool is ours and empty.
             PredictionError: no worker gave a usable picture; it holds every reason.
             WorkerPoolError: a pool that is not ours raised, or returned no results.
@@ -450,8 +440,18 @@ class TrainingEngine:
         self.prepare_learner()
         workers = own_workers(self.worker_pool)
         ids = None if workers is None else [worker.worker_id for worker in workers]
-        shares = self.weight_learner.get_blend_weights(worker_ids=ids)
+        shares = shares_for(self.weight_learner, ids, self._label(group))
         return self._blended(source, target, shares, run_all=run_all)
+
+    def _label(self, group: object) -> str | None:
+        if group is None:
+            return None
+        if self.weight_learner.cell.state.group_by is None:
+            raise InvalidArgumentError("group", group, "None, for nothing was learned by group: train(group_by=…)")
+        label = group_label({"group": group}, "group")
+        if label is None:
+            raise InvalidArgumentError("group", group, "text, a number, True or False")
+        return label
 
     def _blended(self, source: Image, target: Image, shares: Mapping[str, float], *, run_all: bool) -> Prediction:
         wanted = [w for w, share in shares.items() if run_all or share >= NEGLIGIBLE_SHARE]

@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypedDict, cast
@@ -257,6 +257,27 @@ class Evaluator:
                 found.setdefault(key.example_digest, {})[key.worker_id] = evaluation
         return found
 
+    def evaluated_before(self, digests: Set[str]) -> list[EvaluatedExample]:
+        """Return the stored examples with these contents, as far as what every worker did on them is still good."""
+        workers = own_workers(self.pool)
+        if not digests:
+            return []
+        if workers is None:
+            pool_fingerprint = _Foreign(self).fingerprint()
+            found = {} if pool_fingerprint is None else self.stored(digests, lambda _worker_id: pool_fingerprint)
+            wanted: frozenset[str] = frozenset()
+        else:
+            fingerprints = self.fingerprints(workers)
+            found = self.stored(digests, fingerprints.get)
+            wanted = frozenset(fingerprints)
+        complete = {digest: dict(sorted(e.items())) for digest, e in found.items() if wanted <= e.keys()}
+        examples = {e.files.digest: e for e in self.store.iterate_examples() if e.files is not None}
+        return [
+            EvaluatedExample(examples[digest], digest, evaluations)
+            for digest, evaluations in sorted(complete.items())
+            if digest in examples
+        ]
+
     def _run(
         self,
         examples: Mapping[str, TrainingExample],
@@ -460,7 +481,7 @@ class _Foreign:
 
     def run(self, examples: Mapping[str, TrainingExample], listener: Listener, *, reevaluate: bool) -> _Fresh:
         evaluator = self.evaluator
-        pool_fingerprint = self._fingerprint()
+        pool_fingerprint = self.fingerprint()
         fingerprint = pool_fingerprint or uuid.uuid4().hex
         is_forgotten = pool_fingerprint is None or evaluator.store.is_read_only
         fresh = _Fresh({}, lambda _worker_id: fingerprint, keeps_previews=is_forgotten)
@@ -479,7 +500,8 @@ class _Foreign:
         fresh.sort()
         return fresh
 
-    def _fingerprint(self) -> str | None:
+    def fingerprint(self) -> str | None:
+        """Return a text that changes with the pool's version; None for a pool that has none."""
         version = getattr(self.evaluator.pool, "version", None)
         return None if not version else describe_object([type(self.evaluator.pool).__qualname__, str(version)])
 

@@ -1,10 +1,9 @@
-"""Figures over evaluated examples: pure functions, and the documents they fill."""
+"""Figures over evaluated examples: pure functions of the workers' accuracies."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TypedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import attrs
 
@@ -14,61 +13,14 @@ from tsm_training.evidence import ExampleEvidence, Outcome
 
 __all__ = [
     "EvaluatedExample",
-    "ValidationDocument",
-    "ValidationResults",
     "blend_accuracy",
     "epoch_metrics",
     "equal_shares",
     "mean",
     "mean_blend_accuracy",
-    "nothing_validated",
     "worker_accuracies",
     "worker_means",
 ]
-
-
-class ValidationDocument(TypedDict):
-    """The guide's validation results."""
-
-    num_examples: int
-    """How many examples were really evaluated."""
-    avg_accuracy: float | None
-    """Accuracy of the trained model: the blend-weighted mean of the workers' accuracies; None without examples."""
-    worker_accuracies: dict[str, WorkerAccuracy]
-
-
-class ValidationResults(ValidationDocument):
-    """What validation found."""
-
-    equal_weights_accuracy: float | None
-    """The same mean with equal shares: what an untrained ensemble reaches."""
-    ensemble_accuracy: float | None
-    """Mean similarity of the blended picture itself; None where no pictures could be compared."""
-    ensemble_examples: int
-    """Over how many examples that mean is taken."""
-    unseen_examples: int
-    """How many of the examples the learner has never absorbed; the others flatter it."""
-    blend_weights: dict[str, float]
-    failures: dict[str, int]
-    """On how many examples each worker gave no usable picture."""
-    skipped: dict[str, str]
-    """Why an example could not be used, by example id."""
-
-
-def nothing_validated() -> ValidationResults:
-    """Return the report on no examples: every mean is None."""
-    return {
-        "num_examples": 0,
-        "avg_accuracy": None,
-        "worker_accuracies": {},
-        "equal_weights_accuracy": None,
-        "ensemble_accuracy": None,
-        "ensemble_examples": 0,
-        "unseen_examples": 0,
-        "blend_weights": {},
-        "failures": {},
-        "skipped": {},
-    }
 
 
 @attrs.frozen
@@ -110,9 +62,11 @@ def blend_accuracy(accuracies: Mapping[str, float | None], shares: Mapping[str, 
     return math.fsum(weights[worker_id] * accuracy for worker_id, accuracy in valid.items())
 
 
-def mean_blend_accuracy(examples: Iterable[EvaluatedExample], shares: Mapping[str, float]) -> float | None:
+def mean_blend_accuracy(
+    examples: Iterable[EvaluatedExample], shares_of: Callable[[EvaluatedExample], Mapping[str, float]]
+) -> float | None:
     """Return the mean of `blend_accuracy` over examples, or None where there is nothing under it."""
-    return mean(blend_accuracy(example.accuracies, shares) for example in examples)
+    return mean(blend_accuracy(example.accuracies, shares_of(example)) for example in examples)
 
 
 def worker_means(examples: Sequence[EvaluatedExample]) -> dict[str, float | None]:
@@ -145,16 +99,28 @@ def epoch_metrics(
     epoch: int,
     examples: Sequence[EvaluatedExample],
     shares: Mapping[str, float],
+    shares_of: Callable[[EvaluatedExample], Mapping[str, float]],
+    *,
     weights: Mapping[str, float],
     weights_before: Mapping[str, float],
 ) -> EpochMetrics:
-    """Describe one epoch; `examples` holds at least one on which some worker gave a picture, or the means are 0."""
+    """Describe one epoch.
+
+    Args:
+        epoch: From 1.
+        examples: At least one on which some worker gave a picture, or the means are 0.
+        shares: Those of the ensemble after this epoch.
+        shares_of: Those that it uses for an example, which may belong to a group.
+        weights: After this epoch, per worker.
+        weights_before: Before it.
+    """
     means = worker_means(examples)
+    equal = equal_shares(means)
     changes = [abs(weight - weights_before.get(worker_id, weight)) for worker_id, weight in weights.items()]
     return {
         "epoch": epoch,
-        "avg_accuracy": mean_blend_accuracy(examples, shares) or 0.0,
-        "equal_weights_accuracy": mean_blend_accuracy(examples, equal_shares(means)) or 0.0,
+        "avg_accuracy": mean_blend_accuracy(examples, shares_of) or 0.0,
+        "equal_weights_accuracy": mean_blend_accuracy(examples, lambda _example: equal) or 0.0,
         "worker_accuracies": means,
         "weights": dict(weights),
         "blend_weights": dict(shares),

@@ -18,9 +18,12 @@ from tsm_training.data import (
     TrainingExample,
     TrainingSession,
 )
+from tsm_training.engine.contenders import Contenders
 from tsm_training.engine.evaluator import EvaluationRun, Evaluator, ending_with
+from tsm_training.engine.fitting import Fits, Fitter
 from tsm_training.engine.listener import Listener, write_log
-from tsm_training.engine.reports import EvaluatedExample, ValidationResults, epoch_metrics, worker_means
+from tsm_training.engine.reports import EvaluatedExample, epoch_metrics, worker_means
+from tsm_training.engine.results import ValidationResults
 from tsm_training.errors import SessionNotFoundError, TrainingStoppedError
 from tsm_training.evidence import ExampleEvidence, LearnedState
 from tsm_training.persistence import LearnerStorage
@@ -40,8 +43,10 @@ class Reporter(Protocol):
         learner: WeightLearner,
         listener: Listener,
         /,
+        *,
+        previous: WeightLearner,
     ) -> ValidationResults:
-        """Return what validation found."""
+        """Return what validation found, beside what was in use before."""
         ...
 
 
@@ -58,6 +63,7 @@ class Training:
     evaluator: Evaluator
     storage: LearnerStorage
     report: Reporter
+    fitter: Callable[[EvaluationRun], Fitter]
     listener: Listener
     clock: Callable[[], datetime]
 
@@ -92,9 +98,12 @@ class Training:
         self._learner.add_workers(worker_means(training))
         initial_weights = self._learner.get_all_weights()
         evidence = _without_repeats(training)
-        state, history = self._learn(evidence, training)
-        trained = self._with(state)
-        report = self.report(run.of(self.validation), trained, self.listener) if self.validation else None
+        before = self._with(self._learner.cell.state)
+        fits = self._fit(run, training)
+        state, history = self._learn(evidence, training, fits)
+        report = None
+        if self.validation:
+            report = self.report(run.of(self.validation), self._with(state), self.listener, previous=before)
         session = attrs.evolve(
             self.session,
             num_examples=len(training),
@@ -104,7 +113,7 @@ class Training:
             skipped=run.skipped,
             validation=report,
         )
-        return self._commit(session, training, evidence)
+        return self._commit(session, training, evidence, fits)
 
     def _note_troubles(self, run: EvaluationRun) -> None:
         """Tell whoever watches what would otherwise be found in the stored session only."""
@@ -123,34 +132,63 @@ class Training:
         if self.session.validation_split and not self.validation:
             self.listener.note("nothing could be held out for validation: all examples have the same target picture")
 
+    def _fit(self, run: EvaluationRun, training: Sequence[EvaluatedExample]) -> Fits:
+        """Fit the blend on all that is learned from: these examples, and those of earlier trainings."""
+        self.listener.poll()
+        held_out = {item.digest for item in run.of(self.validation).evaluated}
+        earlier = self._learner.cell.state.absorbed.keys() - held_out - {item.digest for item in training}
+        items = [*training, *self.evaluator.evaluated_before(earlier)]
+        return self.fitter(run).fit(items, self.session.group_by)
+
     def _learn(
-        self, evidence: Sequence[ExampleEvidence], training: Sequence[EvaluatedExample]
+        self, evidence: Sequence[ExampleEvidence], training: Sequence[EvaluatedExample], fits: Fits
     ) -> tuple[LearnedState, list[EpochMetrics]]:
         """Return what the learner's state becomes, and how it got there; the learner itself is not touched."""
         started = time.monotonic()
-        worker_ids = sorted(worker_means(training))
+        worker_ids = tuple(sorted(worker_means(training)))
         state = self._learner.cell.state
         before = self._learner.get_all_weights()
         history: list[EpochMetrics] = []
         for epoch in range(1, self.session.epochs + 1):
             self.listener.poll()
-            state = self._learner.absorb(state, evidence)
+            state = fits.applied_to(self._learner.absorb(state, evidence))
             learner = self._with(state)
-            shares = learner.get_blend_weights(worker_ids=worker_ids)
-            history.append(epoch_metrics(epoch, training, shares, learner.get_all_weights(), before))
+            contenders = Contenders(learner, worker_ids)
+            shares = contenders.shares()["trained"]
+            history.append(
+                epoch_metrics(
+                    epoch,
+                    training,
+                    shares,
+                    contenders.trained_shares,
+                    weights=learner.get_all_weights(),
+                    weights_before=before,
+                )
+            )
             before = history[-1]["weights"]
             self.listener.tell("learning", epoch, self.session.epochs, started, history[-1]["avg_accuracy"])
         return state, history
 
     def _commit(
-        self, session: TrainingSession, training: Sequence[EvaluatedExample], evidence: Sequence[ExampleEvidence]
+        self,
+        session: TrainingSession,
+        training: Sequence[EvaluatedExample],
+        evidence: Sequence[ExampleEvidence],
+        fits: Fits,
     ) -> TrainingSession:
         learner = self._learner
         end_time = self.clock()
         rows = [row for item in training for row in _metric_rows(session, item, end_time.isoformat())]
         own_state = learner.cell.state
-        evidence = self._still_stored(evidence)
-        change = self.storage.committed(lambda held: learner.absorb(held, evidence, session.epochs))
+        stored_digests = self._stored_digests()
+        # What was removed or changed meanwhile could never be forgotten again.
+        evidence = [item for item in evidence if item.digest in stored_digests]
+        gone = fits.learned - stored_digests
+
+        def learned(held: LearnedState) -> LearnedState:
+            return fits.applied_to(learner.absorb(held, evidence, session.epochs), gone)
+
+        change = self.storage.committed(learned)
 
         def finish(held: LearnedState) -> SessionCommit:
             state = change(held if self.storage.is_kept else own_state)
@@ -162,13 +200,11 @@ class Training:
         if self.storage.is_kept:
             self.storage.agreed(learning)
         else:
-            learner.cell.update(lambda state: learner.absorb(state, evidence, session.epochs))
+            learner.cell.update(learned)
         return stored
 
-    def _still_stored(self, evidence: Sequence[ExampleEvidence]) -> list[ExampleEvidence]:
-        """Leave out examples that were removed or changed meanwhile: nothing could make the learner forget them."""
-        stored = {e.files.digest for e in self.storage.store.iterate_examples() if e.files is not None}
-        return [item for item in evidence if item.digest in stored]
+    def _stored_digests(self) -> set[str]:
+        return {e.files.digest for e in self.storage.store.iterate_examples() if e.files is not None}
 
     def _give_up(self, error: BaseException) -> None:
         """Note why the session ended; evaluations are kept, learned state is as it was."""

@@ -13,13 +13,15 @@ from typing import Any, Final, NoReturn, TypedDict
 import attrs
 
 from tsm_training.errors import WeightsFileError
-from tsm_training.evidence import LearnedState, WorkerBase
+from tsm_training.evidence import FittedBlend, Group, LearnedState, WorkerBase
 from tsm_training.files import FileTooLargeError, read_regular_file, replace_file, system_reason
-from tsm_training.weights.rule import posterior_mean
+from tsm_training.weights.rule import posterior_mean, with_fits
 
 __all__ = [
     "MAX_WEIGHTS_FILE_BYTES",
     "WEIGHTS_FORMAT_VERSION",
+    "BlendDocument",
+    "GroupDocument",
     "PlainWeightsDocument",
     "PosteriorSums",
     "WeightsDocument",
@@ -29,13 +31,17 @@ __all__ = [
     "write_weights_file",
 ]
 
-WEIGHTS_FORMAT_VERSION: Final = 1
+WEIGHTS_FORMAT_VERSION: Final = 2
+"""What is written. History: 1 had no blends and no groups; it is read as well."""
+
 MAX_WEIGHTS_FILE_BYTES: Final = 1_000_000
 
 _MAX_ID_LENGTH: Final = 128
 _MAX_WORKERS: Final = 1000
 """Per file: no ensemble has as many, and every statistic of the learner costs time and memory for each."""
 
+_MAX_LABEL_LENGTH: Final = 200
+_MAX_GROUPS: Final = 1000
 _MAX_WEIGHT: Final = 1e9
 _CONSISTENCY: Final = 1e-9  # a weight must be what its posterior sums say, but for the last digits of another machine
 
@@ -56,6 +62,22 @@ class PosteriorSums(TypedDict):
     failed_evidence: float
 
 
+class BlendDocument(TypedDict):
+    """A blend that was fitted on pictures; see `tsm_training.evidence.FittedBlend`."""
+
+    shares: dict[str, float]
+    solver: str
+    absorbed: float
+
+
+class GroupDocument(TypedDict):
+    """What was learned on the examples of one group."""
+
+    posterior: dict[str, PosteriorSums]
+    """The sums of their evidence alone, per worker; it is part of the posterior of all."""
+    blend: BlendDocument | None
+
+
 class PlainWeightsDocument(TypedDict):
     """The least that a weights file holds: weights, which are imported as priors."""
 
@@ -70,6 +92,9 @@ class WeightsDocument(PlainWeightsDocument, total=False):
     format_version: int
     prior_strength: float
     posterior: dict[str, PosteriorSums]
+    blend: BlendDocument
+    group_by: str
+    groups: dict[str, GroupDocument]
 
 
 @attrs.frozen
@@ -83,12 +108,19 @@ class WeightsFile:
     prior_strength: float | None
     posterior: Mapping[str, WorkerBase] | None
     """Posterior sums per worker id; None in a file that has weights only."""
+    fitted: FittedBlend | None = None
+    group_by: str | None = None
+    groups: Mapping[str, Group] = attrs.field(factory=dict)
 
     def bases(self) -> dict[str, WorkerBase]:
         """Return where each worker starts after importing: its exact posterior, or its weight as a prior."""
         if self.posterior is not None:
             return dict(self.posterior)
         return {worker_id: WorkerBase(weight) for worker_id, weight in self.weights.items()}
+
+    def state(self) -> LearnedState:
+        """Return the learned state that importing the file makes."""
+        return with_fits(LearnedState(self.bases()), self.fitted, self.group_by, self.groups)
 
 
 def weights_document(
@@ -111,8 +143,27 @@ def weights_document(
     )
     if prior_strength is not None:
         document["prior_strength"] = prior_strength
-        document["posterior"] = {worker_id: _posterior_sums(sums) for worker_id, sums in sorted(state.sums.items())}
+        document["posterior"] = _posterior_document(state.sums)
+    if state.fitted is not None:
+        document["blend"] = _blend_document(state.fitted)
+    if state.group_by is not None:
+        document["group_by"] = state.group_by
+        document["groups"] = {
+            label: GroupDocument(
+                posterior=_posterior_document(state.sums_by_group[label]),
+                blend=None if group.fitted is None else _blend_document(group.fitted),
+            )
+            for label, group in state.groups.items()
+        }
     return document
+
+
+def _posterior_document(sums: Mapping[str, WorkerBase]) -> dict[str, PosteriorSums]:
+    return {worker_id: _posterior_sums(base) for worker_id, base in sorted(sums.items())}
+
+
+def _blend_document(fitted: FittedBlend) -> BlendDocument:
+    return BlendDocument(shares=dict(fitted.shares), solver=fitted.solver, absorbed=fitted.absorbed)
 
 
 def _posterior_sums(sums: WorkerBase) -> PosteriorSums:
@@ -192,9 +243,9 @@ class _Reader:
         if not isinstance(document, dict):
             self.fail(f"must hold a JSON object, got {_described(document)}")
         version = document.get("format_version")
-        if version is not None and (type(version) is not int or version != WEIGHTS_FORMAT_VERSION):
+        if version is not None and (type(version) is not int or not 1 <= version <= WEIGHTS_FORMAT_VERSION):
             self.fail(
-                f"has format version {_described(version)}; this library reads {WEIGHTS_FORMAT_VERSION}",
+                f"has format version {_described(version)}; this library reads 1 to {WEIGHTS_FORMAT_VERSION}",
                 "format_version",
             )
         weights = {
@@ -205,7 +256,13 @@ class _Reader:
             self.fail("names no worker", "weights")
         strength = self._optional(document, "prior_strength", _MAX_WEIGHT)
         result = WeightsFile(
-            self.path, weights, self._optional(document, "alpha", 1.0), strength, self._posterior(document)
+            self.path,
+            weights,
+            self._optional(document, "alpha", 1.0),
+            strength,
+            self._posterior(document) if "posterior" in document else None,
+            self._blend(document["blend"], "blend") if "blend" in document else None,
+            *self._groups(document),
         )
         self._check_consistency(result)
         return result
@@ -236,10 +293,10 @@ class _Reader:
     def _constant(self, text: str) -> NoReturn:
         self.fail(f"{text} is not a number that JSON knows")
 
-    def _entries(self, document: Mapping[str, Any], key: str) -> dict[str, Any]:
-        if key not in document:
-            self.fail(f"the key {key!r} is missing")
-        entries = document[key]
+    def _entries(self, document: Mapping[str, Any], name: str, where: str = "") -> dict[str, Any]:
+        if name not in document:
+            self.fail(f"the key {name!r} is missing")
+        entries, key = document[name], where + name
         if not isinstance(entries, dict):
             self.fail(f"must be an object with one entry per worker, got {_described(entries)}", key)
         if len(entries) > _MAX_WORKERS:
@@ -264,16 +321,52 @@ class _Reader:
     def _optional(self, document: Mapping[str, Any], key: str, high: float) -> float | None:
         return self._number(document[key], key, 0.0, high) if key in document else None
 
-    def _posterior(self, document: Mapping[str, Any]) -> dict[str, WorkerBase] | None:
-        if "posterior" not in document:
-            return None
-        entries = self._entries(document, "posterior")
-        return {worker_id: self._base(entry, f"posterior[{worker_id!r}]") for worker_id, entry in entries.items()}
+    def _posterior(self, document: Mapping[str, Any], where: str = "") -> dict[str, WorkerBase]:
+        entries = self._entries(document, "posterior", where)
+        return {w: self._base(entry, f"{where}posterior[{w!r}]") for w, entry in entries.items()}
 
-    def _base(self, entry: object, key: str) -> WorkerBase:
-        if not isinstance(entry, dict) or entry.keys() != PosteriorSums.__annotations__.keys():
-            expected = ", ".join(PosteriorSums.__annotations__)
-            self.fail(f"must be an object with exactly the keys {expected}, got {_described(entry)}", key)
+    def _blend(self, entry: object, key: str) -> FittedBlend:
+        fields = self._record(entry, key, BlendDocument.__annotations__)
+        shares = {
+            worker_id: self._number(share, f"{key}.shares[{worker_id!r}]", 0.0, 1.0)
+            for worker_id, share in self._entries(fields, "shares", f"{key}.").items()
+        }
+        if abs(math.fsum(shares.values()) - 1.0) > _CONSISTENCY:
+            self.fail("must hold shares whose sum is 1", f"{key}.shares")
+        absorbed = self._number(fields["absorbed"], f"{key}.absorbed", high=1.0)
+        if absorbed < 0.0:
+            self.fail(f"must be at least 0, got {_described(absorbed)}", f"{key}.absorbed")
+        return FittedBlend(shares, self._label(fields["solver"], f"{key}.solver"), absorbed)
+
+    def _groups(self, document: Mapping[str, Any]) -> tuple[str | None, dict[str, Group]]:
+        if "groups" not in document and "group_by" not in document:
+            return None, {}
+        group_by = self._label(document.get("group_by"), "group_by")
+        entries = document.get("groups")
+        if not isinstance(entries, dict) or not 0 < len(entries) <= _MAX_GROUPS:
+            self.fail(f"must be an object with 1 to {_MAX_GROUPS} entries, got {_described(entries)}", "groups")
+        groups = {}
+        for label, entry in entries.items():
+            self._label(label, f"groups[{_described(label)}]")
+            key = f"groups[{label!r}]"
+            fields = self._record(entry, key, GroupDocument.__annotations__)
+            bases = self._posterior(fields, f"{key}.")
+            blend = None if fields["blend"] is None else self._blend(fields["blend"], f"{key}.blend")
+            groups[label] = Group(bases=bases, fitted=blend)
+        return group_by, groups
+
+    def _label(self, value: object, key: str) -> str:
+        if not isinstance(value, str) or not len(value) <= _MAX_LABEL_LENGTH:
+            self.fail(f"must be text of at most {_MAX_LABEL_LENGTH} characters, got {_described(value)}", key)
+        return value
+
+    def _record(self, entry: object, key: str, names: Mapping[str, Any]) -> dict[str, Any]:
+        if not isinstance(entry, dict) or entry.keys() != names.keys():
+            self.fail(f"must be an object with exactly the keys {', '.join(names)}, got {_described(entry)}", key)
+        return entry
+
+    def _base(self, value: object, key: str) -> WorkerBase:
+        entry = self._record(value, key, PosteriorSums.__annotations__)
         checks: dict[str, Callable[[], float | int]] = {
             "prior": lambda: self._number(entry["prior"], f"{key}['prior']", 0.0),
             "valid_count": lambda: self._count(entry["valid_count"], f"{key}['valid_count']"),

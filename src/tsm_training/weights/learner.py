@@ -290,18 +290,27 @@ class BayesianWeightLearner:
     ) -> dict[str, float]:
         """Return each worker's share of the ensemble's picture: at least 0, sum 1.
 
-        The share is the posterior probability of being the best worker, times ``n / (n + prior_strength)``, where n is
-        the evidence of usable pictures only: an untested worker, or one that always fails, gets none once others are
-        tested. While nothing was observed the priors alone decide, and equal priors give equal shares.
+        The posterior share is the posterior probability of being the best worker, times ``n / (n + prior_strength)``,
+        where n is the evidence of usable pictures only: an untested worker, or one that always fails, gets none once
+        others are tested. While nothing was observed the priors alone decide, and equal priors give equal shares.
+
+        Where a blend was fitted on the training examples, the shares are ``(1 − r) · posterior + r · fitted``: r is how
+        far those examples are absorbed, so that rate and epochs decide how far the fit is followed.
 
         Args:
             features: Ignored: these shares are the same for all pictures.
             worker_ids: The workers to share among; all known ones by default.
         """
-        known = self.cell.state.sums
-        ids = sorted(known if worker_ids is None else set(worker_ids))
+        state = self.cell.state
+        ids = sorted(state.sums if worker_ids is None else set(worker_ids))
         if not ids:
             return {}
+        posterior = self._posterior_shares(state.sums, ids)
+        if state.fitted is None:
+            return posterior
+        return rule.mixed(posterior, state.fitted.shares, state.fitted.absorbed)
+
+    def _posterior_shares(self, known: Mapping[str, WorkerBase], ids: Sequence[str]) -> dict[str, float]:
         sums = {worker_id: known.get(worker_id, WorkerBase(self.prior_weight)) for worker_id in ids}
         tested = {
             worker_id: s.valid_evidence / (s.valid_evidence + self.prior_strength) for worker_id, s in sums.items()
@@ -371,6 +380,15 @@ class BayesianWeightLearner:
     def with_cell(self, cell: LearnerCell) -> BayesianWeightLearner:
         """Return a learner of the same settings over another cell."""
         return attrs.evolve(self, cell=cell)
+
+    def in_group(self, group: str) -> BayesianWeightLearner:
+        """Return a copy, as of now, whose weights and shares are those for one group of requests.
+
+        Args:
+            group: A value under the metadata key by which training was grouped; one that is not known has the weights
+                of all examples.
+        """
+        return self.with_cell(LearnerCell(rule.in_group(self.cell.state, group, self.prior_strength), is_trial=True))
 
 
 _SMALLEST_STD: Final = 1e-9  # keeps the quadrature defined where a posterior has no spread left

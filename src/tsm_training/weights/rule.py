@@ -16,22 +16,26 @@ fails would look uncertain, and uncertainty is a chance of being the best.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
-from tsm_training.evidence import Absorbed, ExampleEvidence, LearnedState, WorkerBase
+from tsm_training.evidence import Absorbed, ExampleEvidence, FittedBlend, Group, LearnedState, WorkerBase
 
 __all__ = [
     "PRIOR_SPREAD",
     "absorb",
     "forget",
+    "in_group",
+    "mixed",
     "posterior_mean",
     "posterior_std",
     "probability_best",
+    "shrunk_to",
+    "with_fits",
     "with_workers",
 ]
 
@@ -84,16 +88,101 @@ def _residual_after(residual: float, alpha: float, passes: int) -> float:
     return residual
 
 
+def with_fits(
+    state: LearnedState,
+    fitted: FittedBlend | None,
+    group_by: str | None = None,
+    groups: Mapping[str, Group] | None = None,
+) -> LearnedState:
+    """Return the state with these fitted blends in the place of those that it has; without groups there is no key."""
+    return attrs.evolve(state, fitted=fitted, group_by=group_by if groups else None, groups=groups or {})
+
+
 def forget(state: LearnedState, digests: Iterable[str]) -> LearnedState:
-    """Return the state without what was absorbed from these examples, exactly as if they had never been seen."""
+    """Return the state without what was learned from these examples.
+
+    The evidence is exactly as if they had never been seen. A blend that was fitted on one of them cannot be cleaned of
+    it, so it goes as a whole: until the next training, the posterior alone decides there.
+    """
     gone = frozenset(digests) & state.absorbed.keys()
     if not gone:
         return state
     kept = {digest: outcomes for digest, outcomes in state.absorbed.items() if digest not in gone}
-    return attrs.evolve(state, absorbed=kept)
+    groups = {
+        label: attrs.evolve(group, members=group.members - gone, fitted=_without(group.fitted, gone))
+        for label, group in state.groups.items()
+    }
+    remaining = {label: group for label, group in groups.items() if group.members or group.bases}
+    return with_fits(attrs.evolve(state, absorbed=kept), _without(state.fitted, gone), state.group_by, remaining)
+
+
+def _without(fitted: FittedBlend | None, gone: frozenset[str]) -> FittedBlend | None:
+    return None if fitted is None or not gone.isdisjoint(fitted.digests) else fitted
 
 
 # --- what a state means ---------------------------------------------------------------------------------------------
+
+
+def shrunk_to(sums: WorkerBase, group: WorkerBase | None, strength: float) -> WorkerBase:
+    """Return a group's sums, shrunk to those of all examples, which count as at most `strength` examples.
+
+    This is a power prior (Ibrahim & Chen, "Power prior distributions for regression models", 2000) whose exponent
+    leaves that much evidence: a group without evidence of its own has the weights of all, one with much has its own.
+    """
+    part = min(1.0, strength / sums.evidence) if sums.evidence > 0.0 else 1.0
+    own = group or WorkerBase(sums.prior)
+    return WorkerBase(
+        prior=sums.prior,
+        evidence=part * sums.evidence + own.evidence,
+        advantage=part * sums.advantage + own.advantage,
+        squared_advantage=part * sums.squared_advantage + own.squared_advantage,
+        accuracy_sum=own.accuracy_sum,
+        valid_count=own.valid_count,
+        update_count=own.update_count,
+        failed_evidence=part * sums.failed_evidence + own.failed_evidence,
+    )
+
+
+def in_group(state: LearnedState, group: str, strength: float) -> LearnedState:
+    """Return what a state says about requests of one group, as a state of its own without evidence per example.
+
+    Evidence and fitted blend of the group are shrunk to those of all examples: see `shrunk_to`; of the shares, those
+    fitted on the group count ``n / (n + strength)``, with n its mean evidence. A group that nothing is known of is like
+    all the others.
+
+    Args:
+        state: What was learned, by groups.
+        group: The value under the metadata key.
+        strength: As how many examples of the group all the others count at most, above 0.
+    """
+    own = state.sums_by_group.get(group, {})
+    bases = {w: shrunk_to(sums, own.get(w), strength) for w, sums in state.sums.items()}
+    fitted = state.groups[group].fitted if group in state.groups else None
+    if state.fitted is None or fitted is None:
+        return LearnedState(bases, fitted=state.fitted)
+    evidence = math.fsum(sums.evidence for sums in own.values()) / max(1, len(own))
+    part = evidence / (evidence + strength)
+    ids = sorted({*state.fitted.shares, *fitted.shares})
+    shares = {w: (1.0 - part) * state.fitted.shares.get(w, 0.0) + part * fitted.shares.get(w, 0.0) for w in ids}
+    return LearnedState(bases, fitted=attrs.evolve(state.fitted, shares=shares, solver=fitted.solver))
+
+
+def mixed(posterior: Mapping[str, float], fitted: Mapping[str, float], part: float) -> dict[str, float]:
+    """Return shares that follow `fitted` to a part and `posterior` for the rest.
+
+    Of the fitted shares those of the workers in `posterior` count, scaled to sum 1; where there are none, nothing does.
+
+    Args:
+        posterior: Per worker id, at least 0, sum 1.
+        fitted: Per worker id, at least 0.
+        part: In [0, 1].
+    """
+    total = math.fsum(fitted.get(worker_id, 0.0) for worker_id in posterior)
+    if total <= 0.0 or part <= 0.0:
+        return dict(posterior)
+    blended = {w: (1.0 - part) * share + part * fitted.get(w, 0.0) / total for w, share in posterior.items()}
+    whole = math.fsum(blended.values())
+    return {worker_id: share / whole for worker_id, share in blended.items()}
 
 
 def posterior_mean(sums: WorkerBase, prior_strength: float) -> float:

@@ -295,7 +295,7 @@ class TrainingDataManager(TrainingStore):
                     "INSERT OR REPLACE INTO previews (example_digest, name, png) VALUES (?, ?, ?)",
                     [(preview.example_digest, preview.name, preview.png) for preview in previews],
                 )
-                _drop_oldest_previews(connection)
+                _drop_surplus_previews(connection)
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         """Return all evaluations of these examples, the oldest first; see `TrainingStore`."""
@@ -524,9 +524,10 @@ class TrainingDataManager(TrainingStore):
         self._ownership.release_all()
 
 
-def _drop_oldest_previews(connection: sqlite3.Connection) -> None:
+def _drop_surplus_previews(connection: sqlite3.Connection) -> None:
     connection.execute(
         "DELETE FROM previews WHERE sequence IN (SELECT sequence FROM "
-        "(SELECT sequence, SUM(LENGTH(png)) OVER (ORDER BY sequence DESC) AS newer FROM previews) WHERE newer > ?)",
+        "(SELECT sequence, SUM(LENGTH(png)) OVER (ORDER BY example_digest, name) AS so_far FROM previews) "
+        "WHERE so_far > ?)",
         (PREVIEW_BYTES,),
     )

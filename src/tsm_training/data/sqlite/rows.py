@@ -19,7 +19,7 @@ from tsm_training.data.records import (
     TrainingSession,
 )
 from tsm_training.data.sqlite.rules import UnstorableValueError, dump, loaded, storable
-from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
+from tsm_training.evidence import Absorbed, FittedBlend, Group, LearnedState, WorkerBase
 
 __all__ = [
     "EVALUATIONS_QUERY",
@@ -62,6 +62,7 @@ _DETAIL_FIELDS: Final = (
     "error",
     "is_trial",
     "validation",
+    "group_by",
 )
 
 
@@ -153,7 +154,34 @@ def read_learning(connection: sqlite3.Connection, version: int) -> Learning:
         values = loaded("absorbed_evidence", row)
         outcomes = absorbed.setdefault(values["example_digest"], {})
         outcomes[values["worker_id"]] = Absorbed(values["accuracy"], values["confidence"], values["residual"])
-    return Learning(version, LearnedState(bases, absorbed))
+    return Learning(version, _with_blends(LearnedState(bases, absorbed), connection))
+
+
+def _with_blends(state: LearnedState, connection: sqlite3.Connection) -> LearnedState:
+    fitted, group_by, groups = None, None, {}
+    for row in connection.execute("SELECT group_by, group_label, members, bases, fitted FROM learned_blends"):
+        values = loaded("learned_blends", row)
+        if values["group_by"]:
+            group_by = values["group_by"]
+            groups[values["group_label"]] = Group(values["members"], values["bases"], values["fitted"])
+        else:
+            fitted = values["fitted"]
+    return attrs.evolve(state, fitted=fitted, group_by=group_by, groups=groups)
+
+
+def _blend_rows(state: LearnedState) -> dict[tuple[str, str], Sequence[object]]:
+    rows: dict[tuple[str, str], Sequence[object]] = {}
+    if state.fitted is not None:
+        rows["", ""] = "", "", dump([]), dump({}), _fitted_json(state.fitted)
+    for label, group in state.groups.items():
+        key = state.group_by or "", label
+        bases = {worker_id: attrs.asdict(base) for worker_id, base in group.bases.items()}
+        rows[key] = *key, dump(sorted(group.members)), dump(bases), _fitted_json(group.fitted)
+    return rows
+
+
+def _fitted_json(fitted: FittedBlend | None) -> str | None:
+    return None if fitted is None else dump(attrs.asdict(fitted))
 
 
 def write_changes(connection: sqlite3.Connection, old: LearnedState, new: LearnedState) -> None:
@@ -183,6 +211,18 @@ def write_changes(connection: sqlite3.Connection, old: LearnedState, new: Learne
             for d in changed
             for w, a in sorted(new.absorbed[d].items())
         ],
+    )
+    _write_blends(connection, old, new)
+
+
+def _write_blends(connection: sqlite3.Connection, old: LearnedState, new: LearnedState) -> None:
+    before, after = _blend_rows(old), _blend_rows(new)
+    connection.executemany(
+        "DELETE FROM learned_blends WHERE group_by = ? AND group_label = ?", sorted(before.keys() - after.keys())
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO learned_blends VALUES (?, ?, ?, ?, ?)",
+        [storable("learned_blends", row) for key, row in sorted(after.items()) if before.get(key) != row],
     )
 
 

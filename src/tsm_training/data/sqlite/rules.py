@@ -15,6 +15,7 @@ import attrs
 
 from tsm_training.data.records import ROLES, ExampleFiles, PictureFile, SessionStatus
 from tsm_training.errors import StorageCorruptError
+from tsm_training.evidence import FittedBlend, WorkerBase
 
 __all__ = [
     "TABLES",
@@ -343,6 +344,47 @@ def _base_relation(values: Mapping[str, Any]) -> tuple[str, str] | None:
     return None
 
 
+_BASE_COLUMNS: Final[Mapping[str, Rule]] = {
+    "prior": _number(0.0, low_allowed=False, expected="a finite number above 0"),
+    "evidence": _AMOUNT,
+    "advantage": _number(),
+    "squared_advantage": _AMOUNT,
+    "accuracy_sum": _AMOUNT,
+    "valid_count": _whole(0),
+    "update_count": _whole(0),
+    "failed_evidence": _AMOUNT,
+}
+_BASE: Final = _record_of(_BASE_COLUMNS, complete=True)
+
+
+def _bases(value: Any) -> dict[str, WorkerBase]:
+    bases = {}
+    for worker_id, item in _object(value).items():
+        base = _BASE(item)
+        if wrong := _base_relation(base):
+            raise ValueError(f"at {_shown(worker_id)}: {wrong[0]}: {wrong[1]}")
+        bases[worker_id] = WorkerBase(**base)
+    return bases
+
+
+_FITTED: Final = _record_of(
+    {
+        "shares": _object_of(_number(0.0, 1.0, low_allowed=False, expected="a number above 0 and at most 1")),
+        "solver": _text,
+        "absorbed": _SHARE,
+        "digests": _list_of(_text),
+    },
+    complete=True,
+)
+
+
+def _fitted(value: Any) -> FittedBlend:
+    blend = FittedBlend(**{**_FITTED(value), "digests": tuple(value["digests"])})
+    if abs(math.fsum(blend.shares.values()) - 1.0) > _TOLERANCE:
+        raise ValueError("the shares do not add up to 1")
+    return blend
+
+
 _DETAILS: Final = _record_of(
     {
         "seed": _optional(_whole()),
@@ -353,6 +395,7 @@ _DETAILS: Final = _record_of(
         "error": _optional(_text),
         "is_trial": _is_true_or_false,
         "validation": _optional(_object),
+        "group_by": _optional(_text),
     },
     complete=False,
 )
@@ -428,14 +471,7 @@ _ALL: Final = (
         ("worker_id",),
         {
             "worker_id": _text,
-            "prior": _number(0.0, low_allowed=False, expected="a finite number above 0"),
-            "evidence": _AMOUNT,
-            "advantage": _number(),
-            "squared_advantage": _AMOUNT,
-            "accuracy_sum": _AMOUNT,
-            "valid_count": _whole(0),
-            "update_count": _whole(0),
-            "failed_evidence": _AMOUNT,
+            **_BASE_COLUMNS,
         },
         relation=_base_relation,
     ),
@@ -448,6 +484,18 @@ _ALL: Final = (
             "accuracy": _optional(_SHARE),
             "confidence": _SHARE,
             "residual": _SHARE,
+        },
+        has_rowid=False,
+    ),
+    Table(
+        "learned_blends",
+        ("group_by", "group_label"),
+        {
+            "group_by": _text,
+            "group_label": _text,
+            "members": _json_of(_list_of(_text)),
+            "bases": _json_of(_bases),
+            "fitted": _optional(_json_of(_fitted)),
         },
         has_rowid=False,
     ),

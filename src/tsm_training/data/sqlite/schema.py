@@ -9,11 +9,11 @@ __all__ = ["APPLICATION_ID", "GUIDE_SCHEMA", "GUIDE_TABLES", "OWN_SCHEMA", "SCHE
 APPLICATION_ID: Final = 0x54534D31
 """``PRAGMA application_id`` of our files ("TSM1"), so that tools can tell them from any other SQLite database."""
 
-SCHEMA_VERSION: Final = 2
+SCHEMA_VERSION: Final = 3
 """``PRAGMA user_version``.
 
 History: 0 with the guide's tables is an application's own file; 1, the first version; 2 knows who runs a session, and
-has a place for rows that cannot be used.
+has a place for rows that cannot be used; 3 keeps fitted blends, and what was learned group by group.
 """
 
 GUIDE_SCHEMA: Final = """
@@ -175,8 +175,20 @@ CREATE TABLE IF NOT EXISTS quarantined_rows (
 );
 """
 
-OWN_SCHEMA: Final = _FIRST_SCHEMA + _SECOND_SCHEMA
+_THIRD_SCHEMA: Final = """
+-- The shares that were fitted on the blended pictures: for all requests (both texts are empty), and group by group.
+CREATE TABLE IF NOT EXISTS learned_blends (
+    group_by TEXT NOT NULL,  -- the metadata key by which the training was grouped
+    group_label TEXT NOT NULL,  -- the value under it
+    members TEXT NOT NULL,  -- JSON: the digests of the group's examples
+    bases TEXT NOT NULL,  -- JSON: imported sums, per worker
+    fitted TEXT,  -- JSON: shares, solver, absorbed, digests; NULL where nothing was fitted
+    PRIMARY KEY (group_by, group_label)
+) WITHOUT ROWID;
+"""
+
+OWN_SCHEMA: Final = _FIRST_SCHEMA + _SECOND_SCHEMA + _THIRD_SCHEMA
 """Our own tables, beside the guide's."""
 
-UPGRADES: Final = {1: _SECOND_SCHEMA}
+UPGRADES: Final = {1: _SECOND_SCHEMA, 2: _THIRD_SCHEMA}
 """What brings a file of each older schema version one version further."""

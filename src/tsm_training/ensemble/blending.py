@@ -1,4 +1,4 @@
-"""The ensemble's answer: blending the workers' pictures, and small samples of them for comparing blends."""
+"""The ensemble's answer: the workers' pictures, blended by their shares."""
 
 from __future__ import annotations
 
@@ -12,22 +12,10 @@ import cv2
 import numpy as np
 
 from tsm_training.arrays import Image
-from tsm_training.errors import ImageFormatError
 from tsm_training.images import write_image
 from tsm_training.workers import WorkerResult
 
-__all__ = [
-    "NEGLIGIBLE_SHARE",
-    "PREVIEW_SIDE",
-    "blend",
-    "decode_preview",
-    "encode_preview",
-    "renormalised",
-    "sample_grid",
-]
-
-PREVIEW_SIDE: Final = 128
-"""The longest side of a preview, in pixels."""
+__all__ = ["NEGLIGIBLE_SHARE", "Prediction", "blend", "renormalised"]
 
 NEGLIGIBLE_SHARE: Final = 0.001
 """Workers with a smaller share are not run for a prediction."""
@@ -99,41 +87,3 @@ def blend(pictures: Mapping[str, Image], shares: Mapping[str, float]) -> Image:
             cv2.scaleAdd(flat[worker_id][part].astype(np.float32), shares[worker_id], total, total)
         blended[part] = np.clip(np.rint(total), 0.0, 255.0)
     return blended.reshape(shape)
-
-
-def sample_grid(image: Image) -> Image:
-    """Return a picture of at most 128 pixels a side, made of pixels of `image` on an even grid.
-
-    Pixels are picked, not averaged: averaging would change the histograms of different workers' pictures unequally.
-    Pictures of one size are always sampled at the same places.
-
-    Args:
-        image: uint8, H×W×3, BGR.
-    """
-    height, width = image.shape[:2]
-    step = max(1.0, max(height, width) / PREVIEW_SIDE)
-    rows, columns = (_grid_lines(side, step) for side in (height, width))
-    return np.ascontiguousarray(image[np.ix_(rows, columns)])
-
-
-def _grid_lines(side: int, step: float) -> list[int]:
-    count = max(1, int(side / step))
-    return [int((index + 0.5) * side / count) for index in range(count)]
-
-
-def encode_preview(image: Image) -> bytes:
-    """Return a preview (uint8, H×W×3, BGR) as a PNG file."""
-    _done, encoded = cv2.imencode(".png", image, [cv2.IMWRITE_PNG_COMPRESSION, 1])
-    return encoded.tobytes()
-
-
-def decode_preview(png: bytes) -> Image:
-    """Return the picture (uint8, H×W×3, BGR) of a preview.
-
-    Raises:
-        ImageFormatError: these are not the bytes of a preview.
-    """
-    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) if png else None
-    if image is None:
-        raise ImageFormatError("preview", "the stored bytes are not a PNG picture")
-    return np.asarray(image, np.uint8)

@@ -1,0 +1,145 @@
+"""All answers that an ensemble competes with, judged on the same pixels."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Final, Literal, TypeAlias, TypedDict
+
+import attrs
+import numpy as np
+
+from tsm_training.arrays import Image
+from tsm_training.engine.fitting import group_label
+from tsm_training.engine.reports import EvaluatedExample, equal_shares
+from tsm_training.ensemble import blend, renormalised
+from tsm_training.evidence import LearnedState
+from tsm_training.weights import LearnerCell, LearnerStatistics, WeightLearner, in_group
+
+__all__ = ["CONTENDERS", "Contender", "Contenders", "Shares", "best_single_worker", "resampled", "shares_for"]
+
+Shares: TypeAlias = Mapping[str, float]
+
+ContenderName: TypeAlias = Literal[
+    "trained", "without_groups", "equal_weights", "best_single", "previous", "untouched", "control"
+]
+
+CONTENDERS: Final[tuple[ContenderName, ...]] = (
+    "trained",
+    "without_groups",
+    "equal_weights",
+    "best_single",
+    "previous",
+    "untouched",
+)
+
+
+class Contender(TypedDict):
+    """How one answer did on the examples on which all were judged."""
+
+    mean: float | None
+    """Mean similarity of its pictures to the ground truth, in [0, 1]."""
+    blend_weights: dict[str, float] | None
+    """The shares of the workers; None for the untouched target."""
+
+
+@attrs.frozen(eq=False, slots=False)
+class Contenders:
+    """The shares of every contender, and the pictures that they make."""
+
+    learner: WeightLearner
+    """What was trained."""
+    worker_ids: tuple[str, ...]
+    previous: WeightLearner | Shares | None = None
+    """What was in use before; None where that is not known."""
+    best_single: str | None = None
+    """Chosen on what was learned from; None while nothing was."""
+
+    @property
+    def _state(self) -> LearnedState:
+        return self.learner.cell.state
+
+    def label_of(self, metadata: Mapping[str, object]) -> str | None:
+        """Return the group of an example, if the training was grouped."""
+        return group_label(metadata, self._state.group_by)
+
+    @functools.cached_property
+    def _cache(self) -> dict[tuple[str, str | None], dict[str, float]]:
+        return {}
+
+    def shares(self, label: str | None = None) -> dict[ContenderName, dict[str, float]]:
+        """Return each contender's shares for requests of a group."""
+        named: dict[ContenderName, dict[str, float]] = {"trained": self._trained(label)}
+        if self._state.groups:
+            named["without_groups"] = self._trained(None)
+        named["equal_weights"] = equal_shares(self.worker_ids)
+        if self.best_single is not None:
+            named["best_single"] = {worker_id: float(worker_id == self.best_single) for worker_id in self.worker_ids}
+        if self.previous is not None:
+            named["previous"] = self._previous(label)
+        return named
+
+    def trained_shares(self, item: EvaluatedExample) -> dict[str, float]:
+        """Return the trained ensemble's shares for an example."""
+        return self._trained(self.label_of(item.example.metadata))
+
+    def _trained(self, label: str | None) -> dict[str, float]:
+        return self._cached("trained", label, self.learner)
+
+    def _previous(self, label: str | None) -> dict[str, float]:
+        if isinstance(self.previous, WeightLearner):
+            return self._cached("previous", label, self.previous)
+        return renormalised(self.previous or {}, self.worker_ids)
+
+    def _cached(self, name: str, label: str | None, learner: WeightLearner) -> dict[str, float]:
+        if (name, label) not in self._cache:
+            self._cache[name, label] = shares_for(learner, self.worker_ids, label)
+        return self._cache[name, label]
+
+    def pictures(
+        self, outputs: Mapping[str, Image], target: Image, label: str | None
+    ) -> Iterator[tuple[ContenderName, Image]]:
+        """Yield each contender's picture (uint8, H×W×3, BGR), one at a time.
+
+        Args:
+            outputs: The workers' pictures by worker id, at least one; those of failed workers are missing.
+            target: The untouched target, of the same size.
+            label: The group of the request.
+        """
+        for name, shares in self.shares(label).items():
+            if name == "best_single" and self.best_single not in outputs:
+                continue  # it failed here: that is no picture of its own
+            yield name, blend(outputs, renormalised(shares, outputs))
+        yield "untouched", target
+
+
+def shares_for(learner: WeightLearner, worker_ids: Sequence[str] | None, label: str | None) -> dict[str, float]:
+    """Return a learner's shares for requests of a group; for those of none, the shares of all.
+
+    Args:
+        learner: What was trained.
+        worker_ids: The workers to share among; None for all that the learner knows.
+        label: Of the group.
+    """
+    if label is None:
+        return learner.get_blend_weights(worker_ids=worker_ids)
+    strength = getattr(learner, "prior_strength", 3.0)
+    state = in_group(learner.cell.state, label, strength)
+    return learner.with_cell(LearnerCell(state, is_trial=True)).get_blend_weights(worker_ids=worker_ids)
+
+
+def best_single_worker(statistics: Mapping[str, LearnerStatistics], worker_ids: Sequence[str]) -> str | None:
+    """Return the worker with the greatest mean accuracy over what was absorbed, a failure counting 0."""
+
+    def accuracy(worker_id: str) -> float:
+        known = statistics[worker_id]
+        return (known["mean_accuracy"] or 0.0) * (1.0 - known["failure_count"] / known["update_count"])
+
+    tried = [w for w in sorted(worker_ids) if w in statistics and statistics[w]["update_count"] > 0]
+    return max(tried, key=accuracy) if tried else None
+
+
+def resampled(image: Image, shape: tuple[int, ...]) -> Image:
+    """Return a picture in another size, made of its own pixels (uint8, H×W×3, BGR)."""
+    rows, columns = ((np.arange(side) * have // side) for side, have in zip(shape[:2], image.shape[:2], strict=True))
+    return np.ascontiguousarray(image[np.ix_(rows, columns)])

@@ -1,0 +1,114 @@
+"""Fitting the ensemble's blend on what is learned from: for all requests, and group by group."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence, Set
+from typing import Any, Final
+
+import attrs
+
+from tsm_training.engine.previews import Previews, ScorerFactory, blend_example
+from tsm_training.engine.reports import EvaluatedExample
+from tsm_training.ensemble import BlendExample, BlendFit, BlendSolver, FixedShares, fit_blend
+from tsm_training.errors import InvalidArgumentError
+from tsm_training.evidence import FittedBlend, Group, LearnedState
+from tsm_training.weights import with_fits
+
+__all__ = ["MOST_FITTED_EXAMPLES", "Fits", "Fitter", "check_group_by", "group_label"]
+
+MOST_FITTED_EXAMPLES: Final = 64
+"""A blend is fitted on no more examples than this: those with previews, the first in order of digest."""
+
+_MOST_BYTES: Final = 128 * 1024**2
+_MOST_LABEL: Final = 200
+
+
+def group_label(metadata: Mapping[str, Any], group_by: str | None) -> str | None:
+    """Return the group of an example: its metadata's value under a key, as text; None where it has none.
+
+    Text stands for itself, numbers and truth values for what JSON writes; lists, objects and null make no group.
+    """
+    value = None if group_by is None else metadata.get(group_by)
+    if isinstance(value, str):
+        return value[:_MOST_LABEL]
+    return json.dumps(value) if isinstance(value, (int, float)) else None
+
+
+def check_group_by(value: object) -> None:
+    """Raise InvalidArgumentError unless `value` can be a metadata key to group by, or None."""
+    if value is not None and (not isinstance(value, str) or not value):
+        raise InvalidArgumentError("group_by", value, "a metadata key (text that is not empty), or None")
+
+
+@attrs.frozen
+class Fits:
+    """What was fitted, and on which examples."""
+
+    learned: frozenset[str]
+    """The digests of all examples that are learned from."""
+    blend: BlendFit | None
+    digests: tuple[str, ...]
+    """The digests of those that the blend was fitted on."""
+    group_by: str | None
+    groups: Mapping[str, tuple[frozenset[str], BlendFit | None, tuple[str, ...]]]
+    """Per label: all members, the blend that was fitted on some of them, and on which."""
+
+    def applied_to(self, state: LearnedState, gone: Set[str] = frozenset()) -> LearnedState:
+        """Return a learned state with these fits in the place of its own.
+
+        Args:
+            state: It has absorbed the examples.
+            gone: Digests of examples that were removed meanwhile: a blend that was fitted on one goes too.
+        """
+        followed = state.absorbed_share(self.learned - gone)
+        groups = {
+            label: Group(members - gone, fitted=_fitted(blend, digests, followed, gone))
+            for label, (members, blend, digests) in self.groups.items()
+        }
+        fitted = _fitted(self.blend, self.digests, followed, gone) if self.blend is not None else state.fitted
+        return with_fits(state, fitted, self.group_by, groups)
+
+
+def _fitted(blend: BlendFit | None, digests: tuple[str, ...], followed: float, gone: Set[str]) -> FittedBlend | None:
+    if blend is None or not gone.isdisjoint(digests):
+        return None
+    return FittedBlend(blend.shares, blend.solver, followed, digests)
+
+
+@attrs.frozen(eq=False)
+class Fitter:
+    """Fits blends with one metric and one solver."""
+
+    previews: Previews
+    scorer: ScorerFactory
+    metric_name: str
+    solver: BlendSolver | None
+    """None compares all of ours."""
+
+    def fit(self, items: Sequence[EvaluatedExample], group_by: str | None = None) -> Fits:
+        """Return what fits the previews of these examples, of which nothing is held out.
+
+        Raises:
+            MetricError: the judge raised or gave something that is no similarity.
+            BlendSolverError: a solver raised, or gave something that is no shares.
+        """
+        examples = self._examples(items)
+        labels = {item.digest: group_label(item.example.metadata, group_by) for item in items}
+        blend = fit_blend(examples, self.solver)
+        groups = {}
+        for label in sorted({label for label in labels.values() if label is not None}):
+            members = frozenset(digest for digest, each in labels.items() if each == label)
+            own = self._examples([item for item in items if item.digest in members])
+            # A group must be better off on its own than with the blend of all.
+            rivals = [] if blend is None else [FixedShares("all_groups", blend.shares)]
+            groups[label] = members, fit_blend(own, self.solver, rivals), _digests(own)
+        return Fits(frozenset(labels), blend, _digests(examples), group_by, groups)
+
+    def _examples(self, items: Sequence[EvaluatedExample]) -> list[BlendExample]:
+        previewed = self.previews.first(items, MOST_FITTED_EXAMPLES, _MOST_BYTES)
+        return [blend_example(example, self.scorer, self.metric_name) for example in previewed]
+
+
+def _digests(examples: Sequence[BlendExample]) -> tuple[str, ...]:
+    return tuple(example.digest for example in examples)

@@ -1,0 +1,111 @@
+"""The stored previews of evaluated examples, as pictures again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Final
+
+import attrs
+
+from tsm_training.arrays import Image
+from tsm_training.data import TrainingStore
+from tsm_training.engine.evaluator import EvaluationRun, preview_name
+from tsm_training.engine.reports import EvaluatedExample
+from tsm_training.engine.tasks import TARGET, TRUTH, checked_similarity
+from tsm_training.ensemble import BlendExample, decode_preview
+from tsm_training.errors import ImageFormatError
+
+__all__ = ["BLENDED", "PreviewedExample", "Previews", "ScorerFactory", "blend_example"]
+
+ScorerFactory = Callable[[Image], Callable[[Image], object]]
+"""Makes the engine's scorer of a ground truth."""
+
+BLENDED: Final = "(the blended picture)"
+"""Stands for a worker's id in the errors of a metric."""
+
+_PATIENCE: Final = 64
+"""After so many examples without previews none is expected of those behind: stores keep the first ones in order."""
+
+
+@attrs.frozen(eq=False)
+class PreviewedExample:
+    """An evaluated example with small pictures of everything: uint8, H×W×3, BGR, all of one size."""
+
+    item: EvaluatedExample
+    outputs: Mapping[str, Image]
+    """Of each worker that gave a usable picture, by worker id; at least one."""
+    target: Image
+    ground_truth: Image
+
+
+@attrs.frozen(eq=False)
+class Previews:
+    """Finds the previews of examples: in the store, or among those that were kept for one call only."""
+
+    store: TrainingStore
+    kept: Mapping[str, Mapping[str, bytes]] = attrs.field(factory=dict)
+
+    @classmethod
+    def of(cls, store: TrainingStore, run: EvaluationRun) -> Previews:
+        """Return the previews that belong to a run."""
+        return cls(store, run.previews)
+
+    def get(self, item: EvaluatedExample) -> PreviewedExample | None:
+        """Return an example's previews; None where one is missing or damaged, or no worker gave a picture."""
+        stored = self._stored(item)
+        names = {
+            worker_id: preview_name(worker_id, evaluation.key.worker_fingerprint)
+            for worker_id, evaluation in sorted(item.evaluations.items())
+            if evaluation.accuracy is not None
+        }
+        if not names or not {TARGET, TRUTH, *names.values()} <= stored.keys():
+            return None
+        try:
+            outputs = {worker_id: decode_preview(stored[name]) for worker_id, name in names.items()}
+            return PreviewedExample(item, outputs, decode_preview(stored[TARGET]), decode_preview(stored[TRUTH]))
+        except ImageFormatError:  # a damaged preview is like one that was pushed out
+            return None
+
+    def ground_truth(self, item: EvaluatedExample) -> Image | None:
+        """Return the small ground truth of an example; None where there is none."""
+        png = self._stored(item).get(TRUTH)
+        try:
+            return None if png is None else decode_preview(png)
+        except ImageFormatError:
+            return None
+
+    def _stored(self, item: EvaluatedExample) -> dict[str, bytes]:
+        return {**self.store.load_previews(item.digest), **self.kept.get(item.digest, {})}
+
+    def first(self, items: Iterable[EvaluatedExample], most: int, most_bytes: int) -> Iterator[PreviewedExample]:
+        """Yield the examples that have previews, each content once and in order of digest, so many or so much at most.
+
+        Which ones that are depends on the examples only, not on the order in which they were evaluated.
+        """
+        found = missed = used = 0
+        for _digest, item in sorted({item.digest: item for item in items}.items()):
+            example = self.get(item)
+            if example is None:
+                missed += 1
+            else:
+                missed, found = 0, found + 1
+                used += example.ground_truth.size * (2 + len(example.outputs))
+                if used > most_bytes and found > 1:
+                    return
+                yield example
+            if found == most or missed == _PATIENCE:
+                return
+
+
+def blend_example(example: PreviewedExample, scorer: ScorerFactory, metric_name: str) -> BlendExample:
+    """Return what a solver of blend weights needs of an example."""
+    score = scorer(example.ground_truth)
+    item = example.item
+    return BlendExample(
+        digest=item.digest,
+        group=item.example.known_files.target.sha256,
+        outputs=example.outputs,
+        ground_truth=example.ground_truth,
+        accuracies={w: accuracy for w, accuracy in item.accuracies.items() if accuracy is not None},
+        score=lambda picture: checked_similarity(lambda: score(picture), metric_name, BLENDED),
+    )

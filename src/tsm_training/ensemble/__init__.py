@@ -1,0 +1,40 @@
+"""The ensemble's answer: blending the workers' pictures, and finding the shares with which they are blended."""
+
+from tsm_training.ensemble.blending import NEGLIGIBLE_SHARE, Prediction, blend, renormalised
+from tsm_training.ensemble.fitting import (
+    COMPARED_SOLVERS,
+    FEWEST_GROUPS,
+    BlendFit,
+    FixedShares,
+    fit_blend,
+    solver_named,
+)
+from tsm_training.ensemble.previews import PREVIEW_SIDE, decode_preview, encode_preview, sample_grid
+from tsm_training.ensemble.problem import MOST_BLENDS, BlendExample, BlendProblem, BlendSolver
+from tsm_training.ensemble.solvers import BestSingle, EqualWeights, Greedy, LeastSquares, ProbabilityBest
+
+__all__ = [
+    "COMPARED_SOLVERS",
+    "FEWEST_GROUPS",
+    "MOST_BLENDS",
+    "NEGLIGIBLE_SHARE",
+    "PREVIEW_SIDE",
+    "BestSingle",
+    "BlendExample",
+    "BlendFit",
+    "BlendProblem",
+    "BlendSolver",
+    "EqualWeights",
+    "FixedShares",
+    "Greedy",
+    "LeastSquares",
+    "Prediction",
+    "ProbabilityBest",
+    "blend",
+    "decode_preview",
+    "encode_preview",
+    "fit_blend",
+    "renormalised",
+    "sample_grid",
+    "solver_named",
+]
