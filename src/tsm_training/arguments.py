@@ -16,6 +16,7 @@ __all__ = [
     "check_limit",
     "check_number",
     "check_path",
+    "check_seed",
     "check_whole_number",
     "is_number",
     "is_whole_number",
@@ -64,6 +65,13 @@ def check_path(name: str, value: object) -> str:
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidArgumentError(name, value, "a path (str or os.PathLike), not empty and without NUL")
     return text
+
+
+def check_seed(value: object) -> int:
+    """Return a seed as int; InvalidArgumentError unless it is a whole number."""
+    if not is_whole_number(value):
+        raise InvalidArgumentError("seed", value, "a whole number")
+    return int(value)
 
 
 def check_callable(name: str, value: object, expected: str, *, optional: bool = False) -> None:

@@ -10,7 +10,7 @@ import attrs
 
 from tsm_training.data.records import TrainingExample
 
-__all__ = ["Split", "split_examples"]
+__all__ = ["Split", "fold_examples", "split_examples"]
 
 
 @attrs.frozen
@@ -34,15 +34,41 @@ def split_examples(examples: Sequence[TrainingExample], validation_split: float,
         validation_split: The wanted fraction of examples to hold out, in [0, 1).
         seed: Another seed gives another split.
     """
-    sizes: dict[str, int] = {}
-    for example in examples:
-        sizes[_target(example)] = sizes.get(_target(example), 0) + 1
-    order = sorted(sizes, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest())
+    sizes = _group_sizes(examples, seed)
+    order = list(sizes)
     held_out = frozenset(order[: _groups_to_hold_out([sizes[d] for d in order], validation_split)])
     return Split(
         training=tuple(e for e in examples if _target(e) not in held_out),
         validation=tuple(e for e in examples if _target(e) in held_out),
     )
+
+
+def fold_examples(examples: Sequence[TrainingExample], folds: int, seed: int) -> list[tuple[TrainingExample, ...]]:
+    """Divide examples into parts of nearly equal size so that no target picture is in two of them.
+
+    The groups, in the order in which `split_examples` takes them, each go to the part that is smallest so far.
+
+    Args:
+        examples: All with known `files`.
+        folds: How many parts, at most; there are fewer where there are fewer targets. None is empty.
+        seed: Another seed gives other parts.
+    """
+    sizes = _group_sizes(examples, seed)
+    filled = [0] * min(folds, len(sizes))
+    fold_of = {}
+    for digest, size in sizes.items():
+        fold_of[digest] = filled.index(min(filled))
+        filled[fold_of[digest]] += size
+    return [tuple(e for e in examples if fold_of[_target(e)] == fold) for fold in range(len(filled))]
+
+
+def _group_sizes(examples: Sequence[TrainingExample], seed: int) -> dict[str, int]:
+    """Return how many examples each target has, in an order that depends on the seed and the targets' contents."""
+    sizes: dict[str, int] = {}
+    for example in examples:
+        sizes[_target(example)] = sizes.get(_target(example), 0) + 1
+    order = sorted(sizes, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest())
+    return {digest: sizes[digest] for digest in order}
 
 
 def _groups_to_hold_out(sizes: Sequence[int], fraction: float) -> int:

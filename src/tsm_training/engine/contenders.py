@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal, TypeAlias, TypedDict
+from typing import Final, Literal, TypeAlias
 
 import attrs
 import numpy as np
@@ -16,7 +16,7 @@ from tsm_training.ensemble import blend, renormalised
 from tsm_training.evidence import LearnedState
 from tsm_training.weights import LearnerCell, LearnerStatistics, WeightLearner, in_group
 
-__all__ = ["CONTENDERS", "Contender", "Contenders", "Shares", "best_single_worker", "resampled", "shares_for"]
+__all__ = ["CONTENDERS", "Contenders", "Shares", "best_single_worker", "resampled", "shares_for"]
 
 Shares: TypeAlias = Mapping[str, float]
 
@@ -32,15 +32,6 @@ CONTENDERS: Final[tuple[ContenderName, ...]] = (
     "previous",
     "untouched",
 )
-
-
-class Contender(TypedDict):
-    """How one answer did on the examples on which all were judged."""
-
-    mean: float | None
-    """Mean similarity of its pictures to the ground truth, in [0, 1]."""
-    blend_weights: dict[str, float] | None
-    """The shares of the workers; None for the untouched target."""
 
 
 @attrs.frozen(eq=False, slots=False)

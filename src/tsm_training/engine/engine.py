@@ -4,24 +4,28 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, Final, final
 
 import attrs
 
-from tsm_training.arguments import at_least, check_callable, check_whole_number
+from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
+from tsm_training.arguments import at_least, check_callable, check_number, check_seed, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
 from tsm_training.engine.contenders import Contenders, Shares, best_single_worker, shares_for
+from tsm_training.engine.crossvalidation import CrossValidation, CrossValidationResults
 from tsm_training.engine.evaluator import CacheEntry, EvaluationRun, Evaluator, own_workers
+from tsm_training.engine.explaining import Explanation, explanation
 from tsm_training.engine.fitting import Fitter, check_group_by, group_label
 from tsm_training.engine.judging import ExampleJudgement, Judging, Pictures
 from tsm_training.engine.listener import Listener, StopRequest, listening
 from tsm_training.engine.previews import Previews
 from tsm_training.engine.reports import EvaluatedExample, blend_accuracy, worker_means
-from tsm_training.engine.results import ValidationResults, validation_results
+from tsm_training.engine.results import ValidationResults, accuracy_table, validation_results
 from tsm_training.engine.tasks import load_triple
 from tsm_training.engine.training import Training
 from tsm_training.ensemble import NEGLIGIBLE_SHARE, BlendSolver, Prediction, blend, renormalised, solver_named
@@ -78,6 +82,8 @@ class TrainingEngine:
         blend_solver: What fits the shares of the blended picture: ``"auto"`` compares several, and falls back to a
             simple answer where none helps; or the name of one (`tsm_training.ensemble.COMPARED_SOLVERS`), or a
             `BlendSolver`.
+        rope: Which difference in accuracy is practically none, for verdicts and comparisons: the region of practical
+            equivalence reaches so far to either side, at least 0 and below 1.
         clock: Gives the present time, aware.
         new_id: Gives an id that nothing else has.
     """
@@ -90,6 +96,7 @@ class TrainingEngine:
     memory_budget: int = attrs.field(default=_DEFAULT_BUDGET, validator=at_least(1), kw_only=True)
     limits: ImageLimits = attrs.field(factory=ImageLimits, kw_only=True)
     blend_solver: str | BlendSolver = attrs.field(default="auto", validator=_a_solver, kw_only=True)
+    rope: float = attrs.field(default=DEFAULT_ROPE, converter=check_rope, kw_only=True)
     clock: Callable[[], datetime] = attrs.field(default=_now, kw_only=True, repr=False)
     new_id: Callable[[], str] = attrs.field(default=_new_id, kw_only=True, repr=False)
 
@@ -333,15 +340,10 @@ class TrainingEngine:
             NothingEvaluatedError: not one example could be used.
             MetricError: the judge raised or gave something that is no similarity.
         """
-        examples = list(examples)
-        if not examples:
-            raise NoExamplesError
-        self._require_workers()
-        self.prepare_learner()
-        with listening(verbose=verbose, on_progress=on_progress) as listener:
-            run = self.evaluator.evaluate(examples, listener, reevaluate=reevaluate)
-            if not run.evaluated:
-                raise NothingEvaluatedError(run.skipped)
+        with self._evaluated(examples, verbose=verbose, on_progress=on_progress, reevaluate=reevaluate) as (
+            run,
+            listener,
+        ):
             return self.report(run, self.weight_learner, listener, previous=self._previous_shares(), full=full)
 
     @final
@@ -357,19 +359,18 @@ class TrainingEngine:
         """Judge a learner's weights on evaluated examples, and note each example's ``validation_scores``."""
         evaluated = run.evaluated
         worker_ids = tuple(sorted(worker_means(evaluated)))
-        contenders = Contenders(
-            learner, worker_ids, previous, best_single_worker(learner.get_all_statistics(), worker_ids)
-        )
-        judging = Judging(
-            contenders,
-            Previews.of(self.store, run),
-            self.scorer,
-            self.metric_name,
-            functools.partial(self._whole_pictures, worker_ids=worker_ids) if full else None,
-        )
+        best_single = best_single_worker(learner.get_all_statistics(), worker_ids)
+        contenders = Contenders(learner, worker_ids, previous, best_single)
+        judging = self._judging(run, contenders)
+        if full:
+            whole = functools.partial(self._whole_pictures, worker_ids=worker_ids)
+            judging = attrs.evolve(judging, whole_pictures=whole)
         judged = judging.judge(evaluated, listener)
         self._note_scores(evaluated, judged, contenders)
-        return validation_results(run, judged, contenders)
+        return validation_results(run, judged, contenders, self.rope)
+
+    def _judging(self, run: EvaluationRun, contenders: Contenders) -> Judging:
+        return Judging(contenders, Previews.of(self.store, run), self.scorer, self.metric_name)
 
     def _whole_pictures(self, item: EvaluatedExample, worker_ids: Sequence[str]) -> Pictures | None:
         """Run the workers on an example again; None where it cannot be read or nobody gives a picture."""
@@ -412,6 +413,131 @@ class TrainingEngine:
     def fitter(self, run: EvaluationRun) -> Fitter:
         """Return what fits the ensemble's blend on the previews that belong to a run."""
         return Fitter(Previews.of(self.store, run), self.scorer, self.metric_name, solver_named(self.blend_solver))
+
+    # --- asking about what was learned ---
+
+    @final
+    def cross_validate(
+        self,
+        examples: Sequence[TrainingExample],
+        k: int = 5,
+        epochs: int = 1,
+        *,
+        seed: int = 0,
+        group_by: str | None = None,
+        verbose: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> CrossValidationResults:
+        """Train on all folds but one and judge on that one, for each of `k` folds; the learner stays as it is.
+
+        Workers run only where their results are not stored, once. A fresh copy of the learner, with its rate and its
+        other settings but nothing learned, is trained for each fold. Folds share most of their training examples, so
+        intervals are a little too narrow.
+
+        Args:
+            examples: With at least two different targets; examples with the same target are in one fold.
+            k: How many folds, at least 2; fewer where there are fewer targets.
+            epochs: How many passes each training makes, at least 1.
+            seed: Another seed divides otherwise.
+            group_by: Also learn weights of their own for the examples of each value under this metadata key.
+            verbose: Show progress on standard error.
+            on_progress: Called with a `Progress`, in this thread.
+
+        Raises:
+            InvalidArgumentError: an argument is out of its range, or all examples have the same target.
+            NoExamplesError: `examples` is empty.
+            NoWorkersError: the pool is ours and empty.
+            NothingEvaluatedError: not one example could be used.
+            MetricError: the judge raised or gave something that is no similarity.
+        """
+        k, epochs = check_whole_number("k", k, 2), check_whole_number("epochs", epochs)
+        check_seed(seed)
+        check_group_by(group_by)
+        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, listener):
+            if len({item.example.known_files.target for item in run.evaluated}) < 2:  # noqa: PLR2004 - two sides
+                raise InvalidArgumentError("examples", len(examples), "examples with at least two different targets")
+            run.require_a_picture()
+            validation = CrossValidation(
+                learner=self.weight_learner,
+                fitter=self.fitter(run),
+                judging=functools.partial(self._judging, run),
+                listener=listener,
+                epochs=epochs,
+                group_by=group_by,
+                rope=self.rope,
+            )
+            return validation.run(run, k, int(seed))
+
+    @final
+    def explain(
+        self,
+        examples: Sequence[TrainingExample],
+        *,
+        tolerance: float = DEFAULT_ROPE,
+        verbose: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> Explanation:
+        """Tell what each worker brings to the ensemble and what it costs, and how small an ensemble would do.
+
+        It judges blends without each worker on the previews of at most 64 examples: per example at most one metric call
+        for each worker with a share, and four for each that leaves while the subset is sought.
+
+        Args:
+            examples: At least one.
+            tolerance: How much accuracy the smaller ensemble may lose, at least 0 and below 1.
+            verbose: Show progress on standard error.
+            on_progress: Called with a `Progress`, in this thread.
+
+        Raises:
+            InvalidArgumentError: `tolerance` is out of its range.
+            NoExamplesError: `examples` is empty.
+            NoWorkersError: the pool is ours and empty.
+            NothingEvaluatedError: not one example could be used.
+            MetricError: the judge raised or gave something that is no similarity.
+        """
+        check_number("tolerance", tolerance, 0.0, 1.0, "a number of at least 0 and below 1", low_allowed=True)
+        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, _listener):
+            shares = shares_for(self.weight_learner, sorted(worker_means(run.evaluated)), None)
+            return explanation(run.evaluated, self.fitter(run).examples(run.evaluated), shares, float(tolerance))
+
+    @final
+    def score_table(
+        self,
+        examples: Sequence[TrainingExample],
+        *,
+        verbose: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> ScoreTable:
+        """Return the accuracies of all workers on examples, for the questions of `tsm_training.analysis`.
+
+        Raises:
+            NoExamplesError: `examples` is empty.
+            NoWorkersError: the pool is ours and empty.
+            NothingEvaluatedError: not one example could be used.
+            MetricError: the judge raised or gave something that is no similarity.
+        """
+        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, _listener):
+            return accuracy_table(run.evaluated)
+
+    @contextmanager
+    def _evaluated(
+        self,
+        examples: Sequence[TrainingExample],
+        *,
+        verbose: bool,
+        on_progress: ProgressCallback | None,
+        reevaluate: bool = False,
+    ) -> Iterator[tuple[EvaluationRun, Listener]]:
+        examples = list(examples)
+        if not examples:
+            raise NoExamplesError
+        self._require_workers()
+        self.prepare_learner()
+        with listening(verbose=verbose, on_progress=on_progress) as listener:
+            run = self.evaluator.evaluate(examples, listener, reevaluate=reevaluate)
+            if not run.evaluated:
+                raise NothingEvaluatedError(run.skipped)
+            yield run, listener
 
     # --- answering ---
 

@@ -93,19 +93,20 @@ class Fitter:
             MetricError: the judge raised or gave something that is no similarity.
             BlendSolverError: a solver raised, or gave something that is no shares.
         """
-        examples = self._examples(items)
+        examples = self.examples(items)
         labels = {item.digest: group_label(item.example.metadata, group_by) for item in items}
         blend = fit_blend(examples, self.solver)
         groups = {}
         for label in sorted({label for label in labels.values() if label is not None}):
             members = frozenset(digest for digest, each in labels.items() if each == label)
-            own = self._examples([item for item in items if item.digest in members])
+            own = self.examples([item for item in items if item.digest in members])
             # A group must be better off on its own than with the blend of all.
             rivals = [] if blend is None else [FixedShares("all_groups", blend.shares)]
             groups[label] = members, fit_blend(own, self.solver, rivals), _digests(own)
         return Fits(frozenset(labels), blend, _digests(examples), group_by, groups)
 
-    def _examples(self, items: Sequence[EvaluatedExample]) -> list[BlendExample]:
+    def examples(self, items: Sequence[EvaluatedExample]) -> list[BlendExample]:
+        """Return those of the examples whose blended pictures can be judged: the first ones that have previews."""
         previewed = self.previews.first(items, MOST_FITTED_EXAMPLES, _MOST_BYTES)
         return [blend_example(example, self.scorer, self.metric_name) for example in previewed]
 

@@ -9,13 +9,13 @@ from typing import Final, TypedDict
 import attrs
 
 from tsm_training.arrays import Image
-from tsm_training.engine.contenders import CONTENDERS, Contender, Contenders, resampled
+from tsm_training.engine.contenders import Contenders, resampled
 from tsm_training.engine.listener import Listener
 from tsm_training.engine.previews import BLENDED, Previews, ScorerFactory
 from tsm_training.engine.reports import EvaluatedExample, mean
 from tsm_training.engine.tasks import checked_similarity
 
-__all__ = ["ExampleJudgement", "Judging", "Pictures", "contender_means"]
+__all__ = ["ExampleJudgement", "Judging", "Pictures"]
 
 _CONTROL: Final = "control"
 
@@ -114,17 +114,3 @@ class Judging:
                     rivals[digest] = rival
                     break
         return rivals
-
-
-def contender_means(judged: Sequence[ExampleJudgement], contenders: Contenders) -> dict[str, Contender]:
-    """Return each contender's mean over the examples on which all of them were judged."""
-    shares = contenders.shares()
-    names = [name for name in CONTENDERS if name in shares or name == "untouched"]
-    common = [each["scores"] for each in judged if all(name in each["scores"] for name in names)]
-    return {
-        name: {
-            "mean": mean(scores[name] for scores in common),
-            "blend_weights": shares.get(name),
-        }
-        for name in names
-    }

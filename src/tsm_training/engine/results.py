@@ -6,12 +6,24 @@ from collections.abc import Sequence
 from typing import TypedDict
 
 from tsm_training.data import WorkerAccuracy
-from tsm_training.engine.contenders import Contender, Contenders
+from tsm_training.analysis import CONTROL, DEFAULT_ROPE, ScoreTable, VerdictDocument, judge
+from tsm_training.analysis import CONTENDERS as COMPARED
+from tsm_training.analysis import TRAINED
+from tsm_training.engine.contenders import CONTENDERS, Contenders
 from tsm_training.engine.evaluator import EvaluationRun
-from tsm_training.engine.judging import ExampleJudgement, contender_means
-from tsm_training.engine.reports import mean, mean_blend_accuracy, worker_accuracies
+from tsm_training.engine.judging import ExampleJudgement
+from tsm_training.engine.reports import EvaluatedExample, mean, mean_blend_accuracy, worker_accuracies
 
-__all__ = ["ValidationDocument", "ValidationResults", "nothing_validated", "validation_results"]
+__all__ = ["ContenderMean", "ValidationDocument", "ValidationResults", "VerdictDocument", "accuracy_table", "contender_means", "nothing_validated", "validation_results", "verdict_on"]
+
+
+class ContenderMean(TypedDict):
+    """How one answer did on the examples on which all were judged."""
+
+    mean: float | None
+    """Mean similarity of its pictures to the ground truth, in [0, 1]."""
+    blend_weights: dict[str, float] | None
+    """The shares of the workers; None for the untouched target."""
 
 
 class ValidationDocument(TypedDict):
@@ -40,8 +52,10 @@ class ValidationResults(ValidationDocument):
     """On how many examples each worker gave no usable picture."""
     skipped: dict[str, str]
     """Why an example could not be used, by example id."""
-    contenders: dict[str, Contender]
+    contenders: dict[str, ContenderMean]
     """Every answer that the trained ensemble competes with, judged on the same pixels."""
+    verdict: VerdictDocument | None
+    """Whether the trained weights are worth shipping, judged on the unseen examples; None where none has pictures."""
     per_example: list[ExampleJudgement]
     """What each contender's picture scored on each example."""
 
@@ -60,14 +74,22 @@ def nothing_validated() -> ValidationResults:
         "failures": {},
         "skipped": {},
         "contenders": {},
+        "verdict": None,
         "per_example": [],
     }
 
 
 def validation_results(
-    run: EvaluationRun, judged: Sequence[ExampleJudgement], contenders: Contenders
+    run: EvaluationRun, judged: Sequence[ExampleJudgement], contenders: Contenders, rope: float = DEFAULT_ROPE
 ) -> ValidationResults:
-    """Return the report on evaluated examples whose pictures were judged."""
+    """Return the report on evaluated examples whose pictures were judged.
+
+    Args:
+        run: What every worker did.
+        judged: What every contender's picture scored, per evaluated example.
+        contenders: Who competes.
+        rope: Which difference in accuracy is practically none.
+    """
     evaluated = run.evaluated
     shares = contenders.shares()
     pictures = [each["scores"].get("trained") for each in judged]
@@ -86,5 +108,56 @@ def validation_results(
         },
         skipped=dict(run.skipped),
         contenders=contender_means(judged, contenders),
+        verdict=verdict_on(evaluated, judged, rope),
         per_example=list(judged),
     )
+
+
+def contender_means(judged: Sequence[ExampleJudgement], contenders: Contenders) -> dict[str, Contender]:
+    """Return each contender's mean over the examples on which all of them were judged."""
+    shares = contenders.shares()
+    names = [name for name in CONTENDERS if name in shares or name == "untouched"]
+    common = [each["scores"] for each in judged if all(name in each["scores"] for name in names)]
+    return {
+        name: {
+            "mean": mean(scores[name] for scores in common),
+            "blend_weights": shares.get(name),
+        }
+        for name in names
+    }
+
+
+def accuracy_table(items: Sequence[EvaluatedExample]) -> ScoreTable:
+    """Return the accuracies of all workers on evaluated examples."""
+    worker_ids = sorted({worker_id for item in items for worker_id in item.evaluations})
+    return ScoreTable(
+        example_ids=[item.example.example_id for item in items],
+        groups=[item.example.known_files.target.sha256 for item in items],
+        scores={worker_id: [item.accuracies.get(worker_id) for item in items] for worker_id in worker_ids},
+    )
+
+
+def verdict_on(
+    items: Sequence[EvaluatedExample], judged: Sequence[ExampleJudgement], rope: float
+) -> VerdictDocument | None:
+    """Return whether the trained ensemble is worth shipping, judged on examples that were never learned from.
+
+    Args:
+        items: The examples.
+        judged: What every contender's picture scored on each of them.
+        rope: Which difference in accuracy is practically none.
+    """
+    rows = [
+        (item.example, each["scores"])
+        for item, each in zip(items, judged, strict=True)
+        if each["is_unseen"] and each["scores"]
+    ]
+    if not rows:
+        return None
+    names = [name for name in (TRAINED, *COMPARED, CONTROL) if any(name in scores for _example, scores in rows)]
+    table = ScoreTable(
+        example_ids=[example.example_id for example, _scores in rows],
+        groups=[example.known_files.target.sha256 for example, _scores in rows],
+        scores={name: [scores.get(name) for _example, scores in rows] for name in names},
+    )
+    return judge(table, rope=rope).to_dict()

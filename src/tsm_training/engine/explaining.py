@@ -1,0 +1,165 @@
+"""Why an ensemble answers as it does: what each worker brings, what it costs, and who could be spared."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Final, TypedDict
+
+import numpy as np
+
+from tsm_training.engine.reports import EvaluatedExample, mean, worker_means
+from tsm_training.ensemble import NEGLIGIBLE_SHARE, BlendExample, BlendProblem, renormalised
+
+__all__ = ["Explanation", "SubsetAdvice", "WorkerExplanation", "explanation"]
+
+_TRIED_AT_ONCE: Final = 4
+"""In each step of the search for a subset only the workers with the smallest shares are candidates for leaving."""
+
+
+class WorkerExplanation(TypedDict):
+    """What is known of one worker's part in the ensemble."""
+
+    solo_accuracy: float | None
+    """Mean similarity of its own pictures where it gave one, in [0, 1]; None where it never did."""
+    share: float
+    """Its part in the ensemble's picture, in [0, 1]."""
+    gain: float | None
+    """How much less similar the ensemble's pictures are when it is left out; below 0 if they are better without it."""
+    redundancy: float | None
+    """The largest correlation of its errors with another worker's, in [−1, 1]: near 1, the other one can stand in."""
+    most_similar_to: str | None
+    """That other worker."""
+    failure_rate: float
+    """On which part of the examples it gave no usable picture, in [0, 1]."""
+    mean_seconds: float | None
+    """Wall-clock time per picture."""
+
+
+class SubsetAdvice(TypedDict):
+    """The smallest ensemble that was found to be nearly as good."""
+
+    workers: list[str]
+    accuracy: float
+    """Mean similarity of its blended pictures, in [0, 1]."""
+    loss: float
+    """How much less that is than with all workers."""
+    seconds: float
+    """Mean time of its workers for one picture, one after the other."""
+    seconds_saved: float
+    """How much less that is than with all workers that a prediction runs."""
+
+
+class Explanation(TypedDict):
+    """What each worker brings to the ensemble and what it costs."""
+
+    num_examples: int
+    picture_examples: int
+    """On how many of the examples pictures could be compared; without any, what needs them is None."""
+    ensemble_accuracy: float | None
+    tolerance: float
+    """Which loss the subset may have."""
+    workers: dict[str, WorkerExplanation]
+    subset: SubsetAdvice | None
+
+
+def explanation(
+    items: Sequence[EvaluatedExample],
+    examples: Sequence[BlendExample],
+    shares: Mapping[str, float],
+    tolerance: float,
+) -> Explanation:
+    """Explain an ensemble.
+
+    Args:
+        items: Evaluated examples, at least one.
+        examples: Those of them whose pictures can be compared.
+        shares: Of the ensemble, per worker id.
+        tolerance: How much accuracy a smaller ensemble may lose.
+    """
+    problem = BlendProblem(tuple(examples), tuple(sorted(shares))) if examples else None
+    seconds = _mean_seconds(items)
+    accuracies, alike = worker_means(items), _most_alike(problem)
+    workers: dict[str, WorkerExplanation] = {}
+    for worker_id, share in sorted(shares.items()):
+        similar, correlation = alike.get(worker_id, (None, None))
+        workers[worker_id] = {
+            "solo_accuracy": accuracies.get(worker_id),
+            "share": share,
+            "gain": _gain(problem, shares, worker_id),
+            "redundancy": correlation,
+            "most_similar_to": similar,
+            "failure_rate": _failure_rate(items, worker_id),
+            "mean_seconds": seconds.get(worker_id),
+        }
+    return {
+        "num_examples": len(items),
+        "picture_examples": len(examples),
+        "ensemble_accuracy": None if problem is None else problem.score(shares),
+        "tolerance": tolerance,
+        "workers": workers,
+        "subset": None if problem is None else _smallest_subset(problem, shares, tolerance, seconds),
+    }
+
+
+def _mean_seconds(items: Sequence[EvaluatedExample]) -> dict[str, float]:
+    times: dict[str, list[float]] = {}
+    for item in items:
+        for worker_id, evaluation in item.evaluations.items():
+            times.setdefault(worker_id, []).append(evaluation.seconds)
+    return {worker_id: math.fsum(each) / len(each) for worker_id, each in times.items()}
+
+
+def _failure_rate(items: Sequence[EvaluatedExample], worker_id: str) -> float:
+    asked = [item.accuracies[worker_id] for item in items if worker_id in item.evaluations]
+    return mean(float(accuracy is None) for accuracy in asked) or 0.0
+
+
+def _gain(problem: BlendProblem | None, shares: Mapping[str, float], worker_id: str) -> float | None:
+    if problem is None:
+        return None
+    if shares[worker_id] == 0.0:
+        return 0.0
+    others = [other for other in shares if other != worker_id]
+    if not any(shares[other] for other in others):
+        return None  # without it there is no ensemble
+    return problem.score(shares) - problem.score(renormalised(shares, others))
+
+
+def _most_alike(problem: BlendProblem | None) -> dict[str, tuple[str, float]]:
+    """Return for each worker the one whose errors are most like its own, and their correlation."""
+    if problem is None or len(problem.worker_ids) == 1:
+        return {}
+    products = problem.error_matrix
+    sizes = np.sqrt(np.diag(products))
+    scale = np.outer(sizes, sizes)
+    # Two workers without any error are alike in every way.
+    correlations = np.where(scale > 0.0, products / np.where(scale > 0.0, scale, 1.0), 1.0)
+    np.fill_diagonal(correlations, -np.inf)
+    ids = problem.worker_ids
+    return {w: (ids[int(row.argmax())], min(1.0, float(row.max()))) for w, row in zip(ids, correlations, strict=True)}
+
+
+def _smallest_subset(
+    problem: BlendProblem, shares: Mapping[str, float], tolerance: float, seconds: Mapping[str, float]
+) -> SubsetAdvice:
+    """Leave out one worker after the other, each time the one that is missed least, while the loss is tolerable."""
+    used = {worker_id: share for worker_id, share in shares.items() if share >= NEGLIGIBLE_SHARE}
+    whole = accuracy = problem.score(shares)
+    kept = dict(used)
+    while len(kept) > 1:
+        smallest = sorted(kept, key=lambda worker_id: (kept[worker_id], worker_id))[:_TRIED_AT_ONCE]
+        options = [renormalised(kept, [w for w in kept if w != leaving]) for leaving in smallest]
+        scores = [problem.score(option) for option in options]
+        if whole - max(scores) > tolerance:
+            break
+        accuracy = max(scores)
+        kept = options[scores.index(accuracy)]
+    cost = math.fsum(seconds.get(worker_id, 0.0) for worker_id in kept)
+    return {
+        "workers": sorted(kept),
+        "accuracy": accuracy,
+        "loss": whole - accuracy,
+        "seconds": cost,
+        "seconds_saved": math.fsum(seconds.get(worker_id, 0.0) for worker_id in used) - cost,
+    }
