@@ -21,7 +21,7 @@ FLOORS = [
     {"_version", "errors"},
     {"arguments", "arrays", "files", "forking", "evidence", "fingerprints", "progress"},
     {"images", "metrics", "weights", "workers", "data"},
-    {"color_transfer", "ensemble", "persistence", "ingest", "isolation"},
+    {"color_transfer", "ensemble", "persistence", "ingest", "isolation", "analysis"},
     {"engine"},
     {"documents"},
     {"manager"},

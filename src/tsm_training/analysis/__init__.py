@@ -1,0 +1,56 @@
+"""Calibrated answers: is one worker better than another, which is the best, and are these weights worth shipping?
+
+Everything here is a pure function of a `ScoreTable`. No random numbers are used, and neither the order of examples nor
+that of workers changes a bit of an answer.
+"""
+
+from tsm_training.analysis.best import BestDocument, BestWorker, probability_best
+from tsm_training.analysis.paired import (
+    BEYOND_DOUBT,
+    DEFAULT_ROPE,
+    MIN_EXAMPLES,
+    Comparison,
+    ComparisonDocument,
+    Conclusion,
+    compare,
+)
+from tsm_training.analysis.posterior import INTERVAL_MASS, Posterior
+from tsm_training.analysis.table import ScoreTable
+from tsm_training.analysis.verdict import (
+    CONTENDERS,
+    CONTROL,
+    RELATED,
+    TRAINED,
+    Decision,
+    ExampleScores,
+    Verdict,
+    VerdictDocument,
+    examples_for_half_width,
+    judge,
+)
+
+__all__ = [
+    "BEYOND_DOUBT",
+    "CONTENDERS",
+    "CONTROL",
+    "DEFAULT_ROPE",
+    "INTERVAL_MASS",
+    "MIN_EXAMPLES",
+    "RELATED",
+    "TRAINED",
+    "BestDocument",
+    "BestWorker",
+    "Comparison",
+    "ComparisonDocument",
+    "Conclusion",
+    "Decision",
+    "ExampleScores",
+    "Posterior",
+    "ScoreTable",
+    "Verdict",
+    "VerdictDocument",
+    "compare",
+    "examples_for_half_width",
+    "judge",
+    "probability_best",
+]

@@ -1,0 +1,524 @@
+"""Comparisons of workers, and the probability of being the best."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+import pickle
+import random
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from tsm_training.analysis import (
+    DEFAULT_ROPE,
+    MIN_EXAMPLES,
+    Comparison,
+    Posterior,
+    ScoreTable,
+    compare,
+    probability_best,
+    student,
+    words,
+)
+from tsm_training.errors import InvalidArgumentError
+
+DEGREES = [*range(1, 41), 50, 99, 100, 333, 500, 999, 1000]
+VALUES = [0.0, 1e-200, 1e-12, 1e-3, 0.1, 0.5, 1.0, 1.5, 1.7, 1.8, 2.0, 3.0, 5.0, 10.0, 30.0, 100.0, 1e4, 1e8]
+SCORES = st.floats(0.0, 1.0).map(lambda value: round(value, 3))
+SOME = settings(max_examples=40)
+ROWS = st.lists(st.tuples(SCORES, SCORES, SCORES), min_size=MIN_EXAMPLES, max_size=20)
+
+
+def table(scores: Mapping[str, Sequence[float | None]], groups: Sequence[str] | None = None) -> ScoreTable:
+    """Return a table of examples that are called by their numbers; each has a target of its own unless said."""
+    ids = [str(number) for number in range(len(next(iter(scores.values()))))]
+    return ScoreTable(ids, groups or ids, scores)
+
+
+def of_rows(rows: Sequence[tuple[float | None, ...]], names: str = "abc") -> ScoreTable:
+    return table(dict(zip(names, zip(*rows, strict=True), strict=True)))
+
+
+def apart(mean: float, spread: float, n: int = 10) -> ScoreTable:
+    """Return scores of "a" and "b" whose differences lie `spread` to both sides of `mean`, half of them each."""
+    return table({"a": [0.5 + mean + (spread if i % 2 else -spread) for i in range(n)], "b": [0.5] * n})
+
+
+# --- Student's t ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("df", DEGREES)
+def test_the_distribution_function_agrees_with_scipy(df: int) -> None:
+    values = [sign * value for value in VALUES for sign in (1.0, -1.0)]
+    found = [student.cdf(value, df) for value in values]
+    expected = stats.t.cdf(values, df)
+    assert np.allclose(found, expected, rtol=0.0, atol=1e-12)
+    told = expected > 1e-280
+    assert np.allclose(np.array(found)[told], expected[told], rtol=1e-9, atol=0.0)
+
+
+@pytest.mark.parametrize("df", DEGREES)
+def test_quantiles_agree_with_scipy(df: int) -> None:
+    probabilities = [1e-60, 1e-15, 1e-9, 1e-4, 0.025, 0.05, 0.3, 0.4999999, 0.7, 0.95, 0.975, 0.9999]
+    found = [student.quantile(probability, df) for probability in probabilities]
+    assert np.allclose(found, stats.t.ppf(probabilities, df), rtol=1e-9, atol=1e-9)
+
+
+@given(st.floats(1e-12, 0.5), st.integers(1, 300))
+def test_a_quantile_is_exceeded_with_its_probability(probability: float, df: int) -> None:
+    value = student.quantile(probability, df)
+    assert student.cdf(value, df) == pytest.approx(probability, rel=1e-9)
+    assert student.quantile(1.0 - probability, df) == pytest.approx(-value, rel=1e-3, abs=1e-9)
+
+
+def test_the_middle_and_the_ends_are_exact() -> None:
+    assert [student.cdf(value, 7) for value in (-math.inf, -1e200, 0.0, 1e200, math.inf)] == [0.0, 0.0, 0.5, 1.0, 1.0]
+    assert student.quantile(0.5, 7) == 0.0
+
+
+def test_one_degree_of_freedom_is_the_cauchy_distribution() -> None:
+    assert student.cdf(1.0, 1) == pytest.approx(0.75, abs=1e-15)
+    assert student.quantile(0.75, 1) == pytest.approx(1.0, abs=1e-14)
+
+
+# --- tables ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ids", "groups", "scores", "said"),
+    [
+        (["x", "x"], ["t", "u"], {"a": [0.1, 0.2]}, "example_ids must be ids that name each example once, got 'x'"),
+        (["x", "y"], ["t"], {"a": [0.1, 0.2]}, "groups must be 2 entries, one per example, got 1"),
+        (["x", "y"], ["t", "u"], {"a": [0.1]}, "scores['a'] must be 2 entries, one per example, got 1"),
+        (["x"], ["t"], {"a": [1.5]}, "scores['a'] must be a number between 0 and 1, or None where"),
+        (["x"], ["t"], {"a": [-0.1]}, "there was no picture, got -0.1"),
+        (["x"], ["t"], {"a": [math.nan]}, "there was no picture, got nan"),
+        (["x"], ["t"], {"a": [True]}, "there was no picture, got True"),
+        (["x"], ["t"], {"a": ["0.5"]}, "there was no picture, got '0.5'"),
+    ],
+)
+def test_a_table_that_is_no_table_is_refused(ids: Any, groups: Any, scores: Any, said: str) -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        ScoreTable(ids, groups, scores)
+    assert said in str(caught.value)
+
+
+def test_a_table_keeps_plain_numbers_of_its_own() -> None:
+    column = np.array([0.0, 1.0, 0.5], np.float32)
+    made = table({"a": column})  # type: ignore[dict-item]
+    column[:] = 0.25
+    assert made.scores == {"a": (0.0, 1.0, 0.5)}
+    assert {type(score) for score in made.scores["a"]} == {float}
+
+
+def test_a_column_that_is_not_there_is_named() -> None:
+    with pytest.raises(InvalidArgumentError, match="name must be one of 'a', 'b', got 'c'"):
+        apart(0.0, 0.1).column("c")
+    with pytest.raises(InvalidArgumentError, match="name must be one of none, got 'c'"):
+        ScoreTable([], [], {}).failures("c")
+
+
+def test_groups_have_the_mean_of_what_they_have() -> None:
+    made = table({"a": [0.1, 0.2, 0.3, None, None]}, ["t", "u", "t", "u", "v"])
+    assert made.group_means(made.column("a")) == [0.2, 0.2]
+
+
+# --- posteriors -----------------------------------------------------------------------------------------------------
+
+
+def test_the_posterior_is_that_of_the_t_test() -> None:
+    differences = np.random.default_rng(0).normal(0.01, 0.02, 12)
+    posterior = Posterior.of(differences.tolist())
+    reference = stats.ttest_1samp(differences, 0.0)
+    assert posterior.interval() == pytest.approx(tuple(reference.confidence_interval(0.9)), abs=1e-12)
+    assert posterior.interval(0.5) == pytest.approx(tuple(reference.confidence_interval(0.5)), abs=1e-12)
+    assert posterior.probability_negative == pytest.approx(reference.pvalue / 2.0, abs=1e-12)
+    assert posterior.probability_positive == pytest.approx(1.0 - reference.pvalue / 2.0, abs=1e-12)
+    assert posterior.above(0.02) == pytest.approx(stats.ttest_1samp(differences, 0.02).pvalue / 2.0, abs=1e-12)
+
+
+@given(st.lists(SCORES, min_size=2, max_size=12), st.randoms(use_true_random=False))
+def test_the_order_of_differences_changes_no_bit(differences: list[float], shuffler: random.Random) -> None:
+    shuffled = list(differences)
+    shuffler.shuffle(shuffled)
+    assert Posterior.of(shuffled) == Posterior.of(differences)
+
+
+@given(st.lists(SCORES.map(lambda score: score - 0.5), min_size=2, max_size=12), st.floats(0.0, 0.5))
+def test_a_mean_difference_is_above_within_or_below(differences: list[float], rope: float) -> None:
+    posterior = Posterior.of(differences)
+    total = posterior.above(rope) + posterior.within(rope) + posterior.below(-rope)
+    assert total == pytest.approx(1.0, abs=1e-12)
+    assert posterior.within(rope) >= 0.0
+    assert posterior.probability_positive + posterior.probability_negative == pytest.approx(1.0, abs=1e-12)
+
+
+def test_differences_that_never_vary_leave_a_point() -> None:
+    posterior = Posterior.of([0.1] * 3)  # whose mean is not 0.1 in floats
+    assert posterior == Posterior(0.1, 0.0, 2)
+    assert posterior.interval() == (0.1, 0.1)
+    assert [posterior.above(value) for value in (0.0, 0.1, 0.2)] == [1.0, 0.0, 0.0]
+    assert [posterior.below(value) for value in (0.0, 0.1, 0.2)] == [0.0, 0.0, 1.0]
+    assert [posterior.within(value) for value in (0.0, 0.1, 0.2)] == [0.0, 1.0, 1.0]
+    assert (posterior.probability_positive, posterior.probability_negative) == (1.0, 0.0)
+    assert posterior.mirrored() == Posterior(-0.1, 0.0, 2)
+
+
+def test_no_difference_at_all_speaks_for_neither() -> None:
+    posterior = Posterior.of([0.0] * 5)
+    assert (posterior.probability_positive, posterior.probability_negative) == (0.5, 0.5)
+    assert posterior.within(0.0) == 1.0
+
+
+# --- comparing two --------------------------------------------------------------------------------------------------
+
+
+def test_a_clear_difference_is_found_with_its_figures() -> None:
+    found = compare(apart(0.012, 0.01), "a", "b")
+    assert found.conclusion == "better"
+    assert found.mean_difference == pytest.approx(0.012)
+    assert found.interval == pytest.approx((0.005890, 0.018110), abs=1e-6)
+    assert found.probability_better == pytest.approx(stats.t.cdf(3.6, 9), abs=1e-9)
+    assert (found.n, found.num_examples, found.failures_a, found.failures_b) == (10, 10, 0, 0)
+    assert found.rope == DEFAULT_ROPE
+    assert str(found) == "a is better than b by 0.012 (90 % interval 0.006 to 0.018, 10 targets; P > 0.99)"
+
+
+@pytest.mark.parametrize(
+    ("mean", "spread", "conclusion", "sentence"),
+    [
+        (-0.012, 0.015, "worse", "a is worse than b by 0.012 (90 % interval 0.003 to 0.021, 10 targets; P = 0.98)"),
+        (
+            0.001,
+            0.003,
+            "practically equal",
+            "a and b are practically equal, the difference is 0.001 (90 % interval -0.001 to 0.003, 10 targets; "
+            "P > 0.99 for at most 0.005)",
+        ),
+        (
+            -0.004,
+            0.03,
+            "undecided",
+            "it is undecided whether a or b is better, the difference is -0.004 (90 % interval -0.022 to 0.014, "
+            "10 targets; P = 0.34 that it is a)",
+        ),
+        (0.0, 0.0, "practically equal", "a and b score alike on all 10 targets"),
+        (0.1, 0.0, "better", "a is better than b by 0.100 (90 % interval 0.100 to 0.100, 10 targets; P > 0.99)"),
+    ],
+)
+def test_each_conclusion_has_its_sentence(mean: float, spread: float, conclusion: str, sentence: str) -> None:
+    found = compare(apart(mean, spread), "a", "b")
+    assert (found.conclusion, found.sentence) == (conclusion, sentence)
+
+
+def test_a_certain_difference_that_is_too_small_to_matter_is_practically_none() -> None:
+    found = compare(apart(0.002, 0.001), "a", "b")
+    assert found.probability_better is not None
+    assert found.probability_better > 0.99
+    assert found.conclusion == "practically equal"
+    assert compare(apart(0.002, 0.001), "a", "b", rope=0.0).conclusion == "better"
+
+
+def test_the_region_of_practical_equivalence_divides_the_probabilities() -> None:
+    found = compare(apart(0.006, 0.02), "a", "b", rope=0.01)
+    scale = 0.02 / 3.0
+    assert found.probability_practically_better == pytest.approx(stats.t.cdf(-0.004 / scale, 9), abs=1e-9)
+    assert found.probability_practically_worse == pytest.approx(stats.t.cdf(-0.016 / scale, 9), abs=1e-9)
+    parts = [
+        found.probability_practically_better,
+        found.probability_practically_equal,
+        found.probability_practically_worse,
+    ]
+    assert sum(part or 0.0 for part in parts) == pytest.approx(1.0)
+
+
+@SOME
+@given(ROWS)
+def test_the_other_way_round_everything_is_mirrored(rows: list[tuple[float, float, float]]) -> None:
+    there, back = (compare(of_rows(rows), *names) for names in (("a", "b"), ("b", "a")))
+    assert there.probability_better == back.probability_worse
+    assert there.probability_practically_equal == pytest.approx(back.probability_practically_equal, abs=1e-12)
+    assert there.probability_practically_worse == back.probability_practically_better
+    assert there.interval is not None
+    assert back.interval is not None
+    assert there.interval == tuple(-end for end in reversed(back.interval))
+    opposite = {"better": "worse", "worse": "better"}
+    assert back.conclusion == opposite.get(there.conclusion, there.conclusion)
+
+
+@SOME
+@given(ROWS, st.randoms(use_true_random=False))
+def test_neither_the_order_of_examples_nor_a_third_worker_changes_a_comparison(
+    rows: list[tuple[float, float, float]], shuffler: random.Random
+) -> None:
+    shuffled = list(rows)
+    shuffler.shuffle(shuffled)
+    pairs = of_rows([row[:2] for row in shuffled], "ab")
+    assert compare(pairs, "a", "b") == compare(of_rows(rows), "a", "b")
+
+
+@SOME
+@given(ROWS, st.floats(0.0, 0.3))
+def test_what_makes_examples_easy_for_both_changes_nothing(rows: list[tuple[float, float, float]], ease: float) -> None:
+    hard = [(0.7 * a, 0.7 * b, c) for a, b, c in rows]
+    easy = [(a + ease * c, b + ease * c, c) for a, b, c in hard]
+    plain, shifted = (compare(of_rows(scores), "a", "b") for scores in (hard, easy))
+    assert shifted.mean_difference == pytest.approx(plain.mean_difference, abs=1e-12)
+    assert shifted.interval == pytest.approx(plain.interval, abs=1e-6)
+
+
+def test_examples_with_one_target_count_as_one() -> None:
+    single = apart(0.012, 0.01)
+    repeated = table(
+        {name: [score for score in column for _ in range(5)] for name, column in single.scores.items()},
+        [group for group in single.groups for _ in range(5)],
+    )
+    once, five = compare(single, "a", "b"), compare(repeated, "a", "b")
+    assert five.interval == pytest.approx(once.interval)
+    assert (five.n, five.num_examples) == (10, 50)
+
+
+def test_a_target_with_many_examples_counts_no_more_than_one_with_one() -> None:
+    scores = {"a": [0.9, 0.9, 0.9, 0.5], "b": [0.5] * 4}
+    assert compare(table(scores, ["t", "t", "t", "u"]), "a", "b").mean_difference == pytest.approx(0.2)
+
+
+def test_failures_are_counted_and_said() -> None:
+    good = apart(0.05, 0.01, 12)
+    scores = {name: list(column) for name, column in good.scores.items()}
+    scores["a"][0] = scores["a"][1] = scores["b"][1] = None
+    found = compare(table(scores), "a", "b")
+    assert (found.failures_a, found.failures_b, found.num_examples, found.n) == (2, 1, 10, 10)
+    assert found.mean_difference == pytest.approx(0.05)
+    assert found.sentence.endswith("; a gave no picture on 2 examples; b gave no picture on 1 example")
+
+
+@pytest.mark.parametrize("n", [1, MIN_EXAMPLES - 1])
+def test_below_the_least_number_nothing_is_said_but_the_mean(n: int) -> None:
+    found = compare(apart(0.1, 0.0, n), "a", "b")
+    assert found.mean_difference == pytest.approx(0.1)
+    assert found.conclusion == "not enough data"
+    document = found.to_dict()
+    nothing = {key for key, value in document.items() if value is None}
+    assert nothing == {"interval", *(key for key in document if key.startswith("probability"))}
+    targets = "1 target" if n == 1 else "7 targets"
+    expected = f"not enough data to compare a with b: {targets} with pictures of both, at least 8 are needed"
+    assert found.sentence == expected
+
+
+def test_at_the_least_number_something_is_said() -> None:
+    assert compare(apart(0.1, 0.01, MIN_EXAMPLES), "a", "b").conclusion == "better"
+
+
+def test_many_examples_of_few_targets_are_not_enough() -> None:
+    found = compare(table({"a": [0.9] * 50, "b": [0.5] * 50}, ["t", "u"] * 25), "a", "b")
+    assert (found.conclusion, found.n, found.num_examples) == ("not enough data", 2, 50)
+
+
+def test_two_that_never_meet_have_no_mean() -> None:
+    found = compare(table({"a": [0.9, None], "b": [None, 0.5]}), "a", "b")
+    assert (found.mean_difference, found.n, found.failures_a, found.failures_b) == (None, 0, 1, 1)
+
+
+@pytest.mark.parametrize("rope", [-0.1, 1.0, math.nan, True, "0.1", None])
+def test_a_region_that_is_none_is_refused(rope: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="rope must be a number of at least 0 and below 1, got "):
+        compare(apart(0.0, 0.1), "a", "b", rope=rope)
+
+
+def test_a_worker_is_not_compared_with_itself() -> None:
+    with pytest.raises(InvalidArgumentError, match="b must be another one than a, got 'a'"):
+        compare(apart(0.0, 0.1), "a", "a")
+
+
+@pytest.mark.parametrize("n", [3, 10])
+def test_a_comparison_can_be_kept_as_json_and_as_a_pickle(n: int) -> None:
+    found = compare(apart(0.012, 0.01, n), "a", "b", rope=0.01)
+    document = found.to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document.keys() >= {field for field in dir(Comparison) if field.startswith("probability_")}
+    assert (document["conclusion"], document["sentence"]) == (found.conclusion, found.sentence)
+    assert (document["a"], document["b"], document["rope"], document["n"]) == ("a", "b", 0.01, n)
+    assert document["interval"] == (None if found.interval is None else list(found.interval))
+    assert pickle.loads(pickle.dumps(found)) == found
+
+
+# --- the best of several --------------------------------------------------------------------------------------------
+
+
+def test_equal_workers_have_equal_probabilities_to_the_last_bit() -> None:
+    rng = np.random.default_rng(0)
+    column = rng.uniform(0.5, 0.9, 20).tolist()
+    found = probability_best(table(dict.fromkeys("abc", column)))
+    assert len(set(found.probabilities.values())) == 1
+    assert found.probabilities["a"] == pytest.approx(1.0 / 3.0, abs=1e-15)
+    assert found.sentence == "the best worker is most probably a, b or c (P = 0.33 each; 20 targets)"
+
+
+@SOME
+@given(ROWS)
+def test_workers_that_change_places_change_probabilities(rows: list[tuple[float, float, float]]) -> None:
+    straight = probability_best(of_rows(rows)).probabilities
+    for order in itertools.permutations("abc"):
+        assert probability_best(of_rows(rows, "".join(order))).probabilities == {
+            new: straight[old] for old, new in zip("abc", order, strict=True)
+        }
+
+
+@SOME
+@given(ROWS, st.randoms(use_true_random=False))
+def test_the_order_of_examples_does_not_matter_for_the_best(
+    rows: list[tuple[float, float, float]], shuffler: random.Random
+) -> None:
+    shuffled = list(rows)
+    shuffler.shuffle(shuffled)
+    assert probability_best(of_rows(shuffled)) == probability_best(of_rows(rows))
+
+
+@SOME
+@given(ROWS)
+def test_the_probabilities_have_the_sum_one(rows: list[tuple[float, float, float]]) -> None:
+    known = [value for value in probability_best(of_rows(rows)).probabilities.values() if value is not None]
+    assert math.fsum(known) == pytest.approx(1.0)
+    assert all(0.0 <= value <= 1.0 for value in known)
+
+
+@pytest.mark.parametrize("n", [8, 12, 40])
+@pytest.mark.parametrize("errors", [0.0, 0.5, 1.0, 2.0])
+def test_of_two_workers_the_best_is_the_better(n: int, errors: float) -> None:
+    """Up to what the normal distribution differs from Student's t of the same variance."""
+    made = apart(errors * 0.02 / math.sqrt(n - 1), 0.02, n)
+    best = probability_best(made).probabilities["a"]
+    assert best == pytest.approx(compare(made, "a", "b").probability_better, abs=0.025)
+
+
+def test_what_examples_do_to_all_workers_alike_is_no_doubt() -> None:
+    rng = np.random.default_rng(1)
+    common, errors = rng.uniform(0.2, 0.8, 30), rng.normal(0.0, 0.01, (3, 30))
+    worth = np.array([0.02, 0.0, 0.0])[:, None]
+    scores = dict(zip("abc", (common + worth + errors).tolist(), strict=True))
+    best = probability_best(table(scores)).probabilities["a"]
+    assert best is not None
+    assert best > 0.999
+
+
+def test_a_worker_that_varies_more_has_more_chance_behind_a_better_one() -> None:
+    rng = np.random.default_rng(2)
+    common = rng.uniform(0.4, 0.6, 24)
+    wiggle = np.tile([1.0, -1.0, -1.0, 1.0, 1.0, -1.0, 1.0, -1.0], 3)
+    turned = np.tile([1.0, 1.0, -1.0, -1.0, 1.0, 1.0, -1.0, -1.0], 3)
+    other = np.tile([1.0, -1.0, 1.0, -1.0, -1.0, 1.0, -1.0, 1.0], 3)
+    scores = {"a": common + 0.01 * other, "steady": common - 0.02 + 0.01 * wiggle, "wild": common - 0.02 + 0.2 * turned}
+    found = probability_best(table({name: column.tolist() for name, column in scores.items()})).probabilities
+    assert found["wild"] is not None
+    assert found["steady"] is not None
+    assert found["wild"] > found["steady"]
+
+
+def test_a_lead_that_never_varies_is_certain() -> None:
+    found = probability_best(apart(0.01, 0.0))
+    assert found.probabilities == {"a": 1.0, "b": 0.0}
+    assert found.sentence == "the best worker is most probably a (P > 0.99; 10 targets)"
+
+
+def test_one_worker_is_the_best_of_one() -> None:
+    assert probability_best(table({"a": [0.5] * 7 + [0.7]})).probabilities == {"a": 1.0}
+
+
+def test_workers_are_compared_where_all_of_them_gave_a_picture() -> None:
+    scores: dict[str, list[float | None]] = {
+        "a": [0.9 if i % 2 else 0.8 for i in range(12)],
+        "b": [None, None, *(0.5 if i % 3 else 0.4 for i in range(10))],
+        "c": [*(0.6 if i % 5 else 0.7 for i in range(11)), None],
+    }
+    found = probability_best(table(scores))
+    assert (found.n, found.num_examples) == (9, 9)
+    assert found.failures == {"a": 0, "b": 2, "c": 1}
+    part = table({name: column[2:11] for name, column in scores.items()})
+    assert found.probabilities == probability_best(part).probabilities
+
+
+def test_a_worker_that_fails_on_more_than_half_is_left_out_and_named() -> None:
+    scores: dict[str, list[float | None]] = {
+        "a": [0.9] * 20,
+        "b": [*[0.5] * 10, *[None] * 10],
+        "c": [*[0.7] * 9, *[None] * 11],
+    }
+    found = probability_best(table(scores))
+    assert found.left_out == ("c",)
+    assert found.probabilities == {"a": 1.0, "b": 0.0, "c": None}
+    assert found.num_examples == 10
+    assert found.sentence.endswith("(P > 0.99; 10 targets); c left out for failing on more than half")
+
+
+def test_too_few_targets_give_no_probabilities() -> None:
+    scores = {"a": [0.9] * 20, "b": [0.5] * 20}
+    found = probability_best(table(scores, [str(number % 7) for number in range(20)]))
+    assert (found.n, found.num_examples) == (7, 20)
+    assert found.probabilities == {"a": None, "b": None}
+    needed = "7 targets with pictures of all workers, at least 8 are needed"
+    assert str(found) == f"not enough data to say which worker is the best: {needed}"
+
+
+def test_each_target_counts_once_for_the_best_too() -> None:
+    single = apart(0.012, 0.03)
+    repeated = table(
+        {name: [score for score in column for _ in range(4)] for name, column in single.scores.items()},
+        [group for group in single.groups for _ in range(4)],
+    )
+    assert probability_best(repeated).probabilities == pytest.approx(probability_best(single).probabilities)
+
+
+@pytest.mark.parametrize("scores", [{}, {"a": [], "b": []}, {"a": [None], "b": [None]}])
+def test_where_there_is_nothing_nobody_is_the_best(scores: dict[str, list[None]]) -> None:
+    ids = ["x"] * max((len(column) for column in scores.values()), default=0)
+    found = probability_best(ScoreTable(ids, ids, scores))
+    assert found.probabilities == dict.fromkeys(scores)
+    assert (found.n, found.num_examples) == (0, 0)
+
+
+def test_who_is_best_can_be_kept_as_json() -> None:
+    scores: dict[str, list[float | None]] = {"a": [0.9] * 9, "b": [0.5] * 9, "c": [None] * 9}
+    document = probability_best(table(scores)).to_dict()
+    assert json.loads(json.dumps(document, allow_nan=False)) == document
+    assert document["probabilities"] == {"a": 1.0, "b": 0.0, "c": None}
+    assert document["failures"] == {"a": 0, "b": 0, "c": 9}
+    assert (document["left_out"], document["n"], document["num_examples"]) == (["c"], 9, 9)
+    assert document["sentence"].startswith("the best worker is most probably a ")
+
+
+# --- words ----------------------------------------------------------------------------------------------------------
+
+
+def test_numbers_and_names_are_written_as_people_do() -> None:
+    assert [words.counted(number, "target") for number in (0, 1, 2)] == ["0 targets", "1 target", "2 targets"]
+    assert [words.listed(list(names)) for names in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+    assert words.listed(["a", "b"], "or") == "a or b"
+
+
+@pytest.mark.parametrize(
+    ("value", "precision", "text"),
+    [
+        (0.0123, 0.008, "0.012"),
+        (0.0123, 0.5, "0.012"),
+        (0.01234, 0.0004, "0.0123"),
+        (0.012345678, 1e-9, "0.012346"),
+        (-0.0001, 0.01, "0.000"),
+        (0.00004, 0.0, "0.00004"),
+        (0.0, 0.0, "0.000"),
+    ],
+)
+def test_a_difference_has_the_digits_that_it_is_worth(value: float, precision: float, text: str) -> None:
+    assert words.difference_text(value, precision) == text
+
+
+def test_a_probability_never_looks_greater_than_it_is() -> None:
+    texts = [words.probability_text(value) for value in (0.0, 0.9499, 0.95, 0.99, 0.9901, 1.0)]
+    assert texts == ["P = 0.00", "P = 0.94", "P = 0.95", "P = 0.99", "P > 0.99", "P > 0.99"]
