@@ -13,13 +13,14 @@ from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
+from tsm_training.analysis import BestWorker, Comparison, check_rope, compare, probability_best
 from tsm_training.arguments import (
     check_callable,
     check_limit,
     check_number,
     check_path,
+    check_seed,
     check_whole_number,
-    is_whole_number,
 )
 from tsm_training.arrays import Image
 from tsm_training.data import (
@@ -35,6 +36,8 @@ from tsm_training.data import (
 from tsm_training.data.split import split_examples
 from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
 from tsm_training.engine import (
+    CrossValidationResults,
+    Explanation,
     StopRequest,
     TrainingEngine,
     ValidationResults,
@@ -386,9 +389,7 @@ class TrainingManager:
         _check_split(validation_split)
         check_callable("on_progress", on_progress, "a function of a Progress, or None", optional=True)
         check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
-        if not is_whole_number(seed):
-            raise InvalidArgumentError("seed", seed, "a whole number")
-        seed = int(seed)
+        seed = check_seed(seed)
         check_group_by(group_by)
         self.data_manager.require_writable()
         examples = self.data_manager.get_all_examples(num_examples)
@@ -433,13 +434,106 @@ class TrainingManager:
             NoExamplesError: there are no examples.
             TsmTrainingError: as for `TrainingEngine.validate`.
         """
-        if example_ids is None:
-            examples = self.data_manager.get_all_examples()
-        elif isinstance(example_ids, str):
-            raise InvalidArgumentError("example_ids", example_ids, "a list of ids")
-        else:
-            examples = [self.data_manager.get_example(example_id) for example_id in dict.fromkeys(example_ids)]
+        examples = self._examples(example_ids)
         return self.training_engine.validate(examples, full=full, verbose=verbose, on_progress=on_progress)
+
+    def _examples(self, example_ids: Sequence[str] | None) -> list[TrainingExample]:
+        if example_ids is None:
+            return self.data_manager.get_all_examples()
+        if isinstance(example_ids, str):
+            raise InvalidArgumentError("example_ids", example_ids, "a list of ids")
+        return [self.data_manager.get_example(example_id) for example_id in dict.fromkeys(example_ids)]
+
+    def cross_validate(
+        self,
+        k: int = 5,
+        epochs: int = 1,
+        *,
+        seed: int = 0,
+        group_by: str | None = None,
+        verbose: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> CrossValidationResults:
+        """Judge training on few examples: each is held out once, in one of `k` folds, and no worker runs twice.
+
+        What was learned stays as it is; each fold trains a copy of the learner that starts from nothing.
+
+        Args:
+            k: How many folds, at least 2; fewer where there are fewer targets.
+            epochs: How many passes each training makes, at least 1.
+            seed: Another seed divides otherwise.
+            group_by: Also learn weights of their own for the examples of each value under this metadata key.
+            verbose: Show progress on standard error.
+            on_progress: Called with a `Progress`, in this thread.
+
+        Raises:
+            InvalidArgumentError: an argument is out of its range, or all examples have the same target.
+            NoExamplesError: there are no examples.
+            TsmTrainingError: as for `TrainingEngine.validate`.
+        """
+        return self.training_engine.cross_validate(
+            self.data_manager.get_all_examples(),
+            k,
+            epochs,
+            seed=seed,
+            group_by=group_by,
+            verbose=verbose,
+            on_progress=on_progress,
+        )
+
+    # --- asking about what was learned ---
+
+    def compare(
+        self, a: str, b: str, *, rope: float | None = None, example_ids: Sequence[str] | None = None
+    ) -> Comparison:
+        """Tell whether one worker is really better than another, from all that they did on the same examples.
+
+        Args:
+            a: A worker's id; a positive difference speaks for it.
+            b: Another worker's id.
+            rope: Which difference in accuracy is practically none, at least 0 and below 1; the engine's unless given.
+            example_ids: On which examples; None for all.
+
+        Raises:
+            InvalidArgumentError: no results of such a worker, `a` is `b`, or `rope` is out of its range.
+            ExampleNotFoundError: an id is not stored.
+            NoExamplesError: there are no examples.
+            TsmTrainingError: as for `TrainingEngine.validate`.
+        """
+        rope = self.training_engine.rope if rope is None else check_rope(rope)
+        return compare(self.training_engine.score_table(self._examples(example_ids)), a, b, rope=rope)
+
+    def probability_best(self, *, example_ids: Sequence[str] | None = None) -> BestWorker:
+        """Tell for each worker how probable it is that it is the best one, from all that they did on the same examples.
+
+        Args:
+            example_ids: On which examples; None for all.
+
+        Raises:
+            ExampleNotFoundError: an id is not stored.
+            NoExamplesError: there are no examples.
+            TsmTrainingError: as for `TrainingEngine.validate`.
+        """
+        return probability_best(self.training_engine.score_table(self._examples(example_ids)))
+
+    def explain(self, *, tolerance: float | None = None, example_ids: Sequence[str] | None = None) -> Explanation:
+        """Tell what each worker brings to the ensemble and what it costs, and how small an ensemble would do.
+
+        Args:
+            tolerance: How much accuracy the smaller ensemble may lose, at least 0 and below 1; the engine's `rope`
+                unless given.
+            example_ids: On which examples; None for all.
+
+        Raises:
+            InvalidArgumentError: `tolerance` is out of its range.
+            ExampleNotFoundError: an id is not stored.
+            NoExamplesError: there are no examples.
+            TsmTrainingError: as for `TrainingEngine.explain`.
+        """
+        tolerance = self.training_engine.rope if tolerance is None else tolerance
+        return self.training_engine.explain(self._examples(example_ids), tolerance=tolerance)
+
+    # --- answering ---
 
     def predict(
         self,

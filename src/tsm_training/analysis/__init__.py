@@ -12,6 +12,7 @@ from tsm_training.analysis.paired import (
     Comparison,
     ComparisonDocument,
     Conclusion,
+    check_rope,
     compare,
 )
 from tsm_training.analysis.posterior import INTERVAL_MASS, Posterior
@@ -49,6 +50,7 @@ __all__ = [
     "ScoreTable",
     "Verdict",
     "VerdictDocument",
+    "check_rope",
     "compare",
     "examples_for_half_width",
     "judge",

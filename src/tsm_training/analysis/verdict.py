@@ -99,7 +99,6 @@ class VerdictDocument(TypedDict):
     n: int
     num_examples: int
     rope: float
-    per_example: list[ExampleScores]
 
 
 @attrs.frozen
@@ -130,7 +129,7 @@ class Verdict:
         return self.sentence
 
     def to_dict(self) -> VerdictDocument:
-        """Return everything as plain values that JSON can hold."""
+        """Return everything but the scores of each example as plain values that JSON can hold."""
         return {
             "decision": self.decision,
             "sentence": self.sentence,
@@ -141,7 +140,6 @@ class Verdict:
             "n": self.n,
             "num_examples": self.num_examples,
             "rope": self.rope,
-            "per_example": [{**row, "scores": dict(row["scores"])} for row in self.per_example],
         }
 
 

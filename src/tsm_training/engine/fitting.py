@@ -8,7 +8,7 @@ from typing import Any, Final
 
 import attrs
 
-from tsm_training.engine.previews import Previews, ScorerFactory, blend_example
+from tsm_training.engine.previews import Previews, ScorerFactory, blend_example, first_of
 from tsm_training.engine.reports import EvaluatedExample
 from tsm_training.ensemble import BlendExample, BlendFit, BlendSolver, FixedShares, fit_blend
 from tsm_training.errors import InvalidArgumentError
@@ -85,6 +85,8 @@ class Fitter:
     metric_name: str
     solver: BlendSolver | None
     """None compares all of ours."""
+    _known: dict[str, BlendExample] = attrs.field(factory=dict, init=False, repr=False)
+    """By digest: what was read and judged once serves for groups and folds too."""
 
     def fit(self, items: Sequence[EvaluatedExample], group_by: str | None = None) -> Fits:
         """Return what fits the previews of these examples, of which nothing is held out.
@@ -107,8 +109,15 @@ class Fitter:
 
     def examples(self, items: Sequence[EvaluatedExample]) -> list[BlendExample]:
         """Return those of the examples whose blended pictures can be judged: the first ones that have previews."""
-        previewed = self.previews.first(items, MOST_FITTED_EXAMPLES, _MOST_BYTES)
-        return [blend_example(example, self.scorer, self.metric_name) for example in previewed]
+        return list(first_of(items, self._example, MOST_FITTED_EXAMPLES, _MOST_BYTES))
+
+    def _example(self, item: EvaluatedExample) -> BlendExample | None:
+        if item.digest not in self._known:
+            previewed = self.previews.get(item)
+            if previewed is None:
+                return None
+            self._known[item.digest] = blend_example(previewed, self.scorer, self.metric_name)
+        return self._known[item.digest]
 
 
 def _digests(examples: Sequence[BlendExample]) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from tsm_training.engine.tasks import TARGET, TRUTH, checked_similarity
 from tsm_training.ensemble import BlendExample, decode_preview
 from tsm_training.errors import ImageFormatError
 
-__all__ = ["BLENDED", "PreviewedExample", "Previews", "ScorerFactory", "blend_example"]
+__all__ = ["BLENDED", "PreviewedExample", "Previews", "ScorerFactory", "blend_example", "first_of"]
 
 ScorerFactory = Callable[[Image], Callable[[Image], object]]
 """Makes the engine's scorer of a ground truth."""
@@ -77,24 +77,30 @@ class Previews:
     def _stored(self, item: EvaluatedExample) -> dict[str, bytes]:
         return {**self.store.load_previews(item.digest), **self.kept.get(item.digest, {})}
 
-    def first(self, items: Iterable[EvaluatedExample], most: int, most_bytes: int) -> Iterator[PreviewedExample]:
-        """Yield the examples that have previews, each content once and in order of digest, so many or so much at most.
 
-        Which ones that are depends on the examples only, not on the order in which they were evaluated.
-        """
-        found = missed = used = 0
-        for _digest, item in sorted({item.digest: item for item in items}.items()):
-            example = self.get(item)
-            if example is None:
-                missed += 1
-            else:
-                missed, found = 0, found + 1
-                used += example.ground_truth.size * (2 + len(example.outputs))
-                if used > most_bytes and found > 1:
-                    return
-                yield example
-            if found == most or missed == _PATIENCE:
+def first_of(
+    items: Iterable[EvaluatedExample],
+    find: Callable[[EvaluatedExample], BlendExample | None],
+    most: int,
+    most_bytes: int,
+) -> Iterator[BlendExample]:
+    """Yield the examples that have previews, each content once and in order of digest, so many or so much at most.
+
+    Which ones that are depends on the examples only, not on the order in which they were evaluated.
+    """
+    found = missed = used = 0
+    for _digest, item in sorted({item.digest: item for item in items}.items()):
+        example = find(item)
+        if example is None:
+            missed += 1
+        else:
+            missed, found = 0, found + 1
+            used += example.ground_truth.size * (1 + len(example.outputs))
+            if used > most_bytes and found > 1:
                 return
+            yield example
+        if found == most or missed == _PATIENCE:
+            return
 
 
 def blend_example(example: PreviewedExample, scorer: ScorerFactory, metric_name: str) -> BlendExample:

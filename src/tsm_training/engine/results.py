@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TypedDict
 
-from tsm_training.data import WorkerAccuracy
-from tsm_training.analysis import CONTROL, DEFAULT_ROPE, ScoreTable, VerdictDocument, judge
 from tsm_training.analysis import CONTENDERS as COMPARED
-from tsm_training.analysis import TRAINED
+from tsm_training.analysis import CONTROL, DEFAULT_ROPE, TRAINED, ScoreTable, VerdictDocument, judge
+from tsm_training.data import WorkerAccuracy
 from tsm_training.engine.contenders import CONTENDERS, Contenders
 from tsm_training.engine.evaluator import EvaluationRun
 from tsm_training.engine.judging import ExampleJudgement
 from tsm_training.engine.reports import EvaluatedExample, mean, mean_blend_accuracy, worker_accuracies
 
-__all__ = ["ContenderMean", "ValidationDocument", "ValidationResults", "VerdictDocument", "accuracy_table", "contender_means", "nothing_validated", "validation_results", "verdict_on"]
+__all__ = [
+    "ContenderMean",
+    "ValidationDocument",
+    "ValidationResults",
+    "VerdictDocument",
+    "accuracy_table",
+    "contender_means",
+    "nothing_validated",
+    "validation_results",
+    "verdict_on",
+]
 
 
 class ContenderMean(TypedDict):
@@ -113,7 +122,7 @@ def validation_results(
     )
 
 
-def contender_means(judged: Sequence[ExampleJudgement], contenders: Contenders) -> dict[str, Contender]:
+def contender_means(judged: Sequence[ExampleJudgement], contenders: Contenders) -> dict[str, ContenderMean]:
     """Return each contender's mean over the examples on which all of them were judged."""
     shares = contenders.shares()
     names = [name for name in CONTENDERS if name in shares or name == "untouched"]

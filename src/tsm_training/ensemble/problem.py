@@ -44,6 +44,7 @@ class BlendExample:
     score: Callable[[Image], float]
     """The engine's metric against the ground truth: a preview in, a number in [0, 1] out."""
     _scores: dict[tuple[tuple[str, float], ...], float] = attrs.field(factory=dict, init=False, repr=False)
+    _products: dict[tuple[str, ...], Matrix] = attrs.field(factory=dict, init=False, repr=False)
 
     def blended_score(self, shares: Mapping[str, float]) -> float:
         """Return the similarity of the picture that is blended by these shares, in [0, 1].
@@ -61,11 +62,16 @@ class BlendExample:
         """How many blends were judged so far."""
         return len(self._scores)
 
-    def error_products(self, worker_ids: Sequence[str]) -> Matrix:
+    def error_products(self, worker_ids: tuple[str, ...]) -> Matrix:
         """Return the mean products of each two workers' errors, in squared levels; exact, so the same everywhere.
 
         A worker without a picture is taken to have given the mean of the others: that is what its share becomes.
         """
+        if worker_ids not in self._products:
+            self._products[worker_ids] = self._multiplied(worker_ids)
+        return self._products[worker_ids]
+
+    def _multiplied(self, worker_ids: tuple[str, ...]) -> Matrix:
         truth = self._sampled(self.ground_truth)
         errors = {w: self._sampled(picture) - truth for w, picture in self.outputs.items()}
         mean = np.rint(sum(errors.values()) / len(errors))
