@@ -386,7 +386,7 @@ class MetricRangeError(TsmTrainingError, ValueError):
     `metric` names the part, `seen` is what it returned. Within a training it becomes a `MetricError`.
     """
 
-    _public = "The similarity of two pictures could not be measured."
+    _public = "A part of the similarity of two pictures could not be measured."
 
     def __init__(self, metric: str, seen: object) -> None:
         super().__init__(metric, seen)

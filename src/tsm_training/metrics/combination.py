@@ -18,14 +18,12 @@ __all__ = ["CombinedMetric"]
 _Parts: TypeAlias = tuple[tuple[float, Metric], ...]
 
 
-def _parts(value: Any) -> _Parts:
-    expected = "pairs of a weight and a metric, at least one"
-    if not isinstance(value, Iterable):
-        raise InvalidArgumentError("parts", value, expected)
-    parts = tuple(tuple(part) if isinstance(part, Iterable) else (part,) for part in value)
-    if not parts or any(len(part) != 2 for part in parts):  # noqa: PLR2004 - pairs
-        raise InvalidArgumentError("parts", value, expected)
-    return tuple((_weight(weight), _metric(metric)) for weight, metric in parts)
+def _parts(parts: Iterable[tuple[float, Metric]]) -> _Parts:
+    given: Any = parts  # whatever it really is
+    pairs = [tuple(part) if isinstance(part, Iterable) else () for part in given] if isinstance(given, Iterable) else []
+    if not pairs or any(len(pair) != 2 for pair in pairs):  # noqa: PLR2004
+        raise InvalidArgumentError("parts", given, "pairs of a weight and a metric, at least one")
+    return tuple((_weight(weight), _metric(metric)) for weight, metric in pairs)
 
 
 def _weight(value: object) -> float:
@@ -80,12 +78,13 @@ class CombinedMetric:
         Raises (when the result is called):
             MetricRangeError: a part gave something else than a finite number in [0, 1].
         """
-        scorers = [(weight, metric, prepare_metric(metric, ground_truth)) for weight, metric in self.parts]
-        total = math.fsum(weight for weight, _metric, _score in scorers)
+        largest = max(weight for weight, _metric in self.parts)
+        scorers = [(weight / largest, metric, prepare_metric(metric, ground_truth)) for weight, metric in self.parts]
+        total = math.fsum(weight for weight, *_ in scorers)
 
         def score(output: Image) -> float:
-            values = ((weight, _checked(metric, score(output))) for weight, metric, score in scorers)
-            return min(1.0, math.fsum(weight * value for weight, value in values) / total)
+            terms = [weight * _checked(metric, part(output)) for weight, metric, part in scorers]
+            return min(1.0, math.fsum(terms) / total)
 
         return score
 
