@@ -30,9 +30,9 @@ def difference_text(value: float, precision: float) -> str:
 
     Args:
         value: In accuracy.
-        precision: Up to what it is known; 0 for exactly.
+        precision: Up to what it is known; below a millionth for exactly.
     """
-    scale = precision or abs(value) or 1.0
+    scale = precision if precision >= 10.0**-_MOST_DIGITS else abs(value) or 1.0
     digits = min(_MOST_DIGITS, max(_LEAST_DIGITS, math.ceil(-math.log10(scale))))
     return f"{round(value, digits) + 0.0:.{digits}f}"  # + 0.0 takes the sign from a zero
 
