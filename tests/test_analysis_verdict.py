@@ -304,9 +304,8 @@ def test_a_verdict_can_be_kept_as_json_and_as_a_pickle(made: ScoreTable) -> None
     assert (document["more"], document["in_use"], document["rope"]) == (verdict.more, "previous", 0.005)
     assert (document["n"], document["num_examples"]) == (verdict.n, verdict.num_examples)
     assert pickle.loads(pickle.dumps(verdict)) == verdict
-    document["per_example"][0]["scores"].clear()
-    assert judge(made) == verdict
-    assert verdict.per_example[0]["scores"]
+    assert [row["example_id"] for row in verdict.per_example] == list(made.example_ids)
+    assert all(row["scores"] for row in verdict.per_example)
 
 
 SCORES = st.integers(400, 600).map(lambda number: number / 1000)

@@ -15,6 +15,7 @@ __all__ = ["BestSingle", "EqualWeights", "Greedy", "LeastSquares", "ProbabilityB
 _STEPS: Final = (0.5, 0.25, 0.125)
 _SMALL_SHARE: Final = 0.02
 _DESCENT_STEPS: Final = 300
+_SETTLED: Final = 1e-7
 
 
 @attrs.frozen
@@ -118,6 +119,8 @@ def _on_simplex(products: Matrix) -> Matrix:
         # Not a matrix product: its last bits may depend on the number of threads.
         slope = (products * ahead).sum(axis=1)
         new = _projected(ahead - slope / steepest)
+        if np.abs(new - shares).max() < _SETTLED:
+            return new
         grown = (1.0 + (1.0 + 4.0 * momentum**2) ** 0.5) / 2.0
         ahead = new + (momentum - 1.0) / grown * (new - shares)
         shares, momentum = new, grown

@@ -1,0 +1,85 @@
+"""What fitting the blend costs beside evaluating the same examples once; exits with 1 if it is out of bounds.
+
+At one megapixel, with twelve workers and the guide's metric. Both are measured in one run, as processor time: what a
+fit does besides is waiting for nobody.
+
+python benchmarks/blend.py
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+
+import cv2
+import numpy as np
+
+from tsm_training import (
+    BayesianWeightLearner,
+    Image,
+    InMemoryStore,
+    TrainingEngine,
+    TrainingManager,
+    WorkerPool,
+    create_color_transfer_workers,
+)
+from tsm_training.engine.listener import Listener
+from tsm_training.images import write_image
+
+EXAMPLES, WORKERS, ROUNDS = 6, 12, 3
+HEIGHT, WIDTH = 1000, 1000
+MOST = 0.15
+
+
+def photograph(seed: int) -> Image:
+    """Return smooth colours with grain: as much work for histograms and encoders as a photograph."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
+    smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.int32)
+    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+
+
+def engine_with_examples(folder: Path) -> TrainingEngine:
+    pool = WorkerPool()
+    for worker in create_color_transfer_workers()[:WORKERS]:
+        pool.register_worker(worker)
+    manager = TrainingManager(pool, BayesianWeightLearner(), storage=InMemoryStore())
+    for number in range(EXAMPLES):
+        paths = [folder / f"{role}_{number}.png" for role in ("source", "target", "truth")]
+        for offset, path in enumerate(paths):
+            write_image(path, photograph(3 * number + offset))
+        manager.add_training_example(*paths)
+    return manager.training_engine
+
+
+def seconds(action: Callable[[], object]) -> float:
+    started = time.process_time()
+    action()
+    return time.process_time() - started
+
+
+def main() -> int:
+    ratios = []
+    with tempfile.TemporaryDirectory() as name:
+        engine = engine_with_examples(Path(name))
+        examples = engine.store.get_all_examples()
+        engine.evaluator.evaluate(examples, Listener())  # tables and caches of first calls are nobody's cost
+        for _ in range(ROUNDS):
+            evaluating = seconds(lambda: engine.evaluator.evaluate(examples, Listener(), reevaluate=True))
+            run = engine.evaluator.evaluate(examples, Listener())
+            fits = []
+            fitting = seconds(lambda: fits.append(engine.fitter(run).fit(run.evaluated)))
+            ratios.append(fitting / evaluating)
+        blend = fits[0].blend
+        assert blend is not None
+    print(f"fitting / evaluating      {median(ratios):5.3f}   (at most {MOST})")
+    print(f"metric calls per example  {blend.metric_calls / EXAMPLES:5.1f}   (at most 150)")
+    return int(median(ratios) > MOST or blend.metric_calls > 150 * EXAMPLES)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
