@@ -216,6 +216,20 @@ def write_page_pictures() -> None:
     write_triple(6, "source.jpg", "target.jpg", "ground_truth.jpg")
 
 
+def write_two_styles() -> None:
+    """Write more examples, of two styles, with a manifest that names them, into the folder ``many``."""
+    rows = ["source_path,target_path,ground_truth_path,style"]
+    for number in range(24):
+        paths = [Path("many", f"{role}_{number:02}.png") for role in ("source", "target", "truth")]
+        write_triple(number, *paths)
+        style = "vintage" if number % 2 else "film"
+        if style == "vintage":  # this one wants the target hardly changed
+            _source, target, _truth = triple(number)
+            assert cv2.imwrite(str(paths[2]), np.clip(target * 0.97 + 6, 0, 255).astype(np.uint8))
+        rows.append(",".join([*(path.name for path in paths), style]))
+    Path("many", "manifest.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+
+
 def write_guide_pictures() -> None:
     """Write every picture that the guide names, into the present folder."""
     write_triple(0, "path/to/source.jpg", "path/to/target.jpg", "path/to/desired_output.jpg")
