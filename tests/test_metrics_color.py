@@ -274,8 +274,8 @@ def test_the_map_is_symmetric_and_its_mean_is_the_difference(pair: tuple[Image, 
     assert color_difference(*pair) == pytest.approx(result.mean(dtype=np.float64), abs=1e-6)
 
 
-@settings(max_examples=40)
-@given(PAIRS, st.sampled_from([1, 5, 7, 30]))
+@settings(max_examples=20)
+@given(PAIRS, st.sampled_from([1, 7, 30]))
 def test_a_picture_taken_in_bands_gives_the_same_bits_as_whole(pair: tuple[Image, Image], band: int) -> None:
     whole = color_difference(*pair), color_difference_map(*pair).tobytes()
     with pytest.MonkeyPatch.context() as patch:

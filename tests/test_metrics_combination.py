@@ -196,6 +196,7 @@ def test_what_a_part_raises_is_passed_on() -> None:
         (-1e-10, 0.0),
         (1 + 1e-8, None),
         (-1e-8, None),
+        (10**400, None),
         (np.bool_(True), None),
         (np.array(0.5), None),
     ],

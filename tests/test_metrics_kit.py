@@ -68,7 +68,7 @@ def test_the_ends_and_the_middle_of_the_scale_are_where_version_1_has_them(name:
 
 
 @every_metric
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(pair=PAIRS)
 def test_similarities_are_symmetric_floats_from_zero_to_one_for_equal_pictures(
     name: str, pair: tuple[Image, Image]
@@ -94,7 +94,7 @@ def test_the_more_grain_the_less_similar(name: str) -> None:
 
 
 @every_metric
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(pair=PAIRS)
 def test_a_prepared_truth_gives_the_bits_of_comparing_at_once(name: str, pair: tuple[Image, Image]) -> None:
     output, truth = pair
@@ -169,14 +169,14 @@ def test_what_is_no_picture_or_has_another_size_is_refused(name: str) -> None:
 
 @every_metric
 def test_no_metric_takes_more_memory_than_it_states(name: str) -> None:
-    judge, truth, output = METRICS[name], natural(1, 700, 900), natural(2, 700, 900)
+    judge, truth, output = METRICS[name], natural(1, 400, 600), natural(2, 400, 600)
     judge.prepare(truth)(output)  # what is made once and kept is nobody's picture
     assert isinstance(judge, MetricThatStatesMemory)
     tracemalloc.start()
     judge.prepare(truth)(output)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert peak <= judge.working_memory(700 * 900)
+    assert peak <= judge.working_memory(400 * 600)
 
 
 # --- as the engine's similarity -------------------------------------------------------------------------------------

@@ -113,7 +113,7 @@ def test_structure_is_symmetric_to_the_last_bit(pair: tuple[Image, Image], chann
     assert structural_similarity(*reversed(pair), channels=channels) == value
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(PAIRS, st.sampled_from([1, 3, 7]))
 def test_tiles_of_any_size_give_the_same_bits(pair: tuple[Image, Image], side: int) -> None:
     whole = structural_similarity(*pair, channels="bgr")
@@ -261,7 +261,7 @@ def test_a_shift_of_narrow_histograms_costs_as_much_as_it_is_wide() -> None:
     assert distances[1] < 1.0  # where the guide's correlation drops from 1 to 0
 
 
-@settings(max_examples=40)
+@settings(max_examples=20)
 @given(PAIRS, st.sampled_from([1, 2, 5]))
 def test_histograms_counted_in_bands_are_as_far_apart(pair: tuple[Image, Image], band: int) -> None:
     whole = histogram_distance(*pair)

@@ -82,7 +82,6 @@ def similarity_or_none(value: object) -> float | None:
     """Return what a metric gave as a float in [0, 1], or None if it is no finite number there."""
     if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
         return None
-    number = float(value)
-    if not -_ROUNDING <= number <= 1.0 + _ROUNDING:
+    if not -_ROUNDING <= value <= 1.0 + _ROUNDING:  # before it becomes a float: a whole number may be too large
         return None
-    return min(1.0, max(0.0, number))
+    return min(1.0, max(0.0, float(value)))
