@@ -40,7 +40,7 @@ PICTURE = Path("quickstart.png")
 FOLDER = Path("quickstart_pictures")
 DATABASE = FOLDER / "quickstart.db"
 
-HELD_OUT = 0.25
+HELD_OUT = 0.3
 """The share of the examples that the training does not see."""
 
 ROWS = 4

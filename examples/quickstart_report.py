@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 
 from tsm_training import ValidationResults
@@ -31,6 +32,7 @@ def print_report(
     _print_weights(statistics, after["blend_weights"])
     _print_curve(session)
     _print_held_out(session, before, after)
+    _print_verdict(after)
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
@@ -107,3 +109,10 @@ def _print_held_out(session: SessionDocument, before: ValidationResults, after: 
 
 def _figure(value: float | None) -> str:
     return "-" if value is None else f"{value:.4f}"
+
+
+def _print_verdict(after: ValidationResults) -> None:
+    verdict = after["verdict"]
+    if verdict is not None:
+        print("\nIs it worth shipping?")
+        print(textwrap.fill(verdict["sentence"], 94, initial_indent="  ", subsequent_indent="  "))
