@@ -34,7 +34,7 @@ EXAMPLES, SPLITS = 160, 5
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("real")
     builder = Path(REAL_DATA) / "build_examples.py"
-    command = [sys.executable, str(builder), str(folder), "--count", str(EXAMPLES), "--size", "192"]
+    command = [sys.executable, str(builder), str(folder), "--count", str(EXAMPLES), "--size", "160"]
     subprocess.run(command, check=True)
     return folder
 
@@ -58,7 +58,6 @@ def held_out_means(folder: Path, metric: Any) -> list[Mapping[str, float]]:
             report = trial.training_engine.validate([examples[i] for i in sorted(held_out)], full=True)
             assert report["ensemble_examples"] == len(held_out)
             means.append({name: cast("float", each["mean"]) for name, each in report["contenders"].items()})
-    print(means)
     return means
 
 
