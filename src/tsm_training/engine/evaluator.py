@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypedDict, cast
@@ -151,7 +151,7 @@ class _Pending:
 
 
 @contextlib.contextmanager
-def ending_with(error: BaseException, store: TrainingStore, purpose: str) -> Iterator[None]:
+def ending_with(error: BaseException, store: TrainingStore, purpose: str) -> Generator[None]:
     """Do what is left to do in a store when an error has ended the work: that error stays the one to report.
 
     Where it is Ctrl-C, or the store's own, nobody wants to wait for others once more. What fails is logged, as not
