@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias, TypeGuard
+from typing import Any, Final, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -58,7 +58,7 @@ def frozen_copy(image: Image) -> Image:
 def _is_frozen(image: Image) -> bool:
     base: object = image
     while isinstance(base, np.ndarray):
-        base = base.base
+        base = cast("object", base.base)  # bytes too, though NumPy's stub knows arrays only
     return type(image) is np.ndarray and type(base) is bytes and image.flags.c_contiguous
 
 

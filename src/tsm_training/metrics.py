@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Final, Protocol, TypeAlias, runtime_checkable
+from typing import Final, Protocol, TypeAlias, cast, runtime_checkable
 
 import attrs
 import cv2
@@ -148,7 +148,7 @@ def _similarity(mse: float, histograms1: Histograms, histograms2: Histograms) ->
 
 def _to_lab(image: Image) -> Image:
     with alone_at_first("BGR to Lab"):
-        return cv2.cvtColor(image, cv2.COLOR_BGR2LAB)  # type: ignore[return-value]  # OpenCV's stub names no dtype
+        return cast("Image", cv2.cvtColor(image, cv2.COLOR_BGR2LAB))  # OpenCV's stub names no dtype
 
 
 def _check_same_size(img1: Image, img2: Image) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -22,8 +22,8 @@ from contextlib import contextmanager
 from typing import Final, Protocol, TypeAlias
 
 import attrs
-import numpy as np
 
+from tsm_training.arguments import is_number
 from tsm_training.arrays import Image, frozen_copy
 from tsm_training.data import ExampleFiles, TrainingExample
 from tsm_training.engine.footprint import bytes_to_evaluate
@@ -219,18 +219,17 @@ def checked_similarity(compute: Callable[[], object], metric_name: str, worker_i
         value = compute()
     except (Exception, SystemExit, GeneratorExit) as error:
         raise MetricError(metric_name, worker_id, f"raised {type(error).__name__}: {error}") from error
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
     # A metric's own rounding may carry it past the ends by a few units in the last place.
-    if not is_number or not -_ROUNDING <= value <= 1.0 + _ROUNDING:  # type: ignore[operator]
+    if not is_number(value) or not -_ROUNDING <= value <= 1.0 + _ROUNDING:
         raise MetricError(metric_name, worker_id, f"returned {value!r}")
-    return min(1.0, max(0.0, float(value)))  # type: ignore[arg-type]
+    return min(1.0, max(0.0, float(value)))
 
 
 # --- running many ---------------------------------------------------------------------------------------------------
 
 
 @contextmanager
-def execution(executor: Executor | None) -> Iterator[Executor]:
+def execution(executor: Executor | None) -> Generator[Executor]:
     """Give the executor to use: the host's own, which stays open, or threads for this one call."""
     if executor is not None:
         yield executor

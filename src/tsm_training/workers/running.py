@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -147,7 +147,7 @@ def _checked_confidence(value: object) -> tuple[float, WorkerFailure | None]:
     # float() takes text, and arrays of one element with a warning.
     if not isinstance(value, (str, bytes, bytearray, bool, np.bool_, np.ndarray)):
         with contextlib.suppress(Exception):  # a foreign __float__ may do anything
-            number = float(value)  # type: ignore[arg-type]  # that is what is being found out
+            number = float(cast("Any", value))  # whether it has a value is what is being found out
     if 0.0 <= number <= 1.0:
         return number + 0.0, None  # not −0.0, whose sign a database does not keep
     seen = shown(value, repr)
