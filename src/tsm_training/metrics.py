@@ -62,7 +62,10 @@ class PreparableMetric(Metric, Protocol):
     """A metric that can do its work on the ground truth once, for all the outputs that are compared with it."""
 
     def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-        """Return a function of an output that gives exactly what ``metric(output, ground_truth)`` gives."""
+        """Return a function of an output that gives exactly what ``metric(output, ground_truth)`` gives.
+
+        Both are uint8, H×W×3, BGR, of one size.
+        """
         ...
 
 
@@ -98,7 +101,7 @@ def _squared_error(img1: Image, img2: Image) -> int:
 
 
 def lab_histograms(lab: Image) -> Histograms:
-    """Count the 256 values of each of three channels (uint8, H×W×3); returns int64, 3×256."""
+    """Count the 256 values of each channel of a picture in 8-bit Lab (uint8, H×W×3); returns int64, 3×256."""
     counts = np.zeros((3, _BINS), np.int64)
     for band in _bands(lab):
         _count(lab[band], counts)

@@ -21,6 +21,7 @@ class Progress:
     """How far a call has come."""
 
     phase: Literal["evaluating", "learning", "validating"]
+    """What is being done; the phases come in this order."""
     done: int
     """Examples evaluated or validated, or epochs learned."""
     total: int

@@ -77,6 +77,7 @@ class CacheEntry(TypedDict):
     example_id: str
     worker_id: str
     is_stored: bool
+    """True where the worker would not be run."""
     reason: str
 
 
@@ -167,7 +168,7 @@ def ending_with(error: BaseException, store: TrainingStore, purpose: str) -> Gen
 
 @attrs.frozen(eq=False)
 class Evaluator:
-    """Evaluates examples with one pool, one judge and one store."""
+    """Evaluates examples with one `pool`, one `judge` and one `store`; the other settings are the engine's."""
 
     pool: WorkerPoolLike
     store: TrainingStore

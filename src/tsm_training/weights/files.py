@@ -30,7 +30,10 @@ __all__ = [
 ]
 
 WEIGHTS_FORMAT_VERSION: Final = 1
+"""Of the files that are written."""
+
 MAX_WEIGHTS_FILE_BYTES: Final = 1_000_000
+"""A larger file is refused before it is read."""
 
 _MAX_ID_LENGTH: Final = 128
 _MAX_WORKERS: Final = 1000
@@ -67,7 +70,9 @@ class WeightsDocument(PlainWeightsDocument, total=False):
 
     alpha: float
     exported_at: str
+    """Aware UTC, ISO 8601."""
     format_version: int
+    """Another version's file is refused."""
     prior_strength: float
     posterior: dict[str, PosteriorSums]
 

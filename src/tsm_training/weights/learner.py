@@ -62,7 +62,7 @@ class LearnerStatistics(WorkerProgressStatistics):
 
 @attrs.frozen
 class CellHome:
-    """Which store a cell is kept in, and what the two last agreed on."""
+    """Which store a cell is kept in (its `store_id`), and what the two last agreed on."""
 
     store_id: str
     location: str

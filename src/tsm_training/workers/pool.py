@@ -110,7 +110,16 @@ class WorkerPool:
         return self.execute(data)
 
     def execute(self, data: Mapping[str, Image], /, worker_ids: Iterable[str] | None = None) -> list[WorkerResult]:
-        """Do what `execute_parallel` does for some of the workers only (all of them if `worker_ids` is None)."""
+        """Do what `execute_parallel` does, for some of the workers only.
+
+        Args:
+            data: ``data["source"]`` and ``data["target"]``, each uint8, H×W×3, BGR.
+            worker_ids: Which ones; unknown ids are passed over. None for all.
+
+        Raises:
+            NoWorkersError: none of them is registered.
+            TsmTrainingError: as for `execute_parallel`.
+        """
         wanted = None if worker_ids is None else frozenset(worker_ids)
         workers = [w for w in self.workers if wanted is None or w.worker_id in wanted]
         if not workers:

@@ -73,6 +73,11 @@ def failed(worker_id: str, kind: FailureKind, error_type: str, message: object, 
 def ask_pool(pool: WorkerPoolLike, source: Image, target: Image) -> list[WorkerResult]:
     """Ask a pool that is not ours to run all its workers on copies of two pictures; results come by worker id.
 
+    Args:
+        pool: The host's own.
+        source: Gives the colours: uint8, H×W×3, BGR.
+        target: Is changed: uint8, H×W×3, BGR.
+
     Raises:
         WorkerPoolError: it raises, or returns something else than one result per worker.
     """
@@ -92,6 +97,10 @@ def ask_pool(pool: WorkerPoolLike, source: Image, target: Image) -> list[WorkerR
 
 def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
     """Turn a foreign pool's result into one of ours, holding its picture and confidence to the same rules.
+
+    Args:
+        result: What the pool returned for one worker.
+        target: The picture that was to be changed: uint8, H×W×3, BGR.
 
     Raises:
         InvalidArgumentError: its worker id is empty, too long or holds control characters.

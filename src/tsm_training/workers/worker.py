@@ -95,7 +95,12 @@ class Worker(ABC):
         """
 
     def get_confidence(self, data: Mapping[str, Image], result: Image) -> float:
-        """Say how sure the worker is of `result`, in [0, 1]. Low confidence makes evidence count less."""
+        """Say how sure the worker is of `result`, in [0, 1]. Low confidence makes evidence count less.
+
+        Args:
+            data: What `process` got: two pictures, uint8, H×W×3, BGR.
+            result: What `process` gave: uint8, BGR, of the target's size.
+        """
         return 1.0
 
 
