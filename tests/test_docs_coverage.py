@@ -9,6 +9,7 @@ import ast
 import builtins
 import importlib
 import inspect
+import itertools
 import re
 import textwrap
 import types
@@ -116,7 +117,7 @@ def explained_constants(source: str) -> set[str]:
     body = ast.parse(source).body
     return {
         ast.unparse(node.target if isinstance(node, ast.AnnAssign) else node.targets[0])
-        for node, word in zip(body, body[1:], strict=False)
+        for node, word in itertools.pairwise(body)
         if isinstance(node, (ast.Assign, ast.AnnAssign)) and isinstance(word, ast.Expr)
     }
 
@@ -145,7 +146,7 @@ def explained_fields(kind: type) -> set[str]:
     assert isinstance(body, ast.ClassDef)
     below = {
         ast.unparse(field.target)
-        for field, word in zip(body.body, body.body[1:], strict=False)
+        for field, word in itertools.pairwise(body.body)
         if isinstance(field, ast.AnnAssign) and isinstance(word, ast.Expr) and isinstance(word.value, ast.Constant)
     }
     return below | set(re.findall(r"`(\w+)`", kind.__doc__ or "")) | explained_arguments(kind.__doc__ or "")
