@@ -11,9 +11,10 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import cv2
 import numpy as np
@@ -23,11 +24,13 @@ from tsm_training import (
     Image,
     InMemoryStore,
     TrainingEngine,
+    TrainingExample,
     TrainingManager,
     WorkerPool,
     create_color_transfer_workers,
 )
 from tsm_training.engine.listener import Listener
+from tsm_training.ensemble import BlendFit
 from tsm_training.images import write_image
 
 EXAMPLES, WORKERS, ROUNDS = 6, 12, 3
@@ -56,29 +59,31 @@ def engine_with_examples(folder: Path) -> TrainingEngine:
     return manager.training_engine
 
 
-def seconds(action: Callable[[], object]) -> float:
+def timed(action: Callable[[], Any]) -> tuple[float, Any]:
     started = time.process_time()
-    action()
-    return time.process_time() - started
+    result = action()
+    return time.process_time() - started, result
+
+
+def measured(engine: TrainingEngine, examples: Sequence[TrainingExample]) -> tuple[float, BlendFit]:
+    """Return the time of a fit, as a part of that of evaluating, and what was fitted."""
+    evaluating, _run = timed(lambda: engine.evaluator.evaluate(examples, Listener(), reevaluate=True))
+    run = engine.evaluator.evaluate(examples, Listener())
+    fitting, fits = timed(lambda: engine.fitter(run).fit(run.evaluated))
+    assert fits.blend is not None
+    return fitting / evaluating, fits.blend
 
 
 def main() -> int:
-    ratios = []
     with tempfile.TemporaryDirectory() as name:
         engine = engine_with_examples(Path(name))
         examples = engine.store.get_all_examples()
         engine.evaluator.evaluate(examples, Listener())  # tables and caches of first calls are nobody's cost
-        for _ in range(ROUNDS):
-            evaluating = seconds(lambda: engine.evaluator.evaluate(examples, Listener(), reevaluate=True))
-            run = engine.evaluator.evaluate(examples, Listener())
-            fits = []
-            fitting = seconds(lambda: fits.append(engine.fitter(run).fit(run.evaluated)))
-            ratios.append(fitting / evaluating)
-        blend = fits[0].blend
-        assert blend is not None
-    print(f"fitting / evaluating      {median(ratios):5.3f}   (at most {MOST})")
+        rounds = [measured(engine, examples) for _ in range(ROUNDS)]
+    ratio, blend = median(ratio for ratio, _blend in rounds), rounds[0][1]
+    print(f"fitting / evaluating      {ratio:5.3f}   (at most {MOST})")
     print(f"metric calls per example  {blend.metric_calls / EXAMPLES:5.1f}   (at most 150)")
-    return int(median(ratios) > MOST or blend.metric_calls > 150 * EXAMPLES)
+    return int(ratio > MOST or blend.metric_calls > 150 * EXAMPLES)
 
 
 if __name__ == "__main__":

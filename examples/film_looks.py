@@ -49,15 +49,16 @@ class Look:
 
     def _saturated(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         grey = (values @ _LUMINANCE)[..., None]
-        return np.clip(grey + np.float32(self.saturation) * (values - grey), 0.0, 1.0)
+        saturated = grey + np.float32(self.saturation) * (values - grey)
+        return np.clip(saturated, 0.0, 1.0).astype(np.float32, copy=False)
 
     def _contrast(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         s_curve = values * values * (3.0 - 2.0 * values)
-        return values + np.float32(self.contrast) * (s_curve - values)
+        return (values + np.float32(self.contrast) * (s_curve - values)).astype(np.float32, copy=False)
 
     def _curves(self, values: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
         low, high, gamma = (np.array(v, np.float32) for v in (self.shadows, self.highlights, self.gamma))
-        return low + (high - low) * values**gamma
+        return (low + (high - low) * values**gamma).astype(np.float32, copy=False)
 
 
 LOOKS = (

@@ -94,8 +94,10 @@ def test_an_upgraded_file_has_the_schema_of_a_new_one(
     assert columns(path) == columns(tmp_path / "new.db")
 
 
-def test_what_was_learned_with_an_older_version_is_still_known(path: Path) -> None:
-    make_version_1(path)
+@pytest.mark.parametrize("dump", sorted(DUMPS.iterdir()), ids=lambda dump: str(dump.stem))
+def test_what_was_learned_with_an_earlier_version_is_still_known(path: Path, dump: Path) -> None:
+    with contextlib.closing(sqlite3.connect(path)) as connection:
+        connection.executescript(dump.read_text(encoding="utf-8"))
     with TrainingManager(WorkerPool(), BayesianWeightLearner(alpha=0.15), path) as manager:
         (session,) = manager.data_manager.get_all_sessions()
         weights = manager.weight_learner.get_all_weights()

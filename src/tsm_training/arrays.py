@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias, TypeGuard
+from typing import Any, Final, TypeAlias, TypeGuard, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -34,7 +34,7 @@ def _is_image(value: object) -> TypeGuard[Image]:
 
 
 def check_image(value: object, argument: str) -> Image:
-    """Return `value` unchanged if it is a picture.
+    """Return `value` unchanged if it can be a picture; that its channels are BGR cannot be seen.
 
     Raises:
         InvalidArgumentError: `value` is not a ``uint8`` array of shape (H, W, 3) with at least one pixel.
@@ -45,7 +45,7 @@ def check_image(value: object, argument: str) -> Image:
 
 
 def frozen_copy(image: Image) -> Image:
-    """Return a read-only copy of a picture (uint8, H×W×3) that nobody can make writable again.
+    """Return a read-only copy of a picture (uint8, H×W×3, BGR) that nobody can make writable again.
 
     A read-only *view* can be switched back to writable by whoever holds it; an array over immutable bytes cannot. That
     is what lets several workers share one picture. What this function has given is returned as it is.
@@ -58,7 +58,7 @@ def frozen_copy(image: Image) -> Image:
 def _is_frozen(image: Image) -> bool:
     base: object = image
     while isinstance(base, np.ndarray):
-        base = base.base
+        base = cast("object", base.base)  # bytes too, though NumPy's stub knows arrays only
     return type(image) is np.ndarray and type(base) is bytes and image.flags.c_contiguous
 
 

@@ -40,28 +40,36 @@ class ResetRequest(TypedDict, total=False):
     """The guide's request to reset; ``manager.reset_weights(**request)`` takes it."""
 
     default_weight: float
+    """The weight that every known worker gets, above 0."""
 
 
 class TrainingResults(TypedDict):
     """What a training gave: the guide's document."""
 
     session: SessionDocument
+    """The session as the guide shows it."""
     validation: ValidationResults
+    """How the trained weights did on the examples held out; its means are None where there were none."""
 
 
 class WorkerProgress(TypedDict):
     """A worker in the guide's progress document."""
 
     current_weight: float
+    """1.0 is the average worker."""
     stats: LearnerStatistics
+    """What is known about the worker."""
 
 
 class TrainingProgress(TypedDict):
     """The guide's progress document."""
 
     dataset_stats: DatasetStatistics
+    """How many examples and sessions there are."""
     worker_stats: dict[str, WorkerProgress]
+    """Per worker id."""
     current_weights: dict[str, float]
+    """Per worker id; 1.0 is the average worker."""
 
 
 @attrs.frozen

@@ -126,9 +126,10 @@ class ImageNotFoundError(ImageError, FileNotFoundError):
 
     def __init__(self, path: str, reason: str) -> None:
         super().__init__(path, reason)
-        self.errno = errno.ENOENT  # OSError takes its first argument for this
+        self.errno: int | None = errno.ENOENT  # OSError takes its first argument for this
 
-    __str__ = ImageError.__str__
+    def __str__(self) -> str:
+        return ImageError.__str__(self)  # not OSError's, which shows the number
 
 
 class ImageUnreadableError(ImageError):
@@ -291,7 +292,7 @@ class PredictionError(TsmTrainingError):
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         super().__init__(dict(reasons))
-        self.reasons = dict(reasons)
+        self.reasons: dict[str, str] = dict(reasons)
 
     def __str__(self) -> str:
         listed = "; ".join(f"{worker_id}: {_cut(reason)}" for worker_id, reason in self.reasons.items())
@@ -421,7 +422,7 @@ class NothingEvaluatedError(TsmTrainingError):
 
     def __init__(self, reasons: Mapping[str, str]) -> None:
         super().__init__(dict(reasons))
-        self.reasons = dict(reasons)
+        self.reasons: dict[str, str] = dict(reasons)
 
     def __str__(self) -> str:
         shown = [f"{example_id}: {_cut(reason)}" for example_id, reason in list(self.reasons.items())[:5]]

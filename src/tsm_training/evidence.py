@@ -60,6 +60,7 @@ class WorkerBase:
     """Where a worker starts: its prior weight, and posterior sums that were imported with it."""
 
     prior: float
+    """The weight before any evidence, above 0."""
     evidence: float = 0.0
     """Σ s·c, the number of fully absorbed, fully confident examples that the sums stand for."""
     advantage: float = 0.0
@@ -67,7 +68,9 @@ class WorkerBase:
     squared_advantage: float = 0.0
     """Σ s·c·d²."""
     accuracy_sum: float = 0.0
+    """Σ of the accuracies of usable pictures, each in [0, 1]."""
     valid_count: int = 0
+    """How many examples gave a usable picture."""
     update_count: int = 0
     failed_evidence: float = 0.0
     """The part of `evidence` that comes from failures."""

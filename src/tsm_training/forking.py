@@ -12,7 +12,7 @@ import contextlib
 import os
 import threading
 import weakref
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Final, Protocol, TypeVar
 
 __all__ = ["alone_at_first", "guard_forks"]
@@ -73,7 +73,7 @@ _done: Final[set[str]] = set()
 
 
 @contextlib.contextmanager
-def alone_at_first(what: str) -> Iterator[None]:
+def alone_at_first(what: str) -> Generator[None]:
     """Have no fork happen while something is done for the first time in this process.
 
     OpenCV makes tables when a conversion is first asked for, under a lock of its own that a child would inherit locked.

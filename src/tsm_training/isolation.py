@@ -25,7 +25,7 @@ import threading
 import time
 import uuid
 import weakref
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import BrokenExecutor, Future
 from concurrent.futures import TimeoutError as FutureTimeoutError
 from contextlib import contextmanager
@@ -42,7 +42,7 @@ from tsm_training.errors import ExecutorError, InvalidArgumentError, MissingExtr
 from tsm_training.workers import Worker, WorkerRequest, WorkerResult, run_worker
 from tsm_training.workers.runners import LOOK_AROUND_SECONDS, check_not_leaving, timed_out
 from tsm_training.workers.running import check_again, failed, shown
-from tsm_training.workers.worker import check_time_limit, time_limit_of
+from tsm_training.workers.worker import time_limit_of, valid_time_limit
 
 __all__ = ["IsolatedRunner"]
 
@@ -123,7 +123,7 @@ def _call(worker_id: str, source: Image, target: Image) -> WorkerResult:
 
 
 @contextmanager
-def _streams_to_flush() -> Iterator[None]:
+def _streams_to_flush() -> Generator[None]:
     """Lend loky, which flushes the standard streams before it starts a process, a stream where there is none."""
     found = {name: getattr(sys, name) for name in ("stdout", "stderr")}
     missing = [name for name, stream in found.items() if stream is None or getattr(stream, "closed", False)]
@@ -373,7 +373,7 @@ class _Crew:
         self._proven[worker_id] = pickled.digest
 
     @contextmanager
-    def lane(self, pickled: _Pickled) -> Iterator[_Lane]:
+    def lane(self, pickled: _Pickled) -> Generator[_Lane]:
         """Give a process for one call, if possible one that knows the worker; wait where all are busy."""
         lane = self._taken(pickled)
         try:
@@ -426,6 +426,22 @@ def _not_isolatable(worker: Worker, reason: str) -> WorkerNotIsolatableError:
 # --- the runner -----------------------------------------------------------------------------------------------------
 
 
+def _check_memory_limit(_runner: object, _attribute: object, value: Any) -> None:
+    limit = check_limit("memory_limit", value)
+    if limit is not None and not _LEAST_MEMORY <= limit <= _MOST_MEMORY:
+        raise InvalidArgumentError("memory_limit", value, f"{_LEAST_MEMORY} to {_MOST_MEMORY} bytes, or None")
+    if limit is not None and not sys.platform.startswith("linux"):
+        raise InvalidArgumentError("memory_limit", value, f"None on {sys.platform}, which knows no such limit")
+
+
+def _check_max_processes(_runner: object, _attribute: object, value: Any) -> None:
+    check_limit("max_processes", value)
+
+
+def _new_crew(runner: IsolatedRunner) -> _Crew:
+    return _Crew(runner.max_processes or os.cpu_count() or 1, runner.memory_limit)
+
+
 @attrs.frozen(eq=False)
 class IsolatedRunner:
     """Runs workers in processes of their own, which may come to harm.
@@ -457,30 +473,10 @@ class IsolatedRunner:
         MissingExtraError: the extra ``isolation`` is not installed.
     """
 
-    time_limit: float | None = attrs.field(default=None)
-    memory_limit: int | None = attrs.field(default=None)
-    max_processes: int | None = attrs.field(default=None)
-    _crew: _Crew = attrs.field(init=False, repr=False)
-
-    @time_limit.validator
-    def _check_time_limit(self, _attribute: object, value: object) -> None:
-        check_time_limit("time_limit", value)
-
-    @memory_limit.validator
-    def _check_memory_limit(self, _attribute: object, value: object) -> None:
-        check_limit("memory_limit", value)
-        if value is not None and not _LEAST_MEMORY <= value <= _MOST_MEMORY:  # type: ignore[operator]
-            raise InvalidArgumentError("memory_limit", value, f"{_LEAST_MEMORY} to {_MOST_MEMORY} bytes, or None")
-        if value is not None and not sys.platform.startswith("linux"):
-            raise InvalidArgumentError("memory_limit", value, f"None on {sys.platform}, which knows no such limit")
-
-    @max_processes.validator
-    def _check_max_processes(self, _attribute: object, value: object) -> None:
-        check_limit("max_processes", value)
-
-    @_crew.default
-    def _new_crew(self) -> _Crew:
-        return _Crew(self.max_processes or os.cpu_count() or 1, self.memory_limit)
+    time_limit: float | None = attrs.field(default=None, validator=valid_time_limit)
+    memory_limit: int | None = attrs.field(default=None, validator=_check_memory_limit)
+    max_processes: int | None = attrs.field(default=None, validator=_check_max_processes)
+    _crew: _Crew = attrs.field(init=False, repr=False, default=attrs.Factory(_new_crew, takes_self=True))
 
     def __attrs_post_init__(self) -> None:
         if any(importlib.util.find_spec(library) is None for library in _LIBRARIES):
@@ -595,7 +591,7 @@ def _arrived(token: str, *settings: Any) -> IsolatedRunner:
     runner = _runners.get(token)
     if runner is None:
         runner = IsolatedRunner(*settings)
-        runner._crew.token = token
+        runner._crew.token = token  # pyright: ignore[reportPrivateUsage]  # it is this module's own
         _runners[token] = runner
     _visitors[:] = [runner]
     return runner

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -25,6 +24,7 @@ from tsm_training.arguments import (
 from tsm_training.arrays import Image
 from tsm_training.data import (
     ROLES,
+    ExampleEdit,
     ExampleList,
     Learning,
     StateChange,
@@ -131,12 +131,15 @@ class TrainingManager:
     storage: TrainingStore | None = attrs.field(default=None, kw_only=True)
     engine_factory: EngineFactory = attrs.field(default=TrainingEngine, kw_only=True)
     restore: bool | None = attrs.field(default=None, kw_only=True, repr=False, converter=_a_choice)
-    data_manager: TrainingStore = attrs.field(init=False, repr=False)
+    data_manager: TrainingStore = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: self._open_store(), takes_self=True)
+    )
     """The store."""
-    training_engine: TrainingEngine = attrs.field(init=False, repr=False)
+    training_engine: TrainingEngine = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: self._make_engine(), takes_self=True)
+    )
     """The engine."""
 
-    @data_manager.default
     def _open_store(self) -> TrainingStore:
         if self.storage is None:
             return TrainingDataManager(check_path("db_path", self.db_path))
@@ -144,7 +147,6 @@ class TrainingManager:
             raise InvalidArgumentError("storage", self.storage, "a TrainingStore (inherit from that class)")
         return self.storage
 
-    @training_engine.default
     def _make_engine(self) -> TrainingEngine:
         check_callable("engine_factory", self.engine_factory, "TrainingEngine, a subclass, or TrainingEngine.using(…)")
         return self.engine_factory(self.worker_pool, self.weight_learner, self.data_manager)
@@ -329,10 +331,7 @@ class TrainingManager:
         changed = relinked(examples.values(), root, self.training_engine.limits.root)
         if changed:
             self.data_manager.edit_examples(
-                {
-                    e.example_id: functools.partial(attrs.evolve, **_moved_paths(examples[e.example_id], e))
-                    for e in changed
-                },
+                {e.example_id: _path_edit(examples[e.example_id], e) for e in changed},
                 skip_missing=True,
             )
         return changed
@@ -700,9 +699,10 @@ def _absolute(argument: str, path: object) -> str:
     return os.path.abspath(text)  # noqa: PTH100 - Path.absolute() would keep ".."
 
 
-def _moved_paths(old: TrainingExample, new: TrainingExample) -> dict[str, Any]:
+def _path_edit(old: TrainingExample, new: TrainingExample) -> ExampleEdit:
     fields = [f"{role}_path" for role in ROLES]
-    return {field: getattr(new, field) for field in fields if getattr(new, field) != getattr(old, field)}
+    moved = {field: getattr(new, field) for field in fields if getattr(new, field) != getattr(old, field)}
+    return lambda stored: attrs.evolve(stored, **moved)
 
 
 def _check_split(value: object) -> None:

@@ -6,7 +6,7 @@ import contextlib
 import importlib
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Any, Final, Literal, Protocol, TypeAlias
 
 import attrs
@@ -21,6 +21,7 @@ class Progress:
     """How far a call has come."""
 
     phase: Literal["evaluating", "learning", "validating"]
+    """What is being done; the phases come in this order."""
     done: int
     """Examples evaluated or validated, or epochs learned."""
     total: int
@@ -47,7 +48,7 @@ class ProgressDisplay(Protocol):
 
 
 @contextlib.contextmanager
-def console_progress() -> Iterator[ProgressDisplay]:
+def console_progress() -> Generator[ProgressDisplay]:
     """Give a display that shows progress on standard error.
 
     On a terminal that is a bar, if tqdm is installed (the extra ``progress``); elsewhere, and without tqdm, a plain

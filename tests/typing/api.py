@@ -1,6 +1,6 @@
-"""Uses the library the way its users do; mypy reads this file, nothing runs it.
+"""Uses the library the way its users do; mypy and pyright read this file, nothing runs it.
 
-A line with a ``type: ignore`` must fail to type-check: an unused ignore is an error in strict mode.
+A line with two ignores must fail to type-check with both: an ignore that is not needed is an error.
 """
 
 from __future__ import annotations
@@ -117,9 +117,10 @@ def runners(pool: WorkerPool) -> None:
         assert_type(runner, IsolatedRunner)
         isolated: WorkerRunner = runner
         WorkerPool(runner=isolated).register_worker(FunctionWorker("w", lambda source, target: target, time_limit=3))
-    WorkerPool(4, ThreadRunner())  # type: ignore[call-arg]  # the runner goes by name
-    WorkerPool(runner=ThreadRunner)  # type: ignore[arg-type]
-    pool.runner = ThreadRunner()  # type: ignore[misc]  # frozen
+    # the runner goes by name
+    WorkerPool(4, ThreadRunner())  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    WorkerPool(runner=ThreadRunner)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    pool.runner = ThreadRunner()  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # frozen
 
 
 class ByBrightness(TrainingEngine):
@@ -194,29 +195,36 @@ roles(ForeignPool(), BayesianWeightLearner(), TrainingDataManager("x.db"), close
 
 
 def must_fail(manager: TrainingManager, learner: BayesianWeightLearner, results: TrainingResults) -> None:
-    learner.alpha = 0.2  # type: ignore[misc]  # frozen: with_alpha(0.2) gives another learner
-    manager.weight_learner = learner  # type: ignore[misc]  # frozen: with_learner(learner) gives another manager
-    results["session"]["intial_weights"]  # type: ignore[typeddict-item]  # misspelt
-    results["validation"]["avg_accuracy"] + 1.0  # type: ignore[operator]  # None where nothing was validated
-    manager.train(epochs="3")  # type: ignore[arg-type]
-    manager.train(1, 1, 0.2, True, 0)  # type: ignore[call-arg]  # the seed goes by name
-    TrainingManager(WorkerPool(), learner, storage="x.db")  # type: ignore[arg-type]
-    TrainingManager(object(), learner)  # type: ignore[arg-type]
-    FunctionWorker("one", lambda target: target)  # type: ignore[misc,arg-type]
-    WorkerPool().register_worker(closeness)  # type: ignore[arg-type]
-    StructuralSimilarity("lab")  # type: ignore[arg-type]
-    CombinedMetric([(closeness, 1)])  # type: ignore[list-item]
-    ColorDifference().version = "2"  # type: ignore[misc]
+    # frozen: with_alpha(0.2) gives another learner
+    learner.alpha = 0.2  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    # frozen: with_learner(learner) gives another manager
+    manager.weight_learner = learner  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
+    # misspelt
+    results["session"]["intial_weights"]  # type: ignore[typeddict-item]  # pyright: ignore[reportGeneralTypeIssues]
+    # None where nothing was validated
+    results["validation"]["avg_accuracy"] + 1.0  # type: ignore[operator]  # pyright: ignore[reportOptionalOperand, reportUnusedExpression]
+    manager.train(epochs="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    # the seed goes by name
+    manager.train(1, 1, 0.2, True, 0)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    TrainingManager(WorkerPool(), learner, storage="x.db")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    TrainingManager(object(), learner)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    FunctionWorker("one", lambda target: target)  # type: ignore[misc,arg-type]  # pyright: ignore[reportArgumentType]
+    WorkerPool().register_worker(closeness)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    StructuralSimilarity("lab")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    CombinedMetric([(closeness, 1)])  # type: ignore[list-item]  # pyright: ignore[reportArgumentType]
+    ColorDifference().version = "2"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]
 
     class Judge(TrainingEngine):
-        def validate(self, examples: Sequence[TrainingExample]) -> None:  # type: ignore[override,misc]  # one hook only
+        # one hook only
+        def validate(self, examples: Sequence[TrainingExample]) -> None:  # type: ignore[override,misc]  # pyright: ignore[reportIncompatibleMethodOverride]
             return None
 
-    class Nameless(Worker):
-        def process(self, data: Mapping[str, Image]) -> Image:
-            return data["target"]
+    TrainingManager(WorkerPool(), learner, engine_factory=Judge)
 
-    Nameless()  # type: ignore[abstract]
+    class Idle(Worker):
+        worker_id = "idle"
+
+    Idle()  # type: ignore[abstract]  # pyright: ignore[reportAbstractUsage]  # has no process
 
 
 def colors(picture: Image) -> None:
@@ -238,4 +246,4 @@ def care(path: Path) -> None:
     assert_type(report, SalvageReport)
     assert_type(report.saved, Mapping[str, int])
     assert_type(report.put_aside[0].column, str | None)
-    TrainingDataManager(path, 5)  # type: ignore[call-arg]
+    TrainingDataManager(path, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,7 @@ def averaged_shifts(colors: Colors, shifts: Colors, width: float) -> Colors:
     nodes, weights = (np.concatenate(parts) for parts in zip(*_surroundings(colors), strict=True))
     values = [*np.tile(shifts, (2**CHANNELS, 1)).T, np.ones(len(nodes))]
     sums = [np.bincount(nodes, weights * value, _NODES**CHANNELS).reshape(_SHAPE) for value in values]
-    totals = _blurred(np.stack(sums), width / _STEP).reshape(len(sums), -1)
+    totals = _blurred(cast("Float64", np.stack(sums)), width / _STEP).reshape(len(sums), -1)
     means: Float64 = totals[:-1] / (totals[-1] + _SCARCE * len(colors))
     return means.T.astype(np.float32)
 

@@ -93,6 +93,16 @@ def _check_channels(_map: object, _attribute: object, value: object) -> None:
         raise InvalidArgumentError("channels", value, "'lab', 'l' or 'ab'")
 
 
+def _check_space(_map: object, _attribute: object, value: object) -> None:
+    if value not in ("lab", "bgr"):
+        raise InvalidArgumentError("space", value, "'lab' or 'bgr'")
+
+
+def _check_finite(_map: object, attribute: attrs.Attribute[float], value: float) -> None:
+    if not 1 <= value < math.inf:
+        raise InvalidArgumentError(attribute.name, value, "a finite number of at least 1")
+
+
 def _at_least(minimum: int) -> Callable[[object, attrs.Attribute[int], object], None]:
     def check(_map: object, attribute: attrs.Attribute[int], value: object) -> None:
         if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
@@ -141,12 +151,10 @@ class LinearMap(ColorMap):
         InvalidArgumentError: `space` is something else.
     """
 
-    space: Space = attrs.field(default="lab")
-
-    @space.validator
-    def _check_space(self, _attribute: object, value: object) -> None:
-        if value not in ("lab", "bgr"):
-            raise InvalidArgumentError("space", value, "'lab' or 'bgr'")
+    # A field may outrank the property; that it cannot be set matters nowhere, since maps are frozen.
+    space: Space = attrs.field(  # pyright: ignore[reportIncompatibleMethodOverride]
+        default="lab", validator=_check_space
+    )
 
     def fit(self, data: Mapping[str, Image]) -> ColorFunction:
         """Return the affine function; see `ColorMap.fit`."""
@@ -167,7 +175,8 @@ def _symmetric_power(matrix: Float64, exponent: float) -> Float64:
     values, vectors = np.linalg.eigh(matrix)
     # No exact eigenvalue is below this, neither of a covariance nor of a product of two, but floats may stray to 0.
     values = np.maximum(values, ROUNDING_VARIANCE**2)
-    return cast("Float64", (vectors * values**exponent) @ vectors.T)
+    power: Float64 = (vectors * values**exponent) @ vectors.T
+    return power
 
 
 @attrs.frozen
@@ -242,12 +251,7 @@ class SlicedTransportMap(ColorMap):
     iterations: int = attrs.field(default=10, validator=_at_least(1))
     bins: int = attrs.field(default=16, validator=_at_least(1))
     sample: int = attrs.field(default=4096, validator=_at_least(1))
-    smoothness: float = attrs.field(default=10.0, converter=float)
-
-    @smoothness.validator
-    def _check_smoothness(self, _attribute: object, value: float) -> None:
-        if not 1 <= value < math.inf:
-            raise InvalidArgumentError("smoothness", value, "a finite number of at least 1")
+    smoothness: float = attrs.field(default=10.0, converter=float, validator=_check_finite)
 
     def fit(self, data: Mapping[str, Image]) -> ColorFunction:
         """Return the linear map plus the smooth rest; see `ColorMap.fit`."""
@@ -319,12 +323,7 @@ class WhiteBalanceMap(ColorMap):
         InvalidArgumentError: `norm` is less than 1 or not finite.
     """
 
-    norm: float = attrs.field(default=6.0, converter=float)
-
-    @norm.validator
-    def _check_norm(self, _attribute: object, value: float) -> None:
-        if not 1 <= value < math.inf:
-            raise InvalidArgumentError("norm", value, "a finite number of at least 1")
+    norm: float = attrs.field(default=6.0, converter=float, validator=_check_finite)
 
     @property
     def space(self) -> Space:

@@ -128,4 +128,5 @@ def sample_pixels(image: Image, count: int) -> Colors:
     """Return `count` pixels (float32, count×3, BGR) spread evenly over the picture by the golden ratio."""
     pixels = image.reshape(-1, CHANNELS)
     places = np.modf((np.arange(count) + 0.5) * ((math.sqrt(5) - 1) / 2))[0]
-    return cast("Colors", pixels[(places * len(pixels)).astype(np.intp)].astype(np.float32))
+    colors: Colors = pixels[(places * len(pixels)).astype(np.intp)].astype(np.float32)
+    return colors

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Final
+from typing import Final, cast
 
 import attrs
 import numpy as np
@@ -32,6 +32,16 @@ _MEDIAN_SIZES: Final = (1, 3, 5)
 _TABLES_AND_BANDS: Final = 6 * 1024**2
 
 
+def _check_strength(_worker: object, _attribute: object, value: float) -> None:
+    if not 0 <= value < math.inf:
+        raise InvalidArgumentError("strength", value, "a finite number of at least 0")
+
+
+def _check_median_size(_worker: object, _attribute: object, value: object) -> None:
+    if value not in _MEDIAN_SIZES:
+        raise InvalidArgumentError("median_size", value, "1, 3 or 5")
+
+
 @attrs.frozen
 class ColorTransferWorker(Worker):
     """Applies a colour map, fully or in part.
@@ -51,28 +61,14 @@ class ColorTransferWorker(Worker):
 
     worker_id: str
     color_map: ColorMap
-    strength: float = attrs.field(default=1.0, converter=float)
-    median_size: int = attrs.field(default=1)
+    strength: float = attrs.field(default=1.0, converter=float, validator=_check_strength)
+    median_size: int = attrs.field(default=1, validator=_check_median_size)
 
-    @strength.validator
-    def _check_strength(self, _attribute: object, value: float) -> None:
-        if not 0 <= value < math.inf:
-            raise InvalidArgumentError("strength", value, "a finite number of at least 0")
+    version = "1"
+    """Counts the changes of results that the classes' own source does not show."""
 
-    @median_size.validator
-    def _check_median_size(self, _attribute: object, value: object) -> None:
-        if value not in _MEDIAN_SIZES:
-            raise InvalidArgumentError("median_size", value, "1, 3 or 5")
-
-    @property
-    def version(self) -> str:
-        """Counts the changes of results that the classes' own source does not show."""
-        return "1"
-
-    @property
-    def reads_only(self) -> bool:
-        """Inputs are never written into."""
-        return True
+    reads_only = True
+    """Inputs are never written into."""
 
     def working_memory(self, source_pixels: int, target_pixels: int, /) -> int:
         """Return how many bytes `process` takes: pictures of the target's size, and tables and bands of fixed sizes."""
@@ -98,7 +94,8 @@ class ColorTransferWorker(Worker):
         space = self.color_map.space
         colors = lattice(space)
         moved = self.color_map.fit(data)(colors)
-        return interpolation_table(to_bgr(colors + np.float32(self.strength) * (moved - colors), space))
+        moved = cast("Colors", colors + np.float32(self.strength) * (moved - colors))
+        return interpolation_table(to_bgr(moved, space))
 
 
 def create_color_transfer_workers() -> list[Worker]:

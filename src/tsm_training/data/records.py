@@ -38,6 +38,7 @@ __all__ = [
 ]
 
 SessionStatus: TypeAlias = Literal["running", "completed", "failed", "interrupted"]
+"""How far a session has come; only a completed one has changed what is learned."""
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
@@ -55,6 +56,7 @@ class ExampleSummary(ExampleReference):
     created_at: str
     metadata: dict[str, Any]
     has_results: bool
+    """True where it was evaluated at least once."""
 
 
 class ExampleDocument(ExampleSummary):
@@ -82,6 +84,7 @@ class WorkerOutcome(TypedDict):
     """Similarity to the ground truth, in [0, 1]; None where the worker failed."""
     confidence: float
     is_valid: bool
+    """True where there was a usable picture."""
     error: str | None
     seconds: float
 
@@ -93,6 +96,7 @@ class ExampleScores(TypedDict):
     equal_weights_accuracy: float | None
     ensemble_accuracy: float | None
     validated_at: str
+    """Aware UTC, ISO 8601."""
 
 
 class EpochMetrics(TypedDict):
@@ -112,7 +116,10 @@ class EpochMetrics(TypedDict):
 
 
 class WorkerAccuracy(TypedDict):
-    """A worker's accuracies over several examples; None where it gave no picture at all."""
+    """A worker's accuracies over several examples: `mean`, standard deviation `std`, `min` and `max`, all in [0, 1].
+
+    They are None where it gave no picture at all.
+    """
 
     mean: float | None
     std: float | None
@@ -127,7 +134,9 @@ class SessionDocument(TypedDict):
     num_examples: int
     epochs: int
     initial_weights: dict[str, float]
+    """Per worker id, before the session; 1.0 is the average worker."""
     final_weights: dict[str, float]
+    """Per worker id, after it."""
     metrics_history: list[EpochMetrics]
 
 
@@ -153,10 +162,13 @@ class DatasetStatistics(TypedDict):
     """The guide's counts."""
 
     total_examples: int
+    """Examples that are stored."""
     processed_examples: int
     """Examples that were evaluated at least once."""
     unprocessed_examples: int
+    """The others."""
     total_sessions: int
+    """Sessions of every status."""
 
 
 # --- examples -------------------------------------------------------------------------------------------------------
@@ -176,7 +188,7 @@ class PictureFile:
 
 @attrs.frozen
 class ExampleFiles:
-    """The contents of an example's three files."""
+    """The contents of an example's three files: `source`, `target` and `ground_truth`."""
 
     source: PictureFile
     target: PictureFile
@@ -266,8 +278,11 @@ class Evaluation:
     """In [0, 1]; None where the worker failed."""
     confidence: float
     failure_kind: str | None
+    """How the worker failed, as `WorkerFailure.kind` says it; None where it gave a usable picture, as the next two."""
     failure_type: str | None
+    """The exception's class name, or the name of the check that failed."""
     failure_message: str | None
+    """At most 500 characters."""
     seconds: float
     """Wall-clock time of the worker."""
     created_at: datetime
@@ -290,6 +305,7 @@ class Preview:
     """A small sample of one picture of an example, kept so that blends can be compared without running a worker."""
 
     example_digest: str
+    """Names the contents of the example's files; see `ExampleFiles.digest`."""
     name: str
     """The worker's id and fingerprint, or the role of an input picture."""
     png: bytes
@@ -328,10 +344,12 @@ class TrainingSession:
     """One training: what went in, what came out, and how it went epoch by epoch."""
 
     session_id: str
+    """A text that no other session has."""
     start_time: datetime
     """Aware, UTC."""
     epochs: int
     learning_rate: float
+    """The learner's alpha, in (0, 1]."""
     initial_weights: Mapping[str, float]
     end_time: datetime | None = None
     """None while it runs."""
@@ -340,11 +358,14 @@ class TrainingSession:
     final_weights: Mapping[str, float] = attrs.field(factory=dict)
     metrics_history: tuple[EpochMetrics, ...] = attrs.field(default=(), converter=_history)
     status: SessionStatus = "running"
+    """``completed`` and all learned, or ``failed`` or ``interrupted`` and nothing learned, or still ``running``."""
     seed: int | None = None
     """What the split was drawn with; None where the caller chose the examples."""
     validation_split: float | None = None
     training_ids: tuple[str, ...] = attrs.field(default=(), converter=_ids)
+    """Ids of the examples to learn from, skipped ones included."""
     validation_ids: tuple[str, ...] = attrs.field(default=(), converter=_ids)
+    """Ids of the examples held out."""
     skipped: Mapping[str, str] = attrs.field(factory=dict)
     """Why an example could not be used, by example id."""
     error: str | None = None
@@ -397,7 +418,7 @@ class Learning:
 
 @attrs.frozen
 class SessionCommit:
-    """How a session ends: its final record, its metric rows and the learned state that it leaves."""
+    """How a session ends: the final record `session`, its rows of `metrics`, and the learned `state` that it leaves."""
 
     session: TrainingSession
     metrics: Sequence[MetricRow] = ()
@@ -406,3 +427,4 @@ class SessionCommit:
 
 
 ROLES: Final = ("source", "target", "ground_truth")
+"""The pictures of an example: gives the colours, is changed, is the wanted result."""

@@ -7,7 +7,7 @@ import functools
 import logging
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence, Set
 from concurrent.futures import Executor
 from datetime import datetime
 from typing import Any, Final, TypeAlias, TypedDict, cast
@@ -77,6 +77,7 @@ class CacheEntry(TypedDict):
     example_id: str
     worker_id: str
     is_stored: bool
+    """True where the worker would not be run."""
     reason: str
 
 
@@ -151,7 +152,7 @@ class _Pending:
 
 
 @contextlib.contextmanager
-def ending_with(error: BaseException, store: TrainingStore, purpose: str) -> Iterator[None]:
+def ending_with(error: BaseException, store: TrainingStore, purpose: str) -> Generator[None]:
     """Do what is left to do in a store when an error has ended the work: that error stays the one to report.
 
     Where it is Ctrl-C, or the store's own, nobody wants to wait for others once more. What fails is logged, as not
@@ -167,7 +168,7 @@ def ending_with(error: BaseException, store: TrainingStore, purpose: str) -> Ite
 
 @attrs.frozen(eq=False)
 class Evaluator:
-    """Evaluates examples with one pool, one judge and one store."""
+    """Evaluates examples with one `pool`, one `judge` and one `store`; the other settings are the engine's."""
 
     pool: WorkerPoolLike
     store: TrainingStore

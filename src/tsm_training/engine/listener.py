@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from typing import Literal, TypeAlias
 
 import attrs
@@ -75,7 +75,7 @@ def listening(
     on_progress: ProgressCallback | None = None,
     should_stop: StopRequest | None = None,
     subject: str = "",
-) -> Iterator[Listener]:
+) -> Generator[Listener]:
     """Give a listener for one call, with the console display where it is wanted."""
     own = () if on_progress is None else (on_progress,)
     with console_progress() if verbose else contextlib.nullcontext() as display:

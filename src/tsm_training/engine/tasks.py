@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import pickle
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import (
     FIRST_COMPLETED,
     BrokenExecutor,
@@ -228,7 +228,7 @@ def checked_similarity(compute: Callable[[], object], metric_name: str, worker_i
 
 
 @contextmanager
-def execution(executor: Executor | None) -> Iterator[Executor]:
+def execution(executor: Executor | None) -> Generator[Executor]:
     """Give the executor to use: the host's own, which stays open, or threads for this one call."""
     if executor is not None:
         yield executor

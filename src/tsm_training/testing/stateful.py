@@ -279,13 +279,13 @@ class TrainingStoreMachine(RuleBasedStateMachine):
     @initialize()
     def begin(self) -> None:
         self._folders = tempfile.TemporaryDirectory(prefix="tsm-machine-")
-        self.folder = Path(self._folders.name, "0")
+        self.folder: Path = Path(self._folders.name, "0")
         self.folder.mkdir()
-        self.handles = [self.open_store(self.folder)]
+        self.handles: list[TrainingStore] = [self.open_store(self.folder)]
         self.owners: dict[str, TrainingStore] = {}
         """The handle on which each session that is running was begun."""
-        self.model = _Model()
-        self.version = 0
+        self.model: _Model = _Model()
+        self.version: int = 0
 
     def teardown(self) -> None:
         if hasattr(self, "model"):

@@ -35,6 +35,7 @@ WEIGHTS_FORMAT_VERSION: Final = 2
 """What is written. History: 1 had no blends and no groups; it is read as well."""
 
 MAX_WEIGHTS_FILE_BYTES: Final = 1_000_000
+"""A larger file is refused before it is read."""
 
 _MAX_ID_LENGTH: Final = 128
 _MAX_WORKERS: Final = 1000
@@ -89,7 +90,9 @@ class WeightsDocument(PlainWeightsDocument, total=False):
 
     alpha: float
     exported_at: str
+    """Aware UTC, ISO 8601."""
     format_version: int
+    """Another version's file is refused."""
     prior_strength: float
     posterior: dict[str, PosteriorSums]
     blend: BlendDocument

@@ -62,7 +62,7 @@ class LearnerStatistics(WorkerProgressStatistics):
 
 @attrs.frozen
 class CellHome:
-    """Which store a cell is kept in, and what the two last agreed on."""
+    """Which store a cell is kept in (its `store_id`), and what the two last agreed on."""
 
     store_id: str
     location: str
@@ -207,6 +207,20 @@ def _as_float(value: float) -> float:
     return float(value) if is_number(value) and abs(value) <= _MAX_SETTING else value
 
 
+def _setting(default: float, high: float, expected: str) -> float:
+    """Declare a field for a number in (0, high].
+
+    Type checkers see a float with a default. Where pyright sees ``attrs.field(converter=…)`` it makes a descriptor of
+    the field, and the class then lacks the plain number that `WeightLearner` asks for.
+    """
+    return attrs.field(default=default, converter=_as_float, validator=number_between(0.0, high, expected))
+
+
+def _check_confidence_scaling(_learner: object, _attribute: object, value: object) -> None:
+    if not isinstance(value, bool):
+        raise InvalidArgumentError("confidence_scaling", value, "True or False")
+
+
 @attrs.frozen(eq=False)
 class BayesianWeightLearner:
     """Learns by conjugate Bayesian updating how far each worker is to be trusted.
@@ -225,24 +239,11 @@ class BayesianWeightLearner:
         InvalidArgumentError: a setting is outside its range.
     """
 
-    alpha: float = attrs.field(
-        default=0.1, converter=_as_float, validator=number_between(0.0, 1.0, "a number above 0 and at most 1")
-    )
-    prior_weight: float = attrs.field(
-        default=1.0, converter=_as_float, validator=number_between(0.0, 1e6, "a number above 0 and at most 1e6")
-    )
-    prior_strength: float = attrs.field(
-        default=3.0,
-        converter=_as_float,
-        validator=number_between(0.0, _MAX_SETTING, "a number above 0 and at most 1e9"),
-    )
-    confidence_scaling: bool = attrs.field(default=True)
+    alpha: float = _setting(0.1, 1.0, "a number above 0 and at most 1")
+    prior_weight: float = _setting(1.0, 1e6, "a number above 0 and at most 1e6")
+    prior_strength: float = _setting(3.0, _MAX_SETTING, "a number above 0 and at most 1e9")
+    confidence_scaling: bool = attrs.field(default=True, validator=_check_confidence_scaling)
     cell: LearnerCell = attrs.field(factory=LearnerCell, kw_only=True, repr=False)
-
-    @confidence_scaling.validator
-    def _check_confidence_scaling(self, _attribute: object, value: object) -> None:
-        if not isinstance(value, bool):
-            raise InvalidArgumentError("confidence_scaling", value, "True or False")
 
     # --- reading ---
 

@@ -218,7 +218,7 @@ def probability_best(means: Sequence[float], stds: Sequence[float]) -> list[floa
     points = (edges[:-1, None] + half_widths * (1.0 + _NODES)).ravel()
     scaled = (points - mu) / sigma
     density = np.exp(-0.5 * scaled**2) / sigma
-    cumulative = 0.5 * (1.0 + _erf(scaled / math.sqrt(2.0)).astype(np.float64))
+    cumulative = 0.5 * (1.0 + np.asarray(_erf(scaled / math.sqrt(2.0)), np.float64))
     logs = np.log(np.maximum(cumulative, np.finfo(np.float64).tiny))
     others = np.exp(_exact_column_sums(logs) - logs)
     mass = (density * others * (half_widths * _NODE_WEIGHTS).ravel()).sum(axis=1)

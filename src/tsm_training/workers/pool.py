@@ -25,6 +25,11 @@ from tsm_training.workers.worker import Worker, check_worker_id, time_limit_of
 __all__ = ["WorkerPool"]
 
 
+def _check_runner(_pool: object, _attribute: object, value: object) -> None:
+    if not isinstance(value, WorkerRunner) or isinstance(value, type):
+        raise InvalidArgumentError("runner", value, "a WorkerRunner, such as ThreadRunner(time_limit=10)")
+
+
 @attrs.frozen(eq=False)
 class WorkerPool:
     """The registered workers, and a way to run all of them on one request.
@@ -39,14 +44,9 @@ class WorkerPool:
     """
 
     max_workers: int = attrs.field(default=10, validator=at_least(1))
-    runner: WorkerRunner = attrs.field(factory=ThreadRunner, kw_only=True)
+    runner: WorkerRunner = attrs.field(factory=ThreadRunner, kw_only=True, validator=_check_runner)
     _registry: dict[str, Worker] = attrs.field(factory=dict, init=False, repr=False)
     _lock: threading.Lock = attrs.field(factory=lambda: guard_forks(threading.Lock()), init=False, repr=False)
-
-    @runner.validator
-    def _check_runner(self, _attribute: object, value: object) -> None:
-        if not isinstance(value, WorkerRunner) or isinstance(value, type):
-            raise InvalidArgumentError("runner", value, "a WorkerRunner, such as ThreadRunner(time_limit=10)")
 
     @property
     def workers(self) -> tuple[Worker, ...]:
@@ -110,7 +110,16 @@ class WorkerPool:
         return self.execute(data)
 
     def execute(self, data: Mapping[str, Image], /, worker_ids: Iterable[str] | None = None) -> list[WorkerResult]:
-        """Do what `execute_parallel` does for some of the workers only (all of them if `worker_ids` is None)."""
+        """Do what `execute_parallel` does, for some of the workers only.
+
+        Args:
+            data: ``data["source"]`` and ``data["target"]``, each uint8, H×W×3, BGR.
+            worker_ids: Which ones; unknown ids are passed over. None for all.
+
+        Raises:
+            NoWorkersError: none of them is registered.
+            TsmTrainingError: as for `execute_parallel`.
+        """
         wanted = None if worker_ids is None else frozenset(worker_ids)
         workers = [w for w in self.workers if wanted is None or w.worker_id in wanted]
         if not workers:

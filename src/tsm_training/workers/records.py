@@ -52,7 +52,13 @@ class WorkerRequest(dict[str, Image]):
 
 
 def shared(data: Mapping[str, Image], key: Hashable, compute: Callable[[], T]) -> T:
-    """Return what `compute` gives, once per request where `data` can remember it, anew where it is a plain mapping."""
+    """Return what `compute` gives, once per request where `data` can remember it, anew where it is a plain mapping.
+
+    Args:
+        data: What `Worker.process` got: two pictures, uint8, H×W×3, BGR.
+        key: Names the value; the same for the same computation.
+        compute: Makes the value, which must never be changed afterwards.
+    """
     return data.shared(key, compute) if isinstance(data, WorkerRequest) else compute()
 
 
@@ -61,6 +67,7 @@ class WorkerFailure:
     """Why a worker gave no usable picture."""
 
     kind: FailureKind
+    """How it failed."""
     error_type: str
     """The exception's class name, or the name of the check that failed."""
     message: str
@@ -80,6 +87,7 @@ class WorkerResult:
     confidence: float = 1.0
     """The worker's own confidence in this picture, in [0, 1]."""
     failure: WorkerFailure | None = None
+    """Why there is no picture; None where there is one."""
     seconds: float = 0.0
     """Wall-clock time that the worker took."""
 

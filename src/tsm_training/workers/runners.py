@@ -12,7 +12,7 @@ import attrs
 from tsm_training.errors import ExecutorError
 from tsm_training.workers.records import WorkerRequest, WorkerResult
 from tsm_training.workers.running import failed, run_worker
-from tsm_training.workers.worker import Worker, check_time_limit, time_limit_of
+from tsm_training.workers.worker import Worker, time_limit_of, valid_time_limit
 
 __all__ = ["LOOK_AROUND_SECONDS", "ThreadRunner", "WorkerRunner", "check_not_leaving", "timed_out"]
 
@@ -121,12 +121,8 @@ class ThreadRunner:
         InvalidArgumentError: `time_limit` is not a finite number above 0.
     """
 
-    time_limit: float | None = attrs.field(default=None)
+    time_limit: float | None = attrs.field(default=None, validator=valid_time_limit)
     _unreturned: _Unreturned = attrs.field(factory=_Unreturned, init=False, repr=False)
-
-    @time_limit.validator
-    def _check_time_limit(self, _attribute: object, value: object) -> None:
-        check_time_limit("time_limit", value)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return ThreadRunner, (self.time_limit,)  # calls of this process concern nobody elsewhere

@@ -8,7 +8,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
-from typing import Final, cast
+from typing import Any, Final, cast
 
 import numpy as np
 
@@ -73,6 +73,11 @@ def failed(worker_id: str, kind: FailureKind, error_type: str, message: object, 
 def ask_pool(pool: WorkerPoolLike, source: Image, target: Image) -> list[WorkerResult]:
     """Ask a pool that is not ours to run all its workers on copies of two pictures; results come by worker id.
 
+    Args:
+        pool: The host's own.
+        source: Gives the colours: uint8, H×W×3, BGR.
+        target: Is changed: uint8, H×W×3, BGR.
+
     Raises:
         WorkerPoolError: it raises, or returns something else than one result per worker.
     """
@@ -92,6 +97,10 @@ def ask_pool(pool: WorkerPoolLike, source: Image, target: Image) -> list[WorkerR
 
 def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
     """Turn a foreign pool's result into one of ours, holding its picture and confidence to the same rules.
+
+    Args:
+        result: What the pool returned for one worker.
+        target: The picture that was to be changed: uint8, H×W×3, BGR.
 
     Raises:
         InvalidArgumentError: its worker id is empty, too long or holds control characters.
@@ -147,7 +156,7 @@ def _checked_confidence(value: object) -> tuple[float, WorkerFailure | None]:
     # float() takes text, and arrays of one element with a warning.
     if not isinstance(value, (str, bytes, bytearray, bool, np.bool_, np.ndarray)):
         with contextlib.suppress(Exception):  # a foreign __float__ may do anything
-            number = float(value)  # type: ignore[arg-type]  # that is what is being found out
+            number = float(cast("Any", value))  # whether it has a value is what is being found out
     if 0.0 <= number <= 1.0:
         return number + 0.0, None  # not −0.0, whose sign a database does not keep
     seen = shown(value, repr)

@@ -13,26 +13,23 @@ from tsm_training.arguments import check_callable, check_number
 from tsm_training.arrays import Image
 from tsm_training.errors import InvalidArgumentError
 
-__all__ = ["FunctionWorker", "Worker", "check_time_limit", "check_worker_id", "time_limit_of"]
+__all__ = ["FunctionWorker", "Worker", "check_time_limit", "check_worker_id", "time_limit_of", "valid_time_limit"]
 
-if TYPE_CHECKING:
-    from builtins import property as _overridable
-else:
 
-    class _overridable:  # noqa: N801 - it stands where ``property`` would
-        """A property that an attribute of the instance outranks.
+class _overridable:  # noqa: N801 - it stands where ``property`` would
+    """A property that an attribute of the instance outranks.
 
-        cloudpickle rebuilds a class of a script or a notebook without its slots; the fields of an attrs class then
-        live in the instance, where a true property of the same name in the base class would hide them.
-        """
+    cloudpickle rebuilds a class of a script or a notebook without its slots; the fields of an attrs class then
+    live in the instance, where a true property of the same name in the base class would hide them.
+    """
 
-        def __init__(self, fget: Any) -> None:
-            self.fget = fget
-            self.__doc__ = fget.__doc__
-            self.__isabstractmethod__ = getattr(fget, "__isabstractmethod__", False)
+    def __init__(self, fget: Callable[[Any], object]) -> None:
+        self.fget = fget
+        self.__doc__ = fget.__doc__
+        self.__isabstractmethod__ = getattr(fget, "__isabstractmethod__", False)
 
-        def __get__(self, instance: Any, _owner: type) -> Any:
-            return self if instance is None else self.fget(instance)
+    def __get__(self, instance: object, _owner: type) -> Any:
+        return self if instance is None else self.fget(instance)
 
 
 _MAX_ID_LENGTH: Final = 128
@@ -51,28 +48,36 @@ class Worker(ABC):
     threads at once, so `process` and `get_confidence` must not keep state between calls without a lock.
     """
 
-    @_overridable
-    @abstractmethod
-    def worker_id(self) -> str:
-        """The name under which weights, metrics and evaluations of this worker are kept; a class attribute will do."""
+    if TYPE_CHECKING:
+        # What a subclass gives as a class attribute or a field; pyright lets neither take the place of a property.
+        worker_id: str
+        version: str
+        reads_only: bool
+        time_limit: float | None
+    else:
 
-    @_overridable
-    def version(self) -> str:
-        """Change this (a class attribute will do) when the worker's results change, to have it evaluated afresh."""
-        return ""
+        @_overridable
+        @abstractmethod
+        def worker_id(self) -> str:
+            """The name under which weights, metrics and evaluations of it are kept; a class attribute will do."""
 
-    @_overridable
-    def reads_only(self) -> bool:
-        """True promises that `process` never writes into its inputs; it then gets them without a copy, read-only."""
-        return False
+        @_overridable
+        def version(self) -> str:
+            """Change this (a class attribute will do) when results change, to have the worker evaluated afresh."""
+            return ""
 
-    @_overridable
-    def time_limit(self) -> float | None:
-        """How many seconds one call may take (a class attribute will do); None leaves it to the pool's runner.
+        @_overridable
+        def reads_only(self) -> bool:
+            """True promises that `process` never writes into its inputs; it gets them without a copy, read-only."""
+            return False
 
-        Results do not depend on it: as an attrs field it is no setting and no part of the fingerprint.
-        """
-        return None
+        @_overridable
+        def time_limit(self) -> float | None:
+            """How many seconds one call may take (a class attribute will do); None leaves it to the pool's runner.
+
+            Results do not depend on it: as an attrs field it is no setting and no part of the fingerprint.
+            """
+            return None
 
     @abstractmethod
     def process(self, data: Mapping[str, Image]) -> Image:
@@ -90,8 +95,28 @@ class Worker(ABC):
         """
 
     def get_confidence(self, data: Mapping[str, Image], result: Image) -> float:
-        """Say how sure the worker is of `result`, in [0, 1]. Low confidence makes evidence count less."""
+        """Say how sure the worker is of `result`, in [0, 1]. Low confidence makes evidence count less.
+
+        Args:
+            data: What `process` got: two pictures, uint8, H×W×3, BGR.
+            result: What `process` gave: uint8, BGR, of the target's size.
+        """
         return 1.0
+
+
+def check_time_limit(name: str, value: object) -> None:
+    """Raise InvalidArgumentError unless `value` is a finite number of seconds above 0, or None."""
+    if value is not None:
+        check_number(name, value, 0.0, sys.float_info.max, "a finite number of seconds above 0, or None for no limit")
+
+
+def valid_time_limit(_instance: object, attribute: attrs.Attribute[Any], value: object) -> None:
+    """Check a field that holds a time limit, as attrs wants it done; raises as `check_time_limit`."""
+    check_time_limit(attribute.name, value)
+
+
+def _check_function(_worker: object, _attribute: object, value: Any) -> None:
+    check_callable("function", value, "a function (source, target) -> picture")
 
 
 @attrs.frozen
@@ -109,27 +134,13 @@ class FunctionWorker(Worker):
     """
 
     worker_id: str
-    function: Callable[[Image, Image], Image] = attrs.field()
+    function: Callable[[Image, Image], Image] = attrs.field(validator=_check_function)
     version: str = ""
-    time_limit: float | None = attrs.field(default=None)
-
-    @function.validator
-    def _check_function(self, _attribute: object, value: object) -> None:
-        check_callable("function", value, "a function (source, target) -> picture")
-
-    @time_limit.validator
-    def _check_time_limit(self, _attribute: object, value: object) -> None:
-        check_time_limit("time_limit", value)
+    time_limit: float | None = attrs.field(default=None, validator=valid_time_limit)
 
     def process(self, data: Mapping[str, Image]) -> Image:
         """Call the function with source and target (uint8, H×W×3, BGR); whatever it raises is passed on."""
         return self.function(data["source"], data["target"])
-
-
-def check_time_limit(name: str, value: object) -> None:
-    """Raise InvalidArgumentError unless `value` is a finite number of seconds above 0, or None."""
-    if value is not None:
-        check_number(name, value, 0.0, sys.float_info.max, "a finite number of seconds above 0, or None for no limit")
 
 
 def time_limit_of(worker: Worker, otherwise: float | None) -> float | None:

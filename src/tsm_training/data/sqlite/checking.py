@@ -36,7 +36,9 @@ class StorageFault:
     column: str | None
     """None where it is about the whole row."""
     problem: str
+    """What is wrong, for people."""
     remedy: str
+    """What can be done about it."""
 
     def __str__(self) -> str:
         place = ", ".join(part for part in (self.table, self.row, self.column) if part)

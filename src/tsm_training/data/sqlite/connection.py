@@ -10,7 +10,7 @@ import tempfile
 import threading
 import time
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final, Literal, TypeAlias, TypeVar
 
@@ -178,7 +178,7 @@ class Database:
         return self._handles.by_process.setdefault(os.getpid(), _Handle(None))
 
     @contextlib.contextmanager
-    def _using(self) -> Iterator[tuple[_Handle, sqlite3.Connection]]:
+    def _using(self) -> Generator[tuple[_Handle, sqlite3.Connection]]:
         with self._named_errors():
             handle = self._handle()
             with handle.lock:
@@ -189,13 +189,13 @@ class Database:
                 yield handle, handle.connection
 
     @contextlib.contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> Generator[sqlite3.Connection]:
         """Hold the connection for single reads (each its own snapshot)."""
         with self._using() as (_handle, connection):
             yield connection
 
     @contextlib.contextmanager
-    def snapshot(self) -> Iterator[sqlite3.Connection]:
+    def snapshot(self) -> Generator[sqlite3.Connection]:
         """Hold the connection for several reads that all see the same moment; writers elsewhere wait meanwhile."""
         with self._transaction("BEGIN", "ROLLBACK") as connection:
             # The first read takes the lock; those that follow cannot find the file busy.
@@ -203,7 +203,7 @@ class Database:
             yield connection
 
     @contextlib.contextmanager
-    def writing(self) -> Iterator[sqlite3.Connection]:
+    def writing(self) -> Generator[sqlite3.Connection]:
         """Run a block as one transaction: all of it is stored when the block is left, or nothing."""
         self.require_writable()
         # IMMEDIATE takes the write lock at once: a transaction that reads first could not be retried later.
@@ -216,7 +216,7 @@ class Database:
             raise StorageReadOnlyError(self.path, "it was opened for reading only")
 
     @contextlib.contextmanager
-    def _transaction(self, begin: str, end: str) -> Iterator[sqlite3.Connection]:
+    def _transaction(self, begin: str, end: str) -> Generator[sqlite3.Connection]:
         with self._using() as (handle, connection):
             if handle.is_in_transaction:
                 raise StorageError(self.path, "a change must not use the store that applies it")
@@ -271,7 +271,7 @@ class Database:
                 time.sleep(_WAIT_SLICE)
 
     @contextlib.contextmanager
-    def hurrying(self) -> Iterator[None]:
+    def hurrying(self) -> Generator[None]:
         """Have this thread wait for other processes only a moment, within the block."""
         was_hurrying = getattr(self._hurry, "is_on", False)
         self._hurry.is_on = True
@@ -281,7 +281,7 @@ class Database:
             self._hurry.is_on = was_hurrying
 
     @contextlib.contextmanager
-    def _named_errors(self) -> Iterator[None]:
+    def _named_errors(self) -> Generator[None]:
         try:
             yield
         except sqlite3.Error as error:

@@ -8,7 +8,7 @@ import math
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,12 +139,17 @@ class TrainingDataManager(TrainingStore):
     db_path: str = attrs.field(default="tsm_training.db", converter=_absolute)
     busy_timeout: float = attrs.field(default=30.0, kw_only=True, converter=_seconds)
     read_only: bool = attrs.field(default=False, kw_only=True, converter=_choice)
-    _database: Database = attrs.field(init=False, repr=False)
-    _store_id: str = attrs.field(init=False, repr=False)
-    _ownership: SessionOwnership = attrs.field(init=False, repr=False)
+    _database: Database = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: self._open_database(), takes_self=True)
+    )
+    _store_id: str = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: self._read_store_id(), takes_self=True)
+    )
+    _ownership: SessionOwnership = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: SessionOwnership(self.db_path), takes_self=True)
+    )
     _cache: _Memory = attrs.field(factory=_Memory, init=False, repr=False)
 
-    @_database.default
     def _open_database(self) -> Database:
         if self.read_only and self.db_path == MEMORY:
             raise InvalidArgumentError("db_path", MEMORY, "a file, where read_only is True")
@@ -160,7 +165,6 @@ class TrainingDataManager(TrainingStore):
             raise
         return database
 
-    @_store_id.default
     def _read_store_id(self) -> str:
         try:
             with self._database.snapshot() as connection:
@@ -175,10 +179,6 @@ class TrainingDataManager(TrainingStore):
                 self.db_path,
             )
         return store_id
-
-    @_ownership.default
-    def _own_no_sessions(self) -> SessionOwnership:
-        return SessionOwnership(self.db_path)
 
     @property
     def location(self) -> str:
@@ -435,7 +435,7 @@ class TrainingDataManager(TrainingStore):
         return new
 
     @contextlib.contextmanager
-    def _faults_named(self) -> Iterator[None]:
+    def _faults_named(self) -> Generator[None]:
         try:
             yield
         except FaultyValueError as error:

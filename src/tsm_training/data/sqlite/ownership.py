@@ -10,7 +10,7 @@ import platform
 import re
 import sqlite3
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 from typing import Final
 
@@ -92,7 +92,7 @@ class SessionOwnership:
         weakref.finalize(self, _let_go, self._marks)
 
     @contextlib.contextmanager
-    def beginning(self, session_id: str) -> Iterator[Callable[[sqlite3.Connection], None]]:
+    def beginning(self, session_id: str) -> Generator[Callable[[sqlite3.Connection], None]]:
         """Give a function that notes, in a transaction within this block, that this process runs a session.
 
         Where the block ends with an error, the session never began.

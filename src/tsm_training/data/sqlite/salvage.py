@@ -7,7 +7,7 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final, TypeAlias, cast
@@ -98,7 +98,7 @@ def salvage(damaged_path: str | os.PathLike[str], new_path: str | os.PathLike[st
 
 
 @contextlib.contextmanager
-def _reading(source: Path, folder: Path) -> Iterator[sqlite3.Connection]:
+def _reading(source: Path, folder: Path) -> Generator[sqlite3.Connection]:
     """Open the damaged file or, where that is not possible, a copy of it whose beginning is mended."""
     try:
         connection = _opened(source, "ro", str(source))

@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS training_metrics (
 """
 """The guide's three tables, to the letter."""
 
-GUIDE_TABLES: Final = {
+GUIDE_TABLES: Final[dict[str, tuple[str, ...]]] = {
     "training_examples": (
         "example_id",
         "source_path",
