@@ -1,4 +1,7 @@
-"""A real Chromium without a window, for tests of pages: ``pytest_plugins = ["browser"]`` gives the fixture `tab`.
+"""A real Chromium without a window, for tests of pages.
+
+A test module that says ``pytest_plugins = ["browser"]`` has the fixture `tab`. It imports `Tab` for its types only:
+pytest wants to be the first to load a plugin.
 
 The browser lives as long as the tests of one module. In that time an event loop of Playwright's runs in this thread, so
 code that starts a loop of its own (``asyncio.run``) belongs into another module, or into another thread.
@@ -10,7 +13,7 @@ import importlib.util
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import Any, ClassVar, Final, Literal
 
 import attrs
 import cv2
@@ -20,9 +23,6 @@ import pytest
 from tsm_training import Image
 
 __all__ = ["Tab", "chromium", "tab"]
-
-PHONE: Final = (360, 740)
-DESK: Final = (1200, 900)
 
 _NAMES: Final = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 _FLAGS: Final = (
@@ -45,8 +45,8 @@ _TEXTS: Final = """() => {
   while (walker.nextNode()) {
     const text = walker.currentNode.textContent.trim();
     const parent = walker.currentNode.parentElement;
-    if (!text || !visible(parent) || ["SCRIPT", "STYLE", "NOSCRIPT", "DESC", "TITLE"].includes(parent.tagName.toUpperCase()))
-      continue;
+    const silent = ["SCRIPT", "STYLE", "NOSCRIPT", "DESC", "TITLE"].includes(parent.tagName.toUpperCase());
+    if (!text || silent || !visible(parent)) continue;
     const range = document.createRange();
     range.selectNodeContents(walker.currentNode);
     for (const box of range.getClientRects())
@@ -62,6 +62,9 @@ _TEXTS: Final = """() => {
 @attrs.define(eq=False)
 class Tab:
     """One page, and everything that it complained about."""
+
+    PHONE: ClassVar = (360, 740)
+    DESK: ClassVar = (1200, 900)
 
     page: Any
     """Playwright's own, for whatever is not offered here."""
@@ -130,7 +133,7 @@ class Tab:
         return found
 
     def screenshot(self, path: Path | None = None, *, whole: bool = True) -> Image:
-        """Return a picture (uint8, H×W×3, BGR) of the page, the part below the window too; and keep it as a PNG file."""
+        """Return a picture (uint8, H×W×3, BGR) of the page, below the window too, and keep it as a PNG file."""
         data: bytes = self.page.screenshot(full_page=whole)
         if path is not None:
             path.write_bytes(data)
@@ -158,7 +161,9 @@ class Tab:
         if self.page.evaluate("document.documentElement.scrollWidth") > width:
             faults.append("the page is wider than the window")
         for number, one in enumerate(texts):
-            faults += [f"{one['text']!r} and {other['text']!r} overlap" for other in texts[:number] if _meet(one, other)]
+            faults += [
+                f"{one['text']!r} and {other['text']!r} overlap" for other in texts[:number] if _meet(one, other)
+            ]
         return faults
 
     def accessibility_faults(self) -> list[str]:
@@ -207,7 +212,7 @@ def chromium() -> Iterator[Any]:
 def tab(chromium: Any) -> Iterator[Tab]:
     """A page of its own for each test, with light colours and room for a desk's screen."""
     context = chromium.new_context(
-        viewport={"width": DESK[0], "height": DESK[1]}, color_scheme="light", reduced_motion="reduce"
+        viewport={"width": Tab.DESK[0], "height": Tab.DESK[1]}, color_scheme="light", reduced_motion="reduce"
     )
     context.set_default_timeout(10_000)
     yield Tab(context.new_page())

@@ -61,7 +61,7 @@ def learning_curve(history: Sequence[EpochMetrics]) -> Curve | None:
         trained=_polyline(points),
         equal=_polyline([(xs[0], y(equal[0])), *((x, y(value)) for x, value in zip(xs[1:], equal, strict=True))]),
         dots=points if len(points) <= 4 * _MOST_TICKS else [],
-        x_ticks=[Tick(xs[n], str(n)) for n in range(step, len(history) + 1, step)],
+        x_ticks=[Tick(xs[n], str(n)) for n in range(0, len(history) + 1, step)],
         y_ticks=[Tick(y(value), label) for value, label in _round_values(low, high)],
     )
 
@@ -73,7 +73,7 @@ def _padded(low: float, high: float) -> tuple[float, float]:
 
 def _round_values(low: float, high: float) -> list[tuple[float, str]]:
     """Return a few round values between two others, with their texts."""
-    rough = (high - low) / 4
+    rough = (high - low) / _MOST_TICKS
     magnitude = 10.0 ** math.floor(math.log10(rough))
     step = next(magnitude * factor for factor in (1, 2, 5, 10) if magnitude * factor >= rough)
     digits = max(0, -math.floor(math.log10(step)))
@@ -100,13 +100,18 @@ class Interval:
 
 
 def weight_intervals(statistics: Mapping[str, LearnerStatistics]) -> dict[str, Interval]:
-    """Return where to draw each worker's interval, all of them on one scale."""
-    ends = [end for known in statistics.values() for end in known["credible_interval"]] + [1.0]
+    """Return where to draw each worker's interval, all of them on one scale.
+
+    Workers that never gave a picture do not stretch it: they stand at its lower end.
+    """
+    all_known = list(statistics.values())
+    scaling = [known for known in all_known if known["mean_accuracy"] is not None] or all_known
+    ends = [end for known in scaling for end in known["credible_interval"]] + [1.0]
     low, high = min(ends), max(ends)
     span = max(high - low, _SMALLEST_SPAN)
 
     def place(value: float) -> float:
-        return round(2 + 96 * (value - low) / span, 2)
+        return round(min(max(2 + 96 * (value - low) / span, 0.0), 100.0), 2)
 
     return {
         worker_id: Interval(

@@ -25,6 +25,7 @@ __all__ = ["dashboard_bp"]
 dashboard_bp = Blueprint("dashboard", __name__, url_prefix="/dashboard")
 
 _EXAMPLES: Final = 12
+_MOST_EXAMPLES: Final = 200
 _SESSIONS: Final = 20
 _LOOKED_AT: Final = 200
 """In how many examples, the newest, failures are looked for."""
@@ -132,9 +133,14 @@ def page() -> Response:
 
 def _rendered(status: int = 200, trouble: str | None = None) -> Response:
     wanted = limit() if request.method == "GET" else None
-    view = _page(current_service(), wanted or _EXAMPLES)
-    done = _DONE.get(request.args.get("done", ""))
-    text = render_template("training/dashboard.html", page=view, done=done, trouble=trouble, roles=ROLES)
+    text = render_template(
+        "training/dashboard.html",
+        page=_page(current_service(), min(wanted or _EXAMPLES, _MOST_EXAMPLES)),
+        done=_DONE.get(request.args.get("done", "")),
+        trouble=trouble,
+        roles=ROLES,
+        most=_MOST_EXAMPLES,
+    )
     return make_response(text, status)
 
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final, NoReturn
 
 import attrs
 from flask import request
-from werkzeug.exceptions import BadRequest, UnsupportedMediaType
+from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, UnsupportedMediaType
 
 __all__ = ["TrainSettings", "example_ids", "form_numbers", "json_body", "limit", "metadata", "parsed_json"]
 
@@ -26,10 +25,13 @@ def json_body(*known: str) -> dict[str, Any]:
     """Return the JSON object that the request brings; no body is an empty one.
 
     Raises:
+        RequestEntityTooLarge: it is larger than is allowed.
         UnsupportedMediaType: there is a body that is not declared as JSON.
         BadRequest: it is no JSON object, or has other keys than the known ones.
     """
     data = request.get_data()
+    if request.max_content_length is not None and len(data) >= request.max_content_length:
+        raise RequestEntityTooLarge  # a body of unknown length is cut there without a word
     if not data.strip():
         return {}
     if not request.is_json:
@@ -155,7 +157,7 @@ class TrainSettings:
         count = given.get("num_examples")
         split = given.get("validation_split", default.validation_split)
         verbose = given.get("verbose", default.verbose)
-        if type(split) not in (int, float) or not math.isfinite(split) or not 0 <= split < 1:
+        if type(split) not in (int, float) or not 0 <= split < 1:
             raise BadRequest("validation_split must be a number of at least 0 and below 1.")
         if type(verbose) is not bool:
             raise BadRequest("verbose must be true or false.")

@@ -44,7 +44,8 @@ training_bp = Blueprint(
     "training", __name__, url_prefix="/training", template_folder="templates", static_folder="static"
 )
 
-_MAX_JSON_BYTES: Final = 1_000_000
+_MAX_BYTES: Final = 1_200_000
+"""Of a request without pictures: a weights file may have 1 MB, and so may metadata."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -114,7 +115,8 @@ training_bp.record(_bind)
 @training_bp.before_request
 def _limit_request() -> None:
     takes_pictures = request.endpoint in ("training.add", "training.dashboard.add")
-    request.max_content_length = current_service().uploads.max_request_bytes if takes_pictures else 2 * _MAX_JSON_BYTES
+    request.max_content_length = current_service().uploads.max_request_bytes if takes_pictures else _MAX_BYTES
+    request.max_form_memory_size = _MAX_BYTES  # of one field, such as the metadata
 
 
 @training_bp.before_request

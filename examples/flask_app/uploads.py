@@ -63,7 +63,7 @@ class UploadFolder:
     @property
     def max_request_bytes(self) -> int:
         """How large a request with three pictures and metadata may be."""
-        return len(ROLES) * self.max_bytes + 1_000_000
+        return len(ROLES) * self.max_bytes + 1_200_000
 
     @contextlib.contextmanager
     def storing(self, files: Mapping[str, FileStorage]) -> Iterator[dict[str, Path]]:
