@@ -49,10 +49,11 @@ _TEXTS: Final = """() => {
     if (!text || silent || !visible(parent)) continue;
     const range = document.createRange();
     range.selectNodeContents(walker.currentNode);
-    for (const box of range.getClientRects())
-      if (box.width > 1 && box.height > 1)
-        found.push({text: text.slice(0, 60), x: box.x, y: box.y, right: box.right, bottom: box.bottom,
-                    size: parseFloat(getComputedStyle(parent).fontSize), clipped: scrolls(parent)});
+    const boxes = [...range.getClientRects()].filter(box => box.width > 1 && box.height > 1);
+    for (const box of boxes)
+      found.push({text: text.slice(0, 60), x: box.x, y: box.y, right: box.right, bottom: box.bottom,
+                  letters: text.length, lines: boxes.length,
+                  size: parseFloat(getComputedStyle(parent).fontSize), clipped: scrolls(parent)});
   }
   return found;
 }"""
@@ -78,8 +79,12 @@ class Tab:
         self.page.on("console", lambda m: self.console_errors.append(m.text) if m.type == "error" else None)
         self.page.on("pageerror", lambda error: self.console_errors.append(str(error)))
         self.page.on("request", lambda request: self.requests.append(request.url))
-        self.page.on("requestfailed", lambda request: self.failed_requests.append(f"{request.failure} {request.url}"))
+        self.page.on("requestfailed", lambda request: self._note_failure(request.failure, request.url))
         self.page.on("response", lambda response: self._note_status(response.status, response.url))
+
+    def _note_failure(self, reason: str, address: str) -> None:
+        if reason != "net::ERR_ABORTED":  # somebody has left the page before the answer came
+            self.failed_requests.append(f"{reason} {address}")
 
     def _note_status(self, status: int, address: str) -> None:
         if status >= 400:
@@ -111,7 +116,7 @@ class Tab:
         """Choose a file in a form."""
         self.page.locator(selector).set_input_files(path)
 
-    def wait_for_text(self, text: str, within: str = "body", seconds: float = 10.0) -> None:
+    def wait_for_text(self, text: str, within: str = "body", seconds: float = 20.0) -> None:
         """Wait until a text is shown somewhere within an element."""
         self.page.locator(within).get_by_text(text).first.wait_for(state="visible", timeout=1000 * seconds)
 
@@ -152,10 +157,11 @@ class Tab:
         return broken
 
     def layout_faults(self, smallest_text: float = 10.0) -> list[str]:
-        """Return what stands over other text, sticks out of the window at the side, or is too small to read."""
+        """Return texts that overlap, stick out of the window, are broken into few letters a line, or are too small."""
         texts = self.page.evaluate(_TEXTS)
         width = self.page.evaluate("document.documentElement.clientWidth")
         faults = [f"{t['text']!r} is too small" for t in texts if t["size"] < smallest_text]
+        faults += [f"{t['text']!r} is broken" for t in texts if t["lines"] > 2 and t["letters"] / t["lines"] < 5]
         shown = [t for t in texts if not t["clipped"]]
         faults += [f"{t['text']!r} sticks out" for t in shown if t["x"] < -1 or t["right"] > width + 1]
         if self.page.evaluate("document.documentElement.scrollWidth") > width:
@@ -214,6 +220,6 @@ def tab(chromium: Any) -> Iterator[Tab]:
     context = chromium.new_context(
         viewport={"width": Tab.DESK[0], "height": Tab.DESK[1]}, color_scheme="light", reduced_motion="reduce"
     )
-    context.set_default_timeout(10_000)
+    context.set_default_timeout(20_000)
     yield Tab(context.new_page())
     context.close()

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import argparse
 import logging
+import re
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
-from urllib.parse import urlsplit
 
 from flask import Flask, redirect, request, url_for
 from werkzeug.exceptions import Forbidden, HTTPException
@@ -35,7 +35,10 @@ from tsm_training import (
 _log = logging.getLogger("flask_app")
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
-"""Names of this machine that no other can use."""
+"""Addresses of this machine that no other can reach."""
+
+_OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
+"""The same, as browsers write them."""
 
 _LEAST_PORT, _MOST_PORT = 0, 65535
 
@@ -124,7 +127,7 @@ def _serve(app: Flask, host: str, port: int) -> None:
 
 def _refuse_other_names() -> None:
     """Refuse requests to a name that somebody has pointed to this machine: his pages would pass for ours."""
-    if urlsplit(f"//{request.host}").hostname not in _LOOPBACK:
+    if re.sub(r":\d+$", "", request.host.lower()) not in _OWN_NAMES:
         raise Forbidden("This application answers under the name localhost only.")
 
 

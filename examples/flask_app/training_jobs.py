@@ -100,11 +100,11 @@ class TrainingJob:
         accuracy = "" if progress.accuracy is None else f", mean accuracy {progress.accuracy:.4f}"
         return f"{progress.phase.capitalize()}: {progress.done} of {progress.total} {unit}{accuracy}."
 
-    def to_dict(self) -> dict[str, Any]:
-        """Return how it stands, ready for JSON."""
+    def to_dict(self, *, full: bool = True) -> dict[str, Any]:
+        """Return how it stands, ready for JSON: with the results, unless it is not to be `full`."""
         state = self._state
         progress = state.progress
-        return {
+        document = {
             "job_id": self.job_id,
             "status": state.status,
             "text": self._text(),
@@ -113,9 +113,9 @@ class TrainingJob:
             "settings": attrs.asdict(self.settings),
             "progress": None if progress is None else attrs.asdict(progress),
             "session_id": state.session_id,
-            "results": None if state.results is None else public_results(state.results),
             "message": state.message,
         }
+        return {**document, "results": state.results and public_results(state.results)} if full else document
 
 
 def public_results(results: TrainingResults) -> dict[str, Any]:

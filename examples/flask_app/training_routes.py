@@ -14,7 +14,6 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlsplit
 
 import attrs
 from flask import Blueprint, Response, request, send_file, url_for
@@ -128,7 +127,7 @@ def _refuse_other_sites() -> None:
     if site is not None:
         is_own = site in ("same-origin", "none")
     else:
-        is_own = origin is None or urlsplit(origin).netloc == request.host
+        is_own = origin is None or origin.partition("://")[2] == request.host
     if not is_own:
         raise Forbidden("Requests from the pages of other sites are not accepted.")
 
@@ -239,10 +238,12 @@ def validate() -> Response:
 
 @training_bp.get("/progress")
 def progress() -> Response:
-    """Tell what is known of the workers, and how the newest training stands."""
+    """Tell what is known of the workers, and how the newest training stands, without its results."""
     service = current_service()
     newest = service.jobs.newest
-    return answer(progress=service.manager.get_training_progress(), job=None if newest is None else newest.to_dict())
+    return answer(
+        progress=service.manager.get_training_progress(), job=None if newest is None else newest.to_dict(full=False)
+    )
 
 
 @training_bp.get("/sessions")
