@@ -30,7 +30,7 @@ class ContenderMean(TypedDict):
     """How one answer did on the examples on which all were judged."""
 
     mean: float | None
-    """Mean similarity of its pictures to the ground truth, in [0, 1]."""
+    """Mean similarity of its pictures to the ground truth, in [0, 1]; None where no example could be judged."""
     blend_weights: dict[str, float] | None
     """The shares of the workers; None for the untouched target."""
 
@@ -62,7 +62,7 @@ class ValidationResults(ValidationDocument):
     skipped: dict[str, str]
     """Why an example could not be used, by example id."""
     contenders: dict[str, ContenderMean]
-    """Every answer that the trained ensemble competes with, judged on the same pixels."""
+    """Every answer that the trained ensemble competes with, on the same pixels of the examples that are unseen."""
     verdict: VerdictDocument | None
     """Whether the trained weights are worth shipping, judged on the unseen examples; None where none has pictures."""
     per_example: list[ExampleJudgement]
@@ -123,10 +123,11 @@ def validation_results(
 
 
 def contender_means(judged: Sequence[ExampleJudgement], contenders: Contenders) -> dict[str, ContenderMean]:
-    """Return each contender's mean over the examples on which all of them were judged."""
+    """Return each contender's mean over the unseen examples on which all of them were judged."""
     shares = contenders.shares()
     names = [name for name in CONTENDERS if name in shares or name == "untouched"]
-    common = [each["scores"] for each in judged if all(name in each["scores"] for name in names)]
+    unseen = [each["scores"] for each in judged if each["is_unseen"]]
+    common = [scores for scores in unseen if all(name in scores for name in names)]
     return {
         name: {
             "mean": mean(scores[name] for scores in common),
