@@ -1,8 +1,8 @@
 """Dataset checks: what is wrong with examples before, or after, they are trained on.
 
-`TrainingManager.lint` looks at the store, or at candidates for it; `lint` looks at candidates without a manager. Every
-picture is read once and shrunk at once; nothing but a few kilobytes per example is kept. What is found is a
-`LintReport` of `LintFinding` s: what is wrong with which examples, how bad it is, and the call that puts it right.
+`TrainingManager.lint` looks at the store, or at candidates for it; `tsm_training.lint.lint` at candidates without a
+manager. Every picture is read once and shrunk at once; nothing but a few kilobytes per example is kept. The result is a
+`LintReport`: each `LintFinding` says what is wrong with which examples, how bad it is, and what call puts it right.
 Nothing is ever changed.
 
 ========================  ========  ==================================================================================

@@ -128,6 +128,7 @@ def _near_groups(items: Sequence[Looked]) -> list[list[Looked]]:
     shapes = np.array([_shapes(item.subject.files) for item in items if item.subject.files is not None])
     group_of = np.arange(len(items))
     for pairs in _pairs_of_like_hashes(bits):
+        pairs = _apart(group_of, pairs)  # noqa: PLW2901 - what is joined already need not be looked at
         first, second = pairs.T
         is_near = (np.abs(cells[first] - cells[second]).mean(axis=2) <= NEAR_COLORS).all(axis=1)
         is_near &= (np.abs(shapes[first] - shapes[second]) <= NEAR_SHAPE).all(axis=1)
@@ -154,9 +155,15 @@ def _pairs_of_like_hashes(bits: npt.NDArray[np.float32]) -> Iterator[Pairs]:
             yield found[place : place + _PAIRS_AT_ONCE]
 
 
+def _apart(group_of: npt.NDArray[np.intp], pairs: Pairs) -> Pairs:
+    """Return those pairs that are in different groups."""
+    groups = group_of[pairs]
+    return np.compress(groups[:, 0] != groups[:, 1], pairs, axis=0)
+
+
 def _join(group_of: npt.NDArray[np.intp], pairs: Pairs) -> None:
     """Make one group of the groups of each pair, named after its first member."""
-    while len(pairs := pairs[group_of[pairs[:, 0]] != group_of[pairs[:, 1]]]):
+    while len(pairs := _apart(group_of, pairs)):
         names = group_of[pairs[0]]
         group_of[group_of == names.max()] = names.min()
 

@@ -157,13 +157,18 @@ class _Look:
 
     def at_examples(self, stored: Sequence[Subject]) -> LintReport:
         """Look at all stored examples."""
-        return self._report([self._single(subject) for subject in stored], len(stored))
+        looked = [self._single(subject) for subject in stored]
+        self.findings += self._together(looked)
+        return self._report(looked, len(stored))
 
     def at_candidates(self, candidates: Sequence[Subject | LintFinding], stored: Sequence[Subject]) -> LintReport:
         """Look at candidates, and at stored examples as far as candidates might repeat them."""
         self.findings += [candidate for candidate in candidates if isinstance(candidate, LintFinding)]
         looked = [self._single(candidate) for candidate in candidates if isinstance(candidate, Subject)]
-        return self._report([*self._possible_repeats(stored, looked), *looked], len(candidates))
+        looked = [*self._possible_repeats(stored, looked), *looked]
+        # What is stored already is another question.
+        self.findings += [found for found in self._together(looked) if found.rows]
+        return self._report(looked, len(candidates))
 
     def _single(self, subject: Subject) -> Looked:
         looked = look_at(subject, self.read)
@@ -181,12 +186,10 @@ class _Look:
             for subject, is_near in zip(stored, are_near, strict=True)
         ]
 
+    def _together(self, looked: Sequence[Looked]) -> list[LintFinding]:
+        return [*duplicate_findings(looked), *self.grouping.findings([item.subject for item in looked])]
+
     def _report(self, looked: Sequence[Looked], num_examples: int) -> LintReport:
-        subjects = [item.subject for item in looked]
-        have_candidates = any(subject.is_candidate for subject in subjects)
-        together = [*duplicate_findings(looked), *self.grouping.findings(subjects)]
-        # Where candidates are asked about, what is stored already is another question.
-        self.findings += [found for found in together if found.rows or not have_candidates]
         self.findings += _few_examples([item.subject for item in looked if not item.findings])
         ordered = sorted(self.findings, key=lambda found: _KINDS.index(found.kind))
         return LintReport(tuple(ordered), num_examples, self.num_compared)

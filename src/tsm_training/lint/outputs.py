@@ -48,8 +48,8 @@ class WhatIsKnown(Protocol):
         """Blends that the ensemble gives, or gave, and what to call them."""
         ...
 
-    def outputs(self, looked: Looked) -> Outputs | None:
-        """Return what the workers make of an example; None where that is not known."""
+    def outputs(self, subject: Subject, files: ExampleFiles) -> Outputs | None:
+        """Return what the workers make of an example with these contents; None where that is not known."""
         ...
 
 
@@ -58,7 +58,7 @@ class NoEnsemble:
 
     shares: tuple[tuple[str, Mapping[str, float]], ...] = ()
 
-    def outputs(self, _looked: Looked) -> Outputs | None:
+    def outputs(self, _subject: Subject, _files: ExampleFiles) -> Outputs | None:
         """Return nothing."""
         return None
 
@@ -94,13 +94,10 @@ class Ensemble:
     def _present_fingerprints(self) -> Mapping[str, str]:
         return self.engine.evaluator.fingerprints(own_workers(self.engine.worker_pool) or ())
 
-    def outputs(self, looked: Looked) -> Outputs | None:
-        """Return what the workers make of an example, from the store if it is there."""
-        files = looked.subject.files
-        if files is None or looked.sketches is None:
-            return None
+    def outputs(self, subject: Subject, files: ExampleFiles) -> Outputs | None:
+        """Return what the workers make of an example with these contents, from the store if it is there."""
         stored = self._stored(files)
-        return self._made(looked.subject, files) if stored is None and self.run_workers else stored
+        return self._made(subject, files) if stored is None and self.run_workers else stored
 
     def _stored(self, files: ExampleFiles) -> Outputs | None:
         cells = {}
@@ -173,15 +170,16 @@ def self_made(looked: Looked, known: WhatIsKnown) -> tuple[list[LintFinding], bo
     Returns:
         At most one finding, and whether the workers' pictures were known.
     """
-    if looked.sketches is None:
+    subject, files = looked.subject, looked.subject.files
+    if looked.sketches is None or files is None:
         return [], False
     _source, target, truth = looked.sketches
     if target.size != truth.size or target.is_flat or truth.is_flat:
         return [], False
-    outputs = known.outputs(looked)
+    outputs = known.outputs(subject, files)
     if outputs is None:
         outputs = Outputs(truth.cells, target.cells, {})
-    return _nearest(looked.subject, known.shares, outputs), bool(outputs.workers)
+    return _nearest(subject, known.shares, outputs), bool(outputs.workers)
 
 
 def _nearest(

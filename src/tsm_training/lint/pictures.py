@@ -9,7 +9,13 @@ from typing import Final, TypeAlias
 import attrs
 
 from tsm_training.data import ROLES, ExampleFiles, PictureFile
-from tsm_training.errors import ImageError, ImageNotFoundError, ImageOutsideRootError
+from tsm_training.errors import (
+    ImageError,
+    ImageNotFoundError,
+    ImageOutsideRootError,
+    ImageUnreadableError,
+    InvalidArgumentError,
+)
 from tsm_training.images import ImageLimits
 from tsm_training.lint.findings import LintFinding
 from tsm_training.lint.sketches import (
@@ -48,8 +54,10 @@ def _read(limits: ImageLimits, path: str) -> Sketch | ImageError:
         return sketch_of(path, limits)
     except ImageError as error:
         return error
+    except InvalidArgumentError as error:  # a database of another application's may hold anything
+        return ImageUnreadableError(path, str(error))
     except MemoryError:
-        return ImageError(path, "cannot be read: memory ran out")
+        return ImageUnreadableError(path, "cannot be read: memory ran out")
 
 
 @attrs.frozen(eq=False)
