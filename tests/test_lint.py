@@ -32,12 +32,24 @@ from tsm_training import (
     TrainingExample,
     TrainingManager,
 )
-from tsm_training.data import Preview
+from tsm_training.data import ExampleFiles, PictureFile, Preview
 from tsm_training.ensemble import blend
 from tsm_training.errors import InvalidArgumentError, StorageReadOnlyError
-from tsm_training.images import ImageLimits, read_image
+from tsm_training.images import ImageInfo, ImageLimits, read_image
 from tsm_training.lint import MIN_EXAMPLES, SEVERITIES, LintKind, Severity, lint
-from tsm_training.lint.sketches import Sketch, agreement, are_same, mean_cells, sketch_of
+from tsm_training.lint.duplicates import duplicate_findings
+from tsm_training.lint.pictures import Looked
+from tsm_training.lint.sketches import (
+    NEAR_BITS,
+    NEAR_COLORS,
+    NEAR_SHAPE,
+    Sketch,
+    agreement,
+    are_same,
+    mean_cells,
+    sketch_of,
+)
+from tsm_training.lint.subjects import Subject
 
 Row: TypeAlias = tuple[Any, ...]
 Plant: TypeAlias = Callable[[Path, Row], Row]
@@ -1060,6 +1072,46 @@ def test_near_duplicates_are_those_that_comparing_each_with_each_would_find(
     monkeypatch.setattr("tsm_training.lint.duplicates._BLOCK", 2)
     monkeypatch.setattr("tsm_training.lint.duplicates._PAIRS_AT_ONCE", 1)
     assert {finding.rows for finding in lint(rows).of_kind("near_duplicate")} == whole
+
+
+@few_inputs
+@given(seed=seeds, count=st.integers(0, 25), centres=st.integers(1, 6))
+def test_groups_are_the_connected_parts_of_what_comparing_each_with_each_finds(
+    seed: int, count: int, centres: int
+) -> None:
+    items = [looked_at(number, seed, centres) for number in range(count)]
+    wanted: list[set[int]] = []
+    for number, item in enumerate(items):
+        near = [group for group in wanted if any(are_near(items[other], item) for other in group)]
+        wanted = [group for group in wanted if group not in near] + [{number}.union(*near)]
+    found = {finding.rows for finding in duplicate_findings(items) if finding.kind == "near_duplicate"}
+    assert found == {tuple(sorted(group)) for group in wanted if len(group) > 1}
+
+
+def looked_at(number: int, seed: int, centres: int) -> Looked:
+    """Return a candidate that is one of some pictures, each changed in some bits of its hash and in its colours."""
+    rng = np.random.default_rng([seed, number])
+    common = np.random.default_rng([seed, rng.integers(centres)])
+    sketches = []
+    for role in range(3):
+        bits = np.where(common.random(64) < 0.5, 1, -1)
+        bits[rng.choice(64, rng.integers(0, 7), replace=False)] *= -1
+        cells = common.uniform(0, 255, (8, 8, 3)) + rng.uniform(0, 4)
+        info = ImageInfo(f"{number} {role}", 1, 400 + int(rng.integers(0, 20)), 300, "PNG")
+        none = np.zeros(0, np.float32)
+        sketches.append(Sketch(info, 30.0, cells.astype(np.float32), bits.astype(np.float32), (none, none)))
+    files = ExampleFiles(*(PictureFile(s.info.sha256, 1, *s.size) for s in sketches))
+    return Looked(Subject(number, ("a", "b", "c"), None, files), (sketches[0], sketches[1], sketches[2]))
+
+
+def are_near(first: Looked, second: Looked) -> bool:
+    pairs = list(zip(first.sketches or (), second.sketches or (), strict=True))
+    return all(
+        (a.bits != b.bits).sum() <= NEAR_BITS
+        and np.abs(a.cells - b.cells).mean() <= NEAR_COLORS
+        and abs(np.log(a.size[0] / a.size[1]) - np.log(b.size[0] / b.size[1])) <= NEAR_SHAPE
+        for a, b in pairs
+    )
 
 
 def test_the_paths_of_an_example_may_be_of_any_kind_that_is_accepted(clean: list[Row]) -> None:

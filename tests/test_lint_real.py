@@ -129,8 +129,9 @@ def wrong_truths(rows: list[Row], planter: Planter) -> dict[int, str]:
     put(rows, 14, 2, planter.copy(rows[14][0]))
     for number in (15, 16):  # the truth of another target
         _source, target, _truth = pictures(rows[number])
-        other = pictures(rows[number + 20])[2]
-        put(rows, number, 2, planter.save(resized(other, *target.shape[:2])))
+        shown = {rows[number][3][name] for name in ("source_photo", "target_photo")}
+        other = next(row for row in rows[20:] if row[3]["target_photo"] not in shown)
+        put(rows, number, 2, planter.save(resized(pictures(other)[2], *target.shape[:2])))
     noise = rng.integers(0, 256, pictures(rows[17])[1].shape, np.uint8)
     put(rows, 17, 2, planter.save(noise))
     source, target, _truth = pictures(rows[18])

@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from tsm_training.arrays import Image
-from tsm_training.data import ExampleFiles, TrainingSession
+from tsm_training.data import ExampleFiles, PictureFile, TrainingSession
 from tsm_training.engine import TrainingEngine, own_workers
 from tsm_training.engine.evaluator import preview_name
 from tsm_training.engine.tasks import TARGET, TRUTH
@@ -20,7 +20,7 @@ from tsm_training.lint.findings import LintFinding
 from tsm_training.lint.pictures import Looked
 from tsm_training.lint.sketches import SAME_COLORS, Cells, color_difference, mean_cells
 from tsm_training.lint.subjects import Subject, finding
-from tsm_training.workers import WorkerPool, WorkerRequest, ask_pool
+from tsm_training.workers import WorkerPool, WorkerRequest, WorkerResult, ask_pool
 
 __all__ = ["Ensemble", "NoEnsemble", "Outputs", "WhatIsKnown", "self_made"]
 
@@ -53,6 +53,7 @@ class WhatIsKnown(Protocol):
         ...
 
 
+@attrs.frozen(eq=False)
 class NoEnsemble:
     """Candidates by themselves: there is no ensemble."""
 
@@ -119,30 +120,37 @@ class Ensemble:
         return name == preview_name(worker_id, self._fingerprints.get(worker_id, ""))
 
     def _made(self, subject: Subject, files: ExampleFiles) -> Outputs | None:
-        """Run the workers; None if the files have changed meanwhile, or a foreign pool fails."""
-        pictures = (files.source, files.target, files.ground_truth)
+        """Run the workers; None if the files have changed meanwhile, a foreign pool fails, or every worker does."""
         try:
-            source, target, truth = (
-                read_image(path, self.engine.limits, expected_sha256=picture.sha256)
-                for path, picture in zip(subject.paths, pictures, strict=True)
-            )
-            made = self._run(source, target)
+            truth = _sampled(self._read(subject.paths[2], files.ground_truth))
+            source, target = self._read(subject.paths[0], files.source), self._read(subject.paths[1], files.target)
+            made = dict(map(_cells_of, self._results(source, target)))
         except (ImageError, WorkerPoolError):
             return None
-        return Outputs(mean_cells(sample_grid(truth)), mean_cells(sample_grid(target)), made) if made else None
+        workers = {worker_id: (cells,) for worker_id, cells in made.items() if cells is not None}
+        return Outputs(truth, _sampled(target), workers) if workers else None
 
-    def _run(self, source: Image, target: Image) -> dict[str, tuple[Cells, ...]]:
-        """Return what each worker makes, one after the other, so that no two pictures are held at a time."""
+    def _read(self, path: str, file: PictureFile) -> Image:
+        return read_image(path, self.engine.limits, expected_sha256=file.sha256)
+
+    def _results(self, source: Image, target: Image) -> Iterable[WorkerResult]:
+        """Return what each worker makes; our own run one after the other, so that one result is held at a time."""
         pool = self.engine.worker_pool
         workers = own_workers(pool)
         if workers is None or not isinstance(pool, WorkerPool):
-            results = iter(ask_pool(pool, source, target))
-        else:
-            pool.runner.check(workers)
-            request = WorkerRequest(source, target)
-            results = (pool.runner.run(worker, request) for worker in workers)
-        made = ((result.worker_id, result.value) for result in results)
-        return {worker_id: (mean_cells(sample_grid(image)),) for worker_id, image in made if image is not None}
+            return ask_pool(pool, source, target)
+        pool.runner.check(workers)
+        request = WorkerRequest(source, target)
+        return (pool.runner.run(worker, request) for worker in workers)
+
+
+def _cells_of(result: WorkerResult) -> tuple[str, Cells | None]:
+    return result.worker_id, None if result.value is None else _sampled(result.value)
+
+
+def _sampled(image: Image) -> Cells:
+    """Return the cells of a picture as its preview has them."""
+    return mean_cells(sample_grid(image))
 
 
 def _frozen(shares: Mapping[str, float]) -> _Key:
