@@ -23,7 +23,7 @@ FLOORS = [
     {"images", "metrics", "weights", "workers", "data"},
     {"color_transfer", "ensemble", "persistence", "ingest", "isolation", "analysis"},
     {"engine"},
-    {"documents"},
+    {"documents", "lint"},
     {"manager"},
     {"testing"},
 ]

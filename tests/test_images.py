@@ -69,9 +69,15 @@ from tsm_training.errors import (
     ImageUnreadableError,
     InvalidArgumentError,
 )
-from tsm_training.images import ImageInfo, ImageLimits, inspect_image, read_image, write_image
+from tsm_training.images import ImageInfo, ImageLimits, inspect_image, read_image, read_thumbnail, write_image
 
-EITHER = pytest.mark.parametrize("use", [inspect_image, read_image])
+
+def thumbnail(path: str | Path, limits: ImageLimits | None = None) -> tuple[ImageInfo, Image]:
+    """Read the mean of a picture; of a JPEG, that is made of a reduced one."""
+    return read_thumbnail(path, 1, limits or ImageLimits())
+
+
+EITHER = pytest.mark.parametrize("use", [inspect_image, read_image, thumbnail])
 
 
 @pytest.fixture
@@ -109,6 +115,50 @@ def test_smallest_pictures_are_accepted(put: Callable[[bytes], Path], extension:
     assert read_image(path).shape == (*size, 3)
 
 
+@pytest.mark.parametrize("name", [*EXACT, *CLOSE])
+def test_a_thumbnail_comes_with_the_facts_and_is_the_picture_averaged(put: Callable[[bytes], Path], name: str) -> None:
+    kind, data, expected = {**EXACT, **CLOSE}[name]
+    info, image = read_thumbnail(put(data), 5)
+    assert info == ImageInfo(hashlib.sha256(data).hexdigest(), len(data), WIDTH, HEIGHT, kind)
+    assert image.dtype == np.uint8
+    assert image.flags.c_contiguous
+    assert image.shape == (5, 5, 3)
+    averaged = cv2.resize(expected.astype(np.float32), (5, 5), interpolation=cv2.INTER_AREA)
+    assert np.abs(image - averaged).max() <= (1 if name in EXACT else 12)
+
+
+@pytest.mark.parametrize("side", [1, 2, 3, 5, 8, 20, 64])
+def test_a_thumbnail_of_a_large_jpeg_is_that_of_all_its_pixels(put: Callable[[bytes], Path], side: int) -> None:
+    image = np.asarray(cv2.resize(colours(6, 8), (96, 64), interpolation=cv2.INTER_CUBIC), np.uint8)
+    path = put(encoded(".jpg", image, cv2.IMWRITE_JPEG_QUALITY, 100))
+    expected = cv2.resize(read_image(path), (side, side), interpolation=cv2.INTER_AREA)
+    assert np.abs(read_thumbnail(path, side)[1].astype(int) - expected).max() <= 4
+
+
+def test_a_large_jpeg_is_not_decoded_in_full_for_a_thumbnail(
+    put: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shapes = []
+    original = cv2.imdecode
+
+    def decode(data: Any, flags: int) -> Any:
+        shapes.append(original(data, flags).shape[:2])
+        return original(data, flags)
+
+    monkeypatch.setattr(cv2, "imdecode", decode)
+    path = put(encoded(".jpg", colours(64, 80)))
+    for side in (33, 32, 17, 16, 9, 8, 5, 4, 1):
+        read_thumbnail(path, side)
+    full, half, quarter, eighth = (64, 80), (32, 40), (16, 20), (8, 10)
+    assert shapes == [full, full, full, half, half, quarter, quarter, eighth, eighth]
+
+
+@pytest.mark.parametrize("side", [0, -1, 1.5, True, None])
+def test_the_side_of_a_thumbnail_must_be_a_number(put: Callable[[bytes], Path], side: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="side must be a whole number of at least 1"):
+        read_thumbnail(put(JPEG), side)
+
+
 # --- orientation ----------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +171,8 @@ def test_orientation_is_applied_in_every_format(put: Callable[[bytes], Path], ki
     path = put(ORIENTED[kind](orientation))
     info, image = inspect_image(path), read_image(path)
     assert (info.height, info.width) == image.shape[:2] == expected.shape[:2]
+    square = cv2.resize(np.ascontiguousarray(expected), (5, 5), interpolation=cv2.INTER_AREA)
+    assert np.abs(read_thumbnail(path, 5)[1].astype(int) - square).max() <= (6 if kind == "JPEG" else 1)
     assert image.flags.c_contiguous
     assert image.flags.writeable
     assert np.abs(image.astype(int) - expected).max() <= (6 if kind == "JPEG" else 0)

@@ -9,6 +9,7 @@ from tsm_training.engine import TrainingEngine, ValidationResults
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import TsmTrainingError
 from tsm_training.evidence import ExampleEvidence, Outcome
+from tsm_training.lint import LintFinding, LintReport
 from tsm_training.manager import TrainingManager
 from tsm_training.metrics import (
     ColorDifference,
@@ -43,6 +44,8 @@ __all__ = [
     "HistogramDistance",
     "Image",
     "InMemoryStore",
+    "LintFinding",
+    "LintReport",
     "Metric",
     "Outcome",
     "PeakSignalToNoise",

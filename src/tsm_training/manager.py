@@ -50,6 +50,7 @@ from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, TsmTrainingError, WeightsFileError
 from tsm_training.images import read_image
 from tsm_training.ingest import read_folder, read_manifest, relinked
+from tsm_training.lint import MIN_GROUP, LintReport, lint_store
 from tsm_training.progress import ProgressCallback
 from tsm_training.weights import (
     WeightLearner,
@@ -345,6 +346,33 @@ class TrainingManager:
         examples = self.data_manager.get_all_examples(limit)
         total = self.data_manager.get_dataset_stats()["total_examples"]
         return {"examples": [example.to_summary() for example in examples], "total": total}
+
+    def lint(
+        self,
+        rows: Iterable[ExampleRow] | None = None,
+        *,
+        group_by: str | None = None,
+        min_group: int = MIN_GROUP,
+        run_workers: bool = False,
+    ) -> LintReport:
+        """Look for faults in the stored examples, or in candidates before they are added; nothing is changed.
+
+        Args:
+            rows: Candidates, as for `add_training_examples`; they are also compared with what is stored. None for the
+                stored examples.
+            group_by: A metadata key: groups of fewer than `min_group` examples are reported.
+            min_group: At least 1.
+            run_workers: Run the workers where the store has no previews of their pictures (it has none of candidates),
+                to find truths that they made themselves. That takes the time of an evaluation.
+
+        Returns:
+            The findings, the worst kinds first; `tsm_training.lint` lists the kinds.
+
+        Raises:
+            InvalidArgumentError: `rows` cannot be gone through, or another argument is not what it must be. A faulty
+                example or row is a finding.
+        """
+        return lint_store(self.training_engine, rows, group_by=group_by, min_group=min_group, run_workers=run_workers)
 
     # --- training ---
 

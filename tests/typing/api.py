@@ -22,6 +22,8 @@ from tsm_training import (
     HistogramDistance,
     Image,
     InMemoryStore,
+    LintFinding,
+    LintReport,
     Metric,
     PeakSignalToNoise,
     Prediction,
@@ -47,6 +49,7 @@ from tsm_training import (
 from tsm_training.data import SalvageReport, StorageFault, salvage
 from tsm_training.documents import ResetRequest, TrainRequest, ValidateRequest
 from tsm_training.isolation import IsolatedRunner
+from tsm_training.lint import LintDocument, LintKind, Severity, lint
 from tsm_training.metrics import bgr_to_lab, ciede2000, color_difference, color_difference_map, structural_similarity
 from tsm_training.workers import WorkerRequest, run_worker
 
@@ -247,3 +250,19 @@ def care(path: Path) -> None:
     assert_type(report.saved, Mapping[str, int])
     assert_type(report.put_aside[0].column, str | None)
     TrainingDataManager(path, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    TrainingDataManager(path, 5)  # type: ignore[call-arg]
+
+
+def dataset(manager: TrainingManager, path: Path) -> None:
+    report = manager.lint()
+    assert_type(report, LintReport)
+    assert_type(report.to_dict(), LintDocument)
+    for finding in report:
+        assert_type(finding, LintFinding)
+        assert_type(finding.kind, LintKind)
+        assert_type(finding.severity, Severity)
+    manager.lint([("s.jpg", path, "g.jpg"), (path, "t.jpg", "g.jpg", {"style": "film"})], group_by="style")
+    lint([("s.jpg", path, "g.jpg"), ["s.jpg", "t.jpg", "g.jpg"]], min_group=5)
+    manager.lint(run_workers=True)
+    report.of_kind("swaped")  # type: ignore[arg-type]  # misspelt
+    finding.kind = "swapped"  # type: ignore[misc]  # frozen

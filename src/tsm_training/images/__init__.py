@@ -23,6 +23,13 @@ A file that ends early is always noticed. Damage *inside* compressed data is not
 checksums; after a file was added, its SHA-256 tells.
 """
 
-from tsm_training.images.reading import ImageInfo, ImageLimits, inspect_image, read_image, write_image
+from tsm_training.images.reading import (
+    ImageInfo,
+    ImageLimits,
+    inspect_image,
+    read_image,
+    read_thumbnail,
+    write_image,
+)
 
-__all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "write_image"]
+__all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "read_thumbnail", "write_image"]

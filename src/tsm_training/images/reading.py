@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tsm_training.arguments import at_least, check_path
+from tsm_training.arguments import at_least, check_path, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.errors import (
     ImageChangedError,
@@ -36,7 +36,7 @@ from tsm_training.files import (
 )
 from tsm_training.images.headers import Header, HeaderError, parse_header
 
-__all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "write_image"]
+__all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "read_thumbnail", "write_image"]
 
 _Path: TypeAlias = str | bytes | os.PathLike[str]
 
@@ -108,11 +108,42 @@ def inspect_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> ImageIn
     data = _read_file(name, limits)
     header = _header(name, data, limits)
     if header.image_format == "JPEG":
-        _decode_reduced(name, data, header)
+        _decode_reduced(name, data, header, max(_REDUCTIONS))
     else:
         _decode(name, data, header)
-    width, height = header.upright_size
-    return ImageInfo(hashlib.sha256(data).hexdigest(), len(data), width, height, header.image_format)
+    return _info(data, header)
+
+
+def read_thumbnail(path: _Path, side: int, limits: ImageLimits = _DEFAULT_LIMITS) -> tuple[ImageInfo, Image]:
+    """Return what `inspect_image` finds, and the picture averaged down to a square, from one reading of the file.
+
+    A large JPEG is decoded at an eighth, a quarter or half of its size, whichever leaves at least twice `side` pixels
+    to average over.
+
+    Args:
+        path: Of the picture file.
+        side: Of the square in pixels, at least 1; the picture is pressed into it whatever its shape, upright.
+        limits: Which files may be read.
+
+    Returns:
+        The facts, and a picture uint8, side×side×3, BGR.
+
+    Raises:
+        InvalidArgumentError: `side` is no whole number of at least 1; otherwise as `inspect_image`.
+        ImageError: as `inspect_image`.
+    """
+    side = check_whole_number("side", side)
+    name = _checked_path(path)
+    data = _read_file(name, limits)
+    header = _header(name, data, limits)
+    enough = min(header.width, header.height) // (2 * side)
+    reduction = next((r for r in _REDUCTIONS if r <= enough), 1)
+    if header.image_format == "JPEG" and reduction > 1:
+        pixels = _decode_reduced(name, data, header, reduction)
+    else:
+        pixels = _decode(name, data, header)
+    square = np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
+    return _info(data, header), np.ascontiguousarray(_upright(square, header.orientation))
 
 
 def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_sha256: str | None = None) -> Image:
@@ -206,6 +237,11 @@ def _checked_digest(value: object) -> str | None:
     raise InvalidArgumentError("expected_sha256", value, "64 lower-case hexadecimal digits, or None")
 
 
+def _info(data: bytes, header: Header) -> ImageInfo:
+    width, height = header.upright_size
+    return ImageInfo(hashlib.sha256(data).hexdigest(), len(data), width, height, header.image_format)
+
+
 def _compare_digest(name: str, data: bytes, expected: str) -> None:
     digest = hashlib.sha256(data).hexdigest()
     if digest != expected:
@@ -218,7 +254,12 @@ def _compare_digest(name: str, data: bytes, expected: str) -> None:
 
 # The decoder is told to leave the orientation alone: which formats it turns differs between versions of OpenCV.
 _AS_STORED: Final = cv2.IMREAD_IGNORE_ORIENTATION
-_REDUCTION: Final = 8
+_REDUCTIONS: Final = {
+    8: cv2.IMREAD_REDUCED_COLOR_8,
+    4: cv2.IMREAD_REDUCED_COLOR_4,
+    2: cv2.IMREAD_REDUCED_COLOR_2,
+}
+"""Divisors of a JPEG's sides, the largest first, and how the decoder is asked for them."""
 _OPAQUE: Final = 255
 _COLOUR_CHANNELS: Final = 3
 
@@ -255,11 +296,12 @@ def _decode(name: str, data: bytes, header: Header) -> Image:
     return pixels[:, :, :_COLOUR_CHANNELS]
 
 
-def _decode_reduced(name: str, data: bytes, header: Header) -> None:
-    """Decode a JPEG at an eighth of its size, to see whether that works."""
-    pixels = _imdecode(name, data, cv2.IMREAD_REDUCED_COLOR_8 | _AS_STORED)
-    height, width = (-(-side // _REDUCTION) for side in (header.height, header.width))
+def _decode_reduced(name: str, data: bytes, header: Header, reduction: int) -> Image:
+    """Decode a JPEG to BGR at a fraction of its size, as stored, not turned upright."""
+    pixels = _imdecode(name, data, _REDUCTIONS[reduction] | _AS_STORED)
+    height, width = (-(-side // reduction) for side in (header.height, header.width))
     _check_shape(name, pixels, (height, width, _COLOUR_CHANNELS))
+    return pixels
 
 
 def _imdecode(name: str, data: bytes | bytearray, flags: int) -> npt.NDArray[np.uint8]:

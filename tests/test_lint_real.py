@@ -1,0 +1,374 @@
+"""What dataset lint must find, and leave alone, among real photographs under film looks; see test_real_data."""
+
+from __future__ import annotations
+
+import csv
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import cv2
+import numpy as np
+import pytest
+
+from support import brighter, pool_of
+from tsm_training import BayesianWeightLearner, Image, LintReport, TrainingManager, create_color_transfer_workers
+from tsm_training.images import read_image
+from tsm_training.lint import LintKind, lint
+
+REAL_DATA = os.environ.get("TSM_TRAINING_REAL_DATA", "")
+
+pytestmark = pytest.mark.skipif(not REAL_DATA, reason="TSM_TRAINING_REAL_DATA names no folder of real photographs")
+
+Row: TypeAlias = tuple[str, str, str, dict[str, Any]]
+
+COUNT = 60
+WORKERS = ("histogram_matching", "linear_map_rgb", "standard_transfer")
+STRONG_LOOKS = ("kodak_trix_400_bw", "polaroid_px70_warm", "polaroid_px680_cold", "kodak_elite_100_xpro", "amatorka")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    folder = tmp_path_factory.mktemp("real")
+    builder = Path(REAL_DATA) / "build_examples.py"
+    subprocess.run([sys.executable, str(builder), str(folder), "--count", str(COUNT), "--size", "256"], check=True)
+    with (folder / "manifest.csv").open(encoding="utf-8") as file:
+        return [
+            (*(str(folder / line[f"{role}_path"]) for role in ("source", "target", "ground_truth")), line)  # type: ignore[misc]
+            for line in csv.DictReader(file)
+        ]
+
+
+def look(row: Row) -> str:
+    return str(row[3]["style"])
+
+
+class Planter:
+    """Writes the files of planted faults."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.count = 0
+
+    def save(self, image: Image, ending: str = ".png", *settings: int) -> str:
+        done, encoded = cv2.imencode(ending, image, settings)
+        assert done
+        return self.write(encoded.tobytes(), ending)
+
+    def write(self, content: bytes, ending: str = ".jpg") -> str:
+        self.count += 1
+        path = self.folder / f"planted_{self.count}{ending}"
+        path.write_bytes(content)
+        return str(path)
+
+    def jpeg(self, image: Image, quality: int) -> str:
+        return self.save(image, ".jpg", cv2.IMWRITE_JPEG_QUALITY, quality)
+
+    def copy(self, path: str) -> str:
+        return self.write(Path(path).read_bytes())
+
+
+@pytest.fixture
+def planter(tmp_path: Path) -> Planter:
+    return Planter(tmp_path)
+
+
+def resized(image: Image, height: int, width: int) -> Image:
+    return np.asarray(cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+
+
+def pictures(row: Row) -> tuple[Image, Image, Image]:
+    source, target, truth = (read_image(path) for path in row[:3])
+    return source, target, truth
+
+
+# --- candidates -------------------------------------------------------------------------------------------------------
+
+
+def test_nothing_is_found_in_clean_triples_but_that_some_share_their_result(rows: list[Row]) -> None:
+    report = lint(rows)
+    assert report.num_examples == COUNT
+    assert [finding.severity for finding in report] in ([], ["info"])
+    assert {finding.kind for finding in report} <= {"shared_result"}
+
+
+def broken_files(rows: list[Row], planter: Planter) -> dict[int, str]:
+    """Break one file in each of some rows, and return their places with what must be found."""
+    for number, role, keep in ((0, 0, 0.99), (1, 1, 0.5), (2, 2, 0.02)):
+        content = Path(rows[number][role]).read_bytes()
+        put(rows, number, role, planter.write(content[: int(len(content) * keep)]))
+    put(rows, 3, 2, planter.write(b"", ".png"))
+    put(rows, 4, 1, planter.write(b"<html>not found</html>"))
+    put(rows, 5, 0, str(planter.folder))
+    put(rows, 6, 2, str(planter.folder / "never written.png"))
+    put(rows, 7, 0, str(planter.folder / "never written" / "a.jpg"))
+    return dict.fromkeys(range(6), "unreadable_file") | dict.fromkeys((6, 7), "missing_file")
+
+
+def put(rows: list[Row], number: int, role: int, path: str) -> None:
+    row: list[Any] = list(rows[number])
+    row[role] = path
+    rows[number] = tuple(row)  # type: ignore[assignment]
+
+
+def wrong_truths(rows: list[Row], planter: Planter) -> dict[int, str]:
+    """Give some rows truths that are none."""
+    rng = np.random.default_rng(0)
+    source, target, truth = pictures(rows[8])
+    height, width = truth.shape[:2]
+    put(rows, 8, 2, planter.save(resized(truth, height + 1, width + 1)))
+    put(rows, 9, 2, planter.save(pictures(rows[9])[2][:, :-1]))
+    put(rows, 10, 2, planter.jpeg(resized(pictures(rows[10])[2], 96, 128), 95))
+    put(rows, 11, 2, planter.copy(rows[11][1]))
+    put(rows, 12, 2, planter.jpeg(pictures(rows[12])[1], 75))
+    put(rows, 13, 2, planter.save(brighter(pictures(rows[13])[1], 1)))
+    put(rows, 14, 1, rows[14][0])
+    put(rows, 14, 2, planter.copy(rows[14][0]))
+    for number in (15, 16):  # the truth of another target
+        _source, target, _truth = pictures(rows[number])
+        shown = {rows[number][3][name] for name in ("source_photo", "target_photo")}
+        other = next(row for row in rows[20:] if row[3]["target_photo"] not in shown)
+        put(rows, number, 2, planter.save(resized(pictures(other)[2], *target.shape[:2])))
+    noise = rng.integers(0, 256, pictures(rows[17])[1].shape, np.uint8)
+    put(rows, 17, 2, planter.save(noise))
+    source, target, _truth = pictures(rows[18])
+    put(rows, 18, 2, planter.jpeg(resized(source, *target.shape[:2]), 85))
+    return (
+        dict.fromkeys((8, 9, 10), "size_mismatch")
+        | dict.fromkeys((11, 12, 13), "truth_is_target")
+        | {14: "source_is_target", 18: "truth_is_source"}
+        | dict.fromkeys((15, 16, 17), "unrelated_truth")
+    )
+
+
+def flat_pictures(rows: list[Row], planter: Planter) -> dict[int, str]:
+    rng = np.random.default_rng(1)
+    source, _target, _truth = pictures(rows[19])
+    put(rows, 19, 0, planter.save(np.full_like(source, 90)))
+    source, target, _truth = pictures(rows[20])
+    cap = np.clip(8 + rng.normal(0, 2, target.shape), 0, 255).astype(np.uint8)  # a lens cap
+    put(rows, 20, 1, planter.jpeg(cap, 90))
+    _source, target, _truth = pictures(rows[21])
+    faint = np.linspace(200, 208, target.shape[1]).astype(np.uint8)
+    put(rows, 21, 2, planter.save(np.broadcast_to(faint[None, :, None], target.shape).copy()))
+    return dict.fromkeys((19, 20, 21), "flat_picture")
+
+
+def test_every_fault_of_a_single_candidate_is_found_and_nothing_else(rows: list[Row], planter: Planter) -> None:
+    planted = list(rows)
+    wanted = broken_files(planted, planter) | wrong_truths(planted, planter) | flat_pictures(planted, planter)
+    planted[22] = (*rows[22][:2], "", {})
+    planted[23] = (*rows[23][:3], {"style": {1, 2}})
+    wanted |= {22: "unusable_row", 23: "unusable_row"}
+    report = lint(planted)
+    found = {(number, f.kind) for f in report if f.severity != "info" for number in f.rows}
+    # Source and target of one picture, and the truth that picture too: all of it is said.
+    assert found == set(wanted.items()) | {(14, "truth_is_source"), (14, "truth_is_target")}
+
+
+def test_source_and_target_are_found_swapped_under_every_look(rows: list[Row]) -> None:
+    planted = list(rows)
+    swapped = set(range(0, COUNT, 5)) | {n for n, row in enumerate(rows) if look(row) in STRONG_LOOKS}
+    assert len({look(rows[number]) for number in swapped}) >= 10
+    for number in swapped:
+        source, target, truth, metadata = rows[number]
+        planted[number] = (target, source, truth, metadata)
+    report = lint(planted)
+    found = [(f.kind, *f.rows) for f in report if f.severity != "info"]
+    assert sorted(found) == [("swapped", number) for number in sorted(swapped)]
+
+
+def repeated(rows: list[Row], planter: Planter) -> dict[int, tuple[int, LintKind]]:
+    """Append rows that repeat others, and return their places with what they repeat and how."""
+    wanted: dict[int, tuple[int, LintKind]] = {}
+
+    def append(number: int, kind: LintKind, *paths: str) -> None:
+        wanted[len(rows)] = (number, kind)
+        rows.append((*paths, rows[number][3]))  # type: ignore[arg-type]
+
+    for number in (1, 30):
+        append(number, "duplicate", *(planter.copy(path) for path in rows[number][:3]))
+    append(3, "duplicate", *rows[3][:3])
+    append(4, "near_duplicate", *(planter.save(image) for image in pictures(rows[4])))
+    append(5, "near_duplicate", *(planter.jpeg(image, 75) for image in pictures(rows[5])))
+    append(6, "near_duplicate", *(planter.jpeg(image, 50) for image in pictures(rows[6])))
+    append(7, "near_duplicate", *(planter.save(brighter(image, 1)) for image in pictures(rows[7])))
+    append(8, "near_duplicate", *(planter.save(brighter(image, -1)) for image in pictures(rows[8])))
+    for number, change in ((9, 1), (10, -1)):
+        sizes = [(image, image.shape[0] + change, image.shape[1] + change) for image in pictures(rows[number])]
+        append(number, "near_duplicate", *(planter.save(resized(*size)) for size in sizes))
+    doubled = [resized(image, 2 * image.shape[0], 2 * image.shape[1]) for image in pictures(rows[11])]
+    append(11, "near_duplicate", *(planter.jpeg(image, 90) for image in doubled))
+    append(12, "near_duplicate", *rows[12][:2], planter.jpeg(pictures(rows[12])[2], 75))
+    append(13, "near_duplicate", planter.save(pictures(rows[13])[0][1:, 1:]), *rows[13][1:3])
+    return wanted
+
+
+def test_every_repeated_candidate_is_found_and_other_looks_of_its_photographs_are_not(
+    rows: list[Row], planter: Planter
+) -> None:
+    planted = list(rows)
+    wanted = repeated(planted, planter)
+    report = lint(planted)
+    found = {f.rows: f.kind for f in report if f.severity != "info"}
+    assert found == {(number, place): kind for place, (number, kind) in wanted.items()}
+    shared = [row for f in report if f.kind == "shared_result" for row in f.rows]
+    assert not set(shared) & set(range(COUNT, len(planted)))
+
+
+def test_two_truths_for_one_request_are_a_contradiction(rows: list[Row]) -> None:
+    planted, wanted = list(rows), {}
+    for number in (0, 20, 40):
+        source, target, _truth, metadata = rows[number]
+        photo = metadata["target_photo"]
+        other = next(row for row in rows if row[3]["target_photo"] == photo and look(row) != look(rows[number]))
+        wanted[number, len(planted)] = "contradiction"
+        planted.append((source, target, other[2], metadata))
+    assert {f.rows: f.kind for f in lint(planted) if f.severity != "info"} == wanted
+
+
+# --- the store --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> Iterator[TrainingManager]:
+    """A store of the clean triples, copied, on which a few workers were trained."""
+    planter = Planter(tmp_path_factory.mktemp("stored"))
+    pool = pool_of(*(w for w in create_color_transfer_workers() if w.worker_id in WORKERS))
+    with TrainingManager(pool, BayesianWeightLearner(), planter.folder / "real.db") as manager:
+        manager.add_training_examples(
+            [(planter.copy(source), planter.copy(target), planter.copy(truth), m) for source, target, truth, m in rows]
+        )
+        manager.train(epochs=5, validation_split=0.0, verbose=False)
+        yield manager
+
+
+def found_in(report: LintReport) -> dict[str, str]:
+    return {example_id: f.kind for f in report if f.severity != "info" for example_id in f.examples}
+
+
+def test_a_clean_store_is_compared_with_the_ensemble_and_found_clean(manager: TrainingManager) -> None:
+    report = manager.lint()
+    assert report.num_compared == COUNT
+    assert not found_in(report)
+
+
+def self_made(manager: TrainingManager, planter: Planter) -> dict[str, str]:
+    """Add examples whose truths the workers or the ensemble made; return their ids with what must be found."""
+    examples = manager.data_manager.get_all_examples()
+    wanted: dict[str, str] = {}
+
+    def add(number: int, truth: str, kind: LintKind) -> None:
+        example = manager.add_training_example(examples[number].source_path, examples[number].target_path, truth)
+        wanted[example.example_id] = kind
+
+    def prediction(number: int) -> Any:
+        return manager.predict(examples[number].source_path, examples[number].target_path, run_all=True)
+
+    for number, worker_id in enumerate(WORKERS, 10):
+        image = prediction(number).results[worker_id].value
+        add(number, planter.save(image), "truth_is_worker_output")
+        add(number + 5, planter.jpeg(prediction(number + 5).results[worker_id].value, 95), "truth_is_worker_output")
+        add(number + 10, planter.jpeg(prediction(number + 10).results[worker_id].value, 80), "truth_is_worker_output")
+    for number in (40, 41, 42):
+        add(number, planter.save(prediction(number).image), "truth_is_ensemble_output")
+    for number in (43, 44, 45):
+        add(number, planter.jpeg(prediction(number).image, 95), "truth_is_ensemble_output")
+    for number in (46, 47):
+        images = [result.value.astype(np.float64) for result in prediction(number).results.values()]
+        equal = np.rint(np.mean(images, axis=0)).astype(np.uint8)
+        add(number, planter.jpeg(equal, 90), "truth_is_ensemble_output")
+    add(48, examples[48].target_path, "truth_is_target")
+    add(49, planter.jpeg(read_image(examples[49].target_path), 75), "truth_is_target")
+    manager.validate(list(wanted))
+    return wanted
+
+
+def test_truths_that_the_ensemble_made_are_found_even_after_it_has_learned_something_else(
+    manager: TrainingManager, planter: Planter
+) -> None:
+    wanted = self_made(manager, planter)
+    try:
+        new = [e for e in manager.data_manager.get_all_examples() if e.example_id in wanted]
+        candidates = [(e.source_path, e.target_path, e.ground_truth_path) for e in new]
+        assert_found(manager.lint(), wanted)
+        before = manager.weight_learner.get_blend_weights()
+        manager.train(epochs=5, validation_split=0.0, verbose=False)
+        assert manager.weight_learner.get_blend_weights() != before
+        assert_found(manager.lint(), wanted)
+    finally:
+        for example_id in wanted:
+            manager.remove_training_example(example_id)
+    report = manager.lint(candidates, run_workers=True)
+    assert report.num_compared == len(candidates)
+    found = {f.rows[0]: f.kind for f in report if f.kind.startswith("truth_is")}
+    assert found == dict(enumerate(wanted.values()))
+
+
+def assert_found(report: LintReport, wanted: Mapping[str, str]) -> None:
+    own = {i: f.kind for f in report if f.kind.startswith("truth_is") for i in f.examples}
+    assert own == wanted
+    # The same requests with other truths contradict what was there before.
+    assert {f.kind for f in report if f.severity != "info"} == {*wanted.values(), "contradiction"}
+
+
+def test_files_that_were_changed_moved_or_cut_off_after_they_were_added_are_found(
+    manager: TrainingManager, planter: Planter
+) -> None:
+    examples = manager.data_manager.get_all_examples()
+    wanted: dict[str, str] = {}
+    contents: dict[Path, bytes] = {}
+
+    def change(number: int, role: str, kind: LintKind, content: bytes | None) -> None:
+        path = Path(getattr(examples[number], f"{role}_path"))
+        contents[path] = path.read_bytes()
+        wanted[examples[number].example_id] = kind
+        path.unlink() if content is None else path.write_bytes(content)
+
+    for number, role in ((0, "source"), (1, "target"), (2, "ground_truth")):
+        again = Path(planter.jpeg(read_image(getattr(examples[number], f"{role}_path")), 80)).read_bytes()
+        change(number, role, "changed_file", again)
+    change(3, "ground_truth", "changed_file", Path(examples[20].ground_truth_path).read_bytes())
+    for number, role in ((4, "source"), (5, "target"), (6, "ground_truth")):
+        content = Path(getattr(examples[number], f"{role}_path")).read_bytes()
+        change(number, role, "unreadable_file", content[:-200])
+    change(7, "target", "missing_file", None)
+    change(8, "source", "missing_file", None)
+    try:
+        assert found_in(manager.lint()) == wanted
+    finally:
+        for path, content in contents.items():
+            path.write_bytes(content)
+    assert not found_in(manager.lint())
+
+
+def test_stored_triples_with_exchanged_roles_and_candidates_that_repeat_stored_ones_are_found(
+    manager: TrainingManager, planter: Planter
+) -> None:
+    examples = manager.data_manager.get_all_examples()
+    alike = [e for e in examples if e.known_files.source.width == e.known_files.target.width]
+    alike = [e for e in alike if e.known_files.source.height == e.known_files.target.height][:6]
+    assert len(alike) == 6
+    added = [manager.add_training_example(e.target_path, e.source_path, e.ground_truth_path) for e in alike]
+    try:
+        assert found_in(manager.lint()) == {example.example_id: "swapped" for example in added}
+    finally:
+        for example in added:
+            manager.remove_training_example(example.example_id)
+    paths = [(e.source_path, e.target_path, e.ground_truth_path) for e in examples[30:34]]
+    candidates = [
+        *paths[:1],
+        tuple(map(planter.copy, paths[1])),
+        tuple(planter.jpeg(read_image(path), 75) for path in paths[2]),
+        tuple(planter.save(brighter(read_image(path), 1)) for path in paths[3]),
+    ]
+    report = manager.lint(candidates)  # type: ignore[arg-type]
+    assert [(f.kind, f.rows, f.examples) for f in report] == [
+        ("duplicate", (0,), (examples[30].example_id,)),
+        ("duplicate", (1,), (examples[31].example_id,)),
+        ("near_duplicate", (2,), (examples[32].example_id,)),
+        ("near_duplicate", (3,), (examples[33].example_id,)),
+    ]
