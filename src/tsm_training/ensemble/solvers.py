@@ -15,6 +15,7 @@ __all__ = ["BestSingle", "EqualWeights", "Greedy", "LeastSquares", "ProbabilityB
 _STEPS: Final = (0.5, 0.25, 0.125)
 _SMALL_SHARE: Final = 0.02
 _DESCENT_STEPS: Final = 300
+_ROUNDING: Final = 1e-12
 
 
 @attrs.frozen
@@ -110,8 +111,11 @@ def _counted(chosen: Sequence[str]) -> dict[str, float]:
 def _on_simplex(products: Matrix) -> Matrix:
     """Return the shares (at least 0, sum 1) with the least squared error."""
     shares = np.full(len(products), 1.0 / len(products))
-    steepest = float(np.abs(products).sum(axis=1).max())
-    if steepest == 0.0:
+    # What all errors have in common cannot be blended away, and would only make the steps small.
+    own = products - products.mean(axis=0)
+    own -= own.mean(axis=1, keepdims=True)
+    steepest = float(np.abs(own).sum(axis=1).max())
+    if steepest <= _ROUNDING * float(np.abs(products).max()):
         return shares
     ahead, momentum = shares, 1.0
     for _ in range(_DESCENT_STEPS):
