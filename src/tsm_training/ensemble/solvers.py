@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 import numpy as np
 
+from tsm_training.arguments import at_least
 from tsm_training.ensemble.problem import BlendProblem, BlendSolver, Matrix
 
 __all__ = ["BestSingle", "EqualWeights", "Greedy", "LeastSquares", "ProbabilityBest"]
@@ -77,7 +78,7 @@ class Greedy(BlendSolver):
     workers are tried, and the best of all blends on the way is kept.
     """
 
-    candidates: int = 3
+    candidates: int = attrs.field(default=3, validator=at_least(1))
     """How many workers are tried, those with the greatest accuracy first."""
     name: str = attrs.field(default="greedy", init=False)
 
@@ -122,6 +123,8 @@ def _on_simplex(products: Matrix) -> Matrix:
         # Not a matrix product: its last bits may depend on the number of threads.
         slope = (products * ahead).sum(axis=1)
         new = _projected(ahead - slope / steepest)
+        if float(np.abs(new - ahead).max()) <= _ROUNDING:
+            return new  # nothing is better nearby, so nothing is
         grown = (1.0 + (1.0 + 4.0 * momentum**2) ** 0.5) / 2.0
         ahead = new + (momentum - 1.0) / grown * (new - shares)
         shares, momentum = new, grown
