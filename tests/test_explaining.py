@@ -370,3 +370,16 @@ def test_a_failure_is_no_score_and_examples_with_one_target_are_one_group(tmp_pa
     assert all(score is not None for score in table.column("a"))
     assert table.groups[0] == table.groups[2] != table.groups[1]
     assert source.exists()
+
+
+def test_an_example_that_is_given_twice_counts_once(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=3)
+    first, second, third = manager.data_manager.get_all_examples()
+    engine = manager.training_engine
+    assert engine.score_table([first, second, first]) == engine.score_table([first, second])
+    assert engine.validate([first, second, first, third]) == engine.validate([first, second, third])
+    assert engine.explain([first, first])["num_examples"] == 1
+    session = engine.train_batch([first], verbose=False, validation_examples=[second, third, second])
+    assert session.validation_ids == (second.example_id, third.example_id)
+    assert session.validation is not None
+    assert session.validation["num_examples"] == 2

@@ -59,6 +59,11 @@ def _new_id() -> str:
     return str(uuid.uuid4())
 
 
+def _each_once(examples: Iterable[TrainingExample]) -> list[TrainingExample]:
+    """Return examples in order, each one once: judged twice, it would count as two."""
+    return list({example.example_id: example for example in examples}.values())
+
+
 def _a_solver(_engine: object, _attribute: object, value: str | BlendSolver) -> None:
     solver_named(value)
 
@@ -203,7 +208,7 @@ class TrainingEngine:
             examples: To learn from, at least one.
             epochs: How many passes, at least 1.
             verbose: Show progress on standard error.
-            validation_examples: To judge by; they are not learned from.
+            validation_examples: To judge by, each once; they are not learned from.
             validation_split: The fraction by which the caller divided, for the record.
             seed: What the caller divided with, for the record.
             reevaluate: Run workers even where results are stored.
@@ -229,7 +234,7 @@ class TrainingEngine:
         check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
         check_group_by(group_by)
         self.store.require_writable()
-        examples = list(examples)
+        examples, validation_examples = list(examples), _each_once(validation_examples)
         if not examples:
             raise NoExamplesError
         self._require_workers()
@@ -328,7 +333,7 @@ class TrainingEngine:
         """Judge the present weights on examples; nothing is learned.
 
         Args:
-            examples: At least one; those that were never learned from make an honest judgement.
+            examples: At least one, each counts once; those that were never learned from make an honest judgement.
             full: Run the workers again and judge the real blended pictures instead of their previews.
             reevaluate: Run workers even where results are stored.
             verbose: Show progress on standard error.
@@ -528,7 +533,7 @@ class TrainingEngine:
         on_progress: ProgressCallback | None,
         reevaluate: bool = False,
     ) -> Iterator[tuple[EvaluationRun, Listener]]:
-        examples = list(examples)
+        examples = _each_once(examples)
         if not examples:
             raise NoExamplesError
         self._require_workers()
