@@ -62,9 +62,12 @@ class Previews:
             return None
         try:
             outputs = {worker_id: decode_preview(stored[name]) for worker_id, name in names.items()}
-            return PreviewedExample(item, outputs, decode_preview(stored[TARGET]), decode_preview(stored[TRUTH]))
+            target, truth = decode_preview(stored[TARGET]), decode_preview(stored[TRUTH])
         except ImageFormatError:  # a damaged preview is like one that was pushed out
             return None
+        if any(image.shape != truth.shape for image in (target, *outputs.values())):
+            return None
+        return PreviewedExample(item, outputs, target, truth)
 
     def ground_truth(self, item: EvaluatedExample) -> Image | None:
         """Return the small ground truth of an example; None where there is none."""
