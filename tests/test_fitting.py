@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pickle
 import struct
+import threading
 import zlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 from tests.support import (
@@ -20,11 +23,14 @@ from tests.support import (
 from tsm_training import BayesianWeightLearner, Image, TrainingEngine, TrainingManager
 from tsm_training.data import Preview, TrainingExample
 from tsm_training.ensemble import (
+    BlendProblem,
+    BlendSolver,
     decode_preview,
     encode_preview,
 )
 from tsm_training.errors import (
     ImageFormatError,
+    TrainingStoppedError,
 )
 from tsm_training.evidence import FittedBlend, LearnedState
 
@@ -115,3 +121,41 @@ def test_an_example_whose_preview_is_damaged_is_left_out(tmp_path: Path, name: s
     train_all(manager)
     assert fitted_of(manager).digests == digests_of(others)
     assert manager.validate()["ensemble_examples"] == 3
+
+
+# --- where things run, and when they stop ---------------------------------------------------------------------------
+
+
+@attrs.frozen(eq=False)
+class Attached(BlendSolver):
+    """A solver that holds on to something that stays in this process."""
+
+    name: str = "attached"
+    lock: Any = attrs.field(factory=threading.Lock)
+
+    def solve(self, problem: BlendProblem, /) -> Mapping[str, float]:
+        return {problem.worker_ids[0]: 1.0}
+
+
+def test_an_engine_travels_without_its_solver(tmp_path: Path) -> None:
+    manager = blending_manager(tmp_path, examples=0, blend_solver=Attached())
+    travelled = pickle.loads(pickle.dumps(manager.training_engine))
+    assert travelled.calculate_similarity(picture(1), picture(1)) == 1.0
+
+
+def test_a_search_stops_when_it_is_asked_to(tmp_path: Path) -> None:
+    """With a slow metric it may take long, so it is asked between any two pictures."""
+    judged: list[int] = []
+
+    def counted(output: Image, truth: Image) -> float:
+        judged.append(1)
+        return closeness(output, truth)
+
+    manager = blending_manager(tmp_path, metric=counted)
+    before = state_of(manager)
+    whole_pictures = 18
+    with pytest.raises(TrainingStoppedError):
+        train_all(manager, should_stop=lambda: len(judged) >= whole_pictures + 3)
+    assert len(judged) == whole_pictures + 3
+    assert state_of(manager) == before
+    assert manager.data_manager.get_all_sessions()[-1].status == "interrupted"

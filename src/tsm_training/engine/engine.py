@@ -167,7 +167,7 @@ class TrainingEngine:
 
     def __getstate__(self) -> dict[str, Any]:
         # An engine travels to other processes as a judge only.
-        left_behind = {"worker_pool", "weight_learner", "store", "executor", "clock", "new_id"}
+        left_behind = {"worker_pool", "weight_learner", "store", "executor", "blend_solver", "clock", "new_id"}
         return {name: value for name, value in self.__dict__.items() if name not in left_behind}
 
     @final
@@ -415,9 +415,15 @@ class TrainingEngine:
         return shares
 
     @final
-    def fitter(self, run: EvaluationRun) -> Fitter:
+    def fitter(self, run: EvaluationRun, listener: Listener) -> Fitter:
         """Return what fits the ensemble's blend on the previews that belong to a run."""
-        return Fitter(Previews.of(self.store, run), self.scorer, self.metric_name, solver_named(self.blend_solver))
+        return Fitter(
+            previews=Previews.of(self.store, run),
+            scorer=self.scorer,
+            metric_name=self.metric_name,
+            solver=solver_named(self.blend_solver),
+            poll=listener.poll,
+        )
 
     # --- asking about what was learned ---
 
@@ -464,7 +470,7 @@ class TrainingEngine:
             run.require_a_picture()
             validation = CrossValidation(
                 learner=self.weight_learner,
-                fitter=self.fitter(run),
+                fitter=self.fitter(run, listener),
                 judging=functools.partial(self._judging, run),
                 listener=listener,
                 epochs=epochs,
@@ -501,9 +507,10 @@ class TrainingEngine:
             MetricError: the judge raised or gave something that is no similarity.
         """
         check_number("tolerance", tolerance, 0.0, 1.0, "a number of at least 0 and below 1", low_allowed=True)
-        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, _listener):
+        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, listener):
             shares = shares_for(self.weight_learner, sorted(worker_means(run.evaluated)), None)
-            return explanation(run.evaluated, self.fitter(run).examples(run.evaluated), shares, float(tolerance))
+            pictures = self.fitter(run, listener).examples(run.evaluated)
+            return explanation(run.evaluated, pictures, shares, float(tolerance))
 
     @final
     def score_table(

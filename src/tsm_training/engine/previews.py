@@ -106,9 +106,16 @@ def first_of(
             return
 
 
-def blend_example(example: PreviewedExample, scorer: ScorerFactory, metric_name: str) -> BlendExample:
-    """Return what a solver of blend weights needs of an example."""
+def blend_example(
+    example: PreviewedExample, scorer: ScorerFactory, metric_name: str, poll: Callable[[], None]
+) -> BlendExample:
+    """Return what a solver of blend weights needs of an example; `poll` is called before each judgement."""
     score = scorer(example.ground_truth)
+
+    def judged(picture: Image) -> float:
+        poll()
+        return checked_similarity(lambda: score(picture), metric_name, BLENDED)
+
     item = example.item
     return BlendExample(
         digest=item.digest,
@@ -116,5 +123,5 @@ def blend_example(example: PreviewedExample, scorer: ScorerFactory, metric_name:
         outputs=example.outputs,
         ground_truth=example.ground_truth,
         accuracies={w: accuracy for w, accuracy in item.accuracies.items() if accuracy is not None},
-        score=lambda picture: checked_similarity(lambda: score(picture), metric_name, BLENDED),
+        score=judged,
     )
