@@ -250,7 +250,6 @@ def care(path: Path) -> None:
     assert_type(report.saved, Mapping[str, int])
     assert_type(report.put_aside[0].column, str | None)
     TrainingDataManager(path, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
-    TrainingDataManager(path, 5)  # type: ignore[call-arg]
 
 
 def dataset(manager: TrainingManager, path: Path) -> None:
@@ -264,5 +263,5 @@ def dataset(manager: TrainingManager, path: Path) -> None:
     manager.lint([("s.jpg", path, "g.jpg"), (path, "t.jpg", "g.jpg", {"style": "film"})], group_by="style")
     lint([("s.jpg", path, "g.jpg"), ["s.jpg", "t.jpg", "g.jpg"]], min_group=5)
     manager.lint(run_workers=True)
-    report.of_kind("swaped")  # type: ignore[arg-type]  # misspelt
-    finding.kind = "swapped"  # type: ignore[misc]  # frozen
+    report.of_kind("swaped")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # misspelt
+    finding.kind = "swapped"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # frozen

@@ -59,6 +59,11 @@ def _new_id() -> str:
     return str(uuid.uuid4())
 
 
+def _each_once(examples: Iterable[TrainingExample]) -> list[TrainingExample]:
+    """Return examples in order, each one once: judged twice, it would count as two."""
+    return list({example.example_id: example for example in examples}.values())
+
+
 def _a_solver(_engine: object, _attribute: object, value: str | BlendSolver) -> None:
     solver_named(value)
 
@@ -162,7 +167,7 @@ class TrainingEngine:
 
     def __getstate__(self) -> dict[str, Any]:
         # An engine travels to other processes as a judge only.
-        left_behind = {"worker_pool", "weight_learner", "store", "executor", "clock", "new_id"}
+        left_behind = {"worker_pool", "weight_learner", "store", "executor", "blend_solver", "clock", "new_id"}
         return {name: value for name, value in self.__dict__.items() if name not in left_behind}
 
     @final
@@ -203,7 +208,7 @@ class TrainingEngine:
             examples: To learn from, at least one.
             epochs: How many passes, at least 1.
             verbose: Show progress on standard error.
-            validation_examples: To judge by; they are not learned from.
+            validation_examples: To judge by, each once; they are not learned from.
             validation_split: The fraction by which the caller divided, for the record.
             seed: What the caller divided with, for the record.
             reevaluate: Run workers even where results are stored.
@@ -229,7 +234,7 @@ class TrainingEngine:
         check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
         check_group_by(group_by)
         self.store.require_writable()
-        examples = list(examples)
+        examples, validation_examples = list(examples), _each_once(validation_examples)
         if not examples:
             raise NoExamplesError
         self._require_workers()
@@ -328,7 +333,7 @@ class TrainingEngine:
         """Judge the present weights on examples; nothing is learned.
 
         Args:
-            examples: At least one; those that were never learned from make an honest judgement.
+            examples: At least one, each counts once; those that were never learned from make an honest judgement.
             full: Run the workers again and judge the real blended pictures instead of their previews.
             reevaluate: Run workers even where results are stored.
             verbose: Show progress on standard error.
@@ -410,9 +415,15 @@ class TrainingEngine:
         return shares
 
     @final
-    def fitter(self, run: EvaluationRun) -> Fitter:
+    def fitter(self, run: EvaluationRun, listener: Listener) -> Fitter:
         """Return what fits the ensemble's blend on the previews that belong to a run."""
-        return Fitter(Previews.of(self.store, run), self.scorer, self.metric_name, solver_named(self.blend_solver))
+        return Fitter(
+            previews=Previews.of(self.store, run),
+            scorer=self.scorer,
+            metric_name=self.metric_name,
+            solver=solver_named(self.blend_solver),
+            poll=listener.poll,
+        )
 
     # --- asking about what was learned ---
 
@@ -459,7 +470,7 @@ class TrainingEngine:
             run.require_a_picture()
             validation = CrossValidation(
                 learner=self.weight_learner,
-                fitter=self.fitter(run),
+                fitter=self.fitter(run, listener),
                 judging=functools.partial(self._judging, run),
                 listener=listener,
                 epochs=epochs,
@@ -496,9 +507,10 @@ class TrainingEngine:
             MetricError: the judge raised or gave something that is no similarity.
         """
         check_number("tolerance", tolerance, 0.0, 1.0, "a number of at least 0 and below 1", low_allowed=True)
-        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, _listener):
+        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, listener):
             shares = shares_for(self.weight_learner, sorted(worker_means(run.evaluated)), None)
-            return explanation(run.evaluated, self.fitter(run).examples(run.evaluated), shares, float(tolerance))
+            pictures = self.fitter(run, listener).examples(run.evaluated)
+            return explanation(run.evaluated, pictures, shares, float(tolerance))
 
     @final
     def score_table(
@@ -528,7 +540,7 @@ class TrainingEngine:
         on_progress: ProgressCallback | None,
         reevaluate: bool = False,
     ) -> Iterator[tuple[EvaluationRun, Listener]]:
-        examples = list(examples)
+        examples = _each_once(examples)
         if not examples:
             raise NoExamplesError
         self._require_workers()

@@ -127,17 +127,24 @@ def _gain(problem: BlendProblem | None, shares: Mapping[str, float], worker_id: 
 
 
 def _most_alike(problem: BlendProblem | None) -> dict[str, tuple[str, float]]:
-    """Return for each worker the one whose errors are most like its own, and their correlation."""
-    if problem is None or len(problem.worker_ids) == 1:
+    """Return for each worker the one whose errors are most like its own, and their correlation.
+
+    For two workers those examples count on which both gave a picture; without any they are not compared.
+    """
+    if problem is None:
         return {}
-    products = problem.error_matrix
-    sizes = np.sqrt(np.diag(products))
-    scale = np.outer(sizes, sizes)
-    # Two workers without any error are alike in every way.
-    correlations = np.where(scale > 0.0, products / np.where(scale > 0.0, scale, 1.0), 1.0)
-    np.fill_diagonal(correlations, -np.inf)
     ids = problem.worker_ids
-    return {w: (ids[int(row.argmax())], min(1.0, float(row.max()))) for w, row in zip(ids, correlations, strict=True)}
+    gave = np.array([[worker_id in example.outputs for worker_id in ids] for example in problem.examples])
+    both = gave[:, :, None] & gave[:, None, :]
+    products = np.where(both, np.stack([example.error_products(ids) for example in problem.examples]), 0.0)
+    own = np.where(both, np.diagonal(products, axis1=1, axis2=2)[:, :, None], 0.0).sum(axis=0)
+    scale = np.sqrt(own * own.T)
+    # Two workers without any error are alike in every way; one without is not like one with.
+    alike = np.where(own == own.T, 1.0, 0.0)
+    correlations = np.divide(products.sum(axis=0), scale, out=alike, where=scale > 0.0)
+    correlations[~both.any(axis=0) | np.eye(len(ids), dtype=bool)] = -np.inf
+    best = {w: (ids[int(row.argmax())], float(row.max())) for w, row in zip(ids, correlations, strict=True)}
+    return {w: (other, min(1.0, max(-1.0, found))) for w, (other, found) in best.items() if found > -math.inf}
 
 
 def _smallest_subset(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import attrs
@@ -85,6 +85,8 @@ class Fitter:
     metric_name: str
     solver: BlendSolver | None
     """None compares all of ours."""
+    poll: Callable[[], None]
+    """Called before each picture is judged; what it raises ends the search."""
     _known: dict[str, BlendExample] = attrs.field(factory=dict, init=False, repr=False)
     """By digest: what was read and judged once serves for groups and folds too."""
 
@@ -116,7 +118,7 @@ class Fitter:
             previewed = self.previews.get(item)
             if previewed is None:
                 return None
-            self._known[item.digest] = blend_example(previewed, self.scorer, self.metric_name)
+            self._known[item.digest] = blend_example(previewed, self.scorer, self.metric_name, self.poll)
         return self._known[item.digest]
 
 

@@ -62,9 +62,12 @@ class Previews:
             return None
         try:
             outputs = {worker_id: decode_preview(stored[name]) for worker_id, name in names.items()}
-            return PreviewedExample(item, outputs, decode_preview(stored[TARGET]), decode_preview(stored[TRUTH]))
+            target, truth = decode_preview(stored[TARGET]), decode_preview(stored[TRUTH])
         except ImageFormatError:  # a damaged preview is like one that was pushed out
             return None
+        if any(image.shape != truth.shape for image in (target, *outputs.values())):
+            return None
+        return PreviewedExample(item, outputs, target, truth)
 
     def ground_truth(self, item: EvaluatedExample) -> Image | None:
         """Return the small ground truth of an example; None where there is none."""
@@ -103,9 +106,16 @@ def first_of(
             return
 
 
-def blend_example(example: PreviewedExample, scorer: ScorerFactory, metric_name: str) -> BlendExample:
-    """Return what a solver of blend weights needs of an example."""
+def blend_example(
+    example: PreviewedExample, scorer: ScorerFactory, metric_name: str, poll: Callable[[], None]
+) -> BlendExample:
+    """Return what a solver of blend weights needs of an example; `poll` is called before each judgement."""
     score = scorer(example.ground_truth)
+
+    def judged(picture: Image) -> float:
+        poll()
+        return checked_similarity(lambda: score(picture), metric_name, BLENDED)
+
     item = example.item
     return BlendExample(
         digest=item.digest,
@@ -113,5 +123,5 @@ def blend_example(example: PreviewedExample, scorer: ScorerFactory, metric_name:
         outputs=example.outputs,
         ground_truth=example.ground_truth,
         accuracies={w: accuracy for w, accuracy in item.accuracies.items() if accuracy is not None},
-        score=lambda picture: checked_similarity(lambda: score(picture), metric_name, BLENDED),
+        score=judged,
     )

@@ -63,7 +63,7 @@ class Training:
     evaluator: Evaluator
     storage: LearnerStorage
     report: Reporter
-    fitter: Callable[[EvaluationRun], Fitter]
+    fitter: Callable[[EvaluationRun, Listener], Fitter]
     listener: Listener
     clock: Callable[[], datetime]
 
@@ -138,7 +138,7 @@ class Training:
         held_out = {item.digest for item in run.of(self.validation).evaluated}
         earlier = self._learner.cell.state.absorbed.keys() - held_out - {item.digest for item in training}
         items = [*training, *self.evaluator.evaluated_before(earlier)]
-        return self.fitter(run).fit(items, self.session.group_by)
+        return self.fitter(run, self.listener).fit(items, self.session.group_by)
 
     def _learn(
         self, evidence: Sequence[ExampleEvidence], training: Sequence[EvaluatedExample], fits: Fits

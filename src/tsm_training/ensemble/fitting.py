@@ -20,6 +20,9 @@ FEWEST_GROUPS: Final = 3
 """With fewer groups of examples nothing is fitted: there is nothing to compare on."""
 
 _MOST_FOLDS: Final = 4
+_MOST_NAME: Final = 200
+_MOST_SHARE: Final = 1e300
+"""Their sum has to be finite too."""
 _NOISE: Final = 1.3
 """A blend must beat the simple answers by so many standard errors: with less, it wins by luck more than once in ten."""
 
@@ -60,16 +63,21 @@ def solver_named(choice: str | BlendSolver) -> BlendSolver | None:
     """Return the solver that a setting names, or None for ``"auto"``: compare them all.
 
     Raises:
-        InvalidArgumentError: no solver has that name, or the object is none.
+        InvalidArgumentError: no solver has that name, or the object is none or has a name that cannot be stored.
     """
     if isinstance(choice, BlendSolver) and not isinstance(choice, type):
+        _check_name(choice.name)
         return choice
-    if choice == "auto":
-        return None
-    if isinstance(choice, str) and choice in COMPARED_SOLVERS:
-        return COMPARED_SOLVERS[choice]
+    if isinstance(choice, str) and choice in {"auto", *COMPARED_SOLVERS}:
+        return COMPARED_SOLVERS.get(choice)
     names = ", ".join(repr(name) for name in ("auto", *COMPARED_SOLVERS))
     raise InvalidArgumentError("blend_solver", choice, f"one of {names}, or an object with name and solve(problem)")
+
+
+def _check_name(name: object) -> None:
+    if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
+        # It is stored with the shares, and written into weights files.
+        raise InvalidArgumentError("name of blend_solver", name, f"1 to {_MOST_NAME} printable characters")
 
 
 def fit_blend(
@@ -141,16 +149,26 @@ def _solved(solver: BlendSolver, problem: BlendProblem) -> dict[str, float]:
         found = dict(solver.solve(problem))
     except TsmTrainingError:  # of the metric, say
         raise
-    except Exception as error:
+    except (Exception, SystemExit, GeneratorExit) as error:
         raise BlendSolverError(solver.name, f"raised {type(error).__name__}: {error}") from error
+    shares: dict[str, float] = {}
     for worker_id, share in found.items():
         if worker_id not in problem.worker_ids:
             raise BlendSolverError(solver.name, f"gave a share to {worker_id!r}, which is not in the problem")
-        if not is_number(share) or not 0.0 <= share < math.inf:
+        if (number := _as_share(share)) is None:
             raise BlendSolverError(solver.name, f"gave {worker_id!r} the share {share!r}; at least 0 is expected")
-    if not any(found.values()):
+        shares[worker_id] = number
+    if not any(shares.values()):
         raise BlendSolverError(solver.name, "gave nobody a share")
-    return renormalised({worker_id: float(share) for worker_id, share in found.items()}, problem.worker_ids)
+    return renormalised(shares, problem.worker_ids)
+
+
+def _as_share(value: object) -> float | None:
+    try:
+        number = float(value) if is_number(value) else math.nan
+    except OverflowError:
+        return None
+    return number if 0.0 <= number <= _MOST_SHARE else None
 
 
 def _chosen(compared: Mapping[str, Sequence[float]], simple: Sequence[str], groups: Sequence[str]) -> str:

@@ -15,6 +15,8 @@ __all__ = ["PREVIEW_SIDE", "decode_preview", "encode_preview", "sample_grid"]
 PREVIEW_SIDE: Final = 128
 """The longest side of a preview, in pixels."""
 
+_PNG_START: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
+
 
 def sample_grid(image: Image) -> Image:
     """Return a picture of at most 128 pixels a side, made of pixels of `image` on an even grid.
@@ -48,7 +50,13 @@ def decode_preview(png: bytes) -> Image:
     Raises:
         ImageFormatError: these are not the bytes of a preview.
     """
-    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) if png else None
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) if _is_small(png) else None
     if image is None:
         raise ImageFormatError("preview", "the stored bytes are not a PNG picture")
     return np.asarray(image, np.uint8)
+
+
+def _is_small(png: bytes) -> bool:
+    """Tell from its header whether a PNG file has a preview's size: a damaged one may claim any."""
+    width, height = png[16:20], png[20:24]
+    return png.startswith(_PNG_START) and max(int.from_bytes(side) for side in (width, height)) <= PREVIEW_SIDE

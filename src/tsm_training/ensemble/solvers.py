@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 import numpy as np
 
+from tsm_training.arguments import at_least
 from tsm_training.ensemble.problem import BlendProblem, BlendSolver, Matrix
 
 __all__ = ["BestSingle", "EqualWeights", "Greedy", "LeastSquares", "ProbabilityBest"]
@@ -15,7 +16,7 @@ __all__ = ["BestSingle", "EqualWeights", "Greedy", "LeastSquares", "ProbabilityB
 _STEPS: Final = (0.5, 0.25, 0.125)
 _SMALL_SHARE: Final = 0.02
 _DESCENT_STEPS: Final = 300
-_SETTLED: Final = 1e-7
+_ROUNDING: Final = 1e-12
 
 
 @attrs.frozen
@@ -77,7 +78,7 @@ class Greedy(BlendSolver):
     workers are tried, and the best of all blends on the way is kept.
     """
 
-    candidates: int = 3
+    candidates: int = attrs.field(default=3, validator=at_least(1))
     """How many workers are tried, those with the greatest accuracy first."""
     name: str = attrs.field(default="greedy", init=False)
 
@@ -111,16 +112,19 @@ def _counted(chosen: Sequence[str]) -> dict[str, float]:
 def _on_simplex(products: Matrix) -> Matrix:
     """Return the shares (at least 0, sum 1) with the least squared error."""
     shares = np.full(len(products), 1.0 / len(products))
-    steepest = float(np.abs(products).sum(axis=1).max())
-    if steepest == 0.0:
+    # What all errors have in common cannot be blended away, and would only make the steps small.
+    own = products - products.mean(axis=0)
+    own -= own.mean(axis=1, keepdims=True)
+    steepest = float(np.abs(own).sum(axis=1).max())
+    if steepest <= _ROUNDING * float(np.abs(products).max()):
         return shares
     ahead, momentum = shares, 1.0
     for _ in range(_DESCENT_STEPS):
         # Not a matrix product: its last bits may depend on the number of threads.
         slope = (products * ahead).sum(axis=1)
         new = _projected(ahead - slope / steepest)
-        if np.abs(new - shares).max() < _SETTLED:
-            return new
+        if float(np.abs(new - ahead).max()) <= _ROUNDING:
+            return new  # nothing is better nearby, so nothing is
         grown = (1.0 + (1.0 + 4.0 * momentum**2) ** 0.5) / 2.0
         ahead = new + (momentum - 1.0) / grown * (new - shares)
         shares, momentum = new, grown
