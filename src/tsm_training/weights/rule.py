@@ -131,34 +131,29 @@ def _without(fitted: FittedBlend | None, gone: frozenset[str]) -> FittedBlend | 
 
 
 def shrunk_to(sums: WorkerBase, group: WorkerBase | None, strength: float) -> WorkerBase:
-    """Return a group's sums, shrunk to those of all other examples, which count as at most `strength` examples.
+    """Return a group's sums, shrunk to those of all examples, which count as at most `strength` examples.
 
     This is a power prior (Ibrahim & Chen, "Power prior distributions for regression models", 2000) whose exponent
-    leaves that much evidence. It is applied to all that is known of the others, their prior included, so that their
-    weight stays what it is: a group without evidence of its own has the weights of all, and one with much has its own.
+    leaves that much evidence. It is applied to all that is known of them, their prior included, so that their weight
+    stays what it is: a group without evidence of its own has the weights of all, and one with much has its own.
 
     Args:
         sums: Of all examples, those of the group among them.
         group: Of the group's own examples; None without any.
-        strength: As how many examples the others count at most; the learner's prior strength, above 0.
+        strength: As how many examples all of them count at most; the learner's prior strength, above 0.
     """
     own = group or WorkerBase(sums.prior)
-    evidence = max(0.0, sums.evidence - own.evidence)
-    kept = min(evidence, strength)
-    part = (kept + strength) / (evidence + strength)
-
-    def joined(of_all: float, of_group: float) -> float:
-        return part * (of_all - of_group) + of_group
-
+    kept = min(sums.evidence, strength)
+    part = (kept + strength) / (sums.evidence + strength)
     return WorkerBase(
         prior=sums.prior,
         evidence=kept + own.evidence,
-        advantage=joined(sums.advantage, own.advantage),
-        squared_advantage=max(0.0, joined(sums.squared_advantage, own.squared_advantage)),
+        advantage=part * sums.advantage + own.advantage,
+        squared_advantage=part * sums.squared_advantage + own.squared_advantage,
         accuracy_sum=own.accuracy_sum,
         valid_count=own.valid_count,
         update_count=own.update_count,
-        failed_evidence=max(0.0, joined(sums.failed_evidence, own.failed_evidence)),
+        failed_evidence=part * sums.failed_evidence + own.failed_evidence,
     )
 
 
