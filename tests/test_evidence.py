@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import math
 import pickle
+import random
 from fractions import Fraction
 
 import attrs
@@ -10,7 +11,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsm_training.evidence import Absorbed, ExampleEvidence, LearnedState, Outcome, WorkerBase, advantages
+from tsm_training.evidence import (
+    Absorbed,
+    ExampleEvidence,
+    FittedBlend,
+    Group,
+    LearnedState,
+    Outcome,
+    WorkerBase,
+    advantages,
+)
 
 UNIT = st.floats(0.0, 1.0)
 ACCURACIES = st.dictionaries(st.sampled_from("abcdefg"), st.none() | UNIT, min_size=1)
@@ -101,8 +111,65 @@ def test_the_order_in_which_examples_are_kept_changes_no_bit(order: list[str]) -
     assert LearnedState({}, {key: rows[key] for key in order}).sums == LearnedState({}, rows).sums
 
 
+def test_the_sums_of_a_group_are_its_base_plus_what_was_absorbed_of_its_members() -> None:
+    groups = {
+        "both": Group(["y", "x"]),
+        "first": Group(["x", "never absorbed"], {"b": WorkerBase(1.5, 2.0, 0.5)}),
+        "imported": Group(bases={"c": WorkerBase(2.0)}),
+        "nothing": Group(["never absorbed"]),
+    }
+    sums = attrs.evolve(_state(), group_by="style", groups=groups).sums_by_group
+    assert list(sums) == ["both", "first", "imported", "nothing"]
+    assert sums["both"] == LearnedState({}, _state().absorbed).sums
+    assert sums["first"] == LearnedState({"b": WorkerBase(1.5, 2.0, 0.5)}, {"x": _state().absorbed["x"]}).sums
+    assert sums["imported"] == {"c": WorkerBase(2.0)}
+    assert sums["nothing"] == {}
+    assert _state().sums_by_group == {}
+
+
+@given(
+    st.lists(st.tuples(UNIT, UNIT, UNIT), min_size=1, max_size=8),
+    st.lists(st.booleans(), min_size=8, max_size=8),
+    st.randoms(),
+)
+def test_the_order_of_members_changes_no_bit(
+    rows: list[tuple[float, float, float]], belongs: list[bool], random: random.Random
+) -> None:
+    absorbed = {
+        str(number): {"a": Absorbed(one, 1.0, residual), "b": Absorbed(other, 1.0, residual)}
+        for number, (one, other, residual) in enumerate(rows)
+    }
+    members = [digest for digest, is_member in zip(absorbed, belongs, strict=False) if is_member]
+    expected = LearnedState({}, {digest: absorbed[digest] for digest in members}).sums
+    order = random.sample([*absorbed], len(absorbed))
+    random.shuffle(members)
+    state = LearnedState({}, {digest: absorbed[digest] for digest in order}, groups={"style": Group(members)})
+    assert state.sums_by_group == {"style": expected}
+
+
+def test_how_far_examples_are_absorbed_is_the_mean_over_them_and_their_workers() -> None:
+    state = _state()
+    assert state.absorbed_share(["x"]) == 0.5
+    assert state.absorbed_share(["y"]) == (1.0 + 0.25) / 2
+    assert state.absorbed_share(["x", "y"]) == (0.5 + 0.625) / 2
+    assert state.absorbed_share(["y", "x", "x"]) == (0.5 + 0.625) / 2  # each counts once, in any order
+    assert state.absorbed_share(["x", "never seen"]) == 0.25
+    assert state.absorbed_share([]) == 0.0
+    assert LearnedState({}, {"x": {}}).absorbed_share(["x"]) == 0.0
+    assert LearnedState({}, {"x": {"a": Absorbed(None, 1.0, 0.0)}}).absorbed_share(["x"]) == 1.0
+
+
+def test_the_shares_of_a_fit_are_those_above_zero_in_order_of_worker() -> None:
+    fitted = FittedBlend({"b": 0.75, "c": 0.0, "a": 0.25, "d": -0.0}, "greedy", 1.0)
+    assert list(fitted.shares.items()) == [("a", 0.25), ("b", 0.75)]
+    assert type(FittedBlend({"a": 1}, "greedy", 1.0).shares["a"]) is float
+    assert fitted.digests == ()
+
+
 def test_a_state_is_blank_while_it_says_nothing_but_the_prior() -> None:
     assert LearnedState().is_blank()
+    assert not LearnedState(fitted=FittedBlend({"a": 1.0}, "greedy", 0.0)).is_blank()
+    assert not LearnedState(group_by="style", groups={"warm": Group()}).is_blank()
     assert LearnedState({"a": WorkerBase(2.0)}).is_blank(2.0)
     assert not LearnedState({"a": WorkerBase(2.0)}).is_blank()
     assert not LearnedState({"a": WorkerBase(1.0, 1.0)}).is_blank()
@@ -113,8 +180,16 @@ def test_a_state_cannot_be_changed_through_what_it_was_made_from() -> None:
     bases = {"a": WorkerBase(1.0)}
     outcomes = {"a": Outcome(0.5)}
     state, evidence = LearnedState(bases), ExampleEvidence("x", outcomes)
+    shares, members, groups = {"a": 1.0}, {"x"}, {"b": Group(), "a": Group()}
+    fitted, group = FittedBlend(shares, "greedy", 1.0), Group(members, bases)
+    grouped = LearnedState(group_by="style", groups=groups)
     bases["b"] = WorkerBase(1.0)
     outcomes["b"] = Outcome(None)
+    shares["b"] = 1.0
+    members.add("y")
+    del groups["a"]
+    assert (fitted.shares, group.members, group.bases) == ({"a": 1.0}, {"x"}, {"a": WorkerBase(1.0)})
+    assert list(grouped.groups) == ["a", "b"]
     assert state.bases == {"a": WorkerBase(1.0)}
     assert evidence.outcomes == {"a": Outcome(0.5)}
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
@@ -122,9 +197,12 @@ def test_a_state_cannot_be_changed_through_what_it_was_made_from() -> None:
 
 
 def test_a_state_survives_pickling_and_copying_with_its_sums() -> None:
-    state = _state()
+    groups = {"warm": Group(["x"], fitted=FittedBlend({"a": 1.0}, "greedy", 0.5, ("x",)))}
+    state = attrs.evolve(_state(), fitted=groups["warm"].fitted, group_by="style", groups=groups)
     expected = state.sums
+    assert state.sums_by_group["warm"]["a"].update_count == 1
     for other in (pickle.loads(pickle.dumps(state)), copy.deepcopy(state), attrs.evolve(state)):
         assert other == state
         assert other.sums == expected
+        assert other.sums_by_group == state.sums_by_group
     assert math.isclose(expected["b"].evidence, 2.5)

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from tsm_training.arguments import check_number
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
-from tsm_training.evidence import Absorbed, ExampleEvidence, LearnedState, Outcome, WorkerBase
+from tsm_training.evidence import Absorbed, ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
 from tsm_training.weights import (
     CREDIBLE_MASS,
     BayesianWeightLearner,
@@ -27,6 +27,7 @@ from tsm_training.weights import (
     LearnerCell,
     WeightLearner,
     forget,
+    with_fits,
     with_workers,
 )
 
@@ -288,6 +289,85 @@ def test_with_more_evidence_the_better_worker_takes_more_of_the_picture() -> Non
     assert shares == sorted(set(shares))
 
 
+def fitted(learner: BayesianWeightLearner, absorbed: float, **shares: float) -> BayesianWeightLearner:
+    """Return the learner, with a fit in its cell."""
+    learner.cell.update(lambda state: with_fits(state, FittedBlend(shares, "greedy", absorbed)))
+    return learner
+
+
+@given(BATCHES, ALPHAS, st.dictionaries(st.sampled_from(IDS), st.floats(0.01, 1.0), min_size=1), UNIT)
+def test_a_fit_is_followed_as_far_as_its_examples_are_absorbed(
+    batch: list[ExampleEvidence], alpha: float, amounts: dict[str, float], absorbed: float
+) -> None:
+    learner = trained(batch, alpha)
+    posterior = learner.get_blend_weights()
+    fit = {worker_id: amounts.get(worker_id, 0.0) / math.fsum(amounts.values()) for worker_id in IDS}
+    shares = fitted(learner, absorbed, **fit).get_blend_weights()
+    assert list(shares) == sorted(IDS)
+    expected = {w: (1.0 - absorbed) * posterior[w] + absorbed * fit[w] for w in IDS}
+    assert shares == pytest.approx(expected, abs=1e-12)
+    if absorbed == 0.0:
+        assert shares == posterior
+
+
+def test_a_fit_changes_no_weight_and_no_statistics() -> None:
+    learner = trained([example(i, {"a": 0.9, "b": 0.6}) for i in range(4)])
+    before = learner.get_all_weights(), learner.get_all_statistics()
+    fitted(learner, 1.0, b=1.0)
+    assert (learner.get_all_weights(), learner.get_all_statistics()) == before
+
+
+def test_of_a_fit_the_workers_count_that_are_asked_for() -> None:
+    learner = fitted(trained([]), 1.0, a=0.2, b=0.2, elsewhere=0.6)
+    assert learner.get_blend_weights(worker_ids=["a", "b", "c"]) == {"a": 0.5, "b": 0.5, "c": 0.0}
+    posterior = trained([]).get_blend_weights(worker_ids=["c", "d"])
+    assert learner.get_blend_weights(worker_ids=["c", "d"]) == posterior
+    assert learner.get_blend_weights(worker_ids=[]) == {}
+
+
+def styled() -> BayesianWeightLearner:
+    """Return a learner that saw that ``a`` is better where it is warm, and ``b`` where it is cold."""
+    warm = [example(number, {"a": 0.9, "b": 0.6}) for number in range(8)]
+    cold = [example(number, {"a": 0.6, "b": 0.9}) for number in range(8, 16)]
+    groups = {style: Group([e.digest for e in batch]) for style, batch in (("warm", warm), ("cold", cold))}
+    learner = trained([*warm, *cold], 0.5)
+    learner.cell.update(lambda state: with_fits(state, None, "style", groups))
+    return learner
+
+
+def test_a_learner_in_a_group_has_the_weights_and_shares_of_that_group() -> None:
+    learner = styled()
+    warm, cold = learner.in_group("warm"), learner.in_group("cold")
+    assert warm.get_weight("a") > learner.get_weight("a") > cold.get_weight("a")
+    assert warm.get_blend_weights()["a"] > 0.9
+    assert cold.get_blend_weights()["b"] > 0.9
+    assert warm.get_statistics("a")["update_count"] == 8
+    assert attrs.evolve(warm, cell=learner.cell).get_all_weights() == learner.get_all_weights()
+
+
+def test_a_learner_in_a_group_that_is_not_known_says_what_is_said_of_all() -> None:
+    learner = fitted(styled(), 0.5, a=0.75, b=0.25)
+    for label in ("unknown", ""):
+        assert known(learner.in_group(label)) == known(learner)
+
+
+def test_a_stronger_prior_shrinks_groups_further() -> None:
+    weak, strong = (attrs.evolve(styled(), prior_strength=strength) for strength in (1.0, 30.0))
+    assert weak.in_group("warm").get_weight("a") - 1.0 > 2.0 * (strong.in_group("warm").get_weight("a") - 1.0) > 0.0
+
+
+def test_a_learner_in_a_group_is_a_copy_as_of_now_that_is_never_stored() -> None:
+    learner = styled()
+    warm = learner.in_group("warm")
+    before = known(warm)
+    learner.observe([example(1, {"a": 0.1, "b": 0.9})])
+    assert known(warm) == before
+    warm.observe([example(2, {"a": 0.1, "b": 0.9})])
+    assert learner.get_statistics("a")["update_count"] == 16
+    assert warm.cell.is_trial
+    assert (warm.alpha, warm.prior_strength) == (learner.alpha, learner.prior_strength)
+
+
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
@@ -442,6 +522,23 @@ def test_reset_forgets_the_evidence_and_keeps_the_workers() -> None:
     assert learner.get_all_weights() == dict.fromkeys([*IDS, "new"], 1.0)
     learner.reset(1e6)
     assert learner.get_weight("a") == 1e6
+
+
+def test_reset_forgets_fits_and_groups() -> None:
+    learner = styled()
+    fitted(learner, 1.0, a=1.0)
+    learner.cell.update(lambda state: with_fits(state, state.fitted, "style", {"warm": Group(["x"])}))
+    learner.reset()
+    assert learner.cell.state == LearnedState(dict.fromkeys(IDS, WorkerBase(1.0)))
+
+
+def test_a_fork_starts_with_fits_and_groups_and_changes_them_for_itself() -> None:
+    learner = styled()
+    before = learner.cell.state
+    fork = learner.fork()
+    assert fork.cell.state is before
+    fork.reset()
+    assert learner.cell.state is before
 
 
 @pytest.mark.parametrize("value", [*BAD_NUMBERS, 1_000_000.5])

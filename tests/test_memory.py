@@ -158,7 +158,7 @@ def test_blending_in_parts_gives_the_bytes_of_blending_at_once(
     pictures = {name: picture(seed, *size) for seed, name in enumerate("abcd")}
     shares = {"a": 0.1, "b": 0.37, "c": 0.0, "d": 0.53}
     whole = blend(pictures, shares)
-    monkeypatch.setattr("tsm_training.ensemble._BLENDED_AT_ONCE", 192)
+    monkeypatch.setattr("tsm_training.ensemble.blending._BLENDED_AT_ONCE", 192)
     assert np.array_equal(blend(pictures, shares), whole)
     exact = sum(shares[name] * image.astype(float) for name, image in pictures.items())
     assert np.abs(whole - exact).max() <= 0.5 + 1e-4

@@ -9,9 +9,9 @@ import pytest
 
 from tsm_training import BayesianWeightLearner, InMemoryStore
 from tsm_training.errors import LearnerConflictError
-from tsm_training.evidence import ExampleEvidence, LearnedState, Outcome, WorkerBase
+from tsm_training.evidence import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
 from tsm_training.persistence import LearnerStorage
-from tsm_training.weights import CellHome, LearnerCell, absorb, with_workers
+from tsm_training.weights import CellHome, LearnerCell, absorb, with_fits, with_workers
 
 
 def seen(digest: str, a: float = 0.9, b: float = 0.5) -> ExampleEvidence:
@@ -203,6 +203,66 @@ def test_a_decision_that_is_not_needed_does_no_harm(restore: bool) -> None:
     trained_elsewhere(store, "theirs")
     tie.attach(restore)
     assert digests_in(learner) == ["ours", "theirs"]
+
+
+# --- what was fitted ------------------------------------------------------------------------------------------------
+
+
+def fit(tie: LearnerStorage, *digests: str, **groups: Group) -> FittedBlend:
+    """Fit a blend on examples, with these groups, as a training does."""
+    fitted = FittedBlend({"a": 1.0}, "greedy", 0.5, digests)
+    tie.change(lambda state: with_fits(state, fitted, "style", groups))
+    return fitted
+
+
+def test_a_fit_is_stored_and_taken_by_whoever_looks_again() -> None:
+    store = InMemoryStore()
+    ours, theirs = (kept(BayesianWeightLearner(0.5), store) for _ in range(2))
+    learn(ours, "old")
+    fitted = fit(ours, "old", warm=Group(["old"]))
+    for look in (theirs.refresh, theirs.attach):
+        look()
+        state = theirs.learner.cell.state
+        assert state == store.load_learning().state
+        assert (state.fitted, state.groups) == (fitted, {"warm": Group(["old"])})
+    learn(theirs, "new")
+    state = store.load_learning().state
+    assert (list(state.absorbed), state.fitted) == (["old", "new"], fitted)
+
+
+@pytest.mark.parametrize(
+    "fits", [(FittedBlend({"a": 1.0}, "greedy", 0.5),), (None, "style", {"warm": Group(["x"])})], ids=["fit", "groups"]
+)
+def test_a_learner_that_knows_nothing_but_a_fit_or_groups_needs_a_decision(fits: tuple[Any, ...]) -> None:
+    learner, store = BayesianWeightLearner(), holding("old")
+    learner.cell.update(lambda state: with_fits(state, *fits))
+    before = learner.cell.state
+    with pytest.raises(LearnerConflictError):
+        LearnerStorage(learner, store).attach()
+    LearnerStorage(learner, store).refresh()
+    assert learner.cell.state is before
+
+
+def test_a_fit_that_the_host_has_put_into_its_learner_is_stored_with_the_next_training() -> None:
+    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
+    tie = kept(learner, store)
+    learn(tie, "old")
+    fitted = FittedBlend({"b": 1.0}, "by hand", 1.0)
+    learner.cell.update(lambda state: with_fits(state, fitted))
+    tie.refresh()
+    assert learner.cell.state.fitted == fitted
+    learn(tie, "new")
+    assert store.load_learning().state.fitted == fitted
+
+
+def test_a_learner_and_a_store_of_which_one_has_a_new_fit_need_a_decision() -> None:
+    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
+    tie = kept(learner, store)
+    learn(tie, "old")
+    learner.cell.update(lambda state: with_fits(state, FittedBlend({"b": 1.0}, "by hand", 1.0)))
+    trained_elsewhere(store, "theirs")
+    with pytest.raises(LearnerConflictError):
+        tie.attach()
 
 
 # --- moving ---------------------------------------------------------------------------------------------------------

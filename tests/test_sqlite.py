@@ -33,7 +33,7 @@ from tsm_training.errors import (
     StorageCorruptError,
     StorageError,
 )
-from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
+from tsm_training.evidence import Absorbed, FittedBlend, Group, LearnedState, WorkerBase
 from tsm_training.testing import (
     MOMENT,
     make_epoch_metrics,
@@ -426,6 +426,7 @@ def test_an_applications_sessions_and_metrics_are_kept(path: Path) -> None:
             "error": None,
             "is_trial": False,
             "validation": None,
+            "group_by": None,
         }
         assert (bare.session_id, bare.end_time, bare.status, bare.metrics_history) == ("b", None, "completed", ())
         assert [(row.worker_id, row.accuracy) for row in store.get_metrics("y")] == [("w", 0.5)]
@@ -702,6 +703,13 @@ def test_a_damaged_evaluation_counts_as_missing_and_can_be_replaced(
         ("UPDATE absorbed_evidence SET confidence = 1.1", "absorbed_evidence", "confidence"),
         ("UPDATE absorbed_evidence SET residual = 'x'", "absorbed_evidence", "residual"),
         ("UPDATE absorbed_evidence SET worker_id = x'ff' WHERE worker_id = 'good'", "absorbed_evidence", "worker_id"),
+        ("UPDATE learned_blends SET group_by = x'ff' WHERE group_label = 'imported'", "learned_blends", "group_by"),
+        ("UPDATE learned_blends SET group_label = x'' WHERE group_label = ''", "learned_blends", "group_label"),
+        ("UPDATE learned_blends SET group_label = 'x' WHERE group_by = ''", "learned_blends", "group_label"),
+        ("UPDATE learned_blends SET members = '{}'", "learned_blends", "members"),
+        ("""UPDATE learned_blends SET bases = '{"good": 1}'""", "learned_blends", "bases"),
+        ("UPDATE learned_blends SET fitted = ''", "learned_blends", "fitted"),
+        ("UPDATE learned_blends SET fitted = NULL", "learned_blends", "fitted"),
     ],
 )
 def test_damaged_learned_state_is_refused_since_weights_must_not_change_silently(
@@ -737,6 +745,14 @@ def test_a_damaged_preview_counts_as_missing(store: TrainingDataManager) -> None
         lambda store: store.update_learning(lambda _held: LearnedState({"a": WorkerBase(float("nan"))})),
         lambda store: store.update_learning(lambda _held: LearnedState({"a": WorkerBase(1.0, valid_count=2**63)})),
         lambda store: store.update_learning(lambda _held: LearnedState({}, {"a": {"b": Absorbed(0.5, 1.0, 2.0)}})),
+        lambda store: store.update_learning(lambda _held: LearnedState(fitted=FittedBlend({"a": 0.5}, "greedy", 1.0))),
+        lambda store: store.update_learning(lambda _held: LearnedState(fitted=FittedBlend({"a": 1.0}, "greedy", 1.5))),
+        lambda store: store.update_learning(lambda _held: LearnedState(fitted=FittedBlend({"a": 1.0}, "\ud800", 1.0))),
+        lambda store: store.update_learning(lambda _held: LearnedState(group_by="a", groups={"\udfff": Group()})),
+        lambda store: store.update_learning(lambda _held: LearnedState(groups={"a": Group(["x"])})),
+        lambda store: store.update_learning(
+            lambda _held: LearnedState(group_by="a", groups={"b": Group(bases={"w": WorkerBase(0.0)})})
+        ),
     ],
 )
 def test_what_could_not_be_read_again_is_not_stored(

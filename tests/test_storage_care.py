@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
 
 from support import manager_with
@@ -34,11 +35,14 @@ from tsm_training.testing import make_evaluation, make_example, make_session
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Return a database that was trained in twice."""
+    """Return a database that was trained in twice, the second time by style."""
     folder = tmp_path_factory.mktemp("trained")
     with manager_with(folder / "pictures", 6, db_path=folder / "training.db") as manager:
+        store = manager.data_manager
+        styled = zip(store.get_all_examples(), ["warm", "cold"] * 3, strict=True)
+        store.update_examples([attrs.evolve(example, metadata={"style": style}) for example, style in styled])
         manager.train(verbose=False)
-        manager.train(verbose=False)
+        manager.train(verbose=False, group_by="style")
     return (folder / "training.db").read_bytes()
 
 
@@ -119,6 +123,17 @@ FAULTS = [
         "UPDATE absorbed_evidence SET example_digest = CAST(x'ff' AS TEXT) WHERE worker_id = 'near' "
         "AND example_digest = (SELECT MIN(example_digest) FROM absorbed_evidence)",
     ),
+    ("learned_blends", "group_by", "UPDATE learned_blends SET group_by = x'00' WHERE group_label = 'warm'"),
+    (
+        "learned_blends",
+        "group_label",
+        "UPDATE learned_blends SET group_label = CAST(x'ff' AS TEXT) WHERE group_label = 'warm'",
+    ),
+    ("learned_blends", "group_label", "UPDATE learned_blends SET group_label = 'warm' WHERE group_by = ''"),
+    ("learned_blends", "members", "UPDATE learned_blends SET members = '[1]' WHERE group_label = 'cold'"),
+    ("learned_blends", "bases", """UPDATE learned_blends SET bases = '{"near": {}}' WHERE group_label = 'cold'"""),
+    ("learned_blends", "fitted", "UPDATE learned_blends SET fitted = NULL WHERE group_by = ''"),
+    ("learned_blends", "fitted", "UPDATE learned_blends SET fitted = REPLACE(fitted, '0.', '2.') WHERE group_by = ''"),
     ("quarantined_rows", "content", "INSERT INTO quarantined_rows VALUES (1, 'x', 'no json', 'reason', 'never')"),
 ]
 """A table, a column (None for the row as a whole), and a statement that spoils it."""
@@ -151,7 +166,8 @@ def test_every_fault_is_found_with_its_place_and_remedy_and_can_be_put_aside(
     found = [fault for fault in faults if (fault.table, fault.column) == (table, column)]
     assert found
     assert all("quarantine()" in fault.remedy and fault.row and fault.problem for fault in found)
-    assert all((fault.rowid is None) == (table in ("absorbed_evidence", "running_sessions")) for fault in found)
+    has_rowid = table not in ("absorbed_evidence", "learned_blends", "running_sessions")
+    assert all((fault.rowid is not None) == has_rowid for fault in found)
     with contextlib.closing(TrainingDataManager(path, read_only=True)) as viewer:
         assert viewer.check() == faults
     mended = store.quarantine()
@@ -226,6 +242,37 @@ def test_forgetting_a_faulty_row_forgets_the_whole_example_and_is_news_for_learn
     assert after.version == before.version + 1
     assert after.state.absorbed == {d: outcomes for d, outcomes in before.state.absorbed.items() if d != digest}
     assert after.state.bases == before.state.bases
+
+
+def test_a_fit_that_is_put_aside_takes_nothing_else_with_it(path: Path, store: TrainingDataManager) -> None:
+    before = store.load_learning()
+    assert before.state.fitted is not None
+    assert list(before.state.groups) == ["cold", "warm"]
+    execute(path, "UPDATE learned_blends SET fitted = '{' WHERE group_by = ''")
+    with contextlib.closing(TrainingDataManager(path)) as again:
+        with pytest.raises(StorageCorruptError, match=r"learned_blends, '', '', fitted: it holds no JSON.*quarantine"):
+            again.load_learning()
+        again.quarantine()
+    after = store.load_learning()
+    assert after.version == before.version + 1
+    assert after.state == attrs.evolve(before.state, fitted=None)
+    execute(path, "UPDATE learned_blends SET members = 'x' WHERE group_label = 'warm'")
+    store.quarantine()
+    without = attrs.evolve(after.state, groups={"cold": before.state.groups["cold"]})
+    assert store.load_learning().state == without
+    assert [content["group_label"] for _table, content, _reason in quarantined(path)] == ["", "warm"]
+
+
+def test_training_again_fits_what_was_put_aside(path: Path, tmp_path: Path) -> None:
+    execute(path, "UPDATE learned_blends SET fitted = ''")
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        store.quarantine()
+        assert (store.load_learning().state.fitted, store.load_learning().state.group_by) == (None, None)
+    with manager_with(tmp_path, 0, db_path=path) as manager:
+        manager.train(verbose=False, group_by="style")
+        state = manager.data_manager.load_learning().state
+    assert state.fitted is not None
+    assert (state.group_by, list(state.groups)) == ("style", ["cold", "warm"])
 
 
 def test_training_again_learns_what_was_put_aside(path: Path, tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from tsm_training.data.sqlite.rules import (
     loaded,
     storable,
 )
+from tsm_training.evidence import FittedBlend, WorkerBase
 
 LARGEST: Final = sys.float_info.max
 SHA: Final = "0123456789abcdef" * 4
@@ -175,8 +176,13 @@ _DETAILS: Final = {
     "error": None,
     "is_trial": True,
     "validation": {"num_examples": 1},
+    "group_by": "style",
 }
-_NOTHING: Final = {"seed": None, "validation_split": None, "error": "gone", "is_trial": False, "validation": None}
+_NOTHING: Final = {
+    **dict.fromkeys(("seed", "validation_split", "validation", "group_by")),
+    "error": "gone",
+    "is_trial": False,
+}
 DETAILS: Final[Kind] = (
     [("{}", {}), (json.dumps(_DETAILS), _DETAILS), (json.dumps(_NOTHING), _NOTHING)],
     [
@@ -193,6 +199,85 @@ DETAILS: Final[Kind] = (
         ('{"is_trial": 1}', "at 'is_trial': true or false is expected, not 1"),
         ('{"is_trial": null}', "at 'is_trial': true or false is expected, not None"),
         ('{"validation": []}', "at 'validation': it holds no JSON object"),
+        ('{"group_by": 1}', "at 'group_by': text is expected, not 1"),
+    ],
+)
+MEMBERS: Final[Kind] = (
+    [("[]", []), ('["x", ""]', ["x", ""])],
+    [
+        *ANY_JSON,
+        ("{}", "it holds no JSON list"),
+        ("null", "it holds no JSON list"),
+        ('["x", 1]', "text is expected, not 1"),
+        ('[["x"]]', "text is expected, not ['x']"),
+    ],
+)
+
+
+def fitted_json(**changes: Any) -> str:
+    return json.dumps(
+        {"shares": {"a": 0.25, "b": 0.75}, "solver": "greedy", "absorbed": 1, "digests": ["x"], **changes}
+    )
+
+
+def base_json(**changes: Any) -> str:
+    base = {"prior": 1.5, "evidence": 2.0, "advantage": -1.0, "squared_advantage": 0.5, "accuracy_sum": 1.0}
+    return json.dumps({"a": {**base, "valid_count": 1, "update_count": 2, "failed_evidence": 0.25, **changes}})
+
+
+BASES: Final[Kind] = (
+    [("{}", {}), (base_json(), {"a": WorkerBase(1.5, 2.0, -1.0, 0.5, 1.0, 1, 2, 0.25)})],
+    [
+        *ANY_JSON,
+        ("[]", "it holds no JSON object"),
+        ('{"a": 1}', "it holds no JSON object"),
+        (without(base_json(), "a", "evidence"), "'evidence' is missing"),
+        (base_json(more=1), "'more' is unknown"),
+        (base_json(prior=0), "at 'prior': a finite number above 0 is expected, not 0"),
+        (base_json(evidence=-1), "at 'evidence': a finite number of at least 0 is expected, not -1"),
+        (base_json(advantage="1"), "at 'advantage': a finite number is expected, not '1'"),
+        (base_json(squared_advantage=-1), "at 'squared_advantage': a finite number of at least 0 is expected, not -1"),
+        (base_json(accuracy_sum=None), "at 'accuracy_sum': a finite number of at least 0 is expected, not None"),
+        (base_json(valid_count=1.0), "at 'valid_count': a whole number of at least 0 is expected, not 1.0"),
+        (base_json(update_count=True), "at 'update_count': a whole number of at least 0 is expected, not True"),
+        (base_json(failed_evidence=[]), "at 'failed_evidence': a finite number of at least 0 is expected, not []"),
+        (base_json(advantage=-3), "at 'a': advantage: it is -3, beyond the evidence of 2.0"),
+        (base_json(failed_evidence=3.0), "at 'a': failed_evidence: it is 3.0, beyond the evidence of 2.0"),
+    ],
+)
+FITTED: Final[Kind] = (
+    [
+        (fitted_json(), FittedBlend({"a": 0.25, "b": 0.75}, "greedy", 1, ("x",))),
+        (
+            fitted_json(shares={"b": 1}, solver="", absorbed=0, digests=[]),
+            FittedBlend({"b": 1.0}, "", 0),
+        ),
+        (
+            fitted_json(shares={"a": 5e-324, "b": 1 - 0.99e-6}),
+            FittedBlend({"a": 5e-324, "b": 1 - 0.99e-6}, "greedy", 1, ("x",)),
+        ),
+    ],
+    [
+        *[(value, problem) for value, problem in ANY_JSON if value is not None],
+        ("[]", "it holds no JSON object"),
+        ("null", "it holds no JSON object"),
+        *((without(fitted_json(), key), f"'{key}' is missing") for key in ("shares", "solver", "absorbed", "digests")),
+        (fitted_json(more=1), "'more' is unknown"),
+        (fitted_json(shares=[]), "at 'shares': it holds no JSON object"),
+        (
+            fitted_json(shares={"a": 0, "b": 1}),
+            "at 'shares': at 'a': a number above 0 and at most 1 is expected, not 0",
+        ),
+        (fitted_json(shares={"a": 1.5}), "at 'shares': at 'a': a number above 0 and at most 1 is expected, not 1.5"),
+        (fitted_json(shares={"a": True}), "at 'shares': at 'a': a number above 0 and at most 1 is expected, not True"),
+        (fitted_json(shares={}), "the shares do not add up to 1"),
+        (fitted_json(shares={"a": 1 - 1.01e-6}), "the shares do not add up to 1"),
+        (fitted_json(shares={"a": 1.0, "b": 0.5}), "the shares do not add up to 1"),
+        (fitted_json(solver=None), "at 'solver': text is expected, not None"),
+        (fitted_json(absorbed=1.01), "at 'absorbed': a number from 0 to 1 is expected, not 1.01"),
+        (fitted_json(absorbed=None), "at 'absorbed': a number from 0 to 1 is expected, not None"),
+        (fitted_json(digests={}), "at 'digests': it holds no JSON list"),
+        (fitted_json(digests=[1]), "at 'digests': text is expected, not 1"),
     ],
 )
 PICTURE: Final[Kind] = (
@@ -279,6 +364,13 @@ COLUMNS: Final[Mapping[str, Mapping[str, Kind | Unless]]] = {
         "confidence": SHARE,
         "residual": SHARE,
     },
+    "learned_blends": {
+        "group_by": TEXT,
+        "group_label": TEXT,
+        "members": MEMBERS,
+        "bases": BASES,
+        "fitted": Unless(FITTED),
+    },
     "running_sessions": {"session_id": TEXT, "host": TEXT, "process_id": COUNT},
     "learning_version": {"store_id": TEXT, "version": COUNT},
     "quarantined_rows": {"table_name": TEXT, "content": OBJECT, "reason": TEXT, "quarantined_at": TIME},
@@ -309,7 +401,11 @@ def test_every_column_takes_what_the_format_says_and_names_what_it_does_not() ->
                     rule(value)
                 assert str(caught.value).startswith(problem), (name, column, value)
                 assert len(str(caught.value)) - len(problem) < 70, (name, column, value)
-    assert [name for name, table in TABLES.items() if not table.has_rowid] == ["absorbed_evidence", "running_sessions"]
+    assert [name for name, table in TABLES.items() if not table.has_rowid] == [
+        "absorbed_evidence",
+        "learned_blends",
+        "running_sessions",
+    ]
 
 
 # --- rows -----------------------------------------------------------------------------------------------------------
@@ -396,6 +492,25 @@ def test_no_sum_of_a_worker_goes_beyond_its_evidence_but_for_rounding(column: st
     if column == "advantage":
         assert found(-evidence) == []
         assert found(-evidence - 1.0)[0][0] == column
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [
+        ({}, None),
+        ({"group_by": "style", "group_label": "warm", "members": '["x"]', "bases": base_json(), "fitted": None}, None),
+        ({"group_by": "style", "fitted": None}, None),
+        ({"group_label": "warm"}, ("group_label", "something is there, and the row is that of no group")),
+        ({"members": '["x"]'}, ("members", "something is there, and the row is that of no group")),
+        ({"bases": base_json()}, ("bases", "something is there, and the row is that of no group")),
+        ({"fitted": None}, ("fitted", "it is missing, and the row is that of no group")),
+    ],
+)
+def test_a_blend_is_that_of_a_group_or_that_of_all_requests(
+    changes: dict[str, Any], wrong: tuple[str, str] | None
+) -> None:
+    values = row("learned_blends", **changes)
+    assert list(faults(TABLES["learned_blends"], values)) == ([wrong] if wrong else [])
 
 
 def test_what_json_cannot_hold_is_refused_with_the_reason() -> None:

@@ -10,6 +10,7 @@ import shutil
 import sqlite3
 from pathlib import Path
 
+import attrs
 import pytest
 
 from support import manager_with
@@ -25,7 +26,7 @@ from tsm_training.errors import (
     StorageFullError,
     StorageReadOnlyError,
 )
-from tsm_training.evidence import LearnedState
+from tsm_training.evidence import Group, LearnedState
 from tsm_training.testing import make_example, make_learned_state, make_session
 
 PAGE = 4096
@@ -244,6 +245,51 @@ def test_learned_rows_around_a_damaged_page_are_saved(tmp_path: Path, position: 
     assert 180 < report.saved["absorbed_evidence"] < 240
 
 
+@pytest.fixture
+def fitted(tmp_path: Path) -> Path:
+    """Return a database with a fitted blend, and groups of which some fill more than a page."""
+    path = tmp_path / "fitted.db"
+    state = make_learned_state()
+    many = {f"style {number:02}": Group([f"{number} {other}" for other in range(80)]) for number in range(40)}
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        store.update_learning(lambda _held: attrs.evolve(state, groups={**state.groups, **many}))
+    return path
+
+
+def test_fits_and_groups_are_saved_to_the_last_bit(fitted: Path, tmp_path: Path) -> None:
+    with contextlib.closing(TrainingDataManager(fitted)) as store:
+        state = store.load_learning().state
+    report = salvage(fitted, tmp_path / "new.db")
+    assert (report.losses, report.put_aside) == ((), ())
+    assert report.saved["learned_blends"] == 1 + 43
+    with contextlib.closing(TrainingDataManager(tmp_path / "new.db")) as saved:
+        assert saved.load_learning().state == state
+
+
+def test_groups_around_a_damaged_page_are_saved(fitted: Path, tmp_path: Path) -> None:
+    with contextlib.closing(TrainingDataManager(fitted)) as store:
+        state = store.load_learning().state
+    spoil(fitted, leaves(fitted, "learned_blends", kind=2)[1])
+    report = salvage(fitted, tmp_path / "new.db")
+    assert report.losses == ("learned_blends: some rows cannot be read",)
+    with contextlib.closing(TrainingDataManager(tmp_path / "new.db")) as saved:
+        left = saved.load_learning().state
+        assert saved.check() == []
+    assert (left.bases, left.absorbed, left.group_by) == (state.bases, state.absorbed, state.group_by)
+    assert 10 < len(left.groups) < 43
+    assert all(left.groups[label] == state.groups[label] for label in left.groups)
+
+
+def test_a_faulty_fit_is_put_aside_and_the_rest_is_saved(fitted: Path, tmp_path: Path) -> None:
+    execute(fitted, "UPDATE learned_blends SET fitted = '{}' WHERE group_by = ''")
+    (fault,) = salvage(fitted, tmp_path / "new.db").put_aside
+    assert (fault.table, fault.row, fault.column) == ("learned_blends", "'', ''", "fitted")
+    with contextlib.closing(TrainingDataManager(tmp_path / "new.db")) as saved:
+        state = saved.load_learning().state
+    assert state.fitted is None
+    assert len(state.groups) == 43
+
+
 @pytest.mark.parametrize("start", [0, 16, 100])
 def test_a_damaged_beginning_costs_nothing(path: Path, tmp_path: Path, start: int) -> None:
     with contextlib.closing(TrainingDataManager(path)) as store:
@@ -293,6 +339,9 @@ def test_a_row_that_the_new_tables_do_not_take_is_put_aside(tmp_path: Path) -> N
 
 
 def test_files_of_older_kinds_are_saved_too(tmp_path: Path, path: Path) -> None:
+    execute(path, "DROP TABLE learned_blends", "PRAGMA user_version = 2")
+    report = salvage(path, tmp_path / "second.db")
+    assert (report.losses, report.saved["training_examples"], report.saved["learned_blends"]) == ((), 64, 0)
     execute(path, "DROP TABLE running_sessions", "DROP TABLE quarantined_rows", "PRAGMA user_version = 1")
     report = salvage(path, tmp_path / "new.db")
     assert report.losses == ()

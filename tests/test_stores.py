@@ -12,6 +12,7 @@ import pytest
 
 from tsm_training import testing
 from tsm_training.data import (
+    PREVIEW_BYTES,
     ROLES,
     Evaluation,
     ExampleEdit,
@@ -145,6 +146,7 @@ def test_a_session_describes_itself_as_the_guide_does() -> None:
         "error": None,
         "is_trial": False,
         "validation": None,
+        "group_by": None,
     }
     ended = attrs.evolve(session, end_time=MOMENT, validation={"num_examples": 1}).to_dict()
     assert (ended["end_time"], ended["validation"]) == (MOMENT.isoformat(), {"num_examples": 1})
@@ -326,6 +328,87 @@ class HoardsPreviews(InMemoryStore):
         self._contents.previews.update(held)
 
 
+class DropsTheOldestPreviews(InMemoryStore):
+    """Keeps what came last, so that a change of threads changes what is kept."""
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+        held = dict(self._open().previews)
+        for preview in previews:
+            held.pop((preview.example_digest, preview.name), None)
+            held[preview.example_digest, preview.name] = preview.png
+        while sum(map(len, held.values())) > PREVIEW_BYTES:
+            del held[next(iter(held))]
+        super().save_evaluations(evaluations)
+        self._contents.previews.clear()
+        self._contents.previews.update(held)
+
+
+class FillsUpWithSmallPreviews(InMemoryStore):
+    """Leaves out a preview that is too large for the room that is left, so that one behind it may find room."""
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+        super().save_evaluations(evaluations, previews)
+        used = 0
+        for key in sorted(self._contents.previews):
+            used += len(self._contents.previews[key])
+            if used > PREVIEW_BYTES:
+                del self._contents.previews[key]
+
+
+class ForgetsTheFit(InMemoryStore):
+    def load_learning(self) -> Learning:
+        held = super().load_learning()
+        return attrs.evolve(held, state=attrs.evolve(held.state, fitted=None))
+
+
+class ForgetsGroups(InMemoryStore):
+    def load_learning(self) -> Learning:
+        held = super().load_learning()
+        return attrs.evolve(held, state=attrs.evolve(held.state, group_by=None, groups={}))
+
+
+class ForgetsTheFitsOfGroups(InMemoryStore):
+    def load_learning(self) -> Learning:
+        held = super().load_learning()
+        groups = {label: attrs.evolve(group, fitted=None) for label, group in held.state.groups.items()}
+        return attrs.evolve(held, state=attrs.evolve(held.state, groups=groups))
+
+
+class FitsOnlyWithNewEvidence(InMemoryStore):
+    """Writes what was fitted only where the evidence has changed."""
+
+    def update_learning(self, change: StateChange, /) -> Learning:
+        def fitted(held: LearnedState) -> LearnedState:
+            state = change(held)
+            is_new = (state.bases, state.absorbed) != (held.bases, held.absorbed)
+            return state if is_new else attrs.evolve(state, fitted=held.fitted)
+
+        return super().update_learning(fitted)
+
+
+class AddsGroupsToOldOnes(InMemoryStore):
+    """Never takes a group away, nor the key by which another training was grouped."""
+
+    def update_learning(self, change: StateChange, /) -> Learning:
+        def joined(held: LearnedState) -> LearnedState:
+            state = change(held)
+            return attrs.evolve(state, group_by=state.group_by or held.group_by, groups={**held.groups, **state.groups})
+
+        return super().update_learning(joined)
+
+
+class EndsSessionsWithoutTheFit(InMemoryStore):
+    def commit_session(
+        self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
+    ) -> tuple[TrainingSession, Learning]:
+        def unfitted(held: LearnedState) -> SessionCommit:
+            commit = finish(held)
+            state = commit.state
+            return attrs.evolve(commit, state=None if state is None else attrs.evolve(state, fitted=None))
+
+        return super().commit_session(session_id, unfitted)
+
+
 class RaisesKeyErrors(InMemoryStore):
     def get_example(self, example_id: str, /) -> TrainingExample:
         return self._open().examples[example_id]
@@ -486,7 +569,15 @@ BROKEN = {
     ReplacesSessions: "test_a_session_id_that_is_stored_already_is_refused",
     ReversesMetrics: "test_metrics_come_back_equal_and_in_the_order_of_their_commit",
     KeepsTheFirstEvaluation: "test_an_evaluation_with_the_same_key_replaces_the_old_one",
-    HoardsPreviews: "test_previews_beyond_the_limit_push_out_the_oldest",
+    HoardsPreviews: "test_previews_are_kept_up_to_the_limit_in_order_of_digest_and_name",
+    DropsTheOldestPreviews: "test_previews_are_kept_up_to_the_limit_in_order_of_digest_and_name",
+    FillsUpWithSmallPreviews: "test_which_previews_are_kept_does_not_depend_on_who_came_first",
+    ForgetsTheFit: "test_what_was_fitted_and_learned_by_group_comes_back_in_every_field",
+    ForgetsGroups: "test_what_was_fitted_and_learned_by_group_comes_back_in_every_field",
+    ForgetsTheFitsOfGroups: "test_what_was_fitted_and_learned_by_group_comes_back_in_every_field",
+    FitsOnlyWithNewEvidence: "test_a_fit_and_groups_change_though_the_evidence_stays",
+    AddsGroupsToOldOnes: "test_what_the_new_state_lacks_is_gone",
+    EndsSessionsWithoutTheFit: "test_a_commit_stores_session_metrics_and_learned_state",
     RaisesKeyErrors: "test_an_unknown_example_is_a_lookup_error",
     StaysOpen: "test_a_closed_store_refuses_to_be_read",
     CountsEverythingAsProcessed: "test_statistics_count_examples_and_sessions",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import multiprocessing
 import signal
@@ -12,6 +13,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import attrs
 import pytest
 
 from test_sqlite import GUIDE
@@ -19,6 +21,7 @@ from tsm_training import BayesianWeightLearner, TrainingManager, WorkerPool
 from tsm_training.data import SCHEMA_VERSION, TrainingDataManager
 from tsm_training.data.sqlite import opening
 from tsm_training.errors import SchemaTooNewError, StorageCorruptError, StorageError, StorageFullError
+from tsm_training.testing import make_learned_state
 
 DUMPS = Path(__file__).with_name("databases")
 
@@ -39,9 +42,14 @@ def contents(path: Path) -> dict[str, list[tuple[object, ...]]]:
         return found | {"version": connection.execute("PRAGMA user_version").fetchall()}
 
 
-def make_version_1(path: Path) -> None:
+def make_version(version: int, path: Path) -> None:
+    """Make a file that an earlier version has written; such files are never made anew."""
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript((DUMPS / "schema_1.sql").read_text(encoding="utf-8"))
+        connection.executescript((DUMPS / f"schema_{version}.sql").read_text(encoding="utf-8"))
+
+
+make_version_1 = functools.partial(make_version, 1)
+make_version_2 = functools.partial(make_version, 2)
 
 
 def make_guide(path: Path) -> None:
@@ -49,7 +57,15 @@ def make_guide(path: Path) -> None:
         connection.executescript(GUIDE + GUIDE_ROWS)
 
 
-OLDER = pytest.mark.parametrize(("make", "version"), [(make_guide, 0), (make_version_1, 1)])
+OLDER = pytest.mark.parametrize(
+    ("make", "version"),
+    [(make_guide, 0), (make_version_1, 1), (make_version_2, 2)],
+    ids=["the guide's", "version 1", "version 2"],
+)
+OLDEST = pytest.mark.parametrize(
+    ("make", "version"), [(make_guide, 0), (make_version_1, 1)], ids=["the guide's", "version 1"]
+)
+"""For tests that start many processes: those two go the way of all the others, and further."""
 
 
 @pytest.fixture
@@ -94,16 +110,37 @@ def test_an_upgraded_file_has_the_schema_of_a_new_one(
     assert columns(path) == columns(tmp_path / "new.db")
 
 
-@pytest.mark.parametrize("dump", sorted(DUMPS.iterdir()), ids=lambda dump: str(dump.stem))
-def test_what_was_learned_with_an_earlier_version_is_still_known(path: Path, dump: Path) -> None:
-    with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.executescript(dump.read_text(encoding="utf-8"))
+def test_there_is_a_file_of_every_older_version() -> None:
+    assert {dump.name for dump in DUMPS.iterdir()} == {f"schema_{version}.sql" for version in range(1, SCHEMA_VERSION)}
+
+
+@pytest.mark.parametrize(("version", "examples"), [(1, 3), (2, 4)])
+def test_what_was_learned_with_an_older_version_is_still_known(path: Path, version: int, examples: int) -> None:
+    make_version(version, path)
     with TrainingManager(WorkerPool(), BayesianWeightLearner(alpha=0.15), path) as manager:
         (session,) = manager.data_manager.get_all_sessions()
         weights = manager.weight_learner.get_all_weights()
-        assert len(manager.data_manager.get_all_examples()) == 3
+        assert len(manager.data_manager.get_all_examples()) == examples
+        assert manager.data_manager.check() == []
+        state = manager.weight_learner.cell.state
+        assert (state.fitted, state.group_by, state.groups) == (None, None, {})
     assert weights == session.final_weights
+    assert session.group_by is None
     assert len(set(weights.values())) == 3
+
+
+@OLDER
+def test_an_upgraded_file_keeps_fits_and_groups(path: Path, make: Callable[[Path], None], version: int) -> None:
+    make(path)
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        before = store.load_learning()
+        assert before.version == (1 if version else 0)
+        fitted = make_learned_state()
+        store.update_learning(lambda held: attrs.evolve(fitted, bases=held.bases, absorbed=held.absorbed))
+    with contextlib.closing(TrainingDataManager(path)) as again:
+        state = again.load_learning().state
+    assert (state.fitted, state.group_by, state.groups) == (fitted.fitted, fitted.group_by, fitted.groups)
+    assert (state.bases, state.absorbed) == (before.state.bases, before.state.absorbed)
 
 
 def test_an_earlier_copy_is_never_replaced(path: Path) -> None:
@@ -183,7 +220,7 @@ def open_killed_at(path: Path, step: int) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, check=False, timeout=120, capture_output=True, text=True)
 
 
-@OLDER
+@OLDEST
 def test_a_process_killed_while_it_upgrades_leaves_the_old_or_the_new(
     tmp_path: Path, make: Callable[[Path], None], version: int
 ) -> None:
@@ -211,7 +248,7 @@ def _open(path: str, barrier: object) -> None:
     TrainingDataManager(path).close()
 
 
-@OLDER
+@OLDEST
 def test_processes_that_open_an_older_file_together_upgrade_it_once(
     path: Path, make: Callable[[Path], None], version: int
 ) -> None:

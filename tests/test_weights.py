@@ -6,21 +6,25 @@ import itertools
 import math
 from statistics import NormalDist
 
+import attrs
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsm_training.evidence import ExampleEvidence, LearnedState, Outcome, WorkerBase
+from tsm_training.evidence import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
 from tsm_training.weights import (
     PRIOR_SPREAD,
     absorb,
     forget,
+    in_group,
     posterior_mean,
     posterior_std,
     probability_best,
+    with_fits,
     with_workers,
 )
+from tsm_training.weights.rule import mixed, shrunk_to
 
 KAPPA = 3.0
 UNIT = st.floats(0.0, 1.0)
@@ -102,6 +106,56 @@ def test_forgetting_what_was_never_seen_changes_nothing() -> None:
     assert forget(state, ["y"]) is state
 
 
+def fit(*digests: str, **shares: float) -> FittedBlend:
+    return FittedBlend(shares or {"a": 1.0}, "greedy", 0.5, digests)
+
+
+def test_fits_replace_those_that_were_there_and_leave_the_evidence_alone() -> None:
+    state = absorb(LearnedState(), [one_example(a=0.9, b=0.1)], 0.5, 1.0)
+    first = with_fits(state, fit("x"), "style", {"warm": Group(["x"])})
+    assert (first.fitted, first.group_by, first.groups) == (fit("x"), "style", {"warm": Group(["x"])})
+    assert (first.bases, first.absorbed) == (state.bases, state.absorbed)
+    second = with_fits(first, None, "camera", {"cold": Group()})
+    assert (second.fitted, second.group_by, second.groups) == (None, "camera", {"cold": Group()})
+    for groups in (None, {}):
+        assert with_fits(first, fit("x"), "style", groups) == attrs.evolve(state, fitted=fit("x"))
+
+
+def grouped(fitted: FittedBlend | None, **groups: Group) -> LearnedState:
+    batch = [one_example(digest, a=0.9, b=0.1) for digest in "xyz"]
+    return with_fits(absorb(LearnedState(), batch, 0.5, 1.0), fitted, "style", groups)
+
+
+def test_forgetting_an_example_drops_the_fits_that_it_was_in_and_no_others() -> None:
+    state = grouped(fit("x", "z"), cold=Group("xy", fitted=fit("x", "y")), warm=Group("z", fitted=fit("z")))
+    without_y = forget(state, ["y"])
+    assert without_y.fitted == fit("x", "z")
+    assert without_y.groups == {"cold": Group("x"), "warm": state.groups["warm"]}
+    without_x = forget(state, ["x"])
+    assert without_x.fitted is None
+    assert without_x.groups == {"cold": Group("y"), "warm": state.groups["warm"]}
+    assert without_x.group_by == "style"
+    assert list(without_x.absorbed) == ["y", "z"]
+
+
+def test_a_group_of_which_nothing_is_left_is_forgotten_and_the_key_goes_with_the_last_one() -> None:
+    state = grouped(
+        fit("z"), cold=Group("x"), warm=Group("y", {"a": WorkerBase(1.0, 1.0)}), imported=Group(fitted=fit())
+    )
+    some = forget(state, ["x", "y"])
+    assert some.groups == {"imported": Group(fitted=fit()), "warm": Group(bases={"a": WorkerBase(1.0, 1.0)})}
+    last = forget(grouped(fit("z"), cold=Group("x"), warm=Group("y")), ["x", "y"])
+    assert (last.fitted, last.group_by, last.groups) == (fit("z"), None, {})
+
+
+def test_a_fit_is_dropped_though_the_evidence_of_its_example_was_lost_before() -> None:
+    state = with_fits(LearnedState(), fit("x"), "style", {"warm": Group("y"), "cold": Group("z", fitted=fit("q"))})
+    assert forget(state, ["x"]).fitted is None
+    assert forget(state, ["y"]).groups == {"cold": Group("z", fitted=fit("q"))}
+    assert forget(state, ["q"]).groups == {"cold": Group("z"), "warm": Group("y")}
+    assert forget(state, ["another"]) is state
+
+
 # --- what a state means ---------------------------------------------------------------------------------------------
 
 
@@ -135,6 +189,196 @@ def test_mean_and_spread_are_those_of_a_normal_inverse_gamma_posterior(
     assert PRIOR_SPREAD == 0.05
     assert posterior_mean(sums, kappa) == pytest.approx(prior * (1.0 + mean), rel=1e-9)
     assert posterior_std(sums, kappa) == pytest.approx(prior * math.sqrt(variance), rel=1e-7)
+
+
+# --- groups and fitted shares ---------------------------------------------------------------------------------------
+
+EVIDENCE = st.floats(0.0, 500.0)
+MEAN_ADVANTAGES = st.floats(-1.0, 1.0)
+
+
+def of(evidence: float, mean: float, prior: float = 1.0) -> WorkerBase:
+    """Return the sums of examples on which a worker had the same advantage each time."""
+    return WorkerBase(prior, evidence, evidence * mean, evidence * mean**2)
+
+
+def joined(one: WorkerBase, other: WorkerBase) -> WorkerBase:
+    return WorkerBase(
+        one.prior,
+        one.evidence + other.evidence,
+        one.advantage + other.advantage,
+        one.squared_advantage + other.squared_advantage,
+        failed_evidence=one.failed_evidence + other.failed_evidence,
+    )
+
+
+@given(EVIDENCE, MEAN_ADVANTAGES, st.floats(0.1, 50.0), st.floats(0.1, 10.0))
+def test_a_group_without_evidence_has_the_weight_of_all(
+    evidence: float, mean: float, kappa: float, prior: float
+) -> None:
+    everyone = of(evidence, mean, prior)
+    for nothing in (None, WorkerBase(1.0)):
+        shrunk = shrunk_to(everyone, nothing, kappa)
+        assert posterior_mean(shrunk, kappa) == pytest.approx(posterior_mean(everyone, kappa), rel=1e-12)
+        assert shrunk.evidence <= kappa
+
+
+@given(EVIDENCE, MEAN_ADVANTAGES, st.floats(0.1, 50.0))
+def test_a_group_that_everybody_belongs_to_is_shrunk_no_further_than_all_are(
+    evidence: float, mean: float, kappa: float
+) -> None:
+    everyone = of(evidence, mean)
+    weight = posterior_mean(shrunk_to(everyone, everyone, kappa), kappa)
+    low, high = sorted((posterior_mean(everyone, kappa), 1.0 + mean))
+    assert low - 1e-12 <= weight <= high + 1e-12
+
+
+@given(EVIDENCE, MEAN_ADVANTAGES, MEAN_ADVANTAGES)
+def test_a_group_with_much_evidence_has_its_own_weight(others: float, mean: float, own_mean: float) -> None:
+    own = of(1e7, own_mean)
+    shrunk = shrunk_to(joined(of(others, mean), own), own, KAPPA)
+    assert posterior_mean(shrunk, KAPPA) == pytest.approx(posterior_mean(own, KAPPA), abs=1e-5)
+    assert posterior_std(shrunk, KAPPA) == pytest.approx(posterior_std(own, KAPPA), abs=1e-5)
+
+
+@given(EVIDENCE, MEAN_ADVANTAGES, MEAN_ADVANTAGES, st.floats(0.1, 50.0))
+def test_in_between_the_weight_moves_from_that_of_all_to_its_own(
+    others: float, mean: float, own_mean: float, kappa: float
+) -> None:
+    rest = of(others, mean)
+    weights = []
+    for evidence in (0.0, 0.1, 1.0, 3.0, 10.0, 100.0, 1e4):
+        own = of(evidence, own_mean)
+        weights.append(posterior_mean(shrunk_to(joined(rest, own), own, kappa), kappa))
+    start, goal = posterior_mean(rest, kappa), 1.0 + own_mean
+    assert weights[0] == pytest.approx(start, abs=1e-12)
+    assert weights == pytest.approx(sorted(weights, reverse=goal < start), abs=1e-9)
+    assert min(start, goal) - 1e-9 <= weights[-1] <= max(start, goal) + 1e-9
+
+
+@given(EVIDENCE, MEAN_ADVANTAGES, st.floats(0.0, 100.0), MEAN_ADVANTAGES, st.floats(0.1, 50.0))
+def test_the_weight_in_a_group_is_the_mean_of_that_of_all_and_its_own_examples(
+    others: float, mean: float, evidence: float, own_mean: float, kappa: float
+) -> None:
+    own = of(evidence, own_mean, 2.0)
+    everyone = joined(of(others, mean, 2.0), own)
+    count = min(everyone.evidence, kappa) + kappa
+    of_all = posterior_mean(everyone, kappa)
+    expected = (count * of_all + evidence * 2.0 * (1.0 + own_mean)) / (count + evidence)
+    assert posterior_mean(shrunk_to(everyone, own, kappa), kappa) == pytest.approx(expected, abs=1e-9)
+
+
+def test_failures_elsewhere_count_against_a_worker_in_a_group_too() -> None:
+    own = WorkerBase(1.0, 2.0, 0.2, 0.02)
+    failing = joined(WorkerBase(1.0, 10.0, -10.0, 10.0, failed_evidence=10.0), own)
+    shrunk = shrunk_to(failing, own, KAPPA)
+    assert posterior_mean(shrunk, KAPPA) < posterior_mean(own, KAPPA)
+    assert shrunk.failed_evidence > 0.0
+    assert 0.0 < posterior_std(shrunk, KAPPA) < 1.0
+
+
+def test_what_is_counted_in_a_group_is_its_own() -> None:
+    own = WorkerBase(1.0, 2.0, 0.5, 0.25, 1.5, 3, 4)
+    everyone = WorkerBase(1.0, 9.0, 1.0, 0.5, 6.5, 10, 11)
+    shrunk = shrunk_to(everyone, own, KAPPA)
+    assert (shrunk.accuracy_sum, shrunk.valid_count, shrunk.update_count) == (1.5, 3, 4)
+    nothing = shrunk_to(everyone, None, KAPPA)
+    assert (nothing.accuracy_sum, nothing.valid_count, nothing.update_count) == (0.0, 0, 0)
+
+
+def test_a_group_that_is_said_to_know_more_than_all_gives_a_usable_weight() -> None:
+    for own in (of(50.0, 0.5), of(50.0, -1.0), attrs.evolve(of(50.0, 0.0), failed_evidence=50.0)):
+        shrunk = shrunk_to(of(10.0, -0.5), own, KAPPA)
+        assert posterior_mean(shrunk, KAPPA) > 0.0
+        assert posterior_std(shrunk, KAPPA) >= 0.0
+        assert min(shrunk.squared_advantage, shrunk.failed_evidence) >= 0.0
+
+
+def two_styles(examples: int, fitted: FittedBlend | None, own: FittedBlend | None) -> LearnedState:
+    """Return a state in which ``a`` is better where it is warm, and ``b`` where it is cold."""
+    batch = [one_example(f"warm {n}", a=0.9, b=0.6) for n in range(examples)]
+    batch += [one_example(f"cold {n}", a=0.6, b=0.9) for n in range(examples)]
+    groups = {
+        style: Group([f"{style} {n}" for n in range(examples)], fitted=own if style == "warm" else None)
+        for style in ("cold", "warm")
+    }
+    return with_fits(absorb(LearnedState(), batch, 1.0, 1.0), fitted, "style", groups)
+
+
+def test_each_group_has_weights_of_its_own() -> None:
+    state = two_styles(10, None, None)
+    warm, cold = in_group(state, "warm", KAPPA), in_group(state, "cold", KAPPA)
+    assert posterior_mean(warm.sums["a"], KAPPA) > 1.1
+    assert posterior_mean(warm.sums["b"], KAPPA) < 0.9
+    assert warm.sums["a"] == cold.sums["b"]
+    assert (warm.absorbed, warm.fitted, warm.group_by, warm.groups) == ({}, None, None, {})
+
+
+@pytest.mark.parametrize("fitted", [None, fit(a=0.25, b=0.75)])
+def test_a_group_that_nothing_is_known_of_is_like_all_examples(fitted: FittedBlend | None) -> None:
+    state = two_styles(10, fitted, None)
+    empty = attrs.evolve(state, groups={**state.groups, "empty": Group(["gone"], fitted=fit(b=1.0))})
+    for label in ("unknown", "empty"):
+        alike = in_group(empty, label, KAPPA)
+        assert alike.sums == state.sums
+        assert alike.fitted == fitted
+
+
+def test_a_worker_that_did_nothing_in_a_group_has_its_weight_of_all_there() -> None:
+    state = absorb(two_styles(5, None, None), [one_example("else", a=0.5, c=0.9)], 1.0, 1.0)
+    assert posterior_mean(in_group(state, "warm", KAPPA).sums["c"], KAPPA) == pytest.approx(
+        posterior_mean(state.sums["c"], KAPPA), rel=1e-12
+    )
+
+
+def test_the_shares_fitted_on_a_group_count_by_its_evidence() -> None:
+    state = two_styles(9, fit("x", a=0.5, b=0.5), fit("y", b=0.2, c=0.8))
+    fitted = in_group(state, "warm", KAPPA).fitted
+    assert fitted is not None
+    part = 9 / (9 + KAPPA)
+    expected = {"a": 0.5 * (1 - part), "b": 0.5 * (1 - part) + 0.2 * part, "c": 0.8 * part}
+    assert fitted.shares == pytest.approx(expected)
+    assert (fitted.solver, fitted.absorbed) == ("greedy", 0.5)
+    assert in_group(state, "cold", KAPPA).fitted == state.fitted  # it has none of its own
+
+
+def test_without_a_fit_of_all_that_of_a_group_is_not_used() -> None:
+    assert in_group(two_styles(9, None, fit("y", a=1.0)), "warm", KAPPA).fitted is None
+
+
+@pytest.mark.parametrize(
+    ("fitted", "part", "expected"),
+    [
+        ({"a": 1.0}, 0.0, {"a": 0.25, "b": 0.75}),
+        ({"a": 1.0}, 1.0, {"a": 1.0, "b": 0.0}),
+        ({"a": 1.0}, 0.5, {"a": 0.625, "b": 0.375}),
+        ({"a": 0.2, "b": 0.2, "elsewhere": 0.6}, 1.0, {"a": 0.5, "b": 0.5}),
+        ({"elsewhere": 1.0}, 1.0, {"a": 0.25, "b": 0.75}),
+        ({}, 1.0, {"a": 0.25, "b": 0.75}),
+    ],
+)
+def test_mixed_shares_follow_the_fit_to_a_part(
+    fitted: dict[str, float], part: float, expected: dict[str, float]
+) -> None:
+    assert mixed({"a": 0.25, "b": 0.75}, fitted, part) == expected
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcdef"), st.floats(1e-9, 1.0), min_size=1),
+    st.dictionaries(st.sampled_from("abcdefgh"), UNIT),
+    UNIT,
+)
+def test_mixed_shares_are_at_least_zero_sum_to_one_and_lie_between(
+    amounts: dict[str, float], fitted: dict[str, float], part: float
+) -> None:
+    posterior = {worker_id: amount / math.fsum(amounts.values()) for worker_id, amount in amounts.items()}
+    shares = mixed(posterior, fitted, part)
+    whole = mixed(posterior, fitted, 1.0)
+    assert list(shares) == list(posterior)
+    assert math.fsum(shares.values()) == pytest.approx(1.0, abs=1e-12)
+    for worker_id, share in shares.items():
+        assert min(posterior[worker_id], whole[worker_id]) - 1e-12 <= share
+        assert share <= max(posterior[worker_id], whole[worker_id]) + 1e-12
 
 
 def test_rounding_never_makes_a_spread_imaginary() -> None:

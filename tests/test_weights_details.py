@@ -61,7 +61,7 @@ def test_a_written_file_can_be_read_and_compared_by_people_too(path: Path) -> No
     write_weights_file(path, PLAIN)
     assert path.read_bytes().decode() == (
         "{\n"
-        '  "format_version": 1,\n'
+        '  "format_version": 2,\n'
         '  "exported_at": "2025-01-02T12:00:00+00:00",\n'
         '  "alpha": 0.25,\n'
         '  "weights": {\n'

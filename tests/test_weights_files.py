@@ -10,13 +10,15 @@ from datetime import UTC, datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from support import manager_with
+from support import manager_with, picture
+from tsm_training.ensemble import renormalised
 from tsm_training.errors import WeightsFileError
-from tsm_training.evidence import ExampleEvidence, LearnedState, Outcome, WorkerBase
+from tsm_training.evidence import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
 from tsm_training.weights import (
     MAX_WEIGHTS_FILE_BYTES,
     WEIGHTS_FORMAT_VERSION,
@@ -25,6 +27,7 @@ from tsm_training.weights import (
     WeightsDocument,
     read_weights_file,
     weights_document,
+    with_fits,
     write_weights_file,
 )
 from tsm_training.weights import files as weights_files
@@ -49,8 +52,22 @@ def learned() -> BayesianWeightLearner:
     return learner
 
 
-def good_document() -> dict[str, Any]:
-    document: dict[str, Any] = json.loads(json.dumps(document_of(learned())))
+def grouped() -> BayesianWeightLearner:
+    """Return a learner of two examples in two groups, with fitted blends, and a group of which nothing is known."""
+    groups = {
+        "warm, größer": Group(["x"], fitted=FittedBlend({"zweiter, größer": 1.0}, "best_single", 0.3, ("x",))),
+        "": Group(["y"], {"first": WorkerBase(1.0, 2.0, 0.5, 0.25, 1.5, 2, 2)}),
+        "unknown": Group(),
+    }
+    fitted = FittedBlend({"first": 0.1, "zweiter, größer": 0.9}, "least_squares", 1 / 3, ("x", "y"))
+    state = learned().cell.state
+    bases = {**state.bases, "first": WorkerBase(1.0, 3.0, 0.5, 0.25, 1.5, 3, 4, 0.125)}
+    state = with_fits(attrs.evolve(state, bases=bases), fitted, "style", groups)
+    return BayesianWeightLearner(0.3, cell=LearnerCell(state))
+
+
+def good_document(learner: BayesianWeightLearner | None = None) -> dict[str, Any]:
+    document: dict[str, Any] = json.loads(json.dumps(document_of(learner or learned())))
     return document
 
 
@@ -107,13 +124,54 @@ def test_exporting_importing_and_exporting_again_changes_no_byte(  # noqa: PLR09
     assert path.read_bytes() == first
 
 
+@settings(max_examples=40)
+@given(
+    rows=st.lists(st.dictionaries(IDS, st.builds(Outcome, st.none() | UNIT, UNIT), min_size=1, max_size=4), min_size=1),
+    labels=st.lists(st.text(st.characters(codec="utf-8"), max_size=5), min_size=1, max_size=3),
+    amounts=st.lists(st.floats(0.0, 1.0), min_size=4, max_size=4),
+    parts=st.lists(UNIT, min_size=2, max_size=2),
+    alpha=st.floats(1e-6, 1.0),
+)
+def test_blends_and_groups_are_exported_and_imported_to_the_last_bit(  # noqa: PLR0917 - hypothesis names them
+    tmp_path_factory: pytest.TempPathFactory,
+    rows: list[dict[str, Outcome]],
+    labels: list[str],
+    amounts: list[float],
+    parts: list[float],
+    alpha: float,
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "round trip.json"
+    learner = BayesianWeightLearner(alpha)
+    learner.observe(ExampleEvidence(str(number), row) for number, row in enumerate(rows))
+    fits = [FittedBlend(renormalised(dict(zip(rows[0], amounts, strict=False)), rows[0]), "greedy", p) for p in parts]
+    groups = {
+        label: Group(
+            [str(n) for n in range(len(rows)) if n % len(labels) == number], fitted=fits[1] if number else None
+        )
+        for number, label in enumerate(labels)
+    }
+    learner.cell.update(lambda state: with_fits(state, fits[0], "style", groups))
+    write_weights_file(path, document_of(learner))
+    first = path.read_bytes()
+    state = read_weights_file(path).state()
+    assert state.sums == learner.cell.state.sums
+    assert state.sums_by_group == learner.cell.state.sums_by_group
+    imported = learner.with_cell(LearnerCell(state))
+    for ours, theirs in ((learner, imported), *((learner.in_group(x), imported.in_group(x)) for x in labels)):
+        assert ours.get_all_statistics() == theirs.get_all_statistics()
+        assert ours.get_blend_weights() == theirs.get_blend_weights()
+    write_weights_file(path, document_of(imported))
+    assert path.read_bytes() == first
+
+
 def test_the_document_is_sorted_strict_json_with_the_guides_keys(path: Path) -> None:
     local = datetime(2025, 1, 2, 15, tzinfo=timezone(timedelta(hours=3)))
     write_weights_file(path, document_of(learned(), local))
     document = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
     assert document["exported_at"] == "2025-01-02T12:00:00+00:00"
     assert document["alpha"] == 0.3
-    assert document["format_version"] == 1
+    assert document["format_version"] == WEIGHTS_FORMAT_VERSION == 2
+    assert not {"blend", "group_by", "groups"} & document.keys()
     assert document["weights"] == learned().get_all_weights()
     assert list(document["weights"]) == list(document["posterior"]) == ["first", "zweiter, größer"]
     assert "größer" in path.read_text(encoding="utf-8")
@@ -149,7 +207,7 @@ def test_a_byte_order_mark_is_tolerated(path: Path) -> None:
 GOLDEN = Path(__file__).parent / "weights_files"
 
 
-def test_a_file_of_format_1_is_read_to_the_last_bit(path: Path) -> None:
+def test_a_file_of_format_1_is_read_to_the_last_bit_and_exported_as_one_of_the_present_format(path: Path) -> None:
     """The file is never made anew: every later version has to read what this one wrote."""
     golden = GOLDEN / "format-1.json"
     file = read_weights_file(golden)
@@ -158,7 +216,26 @@ def test_a_file_of_format_1_is_read_to_the_last_bit(path: Path) -> None:
     assert dict(file.weights) == learned().get_all_weights()
     imported = BayesianWeightLearner(0.3, cell=LearnerCell(LearnedState(file.bases())))
     write_weights_file(path, document_of(imported))
-    if WEIGHTS_FORMAT_VERSION == 1:
+    old = golden.read_text(encoding="utf-8")
+    expected = old.replace('"format_version": 1', f'"format_version": {WEIGHTS_FORMAT_VERSION}')
+    assert path.read_text(encoding="utf-8") == expected
+    assert (file.fitted, file.group_by, file.groups) == (None, None, {})
+
+
+def test_a_file_of_format_2_is_read_to_the_last_bit(path: Path) -> None:
+    """The file is never made anew: every later version has to read what this one wrote."""
+    golden = GOLDEN / "format-2.json"
+    file, state = read_weights_file(golden), grouped().cell.state
+    assert (file.alpha, file.prior_strength) == (0.3, 3.0)
+    assert file.bases() == state.sums
+    assert dict(file.weights) == grouped().get_all_weights()
+    assert file.fitted == FittedBlend({"first": 0.1, "zweiter, größer": 0.9}, "least_squares", 1 / 3)
+    assert (file.group_by, list(file.groups)) == ("style", ["", "unknown", "warm, größer"])
+    assert {label: group.bases for label, group in file.groups.items()} == state.sums_by_group
+    assert file.groups[""].fitted is None
+    assert file.groups["warm, größer"].fitted == FittedBlend({"zweiter, größer": 1.0}, "best_single", 0.3)
+    write_weights_file(path, document_of(BayesianWeightLearner(0.3, cell=LearnerCell(file.state()))))
+    if WEIGHTS_FORMAT_VERSION == 2:
         assert path.read_bytes() == golden.read_bytes()
 
 
@@ -188,6 +265,8 @@ REFUSED_IMPORTS = {
     "too many workers": json.dumps({"weights": {f"w{number}": 1 for number in range(1001)}}),
     "too large": " " * 1_000_001,
     "nobody known": '{"weights": {"nobody": 1}}',
+    "a blend of strangers": '{"weights": {"far": 1}, "blend": {"shares": {"x": 1}, "solver": "", "absorbed": 1}}',
+    "groups by nothing": '{"weights": {"far": 1}, "group_by": "", "groups": {"a": {"posterior": {}, "blend": null}}}',
     "another prior strength": (GOLDEN / "format-1.json").read_text(encoding="utf-8").replace("3.0", "5.0"),
 }
 
@@ -215,6 +294,33 @@ def test_an_import_takes_everything_and_tells_who_is_not_here(tmp_path: Path, pa
         assert (report.imported, report.dormant, report.missing) == (("far", "near"), ("elsewhere",), ("mid",))
         expected = {"far": 0.5, "near": 1.5, "elsewhere": 2.0, "mid": 1.0}
         assert dict(manager.weight_learner.get_all_weights()) == expected
+
+
+@pytest.mark.parametrize("kind", ["memory", "file"])
+def test_an_import_brings_blend_and_groups_and_puts_them_into_the_store(tmp_path: Path, path: Path, kind: str) -> None:
+    fitted = {"shares": {"far": 0.25, "elsewhere": 0.75}, "solver": "greedy", "absorbed": 0.5}
+    own = {"shares": {"near": 1.0}, "solver": "greedy", "absorbed": 0.5}
+    weights = {"far": 1.0, "near": 1.0, "elsewhere": 1.0}
+    groups = {"warm": {"posterior": {}, "blend": own}}
+    path.write_text(json.dumps({"weights": weights, "blend": fitted, "group_by": "style", "groups": groups}))
+    settings = {} if kind == "memory" else {"db_path": tmp_path / "training.db"}
+    with manager_with(tmp_path, 4, **settings) as manager:
+        manager.train(validation_split=0, verbose=False)
+        report = manager.import_weights(path)
+        assert (report.dormant, report.missing) == (("elsewhere",), ("mid",))
+        state = manager.weight_learner.cell.state
+        assert state == manager.data_manager.load_learning().state
+        assert (state.fitted, state.absorbed) == (read_weights_file(path).fitted, {})
+        assert state.groups["warm"].fitted == FittedBlend({"near": 1.0}, "greedy", 0.5)
+        # Half of each share is the posterior's, and half the fit's, whose workers that are not here do not count.
+        assert manager.weight_learner.get_blend_weights(worker_ids=["far", "mid"]) == {"far": 0.75, "mid": 0.25}
+        assert manager.predict(picture(1), picture(2), group="warm").blend_weights == pytest.approx(
+            {"far": 2 / 3, "mid": 1 / 6, "near": 1 / 6}
+        )
+        path.write_text('{"weights": {"far": 1}}')
+        manager.import_weights(path)
+        state = manager.data_manager.load_learning().state
+        assert (state.fitted, state.group_by, state.groups) == (None, None, {})
 
 
 # --- what stands in it ------------------------------------------------------------------------------------------------
@@ -280,7 +386,8 @@ def test_a_weight_that_is_no_finite_number_above_zero_is_refused_wherever_it_sta
         ('{"weights": {"a": 1}, "alpha": 1.5}', ["at alpha", "1.5"]),
         ('{"weights": {"a": 1}, "alpha": null}', ["at alpha", "null"]),
         ('{"weights": {"a": 1}, "prior_strength": -3}', ["at prior_strength", "-3"]),
-        ('{"weights": {"a": 1}, "format_version": 2}', ["at format_version", "version 2", "reads 1"]),
+        ('{"weights": {"a": 1}, "format_version": 3}', ["at format_version", "version 3", "reads 1 to 2"]),
+        ('{"weights": {"a": 1}, "format_version": 0}', ["at format_version", "version 0", "reads 1 to 2"]),
         ('{"weights": {"a": 1}, "format_version": true}', ["at format_version", "version true"]),
         ('{"weights": {"a": 1}, "format_version": 1.0}', ["at format_version", "version 1.0"]),
         ('{"weights": {"a": 1}, "format_version": "1"}', ["at format_version", "version '1'"]),
@@ -296,6 +403,10 @@ def test_a_file_that_is_not_laid_out_as_agreed_is_refused_with_the_place_and_the
     path: Path, text: str, parts: list[str]
 ) -> None:
     refused(path, text, *parts)
+
+
+def sums_document(**changes: Any) -> dict[str, Any]:
+    return {**good_document()["posterior"]["first"], **changes}
 
 
 def _changed(change: Callable[[dict[str, Any]], object]) -> str:
@@ -345,6 +456,110 @@ def test_a_posterior_that_cannot_be_or_contradicts_the_weights_is_refused(
     refused(path, _changed(change), *parts)
 
 
+def _blend(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["blend"].update(changes)
+
+
+def _group(**changes: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda document: document["groups"]["unknown"].update(changes)
+
+
+_GROUPED: Any = {"posterior": {}, "blend": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "key", "reason"),
+    [
+        (lambda d: d.update(blend=None), "blend", "must be an object with exactly the keys shares, solver, absorbed"),
+        (lambda d: d.update(blend=[]), "blend", "exactly the keys shares, solver, absorbed, got a list of 0"),
+        (lambda d: d["blend"].pop("solver"), "blend", "exactly the keys shares, solver, absorbed, got an object of 2"),
+        (_blend(more=1), "blend", "exactly the keys shares, solver, absorbed, got an object of 4"),
+        (_blend(shares=None), "blend.shares", "must be an object with one entry per worker, got null"),
+        (_blend(shares={}), "blend.shares", "must hold shares whose sum is 1"),
+        (_blend(shares={"first": 1.0, "zweiter, größer": 1e-8}), "blend.shares", "must hold shares whose sum is 1"),
+        (_blend(shares={"first": 0.5}), "blend.shares", "must hold shares whose sum is 1"),
+        (_blend(shares={"first": 1.0, "zweiter, größer": 0}), "blend.shares['zweiter, größer']", "above 0"),
+        (_blend(shares={"first": 1.5, "zweiter, größer": -0.5}), "blend.shares['first']", "at most 1, got 1.5"),
+        (_blend(shares={"first": "1"}), "blend.shares['first']", "must be a number, got '1'"),
+        (_blend(shares={"third": 1.0}), "blend.shares['third']", "a worker that 'weights' does not name"),
+        (_blend(shares={"": 1.0}), "blend.shares['']", "1 to 128 printable characters"),
+        (_blend(shares={f"w{n}": 0.0 for n in range(1001)}), "blend.shares", "names 1001 workers; at most 1000"),
+        (_blend(solver=None), "blend.solver", "must be text of at most 200 characters, got null"),
+        (_blend(solver="x" * 201), "blend.solver", "must be text of at most 200 characters"),
+        (_blend(solver="\udfff"), "blend.solver", "holds half a character"),
+        (_blend(absorbed=None), "blend.absorbed", "must be a number, got null"),
+        (_blend(absorbed=-0.5), "blend.absorbed", "must be at least 0, got -0.5"),
+        (_blend(absorbed=1.5), "blend.absorbed", "at most 1, got 1.5"),
+        (_blend(absorbed=-1.5), "blend.absorbed", "at most 1, got -1.5"),
+        (lambda d: d.pop("group_by"), "group_by", "must be text of at most 200 characters, got null"),
+        (lambda d: d.update(group_by=1), "group_by", "must be text of at most 200 characters, got 1"),
+        (lambda d: d.update(group_by=""), "group_by", "must be a metadata key"),
+        (lambda d: d.update(group_by="x" * 201), "group_by", "must be text of at most 200 characters"),
+        (lambda d: d.update(group_by="\ud800x"), "group_by", "holds half a character"),
+        (lambda d: d.pop("groups"), "groups", "must be an object with 1 to 1000 entries, got null"),
+        (lambda d: d.update(groups=[]), "groups", "must be an object with 1 to 1000 entries, got a list of 0"),
+        (lambda d: d.update(groups={}), "groups", "must be an object with 1 to 1000 entries, got an object of 0"),
+        (lambda d: d.update(groups={str(n): _GROUPED for n in range(1001)}), "groups", "1 to 1000 entries"),
+        (lambda d: d["groups"].update({"x" * 201: _GROUPED}), f"groups['{'x' * 60}'… (201 characters)]", "at most 200"),
+        (lambda d: d["groups"].update({"\ud800": _GROUPED}), "groups['\\ud800']", "holds half a character"),
+        (
+            lambda d: d["groups"].update(unknown=None),
+            "groups['unknown']",
+            "exactly the keys posterior, blend, got null",
+        ),
+        (lambda d: d["groups"]["unknown"].pop("blend"), "groups['unknown']", "exactly the keys posterior, blend"),
+        (_group(more=1), "groups['unknown']", "exactly the keys posterior, blend, got an object of 3"),
+        (_group(posterior=None), "groups['unknown'].posterior", "one entry per worker, got null"),
+        (_group(posterior={"third": sums_document()}), "groups['unknown'].posterior['third']", "does not name"),
+        (_group(posterior={"first": 1}), "groups['unknown'].posterior['first']", "exactly the keys prior, evidence"),
+        (
+            _group(posterior={"first": sums_document(prior=0)}),
+            "groups['unknown'].posterior['first']['prior']",
+            "above 0",
+        ),
+        (
+            _group(posterior={"first": sums_document(advantage=2.0)}),
+            "groups['unknown'].posterior['first']",
+            "holds sums that no evidence can have",
+        ),
+        (_group(blend=1), "groups['unknown'].blend", "exactly the keys shares, solver, absorbed, got 1"),
+        (
+            _group(blend={"shares": {"third": 1.0}, "solver": "", "absorbed": 1}),
+            "groups['unknown'].blend.shares['third']",
+            "does not name",
+        ),
+        (
+            _group(blend={"shares": {"first": 1.0}, "solver": "", "absorbed": True}),
+            "groups['unknown'].blend.absorbed",
+            "must be a number, got true",
+        ),
+    ],
+)
+def test_a_blend_or_a_group_that_is_not_laid_out_as_agreed_is_refused_by_its_key(
+    path: Path, change: Callable[[dict[str, Any]], object], key: str, reason: str
+) -> None:
+    document = good_document(grouped())
+    change(document)
+    error = refused(path, json.dumps(document), reason)
+    assert error.key == key
+
+
+def test_blends_and_groups_are_taken_up_to_the_limits(path: Path) -> None:
+    labels = ["x" * 200, *map(str, range(999))]
+    blend = {"shares": {"a": 1 - 5e-10, "b": 5e-324}, "solver": "s" * 200, "absorbed": 0}
+    document = {
+        "weights": {"a": 1, "b": 1},
+        "blend": {**blend, "absorbed": 1},
+        "group_by": "y" * 200,
+        "groups": {label: {"posterior": {}, "blend": blend} for label in labels},
+    }
+    path.write_text(json.dumps(document))
+    file = read_weights_file(path)
+    assert file.fitted == FittedBlend({"a": 1 - 5e-10, "b": 5e-324}, "s" * 200, 1.0)
+    assert file.group_by == "y" * 200
+    assert file.groups == {label: Group(fitted=FittedBlend(blend["shares"], "s" * 200, 0.0)) for label in labels}  # type: ignore[arg-type]
+
+
 # --- bytes ------------------------------------------------------------------------------------------------------------
 
 
@@ -368,13 +583,13 @@ def test_the_place_of_a_byte_that_is_not_utf_8_is_named(path: Path) -> None:
 
 
 def test_a_good_file_cut_anywhere_is_refused(path: Path) -> None:
-    good = json.dumps(good_document()).encode()
+    good = json.dumps(good_document(grouped())).encode()
     for length in range(len(good)):
         refused(path, good[:length])
 
 
 def test_bytes_changed_at_random_give_a_good_file_or_the_one_error(path: Path) -> None:
-    good = json.dumps(good_document()).encode()
+    good = json.dumps(good_document(grouped())).encode()
     rng = random.Random(20250102)
     outcomes = {"good": 0, "refused": 0}
     for _ in range(3000):
@@ -396,7 +611,7 @@ def test_bytes_changed_at_random_give_a_good_file_or_the_one_error(path: Path) -
         except WeightsFileError:
             outcomes["refused"] += 1
         else:
-            state = LearnedState(file.bases())
+            state = file.state()
             assert all(base.prior > 0.0 for base in state.sums.values())
             assert file.weights.keys() == file.bases().keys()
             outcomes["good"] += 1

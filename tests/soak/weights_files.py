@@ -29,8 +29,8 @@ from tests.support import brightening, pool_of
 
 from tsm_training import BayesianWeightLearner, ExampleEvidence, InMemoryStore, Outcome, TrainingManager
 from tsm_training.errors import WeightsFileError
-from tsm_training.evidence import LearnedState
-from tsm_training.weights import weights_document
+from tsm_training.evidence import FittedBlend, Group, LearnedState
+from tsm_training.weights import LearnerCell, in_group, weights_document, with_fits
 
 _QUICK: Final = 1500
 _WORKERS: Final = ("first", "second", "zweiter, größer")
@@ -53,11 +53,27 @@ def _good_files() -> list[Node]:
         state = learner.cell.state if passes else LearnedState()
         strength = learner.prior_strength if passes else None
         texts.append(json.dumps(weights_document(state, weights, learner.alpha, strength, _NOON)))
+        if passes:
+            state = _grouped(state, names, rng)
+            texts.append(json.dumps(weights_document(state, weights, learner.alpha, strength, _NOON)))
     texts.append('{"weights": {"first": 1.5, "second": 0.5}}')
     texts.append(
         '{"weights": {"first": 1}, "alpha": 0.15, "exported_at": "2024-01-01T00:00:00", "note": [1, {"a": null}]}'
     )
     return [_node(json.loads(text)) for text in texts]
+
+
+def _grouped(state: LearnedState, names: Sequence[str], rng: random.Random) -> LearnedState:
+    """Return a state with a fitted blend and some groups, of which one has neither evidence nor a fit."""
+
+    def fitted() -> FittedBlend:
+        amounts = {name: rng.random() for name in names}
+        total = math.fsum(amounts.values())
+        return FittedBlend({name: amount / total for name, amount in amounts.items()}, "greedy", rng.random())
+
+    digests = sorted(state.absorbed)
+    groups = {"warm": Group(digests[::2], fitted=fitted()), "": Group(digests[1::2]), "größer\n🎨": Group()}
+    return with_fits(state, fitted(), "style", groups)
 
 
 def _node(value: object) -> Node:
@@ -89,7 +105,8 @@ _VALUES: Final = (
 )  # fmt: skip
 _KEYS: Final = (
     "weights", "alpha", "posterior", "prior_strength", "format_version", "exported_at", "prior", "evidence", "first",
-    "second", "", "a\nb", "x" * 128, "x" * 129, "\ud800", "\u202e", "🎨", "__proto__", "WEIGHTS", " first",
+    "second", "blend", "shares", "solver", "absorbed", "group_by", "groups", "warm",
+    "", "a\nb", "x" * 128, "x" * 129, "\ud800", "\u202e", "🎨", "__proto__", "WEIGHTS", " first",
 )  # fmt: skip
 
 
@@ -227,7 +244,7 @@ class WeightsFiles:
         """Make a manager that has learned something."""
         pool = pool_of(*(brightening(name, 10) for name in _WORKERS))
         self.manager = TrainingManager(pool, BayesianWeightLearner(), storage=InMemoryStore())
-        self.home.write_text(_text(_GOOD[1]), encoding="utf-8")
+        self.home.write_text(_text(_GOOD[2]), encoding="utf-8")  # with a blend and groups
         self.manager.import_weights(self.home)
 
     def check(self, case: Case) -> Sequence[str]:
@@ -253,13 +270,15 @@ class WeightsFiles:
         """See that what was imported can be used, exported and imported again."""
         assert self.manager is not None
         learner = self.manager.weight_learner
-        numbers = [number for known in learner.get_all_statistics().values() for number in _numbers(known)]
-        if not all(map(math.isfinite, numbers)) or not all(weight > 0 for weight in learner.get_all_weights().values()):
-            raise Violation(f"gives {learner.get_all_statistics()}")
-        shares = learner.get_blend_weights()
-        if not all(share >= 0 for share in shares.values()) or not math.isclose(math.fsum(shares.values()), 1.0):
-            raise Violation(f"gives the shares {shares}")
         state = learner.cell.state
+        groups = [learner.with_cell(LearnerCell(in_group(state, label, 3.0))) for label in [*state.groups][:5]]
+        for use in (learner, *groups):
+            numbers = [number for known in use.get_all_statistics().values() for number in _numbers(known)]
+            if not all(map(math.isfinite, numbers)) or not all(weight > 0 for weight in use.get_all_weights().values()):
+                raise Violation(f"gives {use.get_all_statistics()}")
+            shares = use.get_blend_weights()
+            if not all(share >= 0 for share in shares.values()) or not math.isclose(math.fsum(shares.values()), 1.0):
+                raise Violation(f"gives the shares {shares}")
         self.manager.export_weights(self.again)
         self.manager.import_weights(self.again)
         if learner.cell.state != state:

@@ -137,9 +137,12 @@ class InMemoryStore(TrainingStore):
             for preview in previews:
                 contents.previews.pop((preview.example_digest, preview.name), None)
                 contents.previews[preview.example_digest, preview.name] = preview.png
-            surplus = sum(map(len, contents.previews.values())) - PREVIEW_BYTES
-            while surplus > 0:
-                surplus -= len(contents.previews.pop(max(contents.previews)))
+            used = 0
+            for key in sorted(contents.previews):
+                size = len(contents.previews[key])
+                if used >= PREVIEW_BYTES:
+                    del contents.previews[key]
+                used += size
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         """Return all evaluations of these examples; see `TrainingStore`."""

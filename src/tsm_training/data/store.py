@@ -35,10 +35,11 @@ StateChange: TypeAlias = Callable[[LearnedState], LearnedState]
 """Makes the next learned state of the one that the store holds; quick, and without side effects."""
 
 PREVIEW_BYTES = 32 * 1024 * 1024
-"""How many bytes of previews a store keeps: those that come first, in order of digest and name.
+"""How many bytes of previews a store keeps: in order of digest and name, each before which there are fewer bytes.
 
 That order has nothing to do with when and in what order examples were evaluated, so what is kept is a fair sample, and
-the same one whatever the number of threads.
+the same one whatever the number of threads. The last one may therefore reach beyond the limit: were it left out for
+that, a smaller one behind it would be kept or not by who came first.
 """
 
 
@@ -129,7 +130,7 @@ class TrainingStore(Protocol):
     def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
         """Keep evaluations and previews; those with the same key (or digest and name) are replaced.
 
-        Of all previews, in order of digest and name, those are kept whose bytes come to `PREVIEW_BYTES` at most.
+        Of all previews, in order of digest and name, those are kept before which there are fewer than `PREVIEW_BYTES`.
         """
         ...
 

@@ -85,10 +85,16 @@ def _count_up(held: LearnedState) -> LearnedState:
 
 def _hex(state: LearnedState) -> list[str]:
     """Return all floats of a state in a form that shows every bit."""
-    records: list[WorkerBase | Absorbed] = [state.bases[worker_id] for worker_id in sorted(state.bases)]
+    groups = [state.groups[label] for label in sorted(state.groups)]
+    records: list[WorkerBase | Absorbed] = []
+    for by_worker in (state.bases, *(group.bases for group in groups)):
+        records += [by_worker[worker_id] for worker_id in sorted(by_worker)]
     for digest in sorted(state.absorbed):
         records += [state.absorbed[digest][worker_id] for worker_id in sorted(state.absorbed[digest])]
     values = [value for record in records for value in attrs.astuple(record)]
+    for fitted in (state.fitted, *(group.fitted for group in groups)):
+        if fitted is not None:
+            values += [fitted.absorbed, *(fitted.shares[worker_id] for worker_id in sorted(fitted.shares))]
     return [value.hex() if isinstance(value, float) else repr(value) for value in values]
 
 
@@ -531,14 +537,30 @@ class TrainingStoreContract(ABC):
         store.save_evaluations([], [Preview("digest", "good", b"new")])
         assert store.load_previews("digest") == {"good": b"new", "bad": b"kept"}
 
-    def test_previews_beyond_the_limit_push_out_the_oldest(self, store: TrainingStore) -> None:
+    def test_previews_are_kept_up_to_the_limit_in_order_of_digest_and_name(self, store: TrainingStore) -> None:
         quarter = bytes(PREVIEW_BYTES // 4)
-        store.save_evaluations([make_evaluation("d0")], [Preview(f"d{number}", "p", quarter) for number in range(4)])
-        assert [len(store.load_previews(f"d{number}")) for number in range(4)] == [1, 1, 1, 1]
-        store.save_evaluations([], [Preview("d0", "p", quarter)])  # replaced: now the newest
-        store.save_evaluations([], [Preview("d4", "p", b"x")])
-        assert [number for number in range(5) if store.load_previews(f"d{number}")] == [0, 2, 3, 4]
-        assert store.load_evaluations(["d0"]) == [make_evaluation("d0")]
+        keys = [("d0", "a"), ("d0", "b"), ("d1", "a"), ("d2", "")]
+        store.save_evaluations([make_evaluation("d2")], [Preview(*key, quarter) for key in reversed(keys)])
+        assert self._previews(store) == keys
+        store.save_evaluations([], [Preview("d2", "b", b"x")])  # the newest, but the limit is reached before it
+        assert self._previews(store) == keys
+        store.save_evaluations([], [Preview("d1", "A", b"x")])
+        assert self._previews(store) == [*keys[:2], ("d1", "A"), *keys[2:]]
+        store.save_evaluations([], [Preview("d0", "", quarter)])
+        assert self._previews(store) == [("d0", ""), *keys[:2], ("d1", "A"), keys[2]]
+        assert store.load_evaluations(["d2"]) == [make_evaluation("d2")]
+
+    def test_which_previews_are_kept_does_not_depend_on_who_came_first(self, store: TrainingStore) -> None:
+        eighth = PREVIEW_BYTES // 8
+        small, middle, first = (Preview(f"d{n}", "p", bytes(size * eighth)) for n, size in ((2, 1), (1, 5), (0, 5)))
+        for preview in (small, middle, first):
+            store.save_evaluations([], [preview])
+        assert self._previews(store) == [("d0", "p"), ("d1", "p")]  # the last one may reach beyond the limit
+        store.save_evaluations([], [small])
+        assert self._previews(store) == [("d0", "p"), ("d1", "p")]
+
+    def _previews(self, store: TrainingStore) -> list[tuple[str, str]]:
+        return [(digest, name) for digest in ("d0", "d1", "d2") for name in sorted(store.load_previews(digest))]
 
     # --- sessions ---
 
@@ -691,6 +713,32 @@ class TrainingStoreContract(ABC):
         state = store.load_learning().state
         assert state == make_learned_state()
         assert _hex(state) == _hex(make_learned_state())
+
+    def test_what_was_fitted_and_learned_by_group_comes_back_in_every_field(self, store: TrainingStore) -> None:
+        expected = make_learned_state()
+        store.update_learning(_becomes(expected))
+        state = store.load_learning().state
+        assert state.fitted == expected.fitted
+        assert (state.group_by, list(state.groups)) == (expected.group_by, list(expected.groups))
+        for label, group in expected.groups.items():
+            assert state.groups[label] == group
+
+    def test_a_fit_and_groups_change_though_the_evidence_stays(self, store: TrainingStore) -> None:
+        first, second = make_learned_state(1), make_learned_state(2)
+        label, *_others = first.groups
+        states = [
+            first,
+            attrs.evolve(first, fitted=None),
+            attrs.evolve(first, fitted=second.fitted),
+            attrs.evolve(first, groups={**first.groups, label: attrs.evolve(first.groups[label], fitted=None)}),
+            attrs.evolve(first, groups={label: first.groups[label]}),
+            attrs.evolve(first, group_by=second.group_by, groups=second.groups),
+            attrs.evolve(first, group_by=None, groups={}),
+            first,
+        ]
+        for state in states:
+            assert store.update_learning(_becomes(state)).state == state
+            assert store.load_learning().state == state
 
     def test_a_change_is_given_what_is_held_and_what_it_makes_is_returned(self, store: TrainingStore) -> None:
         for count in (1, 2, 3):

@@ -19,7 +19,7 @@ from tsm_training.data import (
     TrainingSession,
     WorkerOutcome,
 )
-from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
+from tsm_training.evidence import Absorbed, FittedBlend, Group, LearnedState, WorkerBase
 
 __all__ = [
     "MOMENT",
@@ -142,14 +142,30 @@ def make_metric_row(session_id: str = "session", worker_id: str = "good", **chan
 
 
 def make_learned_state(number: int = 1) -> LearnedState:
-    """Return learned state that differs with `number`, with floats that only an exact store gives back."""
+    """Return learned state that differs with `number`, with floats that only an exact store gives back.
+
+    It has a fitted blend and groups; those of odd numbers are grouped by one key, those of even numbers by another.
+    """
     floats = [value / number for value in _ODD_FLOATS]
     bases = {
         "good": WorkerBase(floats[0], floats[1], floats[2], floats[3], floats[4], 2**40 + number, number),
         ODD_TEXT: WorkerBase(1.0, -floats[5], floats[5]),
     }
     outcomes = {"good": Absorbed(floats[1], floats[0], floats[3]), ODD_TEXT: Absorbed(None, 1.0, floats[6])}
-    return LearnedState(bases, {f"digest {number}": outcomes, "digest": outcomes})
+    shares = {"good": floats[0], ODD_TEXT: 1.0 - floats[0], "tiny": floats[3]}
+    digests = ("digest", f"digest {number}")
+    groups = {
+        ODD_TEXT: Group(digests, bases, FittedBlend(shares, ODD_TEXT, floats[1], digests)),
+        "imported": Group(bases={"good": bases["good"]}, fitted=FittedBlend({"good": 1.0}, "greedy", 0.0)),
+        "": Group(digests[1:]),
+    }
+    return LearnedState(
+        bases,
+        dict.fromkeys(digests, outcomes),
+        fitted=FittedBlend(shares, "", 1.0, digests[1:]),
+        group_by="style" if number % 2 else ODD_TEXT,
+        groups=groups,
+    )
 
 
 def complete_example(example_id: str) -> TrainingExample:
@@ -179,4 +195,5 @@ def complete_session(session_id: str) -> TrainingSession:
         skipped={"d": ODD_TEXT},
         is_trial=True,
         validation={"num_examples": 1, "nested": _METADATA},
+        group_by=ODD_TEXT,
     )

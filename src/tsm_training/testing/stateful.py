@@ -72,6 +72,7 @@ from tsm_training.testing.records import (
     make_scores,
     make_session,
 )
+from tsm_training.weights import with_fits
 
 __all__ = ["DurableTrainingStoreMachine", "TrainingStoreMachine"]
 
@@ -100,7 +101,17 @@ _EXAMPLES: Final = st.builds(
     worker_results=st.none() | _RESULTS,
     created_at=st.integers(-3, 3).map(lambda days: MOMENT + timedelta(days=days)),
 )
-_STATES: Final = st.builds(make_learned_state, st.integers(1, 5)) | st.just(LearnedState())
+
+
+def _partly(state: LearnedState, *, is_fitted: bool, is_grouped: bool) -> LearnedState:
+    """Return a state as it is, or without its fitted blend, or without its groups."""
+    fitted = state.fitted if is_fitted else None
+    return with_fits(state, fitted, state.group_by, state.groups if is_grouped else None)
+
+
+_STATES: Final = st.builds(
+    _partly, st.builds(make_learned_state, st.integers(1, 5)), is_fitted=st.booleans(), is_grouped=st.booleans()
+) | st.just(LearnedState())
 _EVALUATIONS: Final = st.builds(
     make_evaluation, st.sampled_from(_DIGESTS), st.sampled_from(["v", "w"]), accuracy=_SHARES
 ) | st.builds(

@@ -6,7 +6,7 @@ import codecs
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypedDict
 
@@ -258,14 +258,15 @@ class _Reader:
         if not weights:
             self.fail("names no worker", "weights")
         strength = self._optional(document, "prior_strength", _MAX_WEIGHT)
+        posterior = self._posterior(document) if "posterior" in document else None
         result = WeightsFile(
             self.path,
             weights,
             self._optional(document, "alpha", 1.0),
             strength,
-            self._posterior(document) if "posterior" in document else None,
-            self._blend(document["blend"], "blend") if "blend" in document else None,
-            *self._groups(document),
+            posterior,
+            self._blend(document["blend"], "blend", weights) if "blend" in document else None,
+            *self._groups(document, weights),
         )
         self._check_consistency(result)
         return result
@@ -328,12 +329,19 @@ class _Reader:
         entries = self._entries(document, "posterior", where)
         return {w: self._base(entry, f"{where}posterior[{w!r}]") for w, entry in entries.items()}
 
-    def _blend(self, entry: object, key: str) -> FittedBlend:
+    def _known(self, worker_ids: Iterable[str], weights: Mapping[str, float], key: str) -> None:
+        """Refuse an entry about workers of which the file says nothing else."""
+        for worker_id in worker_ids:
+            if worker_id not in weights:
+                self.fail("is about a worker that 'weights' does not name", f"{key}[{worker_id!r}]")
+
+    def _blend(self, entry: object, key: str, weights: Mapping[str, float]) -> FittedBlend:
         fields = self._record(entry, key, BlendDocument.__annotations__)
         shares = {
             worker_id: self._number(share, f"{key}.shares[{worker_id!r}]", 0.0, 1.0)
             for worker_id, share in self._entries(fields, "shares", f"{key}.").items()
         }
+        self._known(shares, weights, f"{key}.shares")
         if abs(math.fsum(shares.values()) - 1.0) > _CONSISTENCY:
             self.fail("must hold shares whose sum is 1", f"{key}.shares")
         absorbed = self._number(fields["absorbed"], f"{key}.absorbed", high=1.0)
@@ -341,10 +349,12 @@ class _Reader:
             self.fail(f"must be at least 0, got {_described(absorbed)}", f"{key}.absorbed")
         return FittedBlend(shares, self._label(fields["solver"], f"{key}.solver"), absorbed)
 
-    def _groups(self, document: Mapping[str, Any]) -> tuple[str | None, dict[str, Group]]:
+    def _groups(self, document: Mapping[str, Any], weights: Mapping[str, float]) -> tuple[str | None, dict[str, Group]]:
         if "groups" not in document and "group_by" not in document:
             return None, {}
         group_by = self._label(document.get("group_by"), "group_by")
+        if not group_by:
+            self.fail("must be a metadata key, got no text", "group_by")
         entries = document.get("groups")
         if not isinstance(entries, dict) or not 0 < len(entries) <= _MAX_GROUPS:
             self.fail(f"must be an object with 1 to {_MAX_GROUPS} entries, got {_described(entries)}", "groups")
@@ -354,13 +364,16 @@ class _Reader:
             key = f"groups[{label!r}]"
             fields = self._record(entry, key, GroupDocument.__annotations__)
             bases = self._posterior(fields, f"{key}.")
-            blend = None if fields["blend"] is None else self._blend(fields["blend"], f"{key}.blend")
+            self._known(bases, weights, f"{key}.posterior")
+            blend = None if fields["blend"] is None else self._blend(fields["blend"], f"{key}.blend", weights)
             groups[label] = Group(bases=bases, fitted=blend)
         return group_by, groups
 
     def _label(self, value: object, key: str) -> str:
         if not isinstance(value, str) or not len(value) <= _MAX_LABEL_LENGTH:
             self.fail(f"must be text of at most {_MAX_LABEL_LENGTH} characters, got {_described(value)}", key)
+        if any("\ud800" <= character <= "\udfff" for character in value):
+            self.fail("holds half a character, which no store takes", key)
         return value
 
     def _record(self, entry: object, key: str, names: Mapping[str, Any]) -> dict[str, Any]:
@@ -411,7 +424,7 @@ class _Reader:
             if not math.isclose(implied, file.weights[worker_id], rel_tol=_CONSISTENCY):
                 self.fail(
                     f"is {file.weights[worker_id]!r}, but its posterior says {implied!r}; "
-                    "remove 'posterior' to import edited weights as priors",
+                    "remove 'posterior' to import edited weights as priors, and 'blend' and 'groups' with it",
                     f"weights[{worker_id!r}]",
                 )
 

@@ -104,7 +104,7 @@ def forget(state: LearnedState, digests: Iterable[str]) -> LearnedState:
     The evidence is exactly as if they had never been seen. A blend that was fitted on one of them cannot be cleaned of
     it, so it goes as a whole: until the next training, the posterior alone decides there.
     """
-    gone = frozenset(digests) & state.absorbed.keys()
+    gone = frozenset(digests) & _known_digests(state)
     if not gone:
         return state
     kept = {digest: outcomes for digest, outcomes in state.absorbed.items() if digest not in gone}
@@ -112,8 +112,15 @@ def forget(state: LearnedState, digests: Iterable[str]) -> LearnedState:
         label: attrs.evolve(group, members=group.members - gone, fitted=_without(group.fitted, gone))
         for label, group in state.groups.items()
     }
-    remaining = {label: group for label, group in groups.items() if group.members or group.bases}
+    remaining = {label: group for label, group in groups.items() if group != Group()}
     return with_fits(attrs.evolve(state, absorbed=kept), _without(state.fitted, gone), state.group_by, remaining)
+
+
+def _known_digests(state: LearnedState) -> frozenset[str]:
+    """Return the examples of which a state holds anything; where evidence was lost, a fit may know more of them."""
+    fits = [fit for fit in (state.fitted, *(group.fitted for group in state.groups.values())) if fit is not None]
+    members = (group.members for group in state.groups.values())
+    return frozenset(state.absorbed).union(*members, *(fit.digests for fit in fits))
 
 
 def _without(fitted: FittedBlend | None, gone: frozenset[str]) -> FittedBlend | None:
@@ -127,13 +134,20 @@ def shrunk_to(sums: WorkerBase, group: WorkerBase | None, strength: float) -> Wo
     """Return a group's sums, shrunk to those of all examples, which count as at most `strength` examples.
 
     This is a power prior (Ibrahim & Chen, "Power prior distributions for regression models", 2000) whose exponent
-    leaves that much evidence: a group without evidence of its own has the weights of all, one with much has its own.
+    leaves that much evidence. It is applied to all that is known of them, their prior included, so that their weight
+    stays what it is: a group without evidence of its own has the weights of all, and one with much has its own.
+
+    Args:
+        sums: Of all examples, those of the group among them.
+        group: Of the group's own examples; None without any.
+        strength: As how many examples all of them count at most; the learner's prior strength, above 0.
     """
-    part = min(1.0, strength / sums.evidence) if sums.evidence > 0.0 else 1.0
     own = group or WorkerBase(sums.prior)
+    kept = min(sums.evidence, strength)
+    part = (kept + strength) / (sums.evidence + strength)
     return WorkerBase(
         prior=sums.prior,
-        evidence=part * sums.evidence + own.evidence,
+        evidence=kept + own.evidence,
         advantage=part * sums.advantage + own.advantage,
         squared_advantage=part * sums.squared_advantage + own.squared_advantage,
         accuracy_sum=own.accuracy_sum,
@@ -147,20 +161,22 @@ def in_group(state: LearnedState, group: str, strength: float) -> LearnedState:
     """Return what a state says about requests of one group, as a state of its own without evidence per example.
 
     Evidence and fitted blend of the group are shrunk to those of all examples: see `shrunk_to`; of the shares, those
-    fitted on the group count ``n / (n + strength)``, with n its mean evidence. A group that nothing is known of is like
-    all the others.
+    fitted on the group count ``n / (n + strength)``, with n its mean evidence. For a group without any evidence, all is
+    as it is for all examples.
 
     Args:
         state: What was learned, by groups.
         group: The value under the metadata key.
-        strength: As how many examples of the group all the others count at most, above 0.
+        strength: As how many examples of the group all the others count at most: the learner's prior strength, above 0.
     """
-    own = state.sums_by_group.get(group, {})
+    own = state.sums_by_group.get(group)
+    if not own:
+        return LearnedState(state.sums, fitted=state.fitted)
     bases = {w: shrunk_to(sums, own.get(w), strength) for w, sums in state.sums.items()}
-    fitted = state.groups[group].fitted if group in state.groups else None
+    fitted = state.groups[group].fitted
     if state.fitted is None or fitted is None:
         return LearnedState(bases, fitted=state.fitted)
-    evidence = math.fsum(sums.evidence for sums in own.values()) / max(1, len(own))
+    evidence = math.fsum(sums.evidence for sums in own.values()) / len(own)
     part = evidence / (evidence + strength)
     ids = sorted({*state.fitted.shares, *fitted.shares})
     shares = {w: (1.0 - part) * state.fitted.shares.get(w, 0.0) + part * fitted.shares.get(w, 0.0) for w in ids}

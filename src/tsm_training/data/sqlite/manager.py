@@ -526,8 +526,8 @@ class TrainingDataManager(TrainingStore):
 
 def _drop_surplus_previews(connection: sqlite3.Connection) -> None:
     connection.execute(
-        "DELETE FROM previews WHERE sequence IN (SELECT sequence FROM "
-        "(SELECT sequence, SUM(LENGTH(png)) OVER (ORDER BY example_digest, name) AS so_far FROM previews) "
-        "WHERE so_far > ?)",
+        "DELETE FROM previews WHERE sequence IN (SELECT sequence FROM (SELECT sequence, "
+        "SUM(LENGTH(png)) OVER (ORDER BY example_digest, name) - LENGTH(png) AS bytes_before FROM previews) "
+        "WHERE bytes_before >= ?)",
         (PREVIEW_BYTES,),
     )

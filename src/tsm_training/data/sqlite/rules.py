@@ -385,6 +385,16 @@ def _fitted(value: Any) -> FittedBlend:
     return blend
 
 
+def _blend_relation(values: Mapping[str, Any]) -> tuple[str, str] | None:
+    if values["group_by"]:
+        return None
+    # The row of all requests is no group, and stands for nothing but the blend that was fitted for them.
+    for column in ("group_label", "members", "bases"):
+        if values[column]:
+            return column, "something is there, and the row is that of no group"
+    return ("fitted", "it is missing, and the row is that of no group") if values["fitted"] is None else None
+
+
 _DETAILS: Final = _record_of(
     {
         "seed": _optional(_whole()),
@@ -498,6 +508,7 @@ _ALL: Final = (
             "fitted": _optional(_json_of(_fitted)),
         },
         has_rowid=False,
+        relation=_blend_relation,
     ),
     Table(
         "running_sessions",
