@@ -355,8 +355,19 @@ ROLES: Mapping[str, tuple[str, ...]] = {
 }
 """What pages mean by a variable."""
 
+ENDINGS = {"csv", "db", "html", "json", "md", "png", "py"}
+"""`learner.py` is a file."""
+
 ELSEWHERE = {"Client", "partial"}
 """Calls of other libraries."""
+
+IN_EXAMPLES = {
+    node.name
+    for path in (docs.PROJECT / "examples").rglob("*.py")
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+}
+"""What the example programs define; pages speak of them too."""
 
 PLACES_IN_THE_SOURCE = docs.DOCS / "explanation" / "mutation.md"
 """This page lists changes of the source by their places in it, private ones too."""
@@ -385,10 +396,18 @@ def code_of(page: Path) -> str:
     return "\n".join(block.code for block in docs.blocks_of(page, "python"))
 
 
+def code_spans(prose: str) -> list[str]:
+    """Return what stands in backticks, not what stands between two such places."""
+    return [text for _ticks, text in re.findall(r"(`+)([^`\n]+)\1", prose)]
+
+
 def wrong_attributes(prose: str) -> list[str]:
     """Return what stands in backticks as an attribute of one of our objects, and is none."""
     found = []
-    for first, attribute in re.findall(r"`[^`\n]*?\b(?<!\.)(\w+)\.(\w+)", prose):
+    places = [place for span in code_spans(prose) for place in re.findall(r"(?<![\w./])(\w+)\.(\w+)", span)]
+    for first, attribute in places:
+        if attribute in ENDINGS:
+            continue
         kinds = [
             getattr(tsm_training, kind) for kind in ROLES.get(first, ()) or ([first] if first in CLASS_NAMES else [])
         ]
@@ -402,15 +421,17 @@ CLASS_NAMES = {name for name in tsm_training.__all__ if inspect.isclass(getattr(
 
 def wrong_calls(prose: str, code: str) -> list[str]:
     """Return what stands in backticks as a call, or as an argument by name, of something that nobody here has."""
-    calls = re.findall(r"`(?:\w+\.)*(\w+)\([^`\n]*\)`", prose)
-    arguments = re.findall(r"`([a-z]\w*)=[^`=\n]+`", prose)
-    known = KNOWN | ELSEWHERE | set(re.findall(r"\w+", code))
+    spans = code_spans(prose)
+    calls = [found[1] for span in spans if (found := re.fullmatch(r"(?:\w+\.)*(\w+)\(.*\)", span))]
+    arguments = [found[1] for span in spans if (found := re.fullmatch(r"([a-z]\w*)=[^=]+", span))]
+    known = KNOWN | ELSEWHERE | IN_EXAMPLES | set(re.findall(r"\w+", code))
     return [name for name in [*calls, *arguments] if name not in known]
 
 
 def wrong_paths(prose: str) -> list[str]:
     """Return the files of this repository that stand in backticks and are not there."""
-    paths = re.findall(r"`((?:docs|src|tests|examples|benchmarks|\.ci)/[\w./-]*)`", prose)
+    pattern = r"(?:docs|src|tests|examples|benchmarks|\.ci)/[\w./-]*"
+    paths = [span for span in code_spans(prose) if re.fullmatch(pattern, span)]
     return [path for path in paths if not (docs.PROJECT / path).exists()]
 
 
@@ -428,7 +449,7 @@ def test_links_of_the_projects_own_pages_lead_somewhere(page: Path) -> None:
 
 
 def test_a_name_that_does_not_exist_is_found() -> None:
-    prose = "`manager.trian(epochs=3)`, `TrainingManager.fit`, `session.status`, `learner.alpha`, `np.mean`"
+    prose = "`manager.trian(epochs=3)`, `x = TrainingManager.fit`, `session.status`, `a` (pool.md) `b`, `learner.py`"
     assert wrong_attributes(prose) == ["manager.trian", "TrainingManager.fit"]
     prose = "`trian(epochs=3)`, `own(1)`, `restore=True`, `restor=True`, `train()`, `functools.partial(f)`"
     assert wrong_calls(prose, "def own(x): ...") == ["trian", "restor"]
