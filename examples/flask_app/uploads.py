@@ -7,7 +7,7 @@ import logging
 import os
 import shutil
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -52,11 +52,13 @@ class UploadFolder:
     folder: Path
     max_bytes: int
     max_pixels: int
-    limits: ImageLimits = attrs.field(init=False)
+    limits: ImageLimits = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self.made_limits(), takes_self=True)
+    )
     """For the engine: these sizes, and no file from elsewhere."""
 
-    @limits.default
-    def _limits(self) -> ImageLimits:
+    def made_limits(self) -> ImageLimits:
+        """Make the folder, and return limits that keep to it."""
         self.folder.mkdir(parents=True, exist_ok=True)
         return ImageLimits(self.max_bytes, self.max_pixels, root=str(self.folder))
 
@@ -66,7 +68,7 @@ class UploadFolder:
         return len(ROLES) * self.max_bytes + 1_200_000
 
     @contextlib.contextmanager
-    def storing(self, files: Mapping[str, FileStorage]) -> Iterator[dict[str, Path]]:
+    def storing(self, files: Mapping[str, FileStorage]) -> Generator[dict[str, Path]]:
         """Store three uploads and give their places; if what follows fails, they are removed again.
 
         Raises:

@@ -264,4 +264,4 @@ def dataset(manager: TrainingManager, path: Path) -> None:
     lint([("s.jpg", path, "g.jpg"), ["s.jpg", "t.jpg", "g.jpg"]], min_group=5)
     manager.lint(run_workers=True)
     report.of_kind("swaped")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # misspelt
-    finding.kind = "swapped"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # frozen
+    report.findings[0].kind = "swapped"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # frozen

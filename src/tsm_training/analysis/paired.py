@@ -66,12 +66,19 @@ class ComparisonDocument(TypedDict):
     rope: float
     mean_difference: float | None
     interval: list[float] | None
+    """Lower and upper end; None, as the probabilities, where there is not enough data."""
     probability_better: float | None
+    """All probabilities are in [0, 1]."""
     probability_worse: float | None
+    """Those of better and worse add up to 1."""
     probability_practically_better: float | None
+    """Better by more than `rope`; this one and the next two add up to 1."""
     probability_practically_equal: float | None
+    """Neither better nor worse by more than `rope`."""
     probability_practically_worse: float | None
+    """Worse by more than `rope`."""
     conclusion: Conclusion
+    """What is so beyond doubt, if anything is."""
     sentence: str
 
 

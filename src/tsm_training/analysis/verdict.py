@@ -91,6 +91,7 @@ class VerdictDocument(TypedDict):
     """A verdict, ready for JSON; see `Verdict` for the entries."""
 
     decision: Decision
+    """What to do."""
     sentence: str
     more: int | None
     in_use: str
@@ -106,6 +107,7 @@ class Verdict:
     """Whether trained weights are worth shipping, and why."""
 
     decision: Decision
+    """What to do with the trained weights."""
     sentence: str
     """The decision and its reason, with the figures, in one plain sentence."""
     more: int | None

@@ -25,6 +25,7 @@ class CrossValidationResults(TypedDict):
     """How training does on examples that it has not seen, each example having been held out once."""
 
     folds: int
+    """How many there really were."""
     num_examples: int
     avg_accuracy: float | None
     """Blend-weighted mean of the workers' accuracies, each example judged by the shares learned without it."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -539,7 +539,7 @@ class TrainingEngine:
         verbose: bool,
         on_progress: ProgressCallback | None,
         reevaluate: bool = False,
-    ) -> Iterator[tuple[EvaluationRun, Listener]]:
+    ) -> Generator[tuple[EvaluationRun, Listener]]:
         examples = _each_once(examples)
         if not examples:
             raise NoExamplesError

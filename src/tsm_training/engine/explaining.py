@@ -40,6 +40,7 @@ class SubsetAdvice(TypedDict):
     """The smallest ensemble that was found to be nearly as good."""
 
     workers: list[str]
+    """Their ids."""
     accuracy: float
     """Mean similarity of its blended pictures, in [0, 1]."""
     loss: float
@@ -60,7 +61,9 @@ class Explanation(TypedDict):
     tolerance: float
     """Which loss the subset may have."""
     workers: dict[str, WorkerExplanation]
+    """By worker id."""
     subset: SubsetAdvice | None
+    """None where no pictures could be compared."""
 
 
 def explanation(

@@ -124,7 +124,7 @@ def validation_results(
 
 def contender_means(judged: Sequence[ExampleJudgement], contenders: Contenders) -> dict[str, ContenderMean]:
     """Return each contender's mean over the unseen examples on which all of them were judged."""
-    shares = contenders.shares()
+    shares: dict[str, dict[str, float]] = {str(name): each for name, each in contenders.shares().items()}
     names = [name for name in CONTENDERS if name in shares or name == "untouched"]
     unseen = [each["scores"] for each in judged if each["is_unseen"]]
     common = [scores for scores in unseen if all(name in scores for name in names)]

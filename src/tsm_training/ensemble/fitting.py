@@ -34,7 +34,7 @@ COMPARED_SOLVERS: Final[Mapping[str, BlendSolver]] = {solver.name: solver for so
 
 
 @attrs.frozen
-class FixedShares(BlendSolver):
+class FixedShares:
     """Always gives the same shares: an answer that is there already, to be beaten."""
 
     name: str

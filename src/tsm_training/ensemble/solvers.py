@@ -9,7 +9,7 @@ import attrs
 import numpy as np
 
 from tsm_training.arguments import at_least
-from tsm_training.ensemble.problem import BlendProblem, BlendSolver, Matrix
+from tsm_training.ensemble.problem import BlendProblem, Matrix
 
 __all__ = ["BestSingle", "EqualWeights", "Greedy", "LeastSquares", "ProbabilityBest"]
 
@@ -20,7 +20,7 @@ _ROUNDING: Final = 1e-12
 
 
 @attrs.frozen
-class EqualWeights(BlendSolver):
+class EqualWeights:
     """Gives every worker the same share."""
 
     name: str = attrs.field(default="equal_weights", init=False)
@@ -31,7 +31,7 @@ class EqualWeights(BlendSolver):
 
 
 @attrs.frozen
-class BestSingle(BlendSolver):
+class BestSingle:
     """Gives everything to the worker with the greatest mean accuracy."""
 
     name: str = attrs.field(default="best_single", init=False)
@@ -42,7 +42,7 @@ class BestSingle(BlendSolver):
 
 
 @attrs.frozen
-class ProbabilityBest(BlendSolver):
+class ProbabilityBest:
     """Shares by the posterior probability of being the best worker."""
 
     name: str = attrs.field(default="probability_best", init=False)
@@ -53,7 +53,7 @@ class ProbabilityBest(BlendSolver):
 
 
 @attrs.frozen
-class LeastSquares(BlendSolver):
+class LeastSquares:
     """Minimises the squared error of the blended picture, then searches nearby on the metric itself.
 
     The first step is a quadratic problem on the simplex, solved by accelerated projected gradients (Beck & Teboulle, "A
@@ -71,7 +71,7 @@ class LeastSquares(BlendSolver):
 
 
 @attrs.frozen
-class Greedy(BlendSolver):
+class Greedy:
     """Adds one worker after the other, each time the one that helps most (greedy selection with replacement).
 
     Caruana, Niculescu-Mizil, Crew & Ksikes, "Ensemble selection from libraries of models", 2004. Only the few best

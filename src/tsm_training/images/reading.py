@@ -126,7 +126,7 @@ def read_thumbnail(path: _Path, side: int, limits: ImageLimits = _DEFAULT_LIMITS
         limits: Which files may be read.
 
     Returns:
-        The facts, and a picture uint8, side×side×3, BGR.
+        The facts, and a picture uint8, H×W×3 with both sides `side`, BGR.
 
     Raises:
         InvalidArgumentError: `side` is no whole number of at least 1; otherwise as `inspect_image`.

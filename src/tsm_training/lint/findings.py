@@ -65,6 +65,7 @@ class FindingDocument(TypedDict):
 
     kind: LintKind
     severity: Severity
+    """How bad it is."""
     examples: list[str]
     rows: list[int]
     message: str
@@ -79,7 +80,9 @@ class LintDocument(TypedDict):
     num_examples: int
     num_compared: int
     counts: dict[Severity, int]
+    """How many findings there are of each severity."""
     findings: list[FindingDocument]
+    """The worst kinds first."""
 
 
 @attrs.frozen
@@ -131,6 +134,7 @@ class LintReport:
     """All findings, the worst kinds first; as true as a list: empty, and so False, where nothing was found."""
 
     findings: tuple[LintFinding, ...]
+    """The worst kinds first."""
     num_examples: int
     """How many examples, or candidates, were looked at."""
     num_compared: int

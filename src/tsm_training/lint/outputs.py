@@ -59,7 +59,7 @@ class NoEnsemble:
 
     shares: tuple[tuple[str, Mapping[str, float]], ...] = ()
 
-    def outputs(self, _subject: Subject, _files: ExampleFiles) -> Outputs | None:
+    def outputs(self, subject: Subject, files: ExampleFiles) -> Outputs | None:
         """Return nothing."""
         return None
 
@@ -75,11 +75,15 @@ class Ensemble:
 
     engine: TrainingEngine
     run_workers: bool
-    shares: tuple[tuple[str, Mapping[str, float]], ...] = attrs.field(init=False)
-    _fingerprints: Mapping[str, str] = attrs.field(init=False)
+    shares: tuple[tuple[str, Mapping[str, float]], ...] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self.known_shares(), takes_self=True)
+    )
+    _fingerprints: Mapping[str, str] = attrs.field(
+        init=False, default=attrs.Factory(lambda self: self.present_fingerprints(), takes_self=True)
+    )
 
-    @shares.default
-    def _known_shares(self) -> tuple[tuple[str, Mapping[str, float]], ...]:
+    def known_shares(self) -> tuple[tuple[str, Mapping[str, float]], ...]:
+        """Return the ensemble's shares now and after its latest trainings, and what messages call them."""
         self.engine.prepare_learner()
         workers = own_workers(self.engine.worker_pool)
         ids = None if workers is None else [worker.worker_id for worker in workers]
@@ -91,8 +95,8 @@ class Ensemble:
             known.setdefault(_frozen(past), (f"with the shares of training session {session.session_id!r}", past))
         return tuple(known.values())
 
-    @_fingerprints.default
-    def _present_fingerprints(self) -> Mapping[str, str]:
+    def present_fingerprints(self) -> Mapping[str, str]:
+        """Return the fingerprints of the workers as they are now, by worker id."""
         return self.engine.evaluator.fingerprints(own_workers(self.engine.worker_pool) or ())
 
     def outputs(self, subject: Subject, files: ExampleFiles) -> Outputs | None:

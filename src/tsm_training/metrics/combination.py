@@ -20,7 +20,9 @@ _Parts: TypeAlias = tuple[tuple[float, Metric], ...]
 
 def _parts(parts: Iterable[tuple[float, Metric]]) -> _Parts:
     given: Any = parts  # whatever it really is
-    pairs = [tuple(part) if isinstance(part, Iterable) else () for part in given] if isinstance(given, Iterable) else []
+    pairs: list[tuple[Any, ...]] = []
+    if isinstance(given, Iterable):
+        pairs = [tuple(part) if isinstance(part, Iterable) else () for part in given]
     if not pairs or any(len(pair) != 2 for pair in pairs):  # noqa: PLR2004
         raise InvalidArgumentError("parts", given, "pairs of a weight and a metric, at least one")
     return tuple((_weight(weight), _metric(metric)) for weight, metric in pairs)

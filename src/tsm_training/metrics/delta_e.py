@@ -261,8 +261,8 @@ def _prepared(image: Image) -> _Planes:
     """Return L, a, b and chroma of a whole picture: float32, 4×H×W."""
     planes = np.empty((4, *image.shape[:2]), np.float32)
     for band in bands(image.shape, _BAND_PIXELS):
-        for plane, values in zip(planes, _lab_and_chroma(image[band]), strict=True):
-            plane[band] = values
+        for number, values in enumerate(_lab_and_chroma(image[band])):
+            planes[number][band] = values
     return planes
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, cast
 
 import attrs
 import cv2
@@ -52,11 +52,11 @@ def bands_to_count(image: Image) -> Iterator[Band]:
 def to_lab_bytes(image: Image) -> Image:
     """Return a picture (uint8, H×W×3, BGR) in OpenCV's 8-bit Lab: L·2.55, a + 128, b + 128, rounded."""
     with alone_at_first("BGR to Lab"):
-        return cv2.cvtColor(image, cv2.COLOR_BGR2LAB)  # type: ignore[return-value]  # OpenCV's stub names no dtype
+        return cast("Image", cv2.cvtColor(image, cv2.COLOR_BGR2LAB))  # OpenCV's stub names no dtype
 
 
 def lab_histograms(lab: Image) -> Histograms:
-    """Count the 256 values of each of three channels (uint8, H×W×3); returns int64, 3×256."""
+    """Count the 256 values of each channel of a BGR picture in 8-bit Lab (uint8, H×W×3); returns int64, 3×256."""
     counts = np.zeros((3, _BINS), np.int64)
     for band in bands_to_count(lab):
         count_levels(lab[band], counts)

@@ -51,7 +51,7 @@ def bgr_to_lab(image: Image) -> npt.NDArray[np.float64]:
     Raises:
         InvalidArgumentError: the argument is no picture.
     """
-    return np.stack(lab_planes(check_image(image, "image"), np.float64), axis=-1)
+    return np.stack(lab_planes(check_image(image, "image"), np.float64), axis=-1).astype(np.float64, copy=False)
 
 
 def lab_planes(image: Image, kind: type[np.float32 | np.float64]) -> tuple[Floats, Floats, Floats]:

@@ -44,7 +44,10 @@ class PreparableMetric(Metric, Protocol):
     """A metric that can do its work on the ground truth once, for all the outputs that are compared with it."""
 
     def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-        """Return a function of an output that gives exactly what ``metric(output, ground_truth)`` gives."""
+        """Return a function of an output that gives exactly what ``metric(output, ground_truth)`` gives.
+
+        Both are uint8, H×W×3, BGR, of one size.
+        """
         ...
 
 

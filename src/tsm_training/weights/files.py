@@ -77,6 +77,7 @@ class GroupDocument(TypedDict):
     posterior: dict[str, PosteriorSums]
     """The sums of their evidence alone, per worker; it is part of the posterior of all."""
     blend: BlendDocument | None
+    """What was fitted on the group's pictures; null where nothing was."""
 
 
 class PlainWeightsDocument(TypedDict):
@@ -96,6 +97,7 @@ class WeightsDocument(PlainWeightsDocument, total=False):
     prior_strength: float
     posterior: dict[str, PosteriorSums]
     blend: BlendDocument
+    """What was fitted on the pictures of all examples."""
     group_by: str
     groups: dict[str, GroupDocument]
 

@@ -379,7 +379,8 @@ _FITTED: Final = _record_of(
 
 
 def _fitted(value: Any) -> FittedBlend:
-    blend = FittedBlend(**{**_FITTED(value), "digests": tuple(value["digests"])})
+    fields = _FITTED(value)
+    blend = FittedBlend(fields["shares"], fields["solver"], fields["absorbed"], tuple(fields["digests"]))
     if abs(math.fsum(blend.shares.values()) - 1.0) > _TOLERANCE:
         raise ValueError("the shares do not add up to 1")
     return blend
