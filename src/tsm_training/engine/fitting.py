@@ -65,6 +65,7 @@ class Fits:
         groups = {
             label: Group(members - gone, fitted=_fitted(blend, digests, followed, gone))
             for label, (members, blend, digests) in self.groups.items()
+            if members - gone
         }
         fitted = _fitted(self.blend, self.digests, followed, gone) if self.blend is not None else state.fitted
         return with_fits(state, fitted, self.group_by, groups)
