@@ -395,7 +395,7 @@ class TrainingEngine:
         now = self.clock().isoformat()
         edits: dict[str, ExampleEdit] = {}
         for item, judgement in zip(evaluated, judged, strict=True):
-            shares = contenders.shares(judgement["group"])
+            shares = contenders.shares(item.example.metadata)
             scores: ExampleScores = {
                 "avg_accuracy": blend_accuracy(item.accuracies, shares["trained"]),
                 "equal_weights_accuracy": blend_accuracy(item.accuracies, shares["equal_weights"]),

@@ -65,27 +65,27 @@ class Judging:
         judged: list[ExampleJudgement] = []
         for item in items:
             listener.poll()
-            label = self.contenders.label_of(item.example.metadata)
             judged.append(
                 {
                     "example_id": item.example.example_id,
-                    "group": label,
+                    "group": self.contenders.label_of(item.example.metadata),
                     "is_unseen": item.digest not in seen,
-                    "scores": self._scores(item, label, rivals.get(item.digest)),
+                    "scores": self._scores(item, rivals.get(item.digest)),
                 }
             )
             accuracy = mean(each["scores"].get("trained") for each in judged)
             listener.tell("validating", len(judged), len(items), started, accuracy)
         return judged
 
-    def _scores(self, item: EvaluatedExample, label: str | None, rival: Image | None) -> dict[str, float]:
+    def _scores(self, item: EvaluatedExample, rival: Image | None) -> dict[str, float]:
         pictures = self._pictures(item)
         if pictures is None:
             return {}
         truth = pictures.ground_truth
         score = self.scorer(truth)
         scores = {}
-        for name, picture in self.contenders.pictures(pictures.outputs, pictures.target, label):
+        metadata = item.example.metadata
+        for name, picture in self.contenders.pictures(pictures.outputs, pictures.target, metadata):
             scores[str(name)] = self._checked(score, picture)
             if name == "trained" and rival is not None:
                 scores[_CONTROL] = self._checked(self.scorer(resampled(rival, truth.shape)), picture)
