@@ -21,7 +21,7 @@ from tsm_training.engine.crossvalidation import CrossValidation, CrossValidation
 from tsm_training.engine.evaluator import CacheEntry, EvaluationRun, Evaluator, own_workers
 from tsm_training.engine.explaining import Explanation, explanation
 from tsm_training.engine.fitting import Fitter, check_group_by, group_label
-from tsm_training.engine.judging import ExampleJudgement, Judging, Pictures
+from tsm_training.engine.judging import ExampleJudgement, Judging, Pictures, rival_truths
 from tsm_training.engine.listener import Listener, StopRequest, listening
 from tsm_training.engine.previews import Previews
 from tsm_training.engine.reports import EvaluatedExample, blend_accuracy, worker_means
@@ -366,7 +366,7 @@ class TrainingEngine:
         worker_ids = tuple(sorted(worker_means(evaluated)))
         best_single = best_single_worker(learner.get_all_statistics(), worker_ids)
         contenders = Contenders(learner, worker_ids, previous, best_single)
-        judging = self._judging(run, contenders)
+        judging = self._judging(run)(contenders)
         if full:
             whole = functools.partial(self._whole_pictures, worker_ids=worker_ids)
             judging = attrs.evolve(judging, whole_pictures=whole)
@@ -374,8 +374,16 @@ class TrainingEngine:
         self._note_scores(evaluated, judged, contenders)
         return validation_results(run, judged, contenders, self.rope)
 
-    def _judging(self, run: EvaluationRun, contenders: Contenders) -> Judging:
-        return Judging(contenders, Previews.of(self.store, run), self.scorer, self.metric_name)
+    def _judging(self, run: EvaluationRun) -> Callable[[Contenders], Judging]:
+        """Return what makes judges of contenders on the examples of a run, or on some of them."""
+        previews = Previews.of(self.store, run)
+        return functools.partial(
+            Judging,
+            previews=previews,
+            rivals=rival_truths(run.evaluated, previews),
+            scorer=self.scorer,
+            metric_name=self.metric_name,
+        )
 
     def _whole_pictures(self, item: EvaluatedExample, worker_ids: Sequence[str]) -> Pictures | None:
         """Run the workers on an example again; None where it cannot be read or nobody gives a picture."""
@@ -471,7 +479,7 @@ class TrainingEngine:
             validation = CrossValidation(
                 learner=self.weight_learner,
                 fitter=self.fitter(run, listener),
-                judging=functools.partial(self._judging, run),
+                judging=self._judging(run),
                 listener=listener,
                 epochs=epochs,
                 group_by=group_by,
