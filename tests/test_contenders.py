@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.support import brightening, manager_with, pool_of, save_triple
+import pytest
+from tests.support import HostPool, brightening, manager_with, picture, pool_of, save_triple
 
 from tsm_training import (
     BayesianWeightLearner,
@@ -19,6 +20,7 @@ from tsm_training import (
 )
 from tsm_training.engine import ValidationResults
 from tsm_training.engine.contenders import Contenders
+from tsm_training.errors import InvalidArgumentError
 from tsm_training.evidence import FittedBlend, Group
 from tsm_training.weights import with_fits
 
@@ -102,3 +104,42 @@ def test_the_ensemble_in_use_is_judged_as_it_was_before(tmp_path: Path) -> None:
     again = manager.train(verbose=False, epochs=4, validation_split=0.4)["validation"]["contenders"]
     assert first["trained"]["mean"] == again["previous"]["mean"]
     assert again["trained"]["mean"] < again["previous"]["mean"]  # type: ignore[operator]
+
+
+# --- whole pictures -------------------------------------------------------------------------------------------------
+
+
+def test_an_example_on_which_a_foreign_pool_breaks_down_the_second_time_has_no_whole_pictures(tmp_path: Path) -> None:
+    class Moody(HostPool):
+        def execute_parallel(self, data: dict[str, Image]) -> Any:
+            results = super().execute_parallel(data)
+            if len(self.requests) == 4:
+                raise OSError("out of memory")
+            return results
+
+    pool = Moody({"same": lambda _source, target: target, "flat": lambda _s, target: np.full_like(target, 128)})
+    results = manager_of(tmp_path, 3, pool=pool).validate(full=True)
+    assert [bool(scores) for scores in scores_of(results)] == [False, True, True]
+    assert (results["num_examples"], results["ensemble_examples"]) == (3, 2)
+
+
+# --- answering one group --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [3, 3.0, np.int64(3), np.float32(3)], ids=repr)
+def test_equal_numbers_are_one_group(tmp_path: Path, value: Any) -> None:
+    manager = styled(tmp_path, [(3, 50), (4, 0)] * 4)
+    manager.train(verbose=False, epochs=5, validation_split=0.0, group_by="style")
+    request = picture(100), picture(101)
+    common = manager.predict(*request).blend_weights["above"]
+    assert manager.predict(*request, group=value).blend_weights["above"] > common + 0.1
+
+
+@pytest.mark.parametrize(
+    "value", [[3], {"a": 1}, b"warm", float("nan"), float("inf"), np.float64("nan"), 10**400, object()]
+)
+def test_a_group_is_text_a_number_or_a_truth_value(tmp_path: Path, value: Any) -> None:
+    manager = styled(tmp_path, [("warm", 50), ("cool", 0)])
+    manager.train(verbose=False, validation_split=0.0, group_by="style")
+    with pytest.raises(InvalidArgumentError, match="group must be text, a finite number, True or False"):
+        manager.predict(picture(0), picture(1), group=value)

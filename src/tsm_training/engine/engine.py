@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, final
 
 import attrs
+import numpy as np
 
 from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
 from tsm_training.arguments import at_least, check_callable, check_number, check_seed, check_whole_number
@@ -37,6 +38,7 @@ from tsm_training.errors import (
     NothingEvaluatedError,
     NoWorkersError,
     PredictionError,
+    WorkerPoolError,
 )
 from tsm_training.fingerprints import describe_object
 from tsm_training.images import ImageLimits
@@ -386,12 +388,12 @@ class TrainingEngine:
         )
 
     def _whole_pictures(self, item: EvaluatedExample, worker_ids: Sequence[str]) -> Pictures | None:
-        """Run the workers on an example again; None where it cannot be read or nobody gives a picture."""
+        """Run the workers on an example again; None where that cannot be done or nobody gives a picture."""
         try:
             triple = load_triple(item.example, item.example.known_files, self.limits)
-        except (ImageError, ImageSizeMismatchError):
+            results = self._run_workers(triple.source, triple.target, worker_ids)
+        except (ImageError, ImageSizeMismatchError, WorkerPoolError):
             return None
-        results = self._run_workers(triple.source, triple.target, worker_ids)
         outputs = {w: result.value for w, result in results.items() if result.value is not None}
         return Pictures(outputs, triple.target, triple.ground_truth) if outputs else None
 
@@ -594,9 +596,10 @@ class TrainingEngine:
             return None
         if self.weight_learner.cell.state.group_by is None:
             raise InvalidArgumentError("group", group, "None, for nothing was learned by group: train(group_by=…)")
-        label = group_label({"group": group}, "group")
+        value = group.item() if isinstance(group, np.generic) else group
+        label = group_label({"group": value}, "group")
         if label is None:
-            raise InvalidArgumentError("group", group, "text, a number, True or False")
+            raise InvalidArgumentError("group", group, "text, a finite number, True or False")
         return label
 
     def _blended(self, source: Image, target: Image, shares: Mapping[str, float], *, run_all: bool) -> Prediction:
