@@ -6,7 +6,9 @@ import pickle
 import struct
 import threading
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +16,40 @@ import attrs
 import numpy as np
 import pytest
 from tests.support import (
+    HostPool,
     brightening,
+    brighter,
     manager_with,
     picture,
     pool_of,
+    save_triple,
+    usual_pool,
 )
 
-from tsm_training import BayesianWeightLearner, Image, TrainingEngine, TrainingManager
+from tsm_training import BayesianWeightLearner, Image, InMemoryStore, Progress, TrainingEngine, TrainingManager
 from tsm_training.data import Preview, TrainingExample
+from tsm_training.engine.fitting import MOST_FITTED_EXAMPLES, group_label
+from tsm_training.engine.previews import first_of
+from tsm_training.engine.reports import EvaluatedExample
 from tsm_training.ensemble import (
+    COMPARED_SOLVERS,
+    BlendExample,
     BlendProblem,
     BlendSolver,
+    EqualWeights,
     decode_preview,
     encode_preview,
 )
 from tsm_training.errors import (
+    BlendSolverError,
     ImageFormatError,
+    InvalidArgumentError,
+    MetricError,
     TrainingStoppedError,
 )
 from tsm_training.evidence import FittedBlend, LearnedState
+from tsm_training.testing import make_example
+from tsm_training.weights import LearnerCell
 
 
 def by_level(output: Image, truth: Image) -> float:
@@ -86,6 +103,214 @@ def examples_by_id(manager: TrainingManager, ids: Sequence[str]) -> list[Trainin
 
 def train_all(manager: TrainingManager, **settings: Any) -> Any:
     return manager.train(validation_split=0.0, verbose=False, **settings)
+
+
+# --- which examples -------------------------------------------------------------------------------------------------
+
+
+def test_the_blend_is_fitted_on_what_is_learned_from_and_nothing_else(tmp_path: Path) -> None:
+    manager = blending_manager(tmp_path, examples=8)
+    manager.train(validation_split=0.25, verbose=False)
+    [session] = manager.data_manager.get_all_sessions()
+    assert len(session.training_ids) == 6
+    assert fitted_of(manager).digests == digests_of(examples_by_id(manager, session.training_ids))
+    assert fitted_of(manager).shares["below"] > 0.3 < fitted_of(manager).shares["above"]
+
+
+def test_examples_of_earlier_trainings_count_too_but_none_that_is_held_out_now(tmp_path: Path) -> None:
+    manager = blending_manager(tmp_path, examples=8)
+    examples = all_examples(manager)
+    engine = manager.training_engine
+    engine.train_batch(examples[:4], verbose=False, validation_examples=examples[6:])
+    assert fitted_of(manager).digests == digests_of(examples[:4])
+    engine.train_batch(examples[4:6], verbose=False, validation_examples=[examples[0], examples[7]])
+    assert fitted_of(manager).digests == digests_of(examples[1:6])
+
+
+def test_training_in_batches_ends_with_a_blend_of_all(tmp_path: Path) -> None:
+    """The guide's second example."""
+    calls: list[str] = []
+    manager = blending_manager(tmp_path, examples=7, pool=two_sided_pool(calls))
+    every = all_examples(manager)
+    for start in range(0, len(every), 3):
+        manager.training_engine.train_batch(every[start : start + 3], epochs=1, verbose=False)
+    assert fitted_of(manager).digests == digests_of(every)
+    assert len(calls) == 21
+    at_once = blending_manager(tmp_path, examples=7)
+    train_all(at_once)
+    assert state_of(manager) == state_of(at_once)
+
+
+def test_a_removed_example_is_not_fitted_again(tmp_path: Path) -> None:
+    manager = blending_manager(tmp_path)
+    train_all(manager)
+    removed, *others = all_examples(manager)
+    manager.remove_training_example(removed.example_id)
+    assert state_of(manager).fitted is None
+    train_all(manager)
+    assert fitted_of(manager).digests == digests_of(others)
+
+
+def test_an_example_that_the_store_has_no_more_is_not_fitted_again(tmp_path: Path) -> None:
+    """Removed behind the learner's back, it is still absorbed."""
+    manager = blending_manager(tmp_path)
+    train_all(manager)
+    removed, *others = all_examples(manager)
+    manager.data_manager.remove_example(removed.example_id)
+    manager.training_engine.train_batch(others[:2], verbose=False)
+    assert fitted_of(manager).digests == digests_of(others)
+
+
+@pytest.mark.parametrize("phase", ["evaluating", "learning"])
+def test_what_was_fitted_on_an_example_that_is_removed_meanwhile_is_not_kept(tmp_path: Path, phase: str) -> None:
+    manager = blending_manager(tmp_path)
+    removed, *others = all_examples(manager)
+
+    def meanwhile(progress: Progress) -> None:
+        if progress.phase == phase and progress.done == 1:
+            manager.remove_training_example(removed.example_id)
+
+    train_all(manager, on_progress=meanwhile)
+    assert tuple(sorted(state_of(manager).absorbed)) == digests_of(others)
+    assert state_of(manager).fitted is None
+
+
+def test_a_group_that_has_lost_all_its_examples_meanwhile_is_gone(tmp_path: Path) -> None:
+    manager = blending_manager(tmp_path, examples=4)
+    lonely = manager.add_training_example(*save_triple(tmp_path, 9), {"style": "rare"})
+
+    def meanwhile(progress: Progress) -> None:
+        if progress.phase == "learning":
+            manager.remove_training_example(lonely.example_id)
+
+    train_all(manager, on_progress=meanwhile, group_by="style")
+    assert state_of(manager).groups == {}
+    assert state_of(manager).group_by is None
+
+
+def test_examples_whose_results_are_out_of_date_are_not_fitted(tmp_path: Path) -> None:
+    store = InMemoryStore()
+    manager = blending_manager(tmp_path, examples=7, storage=store)
+    examples = all_examples(manager)
+    manager.training_engine.train_batch(examples[:4], verbose=False)
+    changed = pool_of(brightening("above", 49), brightening("below", 0), brightening("far", -60))
+    later = blending_manager(tmp_path, examples=0, storage=store, pool=changed)
+    later.training_engine.train_batch(examples[4:], verbose=False)
+    assert fitted_of(later).digests == digests_of(examples[4:])
+
+
+def test_examples_that_a_new_worker_has_not_seen_are_not_fitted(tmp_path: Path) -> None:
+    manager = blending_manager(tmp_path, examples=7)
+    examples = all_examples(manager)
+    manager.training_engine.train_batch(examples[:4], verbose=False)
+    manager.worker_pool.register_worker(brightening("new", 20))  # type: ignore[attr-defined]
+    manager.training_engine.train_batch(examples[4:], verbose=False)
+    assert fitted_of(manager).digests == digests_of(examples[4:])
+    assert fitted_of(manager).shares["new"] > 0.5
+
+
+def test_an_earlier_blend_stays_where_nothing_can_be_fitted(tmp_path: Path) -> None:
+    manager = blending_manager(tmp_path)
+    train_all(manager)
+    before = fitted_of(manager)
+    manager.worker_pool.register_worker(brightening("new", 20))  # type: ignore[attr-defined]
+    manager.training_engine.train_batch(all_examples(manager)[:2], verbose=False)
+    assert fitted_of(manager) == before
+
+
+@pytest.mark.parametrize("examples", [1, 2])
+def test_with_too_few_examples_the_posterior_alone_decides(tmp_path: Path, examples: int) -> None:
+    manager = blending_manager(tmp_path, examples=examples)
+    train_all(manager)
+    assert state_of(manager).fitted is None
+
+
+def test_a_single_lesson_leaves_the_blend_alone(tmp_path: Path) -> None:
+    manager = blending_manager(tmp_path)
+    train_all(manager)
+    before = fitted_of(manager)
+    manager.training_engine.train_on_example(all_examples(manager)[0])
+    assert fitted_of(manager) == before
+
+
+def test_forced_evaluation_fits_the_same_blend(tmp_path: Path) -> None:
+    calls: list[str] = []
+    manager = blending_manager(tmp_path, examples=4, pool=two_sided_pool(calls))
+    train_all(manager)
+    before = fitted_of(manager)
+    train_all(manager, reevaluate=True)
+    assert len(calls) == 24
+    assert (fitted_of(manager).shares, fitted_of(manager).digests) == (before.shares, before.digests)
+
+
+# --- pools of a host's own ------------------------------------------------------------------------------------------
+
+
+class VersionedPool(HostPool):
+    version = "1"
+
+
+@pytest.mark.parametrize(("kind", "fitted", "requests"), [(HostPool, 3, 7), (VersionedPool, 7, 7)])
+def test_results_of_a_foreign_pool_serve_later_trainings_only_where_they_are_stored(
+    tmp_path: Path, kind: type[HostPool], fitted: int, requests: int
+) -> None:
+    pool = kind({"above": lambda _s, target: brighter(target, 50), "below": lambda _s, target: target})
+    manager = blending_manager(tmp_path, examples=7, pool=pool)
+    examples = all_examples(manager)
+    manager.training_engine.train_batch(examples[:4], verbose=False)
+    assert fitted_of(manager).digests == digests_of(examples[:4])
+    manager.training_engine.train_batch(examples[4:], verbose=False)
+    assert fitted_of(manager).digests == digests_of(examples[-fitted:])
+    assert len(pool.requests) == requests
+
+
+# --- how far it is followed -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("alpha", "epochs"), [(0.1, 1), (0.1, 5), (0.5, 2), (1.0, 1)])
+def test_rate_and_epochs_decide_how_far_the_blend_is_followed(tmp_path: Path, alpha: float, epochs: int) -> None:
+    manager = blending_manager(tmp_path, examples=4, alpha=alpha)
+    train_all(manager, epochs=epochs)
+    absorbed = 1.0 - (1.0 - alpha) ** epochs
+    assert fitted_of(manager).absorbed == pytest.approx(absorbed)
+    posterior = manager.weight_learner.with_cell(LearnerCell(attrs.evolve(state_of(manager), fitted=None)))
+    fitted = fitted_of(manager).shares
+    expected = {
+        worker_id: (1.0 - absorbed) * share + absorbed * fitted.get(worker_id, 0.0)
+        for worker_id, share in posterior.get_blend_weights().items()
+    }
+    assert manager.weight_learner.get_blend_weights() == pytest.approx(expected)
+
+
+def test_every_epoch_of_the_history_has_the_shares_that_a_training_of_as_many_epochs_ends_with(tmp_path: Path) -> None:
+    manager = blending_manager(tmp_path, examples=4, alpha=0.3)
+    train_all(manager, epochs=3)
+    [session] = manager.data_manager.get_all_sessions()
+    history = [epoch["blend_weights"] for epoch in session.metrics_history]
+    for epochs, shares in enumerate(history, 1):
+        shorter = blending_manager(tmp_path, examples=4, alpha=0.3)
+        train_all(shorter, epochs=epochs)
+        assert shares == shorter.weight_learner.get_blend_weights()
+    assert history[0] != history[1] != history[2]
+
+
+# --- previews that are not there ------------------------------------------------------------------------------------
+
+
+def test_where_the_store_keeps_few_previews_the_blend_is_fitted_on_those(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = blending_manager(tmp_path)
+    examples = sorted(all_examples(manager), key=lambda example: example.known_files.digest)
+    manager.validate()
+    sizes = [sum(map(len, manager.data_manager.load_previews(e.known_files.digest).values())) for e in examples]
+    # The fourth example keeps a part of its previews only, which is as good as none.
+    monkeypatch.setattr("tsm_training.data.memory.PREVIEW_BYTES", sum(sizes[:3]) + sizes[3] // 2)
+    manager.data_manager.save_evaluations([])
+    assert 0 < len(manager.data_manager.load_previews(examples[3].known_files.digest)) < 5
+    train_all(manager)
+    assert fitted_of(manager).digests == digests_of(examples[:3])
+    assert manager.validate()["ensemble_examples"] == 3
 
 
 # --- previews that cannot be used -----------------------------------------------------------------------------------
@@ -159,3 +384,286 @@ def test_a_search_stops_when_it_is_asked_to(tmp_path: Path) -> None:
     assert len(judged) == whole_pictures + 3
     assert state_of(manager) == before
     assert manager.data_manager.get_all_sessions()[-1].status == "interrupted"
+
+
+def test_an_engine_with_a_solver_of_a_hosts_own_evaluates_in_other_processes(tmp_path: Path) -> None:
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        manager = blending_manager(tmp_path, examples=3, executor=processes, blend_solver=Attached())
+        train_all(manager)
+        apart = blending_manager(tmp_path, executor=processes)
+        train_all(apart)
+    assert fitted_of(manager).shares == {"above": 1.0}
+    here = blending_manager(tmp_path)
+    train_all(here)
+    assert state_of(apart) == state_of(here)
+
+
+def test_neither_threads_nor_memory_change_a_bit(tmp_path: Path) -> None:
+    states = []
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(8) as eight:
+        for settings in ({"executor": one}, {"executor": eight}, {"executor": eight, "memory_budget": 1}):
+            manager = blending_manager(tmp_path, **settings)
+            train_all(manager, epochs=2)
+            states.append(state_of(manager))
+    assert states[0] == states[1] == states[2]
+    assert states[0].fitted is not None
+
+
+def test_the_order_in_which_examples_were_added_changes_no_bit(tmp_path: Path) -> None:
+    states = []
+    for order in (range(5), [3, 1, 4, 0, 2]):
+        manager = blending_manager(tmp_path, examples=0)
+        manager.add_training_examples([save_triple(tmp_path, seed) for seed in order])
+        train_all(manager)
+        states.append(state_of(manager))
+    assert states[0] == states[1]
+
+
+@pytest.mark.parametrize("phase", ["evaluating", "learning", "validating"])
+def test_a_training_that_goes_on_after_an_interruption_fits_the_same_blend(tmp_path: Path, phase: str) -> None:
+    interrupted, whole = blending_manager(tmp_path), blending_manager(tmp_path)
+
+    def interrupt(progress: Progress) -> None:
+        if progress.phase == phase:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted.train(verbose=False, on_progress=interrupt)
+    assert state_of(interrupted).fitted is None
+    one, other = (manager.train(verbose=False)["validation"] for manager in (interrupted, whole))
+    assert one["contenders"] == other["contenders"]
+    assert state_of(interrupted) == state_of(whole)
+
+
+# --- what fits it ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", COMPARED_SOLVERS)
+def test_a_solver_can_be_chosen_by_name(tmp_path: Path, name: str) -> None:
+    manager = blending_manager(tmp_path, examples=3, blend_solver=name)
+    train_all(manager)
+    assert fitted_of(manager).solver == name
+
+
+def test_a_solver_can_be_an_object_of_the_hosts_own(tmp_path: Path) -> None:
+    class OnlyFar:
+        name = "only far"
+
+        def solve(self, problem: BlendProblem, /) -> dict[str, float]:
+            return {"far": 2.0}
+
+    manager = blending_manager(tmp_path, examples=3, blend_solver=OnlyFar(), alpha=1.0)
+    train_all(manager)
+    assert (fitted_of(manager).shares, fitted_of(manager).solver) == ({"far": 1.0}, "only far")
+    assert manager.weight_learner.get_blend_weights() == {"above": 0.0, "below": 0.0, "far": 1.0}
+
+
+@pytest.mark.parametrize("choice", ["best", None, EqualWeights, 3])
+def test_an_engine_refuses_what_is_no_solver(tmp_path: Path, choice: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="blend_solver must be one of 'auto'"):
+        blending_manager(tmp_path, examples=0, blend_solver=choice)
+
+
+def test_a_faulty_solver_ends_the_session_and_leaves_the_learner_alone(tmp_path: Path) -> None:
+    class Faulty:
+        name = "faulty"
+
+        def solve(self, problem: BlendProblem, /) -> dict[str, float]:
+            return {"above": -1.0}
+
+    manager = blending_manager(tmp_path, examples=3, blend_solver=Faulty())
+    before = state_of(manager)
+    with pytest.raises(BlendSolverError, match="'faulty' gave 'above' the share -1") as caught:
+        train_all(manager)
+    assert "faulty" not in caught.value.public_message
+    session = manager.data_manager.get_all_sessions()[-1]
+    assert session.status == "failed"
+    assert session.error is not None
+    assert "'faulty' gave 'above'" in session.error
+    assert state_of(manager) == before
+
+
+def test_a_metric_that_breaks_on_a_blended_picture_ends_the_session(tmp_path: Path) -> None:
+    outputs = {brighter(picture(2 * seed + 1), levels).tobytes() for seed in range(3) for levels in (50, 0, -60)}
+
+    def picky(output: Image, truth: Image) -> float:
+        if output.tobytes() not in outputs:
+            raise ValueError("never seen before")
+        return closeness(output, truth)
+
+    manager = blending_manager(tmp_path, examples=3, metric=picky)
+    with pytest.raises(MetricError, match="never seen before") as caught:
+        train_all(manager)
+    assert caught.value.worker_id == "(the blended picture)"
+    assert manager.data_manager.get_all_sessions()[-1].status == "failed"
+    assert state_of(manager).fitted is None
+
+
+# --- how much it takes ----------------------------------------------------------------------------------------------
+
+
+def small_example(item: EvaluatedExample) -> BlendExample:
+    truth = np.zeros((2, 2, 3), np.uint8)
+    return BlendExample(item.digest, item.digest, {"a": truth}, truth, {"a": 1.0}, lambda _picture: 1.0)
+
+
+def items_of(count: int) -> list[EvaluatedExample]:
+    return [EvaluatedExample(make_example(str(number)), f"{number:03}", {}) for number in reversed(range(count))]
+
+
+def taken(count: int, most: int = 1000, most_bytes: int = 10**6, gaps: Callable[[int], bool] = lambda _n: False) -> str:
+    """Return which of so many items are taken, as text; each takes 24 bytes."""
+    found = first_of(
+        items_of(count), lambda item: None if gaps(int(item.digest)) else small_example(item), most, most_bytes
+    )
+    return " ".join(str(int(example.digest)) for example in found)
+
+
+def test_the_first_examples_in_order_of_digest_are_taken() -> None:
+    assert taken(4) == "0 1 2 3"
+    assert taken(9, most=3) == "0 1 2"
+    assert taken(9, most=3, gaps=lambda number: number in {0, 2}) == "1 3 4"
+    assert taken(0) == ""
+
+
+def test_examples_are_taken_while_they_fit_in_memory_and_one_always_is() -> None:
+    assert taken(9, most_bytes=72) == "0 1 2"
+    assert taken(9, most_bytes=71) == "0 1"
+    assert taken(9, most_bytes=1) == "0"
+
+
+def test_an_example_that_is_there_twice_is_taken_once() -> None:
+    assert len(list(first_of([*items_of(3), *items_of(3)], small_example, 10, 10**6))) == 3
+
+
+def test_behind_many_examples_without_previews_none_is_looked_for() -> None:
+    assert taken(100, gaps=lambda number: 1 <= number < 64) == "0 " + " ".join(map(str, range(64, 100)))
+    assert taken(100, gaps=lambda number: 1 <= number < 65) == "0"
+
+
+def test_no_more_examples_are_fitted_than_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert MOST_FITTED_EXAMPLES == 64
+    monkeypatch.setattr("tsm_training.engine.fitting.MOST_FITTED_EXAMPLES", 4)
+    manager = blending_manager(tmp_path)
+    train_all(manager)
+    assert fitted_of(manager).digests == digests_of(all_examples(manager))[:4]
+    assert len(state_of(manager).absorbed) == 6
+
+
+def test_each_preview_is_prepared_once_for_all_groups(tmp_path: Path) -> None:
+    prepared: list[int] = []
+
+    @attrs.frozen
+    class Watched:
+        version: str = "1"
+
+        def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
+            prepared.append(1)
+            return lambda output: closeness(output, ground_truth)
+
+        def __call__(self, output: Image, ground_truth: Image, /) -> float:
+            return closeness(output, ground_truth)
+
+    manager = blending_manager(tmp_path, examples=0, metric=Watched())
+    manager.add_training_examples([(*save_triple(tmp_path, seed), {"style": str(seed % 2)}) for seed in range(6)])
+    train_all(manager, group_by="style")
+    assert len(prepared) == 6 + 6  # evaluating, and fitting
+    assert all(group.fitted is not None for group in state_of(manager).groups.values())
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        ("warm", "warm"),
+        ("", ""),
+        ("x" * 300, "x" * 200),
+        (3, "3"),
+        (3.0, "3"),
+        (-0.0, "0"),
+        (2.0**53, "9007199254740992.0"),
+        (2**53, "9007199254740992"),
+        (-0.5, "-0.5"),
+        (1e300, "1e+300"),
+        (True, "true"),
+        (False, "false"),
+        ("true", "true"),
+        (None, None),
+        ([1], None),
+        ({"a": 1}, None),
+    ],
+    ids=lambda value: repr(value)[:12],
+)
+def test_text_numbers_and_truth_values_make_a_group(value: Any, label: str | None) -> None:
+    assert group_label({"style": value}, "style") == label
+    assert group_label({"style": value}, "season") is None
+    assert group_label({"style": value}, None) is None
+
+
+@pytest.mark.parametrize("key", ["", 3, b"style", ["style"], True])
+def test_a_key_to_group_by_is_text(tmp_path: Path, key: Any) -> None:
+    calls: list[str] = []
+    manager = manager_with(tmp_path, examples=2, pool=usual_pool(calls))
+    for train in (
+        manager.train,
+        manager.cross_validate,
+        lambda **settings: manager.training_engine.train_batch(all_examples(manager), **settings),
+    ):
+        with pytest.raises(InvalidArgumentError, match="group_by must be a metadata key"):
+            train(group_by=key)  # type: ignore[operator]
+    assert calls == []
+
+
+def styled(folder: Path, styles: Mapping[str, tuple[int, int]], **settings: Any) -> TrainingManager:
+    """Return a manager with examples of each style: how many, and how many levels up their truth is."""
+    manager = blending_manager(folder, examples=0, **settings)
+    rows = []
+    for style, (count, levels) in styles.items():
+        for number in range(count):
+            triple = save_triple(folder / style, 100 * len(rows) + number, levels=levels)
+            rows.append((*triple, {"style": style} if style else {}))
+    manager.add_training_examples(rows)
+    return manager
+
+
+def test_every_group_gets_a_blend_of_its_own(tmp_path: Path) -> None:
+    manager = styled(tmp_path, {"high": (4, 50), "low": (3, 0), "few": (2, 20), "": (1, 20)})
+    train_all(manager, epochs=3, group_by="style")
+    state = state_of(manager)
+    assert state.group_by == "style"
+    members = {
+        style: digests_of([e for e in all_examples(manager) if e.metadata == {"style": style}])
+        for style in ("few", "high", "low")
+    }
+    assert {label: tuple(sorted(group.members)) for label, group in state.groups.items()} == members
+    assert state.groups["few"].fitted is None
+    for label, worker_id in (("high", "above"), ("low", "below")):
+        fitted = state.groups[label].fitted
+        assert fitted is not None
+        assert fitted.shares == {worker_id: 1.0}
+        assert fitted.digests == members[label]
+        assert fitted.absorbed == fitted_of(manager).absorbed
+
+
+def test_a_group_that_is_like_the_others_keeps_the_blend_of_all(tmp_path: Path) -> None:
+    manager = styled(tmp_path, {"one": (4, 20), "two": (4, 20)})
+    train_all(manager, group_by="style")
+    for group in state_of(manager).groups.values():
+        assert group.fitted is not None
+        assert group.fitted.shares == fitted_of(manager).shares
+
+
+def test_a_training_without_a_key_forgets_the_groups(tmp_path: Path) -> None:
+    manager = styled(tmp_path, {"high": (3, 50), "low": (3, 0)})
+    train_all(manager, group_by="style")
+    train_all(manager)
+    assert (state_of(manager).group_by, state_of(manager).groups) == (None, {})
+
+
+def test_a_key_that_no_example_has_makes_no_groups(tmp_path: Path) -> None:
+    manager = styled(tmp_path, {"high": (3, 50)})
+    train_all(manager, group_by="season")
+    assert (state_of(manager).group_by, state_of(manager).groups) == (None, {})
+    assert manager.data_manager.get_all_sessions()[-1].group_by == "season"

@@ -58,16 +58,17 @@ class Contenders:
     def _cache(self) -> dict[tuple[str, str | None], dict[str, float]]:
         return {}
 
-    def shares(self, label: str | None = None) -> dict[ContenderName, dict[str, float]]:
-        """Return each contender's shares for requests of a group."""
-        named: dict[ContenderName, dict[str, float]] = {"trained": self._trained(label)}
+    def shares(self, metadata: Mapping[str, object] | None = None) -> dict[ContenderName, dict[str, float]]:
+        """Return each contender's shares for requests with this metadata; without any, those for all requests."""
+        metadata = metadata or {}
+        named: dict[ContenderName, dict[str, float]] = {"trained": self._trained(self.label_of(metadata))}
         if self._state.groups:
             named["without_groups"] = self._trained(None)
         named["equal_weights"] = equal_shares(self.worker_ids)
         if self.best_single is not None:
             named["best_single"] = {worker_id: float(worker_id == self.best_single) for worker_id in self.worker_ids}
         if self.previous is not None:
-            named["previous"] = self._previous(label)
+            named["previous"] = self._previous(metadata)
         return named
 
     def trained_shares(self, item: EvaluatedExample) -> dict[str, float]:
@@ -77,8 +78,10 @@ class Contenders:
     def _trained(self, label: str | None) -> dict[str, float]:
         return self._cached("trained", label, self.learner)
 
-    def _previous(self, label: str | None) -> dict[str, float]:
+    def _previous(self, metadata: Mapping[str, object]) -> dict[str, float]:
         if isinstance(self.previous, WeightLearner):
+            # It was perhaps grouped by another key, or not at all.
+            label = group_label(metadata, self.previous.cell.state.group_by)
             return self._cached("previous", label, self.previous)
         return renormalised(self.previous or {}, self.worker_ids)
 
@@ -88,16 +91,16 @@ class Contenders:
         return self._cache[name, label]
 
     def pictures(
-        self, outputs: Mapping[str, Image], target: Image, label: str | None
+        self, outputs: Mapping[str, Image], target: Image, metadata: Mapping[str, object]
     ) -> Iterator[tuple[ContenderName, Image]]:
         """Yield each contender's picture (uint8, H×W×3, BGR), one at a time.
 
         Args:
             outputs: The workers' pictures by worker id, at least one; those of failed workers are missing.
             target: The untouched target, of the same size.
-            label: The group of the request.
+            metadata: Of the request: it may belong to a group.
         """
-        for name, shares in self.shares(label).items():
+        for name, shares in self.shares(metadata).items():
             if name == "best_single" and self.best_single not in outputs:
                 continue  # it failed here: that is no picture of its own
             yield name, blend(outputs, renormalised(shares, outputs))

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from typing import Any, Final, final
 
 import attrs
+import numpy as np
 
 from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
 from tsm_training.arguments import at_least, check_callable, check_number, check_seed, check_whole_number
@@ -21,7 +22,7 @@ from tsm_training.engine.crossvalidation import CrossValidation, CrossValidation
 from tsm_training.engine.evaluator import CacheEntry, EvaluationRun, Evaluator, own_workers
 from tsm_training.engine.explaining import Explanation, explanation
 from tsm_training.engine.fitting import Fitter, check_group_by, group_label
-from tsm_training.engine.judging import ExampleJudgement, Judging, Pictures
+from tsm_training.engine.judging import ExampleJudgement, Judging, Pictures, rival_truths
 from tsm_training.engine.listener import Listener, StopRequest, listening
 from tsm_training.engine.previews import Previews
 from tsm_training.engine.reports import EvaluatedExample, blend_accuracy, worker_means
@@ -37,6 +38,7 @@ from tsm_training.errors import (
     NothingEvaluatedError,
     NoWorkersError,
     PredictionError,
+    WorkerPoolError,
 )
 from tsm_training.fingerprints import describe_object
 from tsm_training.images import ImageLimits
@@ -366,7 +368,7 @@ class TrainingEngine:
         worker_ids = tuple(sorted(worker_means(evaluated)))
         best_single = best_single_worker(learner.get_all_statistics(), worker_ids)
         contenders = Contenders(learner, worker_ids, previous, best_single)
-        judging = self._judging(run, contenders)
+        judging = self._judging(run)(contenders)
         if full:
             whole = functools.partial(self._whole_pictures, worker_ids=worker_ids)
             judging = attrs.evolve(judging, whole_pictures=whole)
@@ -374,16 +376,24 @@ class TrainingEngine:
         self._note_scores(evaluated, judged, contenders)
         return validation_results(run, judged, contenders, self.rope)
 
-    def _judging(self, run: EvaluationRun, contenders: Contenders) -> Judging:
-        return Judging(contenders, Previews.of(self.store, run), self.scorer, self.metric_name)
+    def _judging(self, run: EvaluationRun) -> Callable[[Contenders], Judging]:
+        """Return what makes judges of contenders on the examples of a run, or on some of them."""
+        previews = Previews.of(self.store, run)
+        return functools.partial(
+            Judging,
+            previews=previews,
+            rivals=rival_truths(run.evaluated, previews),
+            scorer=self.scorer,
+            metric_name=self.metric_name,
+        )
 
     def _whole_pictures(self, item: EvaluatedExample, worker_ids: Sequence[str]) -> Pictures | None:
-        """Run the workers on an example again; None where it cannot be read or nobody gives a picture."""
+        """Run the workers on an example again; None where that cannot be done or nobody gives a picture."""
         try:
             triple = load_triple(item.example, item.example.known_files, self.limits)
-        except (ImageError, ImageSizeMismatchError):
+            results = self._run_workers(triple.source, triple.target, worker_ids)
+        except (ImageError, ImageSizeMismatchError, WorkerPoolError):
             return None
-        results = self._run_workers(triple.source, triple.target, worker_ids)
         outputs = {w: result.value for w, result in results.items() if result.value is not None}
         return Pictures(outputs, triple.target, triple.ground_truth) if outputs else None
 
@@ -395,7 +405,7 @@ class TrainingEngine:
         now = self.clock().isoformat()
         edits: dict[str, ExampleEdit] = {}
         for item, judgement in zip(evaluated, judged, strict=True):
-            shares = contenders.shares(judgement["group"])
+            shares = contenders.shares(item.example.metadata)
             scores: ExampleScores = {
                 "avg_accuracy": blend_accuracy(item.accuracies, shares["trained"]),
                 "equal_weights_accuracy": blend_accuracy(item.accuracies, shares["equal_weights"]),
@@ -471,7 +481,7 @@ class TrainingEngine:
             validation = CrossValidation(
                 learner=self.weight_learner,
                 fitter=self.fitter(run, listener),
-                judging=functools.partial(self._judging, run),
+                judging=self._judging(run),
                 listener=listener,
                 epochs=epochs,
                 group_by=group_by,
@@ -586,9 +596,10 @@ class TrainingEngine:
             return None
         if self.weight_learner.cell.state.group_by is None:
             raise InvalidArgumentError("group", group, "None, for nothing was learned by group: train(group_by=…)")
-        label = group_label({"group": group}, "group")
+        value = group.item() if isinstance(group, np.generic) else group
+        label = group_label({"group": value}, "group")
         if label is None:
-            raise InvalidArgumentError("group", group, "text, a number, True or False")
+            raise InvalidArgumentError("group", group, "text, a finite number, True or False")
         return label
 
     def _blended(self, source: Image, target: Image, shares: Mapping[str, float], *, run_all: bool) -> Prediction:

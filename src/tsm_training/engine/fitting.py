@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence, Set
 from typing import Any, Final
 
@@ -22,17 +23,23 @@ MOST_FITTED_EXAMPLES: Final = 64
 
 _MOST_BYTES: Final = 128 * 1024**2
 _MOST_LABEL: Final = 200
+_EXACT: Final = 2.0**53
+"""Below this, whole numbers are told apart as floats too."""
 
 
 def group_label(metadata: Mapping[str, Any], group_by: str | None) -> str | None:
     """Return the group of an example: its metadata's value under a key, as text; None where it has none.
 
-    Text stands for itself, numbers and truth values for what JSON writes; lists, objects and null make no group.
+    Text stands for itself, numbers and truth values for what JSON writes, equal numbers for the same; lists, objects
+    and null make no group.
     """
     value = None if group_by is None else metadata.get(group_by)
     if isinstance(value, str):
         return value[:_MOST_LABEL]
-    return json.dumps(value) if isinstance(value, (int, float)) else None
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
+    is_finite = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    return json.dumps(value)[:_MOST_LABEL] if is_finite else None
 
 
 def check_group_by(value: object) -> None:
@@ -65,6 +72,7 @@ class Fits:
         groups = {
             label: Group(members - gone, fitted=_fitted(blend, digests, followed, gone))
             for label, (members, blend, digests) in self.groups.items()
+            if members - gone
         }
         fitted = _fitted(self.blend, self.digests, followed, gone) if self.blend is not None else state.fitted
         return with_fits(state, fitted, self.group_by, groups)

@@ -12,10 +12,10 @@ from tsm_training.arrays import Image
 from tsm_training.engine.contenders import Contenders, resampled
 from tsm_training.engine.listener import Listener
 from tsm_training.engine.previews import BLENDED, Previews, ScorerFactory
-from tsm_training.engine.reports import EvaluatedExample, mean
+from tsm_training.engine.reports import EvaluatedExample
 from tsm_training.engine.tasks import checked_similarity
 
-__all__ = ["ExampleJudgement", "Judging", "Pictures"]
+__all__ = ["ExampleJudgement", "Judging", "Pictures", "rival_truths"]
 
 _CONTROL: Final = "control"
 
@@ -48,6 +48,8 @@ class Judging:
 
     contenders: Contenders
     previews: Previews
+    rivals: Mapping[str, Image]
+    """For each example, by digest, another one's small ground truth, as far as there is one."""
     scorer: ScorerFactory
     metric_name: str
     whole_pictures: Callable[[EvaluatedExample], Pictures | None] | None = None
@@ -59,33 +61,33 @@ class Judging:
         Raises:
             MetricError: the judge raised or gave something that is no similarity.
         """
-        rivals = self._rival_truths(items)
         seen = self.contenders.learner.cell.state.absorbed
         started = time.monotonic()
         judged: list[ExampleJudgement] = []
+        total, pictured = 0.0, 0
         for item in items:
             listener.poll()
-            label = self.contenders.label_of(item.example.metadata)
+            scores = self._scores(item)
             judged.append(
                 {
                     "example_id": item.example.example_id,
-                    "group": label,
+                    "group": self.contenders.label_of(item.example.metadata),
                     "is_unseen": item.digest not in seen,
-                    "scores": self._scores(item, label, rivals.get(item.digest)),
+                    "scores": scores,
                 }
             )
-            accuracy = mean(each["scores"].get("trained") for each in judged)
-            listener.tell("validating", len(judged), len(items), started, accuracy)
+            total, pictured = total + scores.get("trained", 0.0), pictured + bool(scores)
+            listener.tell("validating", len(judged), len(items), started, total / pictured if pictured else None)
         return judged
 
-    def _scores(self, item: EvaluatedExample, label: str | None, rival: Image | None) -> dict[str, float]:
-        pictures = self._pictures(item)
+    def _scores(self, item: EvaluatedExample) -> dict[str, float]:
+        pictures, rival = self._pictures(item), self.rivals.get(item.digest)
         if pictures is None:
             return {}
         truth = pictures.ground_truth
         score = self.scorer(truth)
         scores = {}
-        for name, picture in self.contenders.pictures(pictures.outputs, pictures.target, label):
+        for name, picture in self.contenders.pictures(pictures.outputs, pictures.target, item.example.metadata):
             scores[str(name)] = self._checked(score, picture)
             if name == "trained" and rival is not None:
                 scores[_CONTROL] = self._checked(self.scorer(resampled(rival, truth.shape)), picture)
@@ -100,17 +102,19 @@ class Judging:
         preview = self.previews.get(item)
         return None if preview is None else Pictures(preview.outputs, preview.target, preview.ground_truth)
 
-    def _rival_truths(self, items: Sequence[EvaluatedExample]) -> dict[str, Image]:
-        """Return for each example, by digest, the small ground truth of one with another target."""
-        truths = [
-            (item.digest, item.example.known_files, truth)
-            for item in items
-            if (truth := self.previews.ground_truth(item)) is not None
-        ]
-        rivals = {}
-        for number, (digest, files, _truth) in enumerate(truths):
-            for _digest, other, rival in (*truths[number + 1 :], *truths[:number]):
-                if other.target != files.target and other.ground_truth != files.ground_truth:
-                    rivals[digest] = rival
-                    break
-        return rivals
+
+def rival_truths(items: Sequence[EvaluatedExample], previews: Previews) -> dict[str, Image]:
+    """Return for each example, by digest, the small ground truth of one with another target, each truth about once."""
+    truths = [
+        (item.digest, item.example.known_files, truth)
+        for item in items
+        if (truth := previews.ground_truth(item)) is not None
+    ]
+    rivals = {}
+    for number, (digest, files, _truth) in enumerate(truths):
+        for step in range(1, len(truths)):
+            _digest, other, rival = truths[(number + step) % len(truths)]
+            if other.target != files.target and other.ground_truth != files.ground_truth:
+                rivals[digest] = rival
+                break
+    return rivals
