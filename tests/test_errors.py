@@ -17,6 +17,7 @@ SIZES = ("output", (60, 40), "ground truth", (60, 41))
 
 # For every error: what it is made from, and what it then says.
 CASES: dict[str, tuple[tuple[object, ...], str]] = {
+    "BlendSolverError": (("greedy", "gave nobody a share"), "the blend solver 'greedy' gave nobody a share"),
     "DatabaseNotOursError": (
         ("x.db", "holds the tables of another application"),
         "couldn't use the store 'x.db': holds",

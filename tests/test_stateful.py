@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import attrs
 import pytest
 from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
@@ -146,6 +147,16 @@ class KeepsLiveRecords(InMemoryStore):
         return super().get_all_examples(limit)
 
 
+class FitsOnlyWithNewEvidence(InMemoryStore):
+    def update_learning(self, change: StateChange, /) -> Learning:
+        def fitted(held: LearnedState) -> LearnedState:
+            state = change(held)
+            is_new = (state.bases, state.absorbed) != (held.bases, held.absorbed)
+            return state if is_new else attrs.evolve(state, fitted=held.fitted)
+
+        return super().update_learning(fitted)
+
+
 class DropsOneWriteInThree(InMemoryStore):
     def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
         calls = self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
@@ -159,6 +170,7 @@ class DropsOneWriteInThree(InMemoryStore):
         (MovesEditedToTheEnd, TrainingStoreMachine),
         (LearnsBeforeItRemoves, TrainingStoreMachine),
         (KeepsLiveRecords, TrainingStoreMachine),
+        (FitsOnlyWithNewEvidence, TrainingStoreMachine),
         (DropsOneWriteInThree, TrainingStoreMachine),
     ],
     ids=lambda value: value.__name__,

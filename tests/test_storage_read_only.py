@@ -14,7 +14,7 @@ import pytest
 
 from support import HostPool, brighter, manager_with, usual_pool
 from tsm_training import BayesianWeightLearner, InMemoryStore, TrainingDataManager, TrainingManager
-from tsm_training.data import SessionCommit
+from tsm_training.data import SCHEMA_VERSION, SessionCommit
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,
@@ -239,11 +239,12 @@ def test_an_empty_file_stays_empty(tmp_path: Path) -> None:
     refused(tmp_path / "empty.db", StorageReadOnlyError, "it is empty: open it once for writing")
 
 
-def test_a_file_of_an_older_schema_is_not_upgraded(tmp_path: Path) -> None:
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_file_of_an_older_schema_is_not_upgraded(tmp_path: Path, version: int) -> None:
     file = tmp_path / "old.db"
     TrainingDataManager(file).close()
-    execute(file, "PRAGMA user_version = 1")
-    refused(file, StorageReadOnlyError, "schema version 1, not 2: open it once for writing")
+    execute(file, f"PRAGMA user_version = {version}")
+    refused(file, StorageReadOnlyError, f"schema version {version}, not {SCHEMA_VERSION}: open it once for writing")
 
 
 def test_a_newer_file_is_refused(tmp_path: Path) -> None:

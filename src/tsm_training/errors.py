@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from typing import ClassVar
 
 __all__ = [
+    "BlendSolverError",
     "DatabaseNotOursError",
     "DuplicateExampleError",
     "DuplicateWorkerError",
@@ -404,7 +405,7 @@ class MetricRangeError(TsmTrainingError, ValueError):
 class BlendSolverError(TsmTrainingError):
     """A solver of blend weights raised, or gave something that is no shares; nothing was learned from it."""
 
-    _public = "The ensemble's blend could not be computed; nothing was learned."
+    _public = "The blend of the ensemble could not be computed; nothing was learned."
 
     def __init__(self, solver: str, reason: str) -> None:
         super().__init__(solver, reason)

@@ -482,6 +482,7 @@ def content(database: Path) -> dict[str, list[Any]]:
             "previews": connection.execute("SELECT example_digest, name, png FROM previews ORDER BY 1, 2").fetchall(),
             "bases": connection.execute("SELECT * FROM learned_bases ORDER BY 1").fetchall(),
             "absorbed evidence": connection.execute("SELECT * FROM absorbed_evidence ORDER BY 1, 2").fetchall(),
+            "fits and groups": connection.execute("SELECT * FROM learned_blends ORDER BY 1, 2").fetchall(),
             "version": [connection.execute("SELECT version FROM learning_version").fetchone()[0]],
         }
     numbers = {session_id: number for number, (session_id, *_rest) in enumerate(sessions)}
@@ -493,7 +494,7 @@ def content(database: Path) -> dict[str, list[Any]]:
             for example_id, *row in examples
             for paths, documents in [(row[:3], row[3:])]
         ],
-        "sessions": [(*row, _details(details)) for _session_id, *row, details in sessions],
+        "sessions": [(*row, _details(details, known)) for _session_id, *row, details in sessions],
         "metrics": [
             (numbers.get(session_id, session_id), epoch, known.get(example_id, "(removed)"), *values)
             for session_id, epoch, example_id, *values in metrics
@@ -510,10 +511,12 @@ def _without_times(text: str | None) -> Any:
     return document
 
 
-def _details(text: str) -> Any:
+def _details(text: str, known: Mapping[str, tuple[str, str]]) -> Any:
     details = json.loads(text)
     for ids in ("training_ids", "validation_ids"):
         details[ids] = len(details[ids])
+    for judged in (details["validation"] or {}).get("per_example", ()):
+        judged["example_id"] = known.get(judged["example_id"], "(removed)")
     return details
 
 

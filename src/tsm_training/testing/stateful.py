@@ -109,9 +109,15 @@ def _partly(state: LearnedState, *, is_fitted: bool, is_grouped: bool) -> Learne
     return with_fits(state, fitted, state.group_by, state.groups if is_grouped else None)
 
 
-_STATES: Final = st.builds(
-    _partly, st.builds(make_learned_state, st.integers(1, 5)), is_fitted=st.booleans(), is_grouped=st.booleans()
-) | st.just(LearnedState())
+_STATES: Final = st.sampled_from(
+    [LearnedState()]
+    + [
+        _partly(make_learned_state(number), is_fitted=is_fitted, is_grouped=is_grouped)
+        for number in range(1, 6)
+        for is_fitted in (True, False)
+        for is_grouped in (True, False)
+    ]
+)
 _EVALUATIONS: Final = st.builds(
     make_evaluation, st.sampled_from(_DIGESTS), st.sampled_from(["v", "w"]), accuracy=_SHARES
 ) | st.builds(
@@ -149,6 +155,11 @@ def _changing(state: LearnedState | None) -> StateChange:
     return change
 
 
+def _refitting(state: LearnedState) -> StateChange:
+    """Return a change that takes fits and groups of `state`, and leaves the evidence as it is."""
+    return lambda held: with_fits(held, state.fitted, state.group_by, state.groups)
+
+
 def _tagging(tag: str, *, fails: bool) -> ExampleEdit:
     def edit(stored: TrainingExample) -> TrainingExample:
         if fails:
@@ -158,7 +169,7 @@ def _tagging(tag: str, *, fails: bool) -> ExampleEdit:
     return edit
 
 
-_CHANGES: Final = st.one_of(_STATES, st.none()).map(_changing)
+_CHANGES: Final = st.one_of(st.one_of(_STATES, st.none()).map(_changing), _STATES.map(_refitting))
 
 
 @attrs.define(eq=False)
