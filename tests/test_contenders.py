@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from tests.support import HostPool, brightening, manager_with, picture, pool_of, save_triple
+from tests.support import HostPool, brightening, brighter, failing, manager_with, picture, pool_of, save, save_triple
 
 from tsm_training import (
     BayesianWeightLearner,
     ExampleEvidence,
+    FunctionWorker,
     Image,
     Outcome,
     TrainingEngine,
     TrainingManager,
 )
+from tsm_training.data import Preview, TrainingExample
 from tsm_training.engine import ValidationResults
-from tsm_training.engine.contenders import Contenders
+from tsm_training.engine.contenders import Contenders, best_single_worker, resampled, shares_for
+from tsm_training.ensemble import blend, renormalised, sample_grid
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.evidence import FittedBlend, Group
-from tsm_training.weights import with_fits
+from tsm_training.images import read_image
+from tsm_training.weights import LearnerCell, with_fits
 
 
 def closeness(output: Image, truth: Image) -> float:
@@ -143,3 +148,419 @@ def test_a_group_is_text_a_number_or_a_truth_value(tmp_path: Path, value: Any) -
     manager.train(verbose=False, validation_split=0.0, group_by="style")
     with pytest.raises(InvalidArgumentError, match="group must be text, a finite number, True or False"):
         manager.predict(picture(0), picture(1), group=value)
+
+
+# --- the contenders -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingManager:
+    """Return a manager that has been trained on some of its examples, for looking only."""
+    manager = manager_of(tmp_path_factory.mktemp("trained"), 12)
+    manager.train(verbose=False, epochs=3, validation_split=0.5)
+    return manager
+
+
+def last_validation(manager: TrainingManager) -> ValidationResults:
+    validation: ValidationResults | None = manager.data_manager.get_all_sessions()[-1].validation  # type: ignore[assignment]
+    assert validation is not None
+    return validation
+
+
+def pictures_of(example: TrainingExample) -> tuple[dict[str, Image], Image, Image]:
+    """Return the workers' pictures, the target and the ground truth of an example."""
+    target, truth = read_image(example.target_path), read_image(example.ground_truth_path)
+    return {name: brighter(target, levels) for name, levels in LEVELS.items()}, target, truth
+
+
+def test_all_contenders_are_judged_on_the_same_pixels(trained: TrainingManager) -> None:
+    validation = last_validation(trained)
+    shares = {name: each["blend_weights"] for name, each in validation["contenders"].items()}
+    assert shares["trained"] == trained.weight_learner.get_blend_weights()
+    for name in ("equal_weights", "previous"):
+        assert shares[name] == pytest.approx(dict.fromkeys(LEVELS, 1 / 3))
+    assert shares["best_single"] == {"above": 0.0, "below": 1.0, "far": 0.0}
+    assert shares["untouched"] is None
+    for each in validation["per_example"]:
+        outputs, target, truth = pictures_of(trained.data_manager.get_example(each["example_id"]))
+        expected = {name: closeness(blend(outputs, known), truth) for name, known in shares.items() if known}
+        scores = {name: score for name, score in each["scores"].items() if name != "control"}
+        assert scores == {**expected, "untouched": closeness(target, truth)}
+
+
+def test_the_mean_of_a_contender_is_over_all_examples_that_were_judged(trained: TrainingManager) -> None:
+    validation = last_validation(trained)
+    for name, each in validation["contenders"].items():
+        assert each["mean"] == pytest.approx(np.mean([scores[name] for scores in scores_of(validation)]))
+    assert validation["ensemble_accuracy"] == validation["contenders"]["trained"]["mean"]
+    assert validation["ensemble_examples"] == 6
+
+
+def test_whole_pictures_are_judged_like_previews(tmp_path: Path, trained: TrainingManager) -> None:
+    small, whole = trained.validate(), trained.validate(full=True)
+    assert whole == small  # the previews of small pictures are these pictures
+    large = manager_of(tmp_path, 0)
+    large.add_training_examples([save_triple(tmp_path, seed, size=(100, 300)) for seed in range(4)])
+    large.train(verbose=False, epochs=3, validation_split=0.0)
+    small, whole = large.validate(), large.validate(full=True)
+    for preview, full in zip(scores_of(small), scores_of(whole), strict=True):
+        assert preview != full
+        assert preview == pytest.approx(full, abs=0.01)
+    first = large.data_manager.get_all_examples()[0]
+    _outputs, target, truth = pictures_of(first)
+    assert scores_of(whole)[0]["untouched"] == closeness(target, truth)
+    assert scores_of(small)[0]["untouched"] == closeness(sample_grid(target), sample_grid(truth))
+
+
+def test_whole_pictures_need_no_previews_and_the_workers_run_for_them(tmp_path: Path) -> None:
+    calls: list[str] = []
+    pool = pool_of(*(brightening(name, levels, calls) for name, levels in LEVELS.items()))
+    manager = manager_of(tmp_path, 3, pool=pool)
+    manager.validate()
+    for example in manager.data_manager.get_all_examples():
+        manager.data_manager.save_evaluations([], [Preview(example.known_files.digest, "target", b"no picture")])
+    assert manager.validate()["ensemble_accuracy"] is None
+    assert len(calls) == 9
+    assert manager.validate(full=True)["ensemble_examples"] == 3
+    assert len(calls) == 18
+
+
+def test_an_example_that_can_no_longer_be_read_has_no_whole_pictures(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path, 3)
+    manager.validate()
+    Path(manager.data_manager.get_all_examples()[1].source_path).unlink()
+    results = manager.validate(full=True)
+    assert [bool(scores) for scores in scores_of(results)] == [True, False, True]
+    assert results["num_examples"] == 3
+
+
+def test_an_example_on_which_every_worker_fails_now_has_no_whole_pictures(tmp_path: Path) -> None:
+    broken: list[int] = []
+
+    def process(_source: Image, target: Image) -> Image:
+        if broken:
+            raise RuntimeError("tired")
+        return target
+
+    manager = manager_of(tmp_path, 2, pool=pool_of(FunctionWorker("moody", process, version="1")))
+    manager.validate()
+    broken.append(1)
+    results = manager.validate(full=True)
+    assert scores_of(results) == [{}, {}]
+    assert results["ensemble_accuracy"] is results["verdict"] is None
+
+
+# --- workers that fail ----------------------------------------------------------------------------------------------
+
+
+def failing_on(number: int, name: str, levels: int) -> FunctionWorker:
+    """Return a worker that fails on one of the examples."""
+    refused = picture(2 * number + 1).tobytes()
+
+    def process(_source: Image, target: Image) -> Image:
+        if target.tobytes() == refused:
+            raise RuntimeError("not this one")
+        return brighter(target, levels)
+
+    return FunctionWorker(name, process, version="1")
+
+
+def test_where_the_best_single_worker_fails_it_has_no_picture_and_the_others_share(tmp_path: Path) -> None:
+    pool = pool_of(failing_on(2, "below", 0), brightening("above", 50), brightening("far", -60))
+    manager = manager_of(tmp_path, 8, pool=pool)
+    examples = manager.data_manager.get_all_examples()
+    judged = [examples[number] for number in (1, 2, 3)]
+    manager.training_engine.train_batch([*examples[:1], *examples[4:]], 3, verbose=False)
+    results = manager.training_engine.validate(judged)
+    assert [("best_single" in scores) for scores in scores_of(results)] == [True, False, True]
+    outputs, _target, truth = pictures_of(judged[1])
+    left = {name: outputs[name] for name in ("above", "far")}
+    shares = manager.weight_learner.get_blend_weights()
+    assert scores_of(results)[1]["trained"] == closeness(blend(left, renormalised(shares, left)), truth)
+    # Means are over the examples on which all were judged.
+    both = [scores_of(results)[number] for number in (0, 2)]
+    for name, each in results["contenders"].items():
+        assert each["mean"] == pytest.approx(np.mean([scores[name] for scores in both]))
+    assert results["failures"] == {"above": 0, "below": 1, "far": 0}
+
+
+def test_where_no_worker_gives_a_picture_nothing_is_judged(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path, 3, pool=pool_of(failing("broken")))
+    results = manager.validate()
+    assert scores_of(results) == [{}, {}, {}]
+    assert results["contenders"]["trained"]["mean"] is results["verdict"] is None
+    assert (results["unseen_examples"], results["ensemble_examples"]) == (3, 0)
+
+
+# --- the control ----------------------------------------------------------------------------------------------------
+
+
+def whose(_output: Image, truth: Image) -> float:
+    """Return which truth it was, if truths are flat."""
+    return float(truth[0, 0, 0]) / 255.0
+
+
+def flat_manager(folder: Path, rows: Sequence[tuple[int, int, int]]) -> TrainingManager:
+    """Return a manager with examples of these targets, levels of the truth and widths."""
+    manager = manager_of(folder, 0, metric=whose)
+    manager.add_training_examples(
+        [
+            (
+                save(folder / "source.png", picture(0)),
+                save(folder / f"target {target} {width}.png", picture(target, 6, width)),
+                save(folder / f"truth {level} {width}.png", np.full((6, width, 3), level, np.uint8)),
+            )
+            for target, level, width in rows
+        ]
+    )
+    return manager
+
+
+def controls(results: ValidationResults) -> list[int | None]:
+    scores = [each.get("control") for each in scores_of(results)]
+    return [None if score is None else round(255 * score) for score in scores]
+
+
+def test_the_control_is_the_truth_of_an_example_with_another_target(tmp_path: Path) -> None:
+    rows = [(1, 10, 8), (1, 20, 8), (2, 30, 8), (3, 40, 8)]
+    assert controls(flat_manager(tmp_path, rows).validate()) == [30, 30, 40, 10]
+
+
+def test_a_control_may_have_another_size(tmp_path: Path) -> None:
+    manager = flat_manager(tmp_path, [(1, 10, 8), (2, 20, 16)])
+    assert controls(manager.validate()) == controls(manager.validate(full=True)) == [20, 10]
+
+
+@pytest.mark.parametrize("rows", [[(1, 10, 8), (1, 20, 8)], [(1, 10, 8), (2, 10, 8)], [(1, 10, 8)]])
+def test_without_another_target_and_truth_there_is_no_control(tmp_path: Path, rows: list[tuple[int, int, int]]) -> None:
+    assert set(controls(flat_manager(tmp_path, rows).validate())) == {None}
+
+
+def test_a_damaged_truth_is_nobodys_control(tmp_path: Path) -> None:
+    manager = flat_manager(tmp_path, [(1, 10, 8), (2, 20, 8), (3, 30, 8)])
+    manager.validate()
+    digest = manager.data_manager.get_all_examples()[1].known_files.digest
+    manager.data_manager.save_evaluations([], [Preview(digest, "ground_truth", b"no picture")])
+    assert controls(manager.validate()) == [30, None, 10]
+
+
+@pytest.mark.parametrize("shape", [(6, 8, 3), (3, 4, 3), (12, 16, 3), (7, 5, 3), (1, 1, 3)])
+def test_a_picture_in_another_size_is_made_of_its_own_pixels(shape: tuple[int, ...]) -> None:
+    image = picture(0, 6, 8)
+    found = resampled(image, shape)
+    assert found.shape == shape
+    assert {pixel.tobytes() for pixel in found.reshape(-1, 3)} <= {pixel.tobytes() for pixel in image.reshape(-1, 3)}
+    if shape == image.shape:
+        assert np.array_equal(found, image)
+
+
+# --- before and after -----------------------------------------------------------------------------------------------
+
+
+def test_a_training_is_compared_with_what_was_in_use_before_it(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path)
+    shares = []
+    for _ in range(3):
+        before = manager.weight_learner.get_blend_weights()
+        contenders = manager.train(verbose=False, validation_split=0.4)["validation"]["contenders"]
+        assert contenders["previous"]["blend_weights"] == before
+        shares.append(contenders["trained"]["blend_weights"])
+    assert shares[-1] == manager.weight_learner.get_blend_weights()
+
+
+def test_validation_compares_with_what_was_in_use_before_the_last_training(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path)
+    assert "previous" not in manager.validate()["contenders"]
+    manager.train(verbose=False, validation_split=0.4)
+    after_one = manager.weight_learner.get_blend_weights()
+    manager.train(verbose=False, validation_split=0.4, epochs=3)
+    assert manager.validate()["contenders"]["previous"]["blend_weights"] == after_one
+    # Neither what was interrupted, nor a trial, nor a training that judged nothing says what was in use.
+    with pytest.raises(KeyboardInterrupt):
+        manager.train(verbose=False, on_progress=interrupt)
+    manager.with_learner(manager.weight_learner.fork()).train(verbose=False, validation_split=0.4)
+    manager.train(verbose=False, validation_split=0.0)
+    assert manager.validate()["contenders"]["previous"]["blend_weights"] == after_one
+
+
+def interrupt(_progress: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def test_workers_that_have_come_since_had_no_share_before(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path)
+    manager.train(verbose=False, validation_split=0.4)
+    manager.worker_pool.register_worker(brightening("new", 20))  # type: ignore[attr-defined]
+    shares = manager.validate()["contenders"]["previous"]["blend_weights"]
+    assert shares == pytest.approx({"above": 1 / 3, "below": 1 / 3, "far": 1 / 3, "new": 0.0})
+
+
+def test_only_examples_that_were_never_learned_from_count_in_a_verdict(trained: TrainingManager) -> None:
+    [session] = trained.data_manager.get_all_sessions()
+    everything = trained.validate()
+    unseen = {each["example_id"]: each["is_unseen"] for each in everything["per_example"]}
+    assert {example_id for example_id, is_unseen in unseen.items() if is_unseen} == set(session.validation_ids)
+    assert everything["unseen_examples"] == 6
+    assert everything["verdict"] is not None
+    assert everything["verdict"]["num_examples"] == 6
+    judged_then = last_validation(trained)["verdict"]
+    assert judged_then is not None
+    assert everything["verdict"]["comparisons"] == judged_then["comparisons"]
+    learned = trained.validate(session.training_ids)
+    assert (learned["unseen_examples"], learned["verdict"]) == (0, None)
+
+
+def test_where_nothing_was_learned_there_is_no_best_worker_to_compare_with(tmp_path: Path) -> None:
+    contenders = manager_of(tmp_path, 3).validate()["contenders"]
+    assert contenders.keys() == {"trained", "equal_weights", "untouched"}
+    assert contenders["trained"]["mean"] == contenders["equal_weights"]["mean"]
+
+
+def test_a_trial_notes_nothing_at_the_examples(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path, 2)
+    manager.with_learner(manager.weight_learner.fork()).validate()
+    assert all(example.validation_scores is None for example in manager.data_manager.get_all_examples())
+    manager.validate()
+    assert all(example.validation_scores is not None for example in manager.data_manager.get_all_examples())
+
+
+# --- groups ---------------------------------------------------------------------------------------------------------
+
+ODD: Mapping[str, Any] = {
+    "true": True,
+    "0.1": 0.1,
+    "-7": -7,
+    "": "",
+    "two\nlines": "two\nlines",
+    "x" * 200: "x" * 300,
+    "prices": "prices",
+}
+
+
+def test_values_of_all_kinds_name_groups(tmp_path: Path) -> None:
+    values = [*ODD.values(), None, ["a list"], {"an": "object"}, "prices", True]
+    manager = manager_of(tmp_path, 0)
+    manager.add_training_examples(
+        [(*save_triple(tmp_path, number), {"style": value}) for number, value in enumerate(values)]
+    )
+    results = manager.train(verbose=False, validation_split=0.3, group_by="style")
+    state = manager.weight_learner.cell.state
+    assert state.groups.keys() <= ODD.keys()
+    labels = [each["group"] for each in manager.validate()["per_example"]]
+    assert labels == [*ODD, None, None, None, "prices", "true"]
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    for label in state.groups:
+        manager.predict(picture(0), picture(1), group=ODD[label])
+
+
+def test_with_groups_the_ensemble_without_them_competes_too(tmp_path: Path) -> None:
+    manager = styled(tmp_path, [("low", 0), ("high", 50)] * 8)
+    validation = manager.train(verbose=False, epochs=4, validation_split=0.4, group_by="style")["validation"]
+    contenders = validation["contenders"]
+    assert contenders["trained"]["mean"] > contenders["without_groups"]["mean"]  # type: ignore[operator]
+    assert {each["group"] for each in validation["per_example"]} == {"low", "high"}
+    assert manager.validate(full=True)["contenders"].keys() == manager.validate()["contenders"].keys()
+    # What is noted at an example is how its own group's shares did.
+    for each in manager.validate()["per_example"]:
+        noted = manager.data_manager.get_example(each["example_id"]).validation_scores
+        assert noted is not None
+        assert noted["ensemble_accuracy"] == each["scores"]["trained"]
+
+
+def test_a_request_is_answered_with_the_shares_of_its_group(tmp_path: Path) -> None:
+    manager = styled(tmp_path, [("low", 0), ("high", 50), (True, -60)] * 4)
+    manager.train(verbose=False, epochs=5, validation_split=0.0, group_by="style")
+    request = picture(100), picture(101)
+    common = manager.predict(*request).blend_weights
+    learner = manager.weight_learner
+    for group, label, favourite in (("low", "low", "below"), ("high", "high", "above"), (True, "true", "far")):
+        answer = manager.predict(*request, group=group)
+        shares = learner.in_group(label).get_blend_weights()  # type: ignore[attr-defined]
+        assert answer.blend_weights == pytest.approx(renormalised(shares, answer.blend_weights))
+        assert answer.blend_weights[favourite] > max(0.5, common[favourite])
+        used = {name: brighter(request[1], LEVELS[name]) for name in answer.blend_weights}
+        assert np.array_equal(answer.image, blend(used, answer.blend_weights))
+
+
+def test_a_request_of_an_unknown_group_is_answered_with_the_shares_of_all(tmp_path: Path) -> None:
+    manager = styled(tmp_path, [("low", 0), ("high", 50)] * 3)
+    manager.train(verbose=False, validation_split=0.0, group_by="style")
+    request = picture(100), picture(101)
+    assert manager.predict(*request, group="new").blend_weights == manager.predict(*request).blend_weights
+    assert manager.predict(*request, group="").blend_weights == manager.predict(*request).blend_weights
+
+
+def test_without_groups_a_group_cannot_be_asked_for(tmp_path: Path) -> None:
+    manager = styled(tmp_path, [("low", 0), ("high", 50)] * 3)
+    for group_by in (None, "season"):
+        manager.train(verbose=False, validation_split=0.0, group_by=group_by)
+        with pytest.raises(InvalidArgumentError, match="nothing was learned by group"):
+            manager.predict(picture(0), picture(1), group="low")
+
+
+# --- results --------------------------------------------------------------------------------------------------------
+
+
+def test_results_can_be_written_as_json(trained: TrainingManager) -> None:
+    for results in (last_validation(trained), trained.validate(), trained.validate(full=True)):
+        assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
+def test_what_nobody_was_judged_by_is_json_too(tmp_path: Path) -> None:
+    results = manager_of(tmp_path, 3).train(verbose=False, validation_split=0.0)
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+    assert results["validation"]["contenders"] == {}
+    assert results["validation"]["verdict"] is None
+
+
+def test_progress_tells_the_mean_so_far(trained: TrainingManager) -> None:
+    seen: list[tuple[int, int, float | None]] = []
+    results = trained.validate(on_progress=lambda p: seen.append((p.done, p.total, p.accuracy)))
+    means = np.cumsum([scores["trained"] for scores in scores_of(results)]) / range(1, 13)
+    validating = seen[-12:]
+    assert [(done, total) for done, total, _accuracy in validating] == [(number, 12) for number in range(1, 13)]
+    assert [accuracy for _done, _total, accuracy in validating] == pytest.approx(list(means))
+
+
+# --- parts ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_best_single_worker_is_the_one_with_the_greatest_mean_where_a_failure_counts_0() -> None:
+    learner = BayesianWeightLearner(alpha=0.5)
+    learner.add_workers(["untested"])
+    outcomes = {"steady": [0.7, 0.7, 0.7], "brilliant": [0.95, 0.95, None], "same": [0.7, 0.7, 0.7]}
+    learner.observe(
+        ExampleEvidence(str(number), {name: Outcome(values[number]) for name, values in outcomes.items()})
+        for number in range(3)
+    )
+    statistics = learner.get_all_statistics()
+    assert best_single_worker(statistics, ["brilliant", "steady", "same", "untested"]) == "same"  # the first of two
+    assert best_single_worker(statistics, ["brilliant", "untested", "stranger"]) == "brilliant"
+    assert best_single_worker(statistics, ["untested", "stranger"]) is None
+
+
+def test_what_was_in_use_is_spread_over_the_workers_that_are_here() -> None:
+    shares = Contenders(BayesianWeightLearner(), ("a", "b"), {"a": 0.2, "b": 0.2, "gone": 0.6}).shares()
+    assert shares["previous"] == {"a": 0.5, "b": 0.5}
+    assert "previous" not in Contenders(BayesianWeightLearner(), ("a", "b")).shares()
+
+
+class Minimal:
+    """A learner of somebody else's that has no prior strength."""
+
+    def __init__(self, learner: BayesianWeightLearner) -> None:
+        self._learner = learner
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "prior_strength":
+            raise AttributeError(name)
+        return getattr(self._learner, name)
+
+    def with_cell(self, cell: LearnerCell) -> Minimal:
+        return Minimal(self._learner.with_cell(cell))
+
+
+def test_a_learner_without_a_prior_strength_has_groups_like_ours() -> None:
+    learner = grouped_learner("style", warm="a")
+    assert shares_for(Minimal(learner), ["a", "b"], "warm") == shares_for(learner, ["a", "b"], "warm")  # type: ignore[arg-type]
+    assert shares_for(learner, None, None) == learner.get_blend_weights()

@@ -2,25 +2,234 @@
 
 from __future__ import annotations
 
+import json
+import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.support import brightening, manager_with, pool_of
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tests.support import HostPool, brightening, brighter, failing, manager_with, pool_of, save_triple
 
 from tsm_training import BayesianWeightLearner, Image, TrainingEngine, TrainingManager
+from tsm_training.data import TrainingExample
+from tsm_training.data.split import fold_examples
+from tsm_training.engine import CrossValidationResults
+from tsm_training.errors import InvalidArgumentError, NoExamplesError, NothingEvaluatedError, NoWorkersError
+from tsm_training.testing import make_example, make_files
+
+# --- folds ----------------------------------------------------------------------------------------------------------
+
+LAW = settings(max_examples=25)
+SEEDS = st.integers(0, 1000)
+
+
+def grouped(sizes: Sequence[int]) -> list[TrainingExample]:
+    """Return examples in groups of these sizes; those of a group have the same target."""
+    return [
+        make_example(f"{group}-{number}", files=make_files(f"{group}-{number}", target=f"{group}"))
+        for group, size in enumerate(sizes)
+        for number in range(size)
+    ]
+
+
+DATASETS = st.lists(st.integers(1, 4), min_size=1, max_size=12).map(grouped)
+
+
+def ids(examples: Sequence[TrainingExample]) -> list[str]:
+    return [example.example_id for example in examples]
+
+
+def targets(examples: Sequence[TrainingExample]) -> set[str]:
+    return {example.known_files.target.sha256 for example in examples}
+
+
+@LAW
+@given(DATASETS, st.integers(1, 8), SEEDS)
+def test_every_example_is_in_one_fold_in_the_given_order(
+    examples: list[TrainingExample], folds: int, seed: int
+) -> None:
+    parts = fold_examples(examples, folds, seed)
+    assert len(parts) == min(folds, len(targets(examples)))
+    assert sorted(example_id for part in parts for example_id in ids(part)) == sorted(ids(examples))
+    for part in parts:
+        assert ids(part) == [example_id for example_id in ids(examples) if example_id in ids(part)]
+
+
+@LAW
+@given(DATASETS, st.integers(1, 8), SEEDS)
+def test_no_target_is_in_two_folds(examples: list[TrainingExample], folds: int, seed: int) -> None:
+    parts = fold_examples(examples, folds, seed)
+    assert sum(len(targets(part)) for part in parts) == len(targets(examples))
+
+
+@LAW
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 8), SEEDS)
+def test_folds_differ_in_size_by_no_more_than_the_largest_group(sizes: list[int], folds: int, seed: int) -> None:
+    found = [len(part) for part in fold_examples(grouped(sizes), folds, seed)]
+    assert max(found) - min(found) <= max(sizes)
+
+
+@LAW
+@given(DATASETS, st.integers(1, 8), SEEDS, st.randoms(use_true_random=False))
+def test_the_order_of_examples_changes_no_fold(
+    examples: list[TrainingExample], folds: int, seed: int, shuffler: random.Random
+) -> None:
+    shuffled = list(examples)
+    shuffler.shuffle(shuffled)
+    parts, again = (fold_examples(each, folds, seed) for each in (examples, shuffled))
+    assert [set(ids(part)) for part in parts] == [set(ids(part)) for part in again]
+
+
+def test_another_seed_gives_other_folds() -> None:
+    examples = grouped([1] * 10)
+    found = {tuple(frozenset(ids(part)) for part in fold_examples(examples, 3, seed)) for seed in range(20)}
+    assert len(found) == 20
+
+
+def test_folds_are_the_same_for_ever() -> None:
+    parts = fold_examples(grouped([1, 2, 1, 3, 1]), 3, 0)
+    assert [ids(part) for part in parts] == [["0-0", "2-0"], ["3-0", "3-1", "3-2"], ["1-0", "1-1", "4-0"]]
+
+
+def test_of_nothing_there_are_no_folds() -> None:
+    assert fold_examples([], 3, 0) == []
+
+
+# --- cross-validation -----------------------------------------------------------------------------------------------
 
 
 def closeness(output: Image, truth: Image) -> float:
     return 1.0 - float(np.abs(output.astype(np.int16) - truth).mean()) / 255.0
 
 
-def manager_of(folder: Path, examples: int = 8, **settings: Any) -> TrainingManager:
-    workers = (("above", 50), ("below", 0), ("far", -60))
-    pool = settings.pop("pool", None) or pool_of(*(brightening(name, levels) for name, levels in workers))
-    engine = TrainingEngine.using(settings.pop("metric", closeness))
-    learner = settings.pop("learner", None) or BayesianWeightLearner(alpha=0.5)
-    return manager_with(folder, examples, pool=pool, learner=learner, engine_factory=engine, **settings)
+LEVELS = {"above": 50, "below": 0, "far": -60}
+
+
+def manager_of(folder: Path, examples: int = 8, calls: list[str] | None = None, **settings: Any) -> TrainingManager:
+    pool = settings.pop("pool", None) or pool_of(*(brightening(name, n, calls) for name, n in LEVELS.items()))
+    learner = BayesianWeightLearner(alpha=0.5)
+    return manager_with(folder, examples, pool=pool, learner=learner, engine_factory=TrainingEngine.using(closeness))
+
+
+@pytest.fixture(scope="module")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> TrainingManager:
+    """Return a manager with eight examples, for looking only."""
+    return manager_of(tmp_path_factory.mktemp("shared"))
+
+
+@pytest.fixture(scope="module")
+def results(shared: TrainingManager) -> CrossValidationResults:
+    return shared.cross_validate(4, 3)
+
+
+def folds_of(manager: TrainingManager, k: int) -> list[tuple[TrainingExample, ...]]:
+    return fold_examples(manager.data_manager.get_all_examples(), k, 0)
+
+
+def test_each_example_is_held_out_once(shared: TrainingManager, results: CrossValidationResults) -> None:
+    assert (results["folds"], results["num_examples"]) == (4, 8)
+    assert [each["example_id"] for each in results["per_example"]] == ids(shared.data_manager.get_all_examples())
+    assert all(each["is_unseen"] for each in results["per_example"])
+    assert results["ensemble_examples"] == 8
+
+
+def test_each_fold_is_judged_by_what_was_learned_from_the_others(
+    tmp_path: Path, shared: TrainingManager, results: CrossValidationResults
+) -> None:
+    scores = {each["example_id"]: each["scores"] for each in results["per_example"]}
+    for fold, shares in list(zip(folds_of(shared, 4), results["blend_weights"], strict=True))[:2]:
+        others = [e for e in shared.data_manager.get_all_examples() if e not in fold]
+        apart = manager_of(tmp_path, 0)
+        apart.add_training_examples([(e.source_path, e.target_path, e.ground_truth_path) for e in others])
+        apart.train(epochs=3, validation_split=0.0, verbose=False)
+        assert apart.weight_learner.get_blend_weights() == shares
+        for example in fold:
+            apart.add_training_example(example.source_path, example.target_path, example.ground_truth_path)
+        judged = apart.validate(ids(apart.data_manager.get_all_examples())[len(others) :])["per_example"]
+        for example, each in zip(fold, judged, strict=True):
+            for name in ("trained", "best_single", "equal_weights", "untouched"):
+                assert each["scores"][name] == scores[example.example_id][name]
+
+
+def test_means_are_over_all_examples(results: CrossValidationResults) -> None:
+    for name, each in results["contenders"].items():
+        assert each["mean"] == pytest.approx(np.mean([row["scores"][name] for row in results["per_example"]]))
+    assert results["ensemble_accuracy"] == results["contenders"]["trained"]["mean"]
+    assert results["avg_accuracy"] is not None
+    assert results["equal_weights_accuracy"] is not None
+    assert results["avg_accuracy"] > results["equal_weights_accuracy"]
+
+
+def test_training_competes_with_equal_weights_for_nothing_was_in_use(results: CrossValidationResults) -> None:
+    assert results["contenders"].keys() == {"trained", "equal_weights", "best_single", "untouched"}
+    # The others' shares differ from fold to fold.
+    known = {name: each["blend_weights"] for name, each in results["contenders"].items() if each["blend_weights"]}
+    assert known == {"equal_weights": pytest.approx(dict.fromkeys(LEVELS, 1 / 3))}
+    assert results["verdict"] is not None
+    assert (results["verdict"]["in_use"], results["verdict"]["num_examples"]) == ("equal_weights", 8)
+
+
+def test_results_can_be_written_as_json(results: CrossValidationResults) -> None:
+    assert json.loads(json.dumps(results, allow_nan=False)) == results
+
+
+def test_every_worker_runs_once_per_example_and_never_again(tmp_path: Path) -> None:
+    calls: list[str] = []
+    manager = manager_of(tmp_path, 5, calls)
+    manager.cross_validate(3)
+    assert sorted(calls) == sorted([*LEVELS] * 5)
+    manager.cross_validate(5, epochs=4, seed=1)
+    assert len(calls) == 15
+
+
+def test_what_was_learned_stays_as_it_was(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path)
+    fresh = manager.cross_validate(3)
+    assert manager.data_manager.load_learning().version == 0
+    manager.train(verbose=False, epochs=2)
+    manager.import_weights(exported(manager, tmp_path))
+    state, stored = manager.weight_learner.cell.state, manager.data_manager.load_learning()
+    examples = manager.data_manager.get_all_examples()
+    # Nothing of it helps or hurts: each fold starts from nothing.
+    assert manager.cross_validate(3) == fresh
+    assert manager.weight_learner.cell.state is state
+    assert manager.data_manager.load_learning() == stored
+    assert manager.data_manager.get_all_examples() == examples
+    assert len(manager.data_manager.get_all_sessions()) == 1
+
+
+def exported(manager: TrainingManager, folder: Path) -> Path:
+    manager.export_weights(folder / "weights.json")
+    return folder / "weights.json"
+
+
+def test_the_learners_rate_and_the_epochs_count(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path)
+    slow = manager.with_learner(manager.weight_learner.with_alpha(0.01))
+    [first, *_others] = manager.cross_validate(3)["blend_weights"]
+    [little, *_others] = slow.cross_validate(3)["blend_weights"]
+    [more, *_others] = slow.cross_validate(3, epochs=5)["blend_weights"]
+    assert little["far"] > more["far"] > first["far"]
+
+
+def test_another_seed_divides_otherwise(shared: TrainingManager) -> None:
+    first, again, other = (shared.cross_validate(3, seed=seed) for seed in (1, 1, 2))
+    assert first == again
+    assert first["blend_weights"] != other["blend_weights"]
+
+
+def test_there_are_no_more_folds_than_targets(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path, 2)
+    [example, _other] = manager.data_manager.get_all_examples()
+    manager.add_training_example(example.target_path, example.target_path, example.ground_truth_path)
+    results = manager.cross_validate()
+    assert (results["folds"], results["num_examples"]) == (2, 3)
+    assert len(results["blend_weights"]) == 2
+    assert all(each["is_unseen"] for each in results["per_example"])
 
 
 def test_with_each_example_in_a_fold_of_its_own_there_is_a_control_too(tmp_path: Path) -> None:
@@ -29,3 +238,72 @@ def test_with_each_example_in_a_fold_of_its_own_there_is_a_control_too(tmp_path:
     assert all("control" in each["scores"] for each in results["per_example"])
     assert results["verdict"] is not None
     assert results["verdict"]["relation"] is not None
+
+
+def test_groups_are_tried_too(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path, 0)
+    rows = [(*save_triple(tmp_path, n, levels=50 * (n % 2)), {"style": "ab"[n % 2]}) for n in range(12)]
+    manager.add_training_examples(rows)
+    results = manager.cross_validate(3, epochs=4, group_by="style")
+    assert [each["group"] for each in results["per_example"]] == ["a", "b"] * 6
+    assert results["contenders"]["trained"]["mean"] > results["contenders"]["without_groups"]["mean"]  # type: ignore[operator]
+    assert manager.weight_learner.cell.state.group_by is None
+
+
+def test_a_foreign_pool_is_asked_once_per_example(tmp_path: Path) -> None:
+    pool = HostPool({"same": lambda _source, target: target, "up": lambda _source, target: brighter(target, 40)})
+    results = manager_of(tmp_path, 4, pool=pool).cross_validate(2)
+    assert len(pool.requests) == 4
+    assert results["ensemble_examples"] == 4
+
+
+def test_an_example_that_cannot_be_used_is_listed(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path, 4)
+    [gone, *_others] = manager.data_manager.get_all_examples()
+    Path(gone.source_path).unlink()
+    results = manager.cross_validate(3)
+    assert results["skipped"].keys() == {gone.example_id}
+    assert results["num_examples"] == 3
+
+
+def test_a_worker_that_always_fails_gets_nothing(tmp_path: Path) -> None:
+    pool = pool_of(brightening("near", 22), failing("broken"))
+    results = manager_of(tmp_path, 4, pool=pool).cross_validate(2, epochs=3)
+    assert [shares["broken"] for shares in results["blend_weights"]] == [0.0, 0.0]
+
+
+def test_progress_is_told(tmp_path: Path) -> None:
+    phases: list[str] = []
+    manager_of(tmp_path, 4).cross_validate(2, on_progress=lambda progress: phases.append(progress.phase))
+    assert phases == ["evaluating"] * 4 + ["validating"] * 4
+
+
+# --- what cannot be done --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("argument", "bad"),
+    [("k", 1), ("k", 0), ("k", 2.5), ("k", True), ("k", None), ("epochs", 0), ("epochs", "1"), ("seed", 0.5)],
+)
+def test_arguments_out_of_range_are_refused_before_any_work(tmp_path: Path, argument: str, bad: Any) -> None:
+    calls: list[str] = []
+    with pytest.raises(InvalidArgumentError, match=argument):
+        manager_of(tmp_path, 2, calls).cross_validate(**{argument: bad})
+    assert calls == []
+
+
+def test_examples_with_one_target_cannot_be_divided(tmp_path: Path) -> None:
+    manager = manager_of(tmp_path, 1)
+    [example] = manager.data_manager.get_all_examples()
+    manager.add_training_example(example.target_path, example.target_path, example.ground_truth_path)
+    with pytest.raises(InvalidArgumentError, match="examples with at least two different targets"):
+        manager.cross_validate()
+
+
+def test_without_examples_workers_or_pictures_there_is_nothing_to_judge(tmp_path: Path) -> None:
+    with pytest.raises(NoExamplesError):
+        manager_of(tmp_path, 0).cross_validate()
+    with pytest.raises(NoWorkersError):
+        manager_of(tmp_path, 2, pool=pool_of()).cross_validate()
+    with pytest.raises(NothingEvaluatedError):
+        manager_of(tmp_path, 2, pool=pool_of(failing("broken"))).cross_validate()
