@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.support import HostPool, brightening, brighter, failing, manager_with, picture, pool_of, save, save_triple
+from tests.levels import LEVELS, Level, closeness, level_manager, level_pool
+from tests.support import HostPool, brighter, failing, picture, pool_of, save, save_triple
 
 from tsm_training import (
     BayesianWeightLearner,
@@ -17,7 +18,6 @@ from tsm_training import (
     FunctionWorker,
     Image,
     Outcome,
-    TrainingEngine,
     TrainingManager,
 )
 from tsm_training.data import Preview, TrainingExample
@@ -30,24 +30,9 @@ from tsm_training.images import read_image
 from tsm_training.weights import LearnerCell, with_fits
 
 
-def closeness(output: Image, truth: Image) -> float:
-    return 1.0 - float(np.abs(output.astype(np.int16) - truth).mean()) / 255.0
-
-
-LEVELS = {"above": 50, "below": 0, "far": -60}
-
-
-def manager_of(folder: Path, examples: int = 8, **settings: Any) -> TrainingManager:
-    """Return a manager whose best single worker is ``below``, and whose best blend is one of two workers."""
-    pool = settings.pop("pool", None) or pool_of(*(brightening(name, levels) for name, levels in LEVELS.items()))
-    engine = TrainingEngine.using(settings.pop("metric", closeness))
-    learner = settings.pop("learner", None) or BayesianWeightLearner(alpha=0.5)
-    return manager_with(folder, examples, pool=pool, learner=learner, engine_factory=engine, **settings)
-
-
 def styled(folder: Path, styles: Sequence[tuple[Any, int]], **settings: Any) -> TrainingManager:
     """Return a manager with an example for each style, whose truth is so many levels up."""
-    manager = manager_of(folder, 0, **settings)
+    manager = level_manager(folder, 0, **settings)
     manager.add_training_examples(
         [
             (*save_triple(folder, number, levels=levels), {} if style is None else {"style": style})
@@ -123,7 +108,7 @@ def test_an_example_on_which_a_foreign_pool_breaks_down_the_second_time_has_no_w
             return results
 
     pool = Moody({"same": lambda _source, target: target, "flat": lambda _s, target: np.full_like(target, 128)})
-    results = manager_of(tmp_path, 3, pool=pool).validate(full=True)
+    results = level_manager(tmp_path, 3, pool=pool).validate(full=True)
     assert [bool(scores) for scores in scores_of(results)] == [False, True, True]
     assert (results["num_examples"], results["ensemble_examples"]) == (3, 2)
 
@@ -156,7 +141,7 @@ def test_a_group_is_text_a_number_or_a_truth_value(tmp_path: Path, value: Any) -
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingManager:
     """Return a manager that has been trained on some of its examples, for looking only."""
-    manager = manager_of(tmp_path_factory.mktemp("trained"), 12)
+    manager = level_manager(tmp_path_factory.mktemp("trained"), 12)
     manager.train(verbose=False, epochs=3, validation_split=0.5)
     return manager
 
@@ -199,7 +184,7 @@ def test_the_mean_of_a_contender_is_over_all_examples_that_were_judged(trained: 
 def test_whole_pictures_are_judged_like_previews(tmp_path: Path, trained: TrainingManager) -> None:
     small, whole = trained.validate(), trained.validate(full=True)
     assert whole == small  # the previews of small pictures are these pictures
-    large = manager_of(tmp_path, 0)
+    large = level_manager(tmp_path, 0)
     large.add_training_examples([save_triple(tmp_path, seed, size=(100, 300)) for seed in range(4)])
     large.train(verbose=False, epochs=3, validation_split=0.0)
     small, whole = large.validate(), large.validate(full=True)
@@ -214,8 +199,8 @@ def test_whole_pictures_are_judged_like_previews(tmp_path: Path, trained: Traini
 
 def test_whole_pictures_need_no_previews_and_the_workers_run_for_them(tmp_path: Path) -> None:
     calls: list[str] = []
-    pool = pool_of(*(brightening(name, levels, calls) for name, levels in LEVELS.items()))
-    manager = manager_of(tmp_path, 3, pool=pool)
+    pool = level_pool(calls)
+    manager = level_manager(tmp_path, 3, pool=pool)
     manager.validate()
     for example in manager.data_manager.get_all_examples():
         manager.data_manager.save_evaluations([], [Preview(example.known_files.digest, "target", b"no picture")])
@@ -226,7 +211,7 @@ def test_whole_pictures_need_no_previews_and_the_workers_run_for_them(tmp_path: 
 
 
 def test_an_example_that_can_no_longer_be_read_has_no_whole_pictures(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path, 3)
+    manager = level_manager(tmp_path, 3)
     manager.validate()
     Path(manager.data_manager.get_all_examples()[1].source_path).unlink()
     results = manager.validate(full=True)
@@ -242,7 +227,7 @@ def test_an_example_on_which_every_worker_fails_now_has_no_whole_pictures(tmp_pa
             raise RuntimeError("tired")
         return target
 
-    manager = manager_of(tmp_path, 2, pool=pool_of(FunctionWorker("moody", process, version="1")))
+    manager = level_manager(tmp_path, 2, pool=pool_of(FunctionWorker("moody", process, version="1")))
     manager.validate()
     broken.append(1)
     results = manager.validate(full=True)
@@ -266,8 +251,8 @@ def failing_on(number: int, name: str, levels: int) -> FunctionWorker:
 
 
 def test_where_the_best_single_worker_fails_it_has_no_picture_and_the_others_share(tmp_path: Path) -> None:
-    pool = pool_of(failing_on(2, "below", 0), brightening("above", 50), brightening("far", -60))
-    manager = manager_of(tmp_path, 8, pool=pool)
+    pool = pool_of(failing_on(2, "below", 0), Level("above", 50), Level("far", -60))
+    manager = level_manager(tmp_path, 8, pool=pool)
     examples = manager.data_manager.get_all_examples()
     judged = [examples[number] for number in (1, 2, 3)]
     manager.training_engine.train_batch([*examples[:1], *examples[4:]], 3, verbose=False)
@@ -285,7 +270,7 @@ def test_where_the_best_single_worker_fails_it_has_no_picture_and_the_others_sha
 
 
 def test_where_no_worker_gives_a_picture_nothing_is_judged(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path, 3, pool=pool_of(failing("broken")))
+    manager = level_manager(tmp_path, 3, pool=pool_of(failing("broken")))
     results = manager.validate()
     assert scores_of(results) == [{}, {}, {}]
     assert results["contenders"]["trained"]["mean"] is results["verdict"] is None
@@ -302,7 +287,7 @@ def whose(_output: Image, truth: Image) -> float:
 
 def flat_manager(folder: Path, rows: Sequence[tuple[int, int, int]]) -> TrainingManager:
     """Return a manager with examples of these targets, levels of the truth and widths."""
-    manager = manager_of(folder, 0, metric=whose)
+    manager = level_manager(folder, 0, metric=whose)
     manager.add_training_examples(
         [
             (
@@ -358,7 +343,7 @@ def test_a_picture_in_another_size_is_made_of_its_own_pixels(shape: tuple[int, .
 
 
 def test_a_training_is_compared_with_what_was_in_use_before_it(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path)
+    manager = level_manager(tmp_path, 8)
     shares = []
     for _ in range(3):
         before = manager.weight_learner.get_blend_weights()
@@ -369,7 +354,7 @@ def test_a_training_is_compared_with_what_was_in_use_before_it(tmp_path: Path) -
 
 
 def test_validation_compares_with_what_was_in_use_before_the_last_training(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path)
+    manager = level_manager(tmp_path, 8)
     assert "previous" not in manager.validate()["contenders"]
     manager.train(verbose=False, validation_split=0.4)
     after_one = manager.weight_learner.get_blend_weights()
@@ -388,9 +373,9 @@ def interrupt(_progress: Any) -> None:
 
 
 def test_workers_that_have_come_since_had_no_share_before(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path)
+    manager = level_manager(tmp_path, 8)
     manager.train(verbose=False, validation_split=0.4)
-    manager.worker_pool.register_worker(brightening("new", 20))  # type: ignore[attr-defined]
+    manager.worker_pool.register_worker(Level("new", 20))  # type: ignore[attr-defined]
     shares = manager.validate()["contenders"]["previous"]["blend_weights"]
     assert shares == pytest.approx({"above": 1 / 3, "below": 1 / 3, "far": 1 / 3, "new": 0.0})
 
@@ -411,13 +396,13 @@ def test_only_examples_that_were_never_learned_from_count_in_a_verdict(trained: 
 
 
 def test_where_nothing_was_learned_there_is_no_best_worker_to_compare_with(tmp_path: Path) -> None:
-    contenders = manager_of(tmp_path, 3).validate()["contenders"]
+    contenders = level_manager(tmp_path, 3).validate()["contenders"]
     assert contenders.keys() == {"trained", "equal_weights", "untouched"}
     assert contenders["trained"]["mean"] == contenders["equal_weights"]["mean"]
 
 
 def test_a_trial_notes_nothing_at_the_examples(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path, 2)
+    manager = level_manager(tmp_path, 2)
     manager.with_learner(manager.weight_learner.fork()).validate()
     assert all(example.validation_scores is None for example in manager.data_manager.get_all_examples())
     manager.validate()
@@ -439,7 +424,7 @@ ODD: Mapping[str, Any] = {
 
 def test_values_of_all_kinds_name_groups(tmp_path: Path) -> None:
     values = [*ODD.values(), None, ["a list"], {"an": "object"}, "prices", True]
-    manager = manager_of(tmp_path, 0)
+    manager = level_manager(tmp_path, 0)
     manager.add_training_examples(
         [(*save_triple(tmp_path, number), {"style": value}) for number, value in enumerate(values)]
     )
@@ -507,7 +492,7 @@ def test_results_can_be_written_as_json(trained: TrainingManager) -> None:
 
 
 def test_what_nobody_was_judged_by_is_json_too(tmp_path: Path) -> None:
-    results = manager_of(tmp_path, 3).train(verbose=False, validation_split=0.0)
+    results = level_manager(tmp_path, 3).train(verbose=False, validation_split=0.0)
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     assert results["validation"]["contenders"] == {}
     assert results["validation"]["verdict"] is None

@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.support import HostPool, brightening, brighter, failing, manager_with, pool_of, save_triple
+from tests.levels import LEVELS, Level, level_manager
+from tests.support import HostPool, brighter, failing, pool_of, save_triple
 
-from tsm_training import BayesianWeightLearner, Image, TrainingEngine, TrainingManager
+from tsm_training import TrainingManager
 from tsm_training.data import TrainingExample
 from tsm_training.data.split import fold_examples
 from tsm_training.engine import CrossValidationResults
@@ -102,23 +103,10 @@ def test_of_nothing_there_are_no_folds() -> None:
 # --- cross-validation -----------------------------------------------------------------------------------------------
 
 
-def closeness(output: Image, truth: Image) -> float:
-    return 1.0 - float(np.abs(output.astype(np.int16) - truth).mean()) / 255.0
-
-
-LEVELS = {"above": 50, "below": 0, "far": -60}
-
-
-def manager_of(folder: Path, examples: int = 8, calls: list[str] | None = None, **settings: Any) -> TrainingManager:
-    pool = settings.pop("pool", None) or pool_of(*(brightening(name, n, calls) for name, n in LEVELS.items()))
-    learner = BayesianWeightLearner(alpha=0.5)
-    return manager_with(folder, examples, pool=pool, learner=learner, engine_factory=TrainingEngine.using(closeness))
-
-
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> TrainingManager:
     """Return a manager with eight examples, for looking only."""
-    return manager_of(tmp_path_factory.mktemp("shared"))
+    return level_manager(tmp_path_factory.mktemp("shared"), 8, blend_solver="auto")
 
 
 @pytest.fixture(scope="module")
@@ -143,7 +131,7 @@ def test_each_fold_is_judged_by_what_was_learned_from_the_others(
     scores = {each["example_id"]: each["scores"] for each in results["per_example"]}
     for fold, shares in list(zip(folds_of(shared, 4), results["blend_weights"], strict=True))[:2]:
         others = [e for e in shared.data_manager.get_all_examples() if e not in fold]
-        apart = manager_of(tmp_path, 0)
+        apart = level_manager(tmp_path, 0, blend_solver="auto")
         apart.add_training_examples([(e.source_path, e.target_path, e.ground_truth_path) for e in others])
         apart.train(epochs=3, validation_split=0.0, verbose=False)
         assert apart.weight_learner.get_blend_weights() == shares
@@ -179,7 +167,7 @@ def test_results_can_be_written_as_json(results: CrossValidationResults) -> None
 
 def test_every_worker_runs_once_per_example_and_never_again(tmp_path: Path) -> None:
     calls: list[str] = []
-    manager = manager_of(tmp_path, 5, calls)
+    manager = level_manager(tmp_path, 5, calls)
     manager.cross_validate(3)
     assert sorted(calls) == sorted([*LEVELS] * 5)
     manager.cross_validate(5, epochs=4, seed=1)
@@ -187,7 +175,7 @@ def test_every_worker_runs_once_per_example_and_never_again(tmp_path: Path) -> N
 
 
 def test_what_was_learned_stays_as_it_was(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path)
+    manager = level_manager(tmp_path, 8)
     fresh = manager.cross_validate(3)
     assert manager.data_manager.load_learning().version == 0
     manager.train(verbose=False, epochs=2)
@@ -208,7 +196,7 @@ def exported(manager: TrainingManager, folder: Path) -> Path:
 
 
 def test_the_learners_rate_and_the_epochs_count(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path)
+    manager = level_manager(tmp_path, 8)
     slow = manager.with_learner(manager.weight_learner.with_alpha(0.01))
     [first, *_others] = manager.cross_validate(3)["blend_weights"]
     [little, *_others] = slow.cross_validate(3)["blend_weights"]
@@ -223,7 +211,7 @@ def test_another_seed_divides_otherwise(shared: TrainingManager) -> None:
 
 
 def test_there_are_no_more_folds_than_targets(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path, 2)
+    manager = level_manager(tmp_path, 2)
     [example, _other] = manager.data_manager.get_all_examples()
     manager.add_training_example(example.target_path, example.target_path, example.ground_truth_path)
     results = manager.cross_validate()
@@ -233,7 +221,7 @@ def test_there_are_no_more_folds_than_targets(tmp_path: Path) -> None:
 
 
 def test_with_each_example_in_a_fold_of_its_own_there_is_a_control_too(tmp_path: Path) -> None:
-    results = manager_of(tmp_path, 5).cross_validate(5)
+    results = level_manager(tmp_path, 5).cross_validate(5)
     assert results["folds"] == 5
     assert all("control" in each["scores"] for each in results["per_example"])
     assert results["verdict"] is not None
@@ -241,7 +229,7 @@ def test_with_each_example_in_a_fold_of_its_own_there_is_a_control_too(tmp_path:
 
 
 def test_groups_are_tried_too(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path, 0)
+    manager = level_manager(tmp_path, 0)
     rows = [(*save_triple(tmp_path, n, levels=50 * (n % 2)), {"style": "ab"[n % 2]}) for n in range(12)]
     manager.add_training_examples(rows)
     results = manager.cross_validate(3, epochs=4, group_by="style")
@@ -252,13 +240,13 @@ def test_groups_are_tried_too(tmp_path: Path) -> None:
 
 def test_a_foreign_pool_is_asked_once_per_example(tmp_path: Path) -> None:
     pool = HostPool({"same": lambda _source, target: target, "up": lambda _source, target: brighter(target, 40)})
-    results = manager_of(tmp_path, 4, pool=pool).cross_validate(2)
+    results = level_manager(tmp_path, 4, pool=pool).cross_validate(2)
     assert len(pool.requests) == 4
     assert results["ensemble_examples"] == 4
 
 
 def test_an_example_that_cannot_be_used_is_listed(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path, 4)
+    manager = level_manager(tmp_path, 4)
     [gone, *_others] = manager.data_manager.get_all_examples()
     Path(gone.source_path).unlink()
     results = manager.cross_validate(3)
@@ -267,14 +255,14 @@ def test_an_example_that_cannot_be_used_is_listed(tmp_path: Path) -> None:
 
 
 def test_a_worker_that_always_fails_gets_nothing(tmp_path: Path) -> None:
-    pool = pool_of(brightening("near", 22), failing("broken"))
-    results = manager_of(tmp_path, 4, pool=pool).cross_validate(2, epochs=3)
+    pool = pool_of(Level("near", 22), failing("broken"))
+    results = level_manager(tmp_path, 4, pool=pool).cross_validate(2, epochs=3)
     assert [shares["broken"] for shares in results["blend_weights"]] == [0.0, 0.0]
 
 
 def test_progress_is_told(tmp_path: Path) -> None:
     phases: list[str] = []
-    manager_of(tmp_path, 4).cross_validate(2, on_progress=lambda progress: phases.append(progress.phase))
+    level_manager(tmp_path, 4).cross_validate(2, on_progress=lambda progress: phases.append(progress.phase))
     assert phases == ["evaluating"] * 4 + ["validating"] * 4
 
 
@@ -288,12 +276,12 @@ def test_progress_is_told(tmp_path: Path) -> None:
 def test_arguments_out_of_range_are_refused_before_any_work(tmp_path: Path, argument: str, bad: Any) -> None:
     calls: list[str] = []
     with pytest.raises(InvalidArgumentError, match=argument):
-        manager_of(tmp_path, 2, calls).cross_validate(**{argument: bad})
+        level_manager(tmp_path, 2, calls).cross_validate(**{argument: bad})
     assert calls == []
 
 
 def test_examples_with_one_target_cannot_be_divided(tmp_path: Path) -> None:
-    manager = manager_of(tmp_path, 1)
+    manager = level_manager(tmp_path, 1)
     [example] = manager.data_manager.get_all_examples()
     manager.add_training_example(example.target_path, example.target_path, example.ground_truth_path)
     with pytest.raises(InvalidArgumentError, match="examples with at least two different targets"):
@@ -302,8 +290,8 @@ def test_examples_with_one_target_cannot_be_divided(tmp_path: Path) -> None:
 
 def test_without_examples_workers_or_pictures_there_is_nothing_to_judge(tmp_path: Path) -> None:
     with pytest.raises(NoExamplesError):
-        manager_of(tmp_path, 0).cross_validate()
+        level_manager(tmp_path, 0).cross_validate()
     with pytest.raises(NoWorkersError):
-        manager_of(tmp_path, 2, pool=pool_of()).cross_validate()
+        level_manager(tmp_path, 2, pool=pool_of()).cross_validate()
     with pytest.raises(NothingEvaluatedError):
-        manager_of(tmp_path, 2, pool=pool_of(failing("broken"))).cross_validate()
+        level_manager(tmp_path, 2, pool=pool_of(failing("broken"))).cross_validate()

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tests.levels import Level, level_manager, level_pool
 from tests.simulation import shifted
+from tests.support import HostPool, failing, pool_of, save_triple
 
-from support import HostPool, brightening, failing, manager_with, pool_of, save_triple, usual_pool
-from tsm_training import BayesianWeightLearner, Image, TrainingEngine, TrainingManager
+from tsm_training import Image, TrainingManager
 from tsm_training.analysis import compare, probability_best
 from tsm_training.data import Preview
 from tsm_training.engine import Explanation
@@ -242,27 +243,30 @@ def test_the_search_for_a_subset_costs_what_is_stated() -> None:
 # --- through the front door -----------------------------------------------------------------------------------------
 
 
-def trained(folder: Path, calls: list[str] | None = None, **settings: Any) -> TrainingManager:
-    manager = manager_with(folder, pool=usual_pool(calls), learner=BayesianWeightLearner(alpha=0.5), **settings)
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> TrainingManager:
+    """Return a trained manager, for looking only; ``near`` is its best worker."""
+    manager = level_manager(tmp_path_factory.mktemp("trained"), 9, pool=level_pool(far=-60, mid=60, near=22))
     manager.train(epochs=3, validation_split=0.3, verbose=False)
     return manager
 
 
 def test_the_manager_explains_its_ensemble_and_runs_no_worker(tmp_path: Path) -> None:
     calls: list[str] = []
-    manager = trained(tmp_path, calls)
+    manager = level_manager(tmp_path, 6, calls)
+    manager.train(epochs=3, validation_split=0.3, verbose=False)
     calls.clear()
     found = manager.explain()
     assert calls == []
     assert (found["num_examples"], found["picture_examples"]) == (6, 6)
     assert {w: each["share"] for w, each in found["workers"].items()} == manager.weight_learner.get_blend_weights()
-    assert found["workers"]["near"]["share"] > 0.5
+    assert found["workers"]["below"]["share"] > 0.5
     assert found["ensemble_accuracy"] == pytest.approx(manager.validate()["ensemble_accuracy"])
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
 
 def test_the_tolerance_is_the_engines_rope_unless_given(tmp_path: Path) -> None:
-    manager = trained(tmp_path, engine_factory=TrainingEngine.using(lambda a, b: 0.5, rope=0.07))
+    manager = level_manager(tmp_path, 1, rope=0.07)
     assert manager.explain()["tolerance"] == 0.07
     assert manager.explain(tolerance=0)["tolerance"] == 0.0
 
@@ -270,34 +274,34 @@ def test_the_tolerance_is_the_engines_rope_unless_given(tmp_path: Path) -> None:
 @pytest.mark.parametrize("tolerance", [-0.1, 1.1, float("nan"), "0.1", True])
 def test_a_tolerance_out_of_range_is_refused_before_any_work(tmp_path: Path, tolerance: Any) -> None:
     calls: list[str] = []
-    manager = manager_with(tmp_path, examples=2, pool=usual_pool(calls))
+    manager = level_manager(tmp_path, 2, calls)
     with pytest.raises(InvalidArgumentError, match="tolerance must be a number of at least 0 and below 1"):
         manager.explain(tolerance=tolerance)
     assert calls == []
 
 
-def test_some_examples_only_are_explained(tmp_path: Path) -> None:
-    manager = trained(tmp_path)
-    ids = [example.example_id for example in manager.data_manager.get_all_examples()][:2]
-    assert manager.explain(example_ids=ids)["num_examples"] == 2
+def test_some_examples_only_are_explained(trained: TrainingManager) -> None:
+    ids = [example.example_id for example in trained.data_manager.get_all_examples()][:2]
+    assert trained.explain(example_ids=ids)["num_examples"] == 2
     with pytest.raises(ExampleNotFoundError):
-        manager.explain(example_ids=["no such id"])
+        trained.explain(example_ids=["no such id"])
     with pytest.raises(NoExamplesError):
-        manager.explain(example_ids=[])
+        trained.explain(example_ids=[])
 
 
 def test_damaged_previews_leave_the_rest_of_the_explanation(tmp_path: Path) -> None:
-    manager = trained(tmp_path)
+    manager = level_manager(tmp_path, 2)
+    manager.validate()
     for example in manager.data_manager.get_all_examples():
         damaged = Preview(example.known_files.digest, "ground_truth", b"no picture")
         manager.data_manager.save_evaluations([], [damaged])
     found = manager.explain()
-    assert (found["num_examples"], found["picture_examples"], found["subset"]) == (6, 0, None)
+    assert (found["num_examples"], found["picture_examples"], found["subset"]) == (2, 0, None)
 
 
 def test_a_foreign_pool_is_explained_from_one_run(tmp_path: Path) -> None:
     pool = HostPool({"same": lambda _source, target: target, "broken": lambda _source, _target: None})
-    manager = manager_with(tmp_path, pool=pool, examples=3)
+    manager = level_manager(tmp_path, 3, pool=pool)
     found = manager.explain()
     assert len(pool.requests) == 3
     assert found["picture_examples"] == 3
@@ -305,9 +309,9 @@ def test_a_foreign_pool_is_explained_from_one_run(tmp_path: Path) -> None:
 
 
 def test_where_nothing_can_be_evaluated_there_is_nothing_to_explain(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=1)
+    manager = level_manager(tmp_path, 1)
     Path(manager.data_manager.get_all_examples()[0].target_path).unlink()
-    for ask in (manager.explain, manager.probability_best, lambda: manager.compare("far", "near")):
+    for ask in (manager.explain, manager.probability_best, lambda: manager.compare("far", "below")):
         with pytest.raises(NothingEvaluatedError):
             ask()  # type: ignore[operator]
 
@@ -315,37 +319,32 @@ def test_where_nothing_can_be_evaluated_there_is_nothing_to_explain(tmp_path: Pa
 # --- is one worker better, and which is the best? -------------------------------------------------------------------
 
 
-def test_two_workers_are_compared_on_all_that_they_did(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=9)
-    comparison = manager.compare("near", "far")
-    table = manager.training_engine.score_table(manager.data_manager.get_all_examples())
+def test_two_workers_are_compared_on_all_that_they_did(trained: TrainingManager) -> None:
+    comparison = trained.compare("near", "far")
+    table = trained.training_engine.score_table(trained.data_manager.get_all_examples())
     assert comparison == compare(table, "near", "far")
     assert comparison.n == 9
     assert comparison.conclusion == "better"
-    assert manager.compare("far", "near").conclusion == "worse"
+    assert trained.compare("far", "near").conclusion == "worse"
 
 
-def test_what_is_practically_equal_can_be_said(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=9, engine_factory=TrainingEngine.using(by_level, rope=0.02))
-    assert manager.compare("far", "mid").rope == 0.02
-    assert manager.compare("far", "mid", rope=0.9).conclusion == "practically equal"
+def test_the_engine_says_what_is_practically_equal_unless_it_is_given(tmp_path: Path) -> None:
+    manager = level_manager(tmp_path, 8, rope=0.02)
+    assert manager.compare("above", "below").rope == 0.02
+    assert manager.compare("above", "below", rope=0.9).conclusion == "practically equal"
     with pytest.raises(InvalidArgumentError, match="rope"):
-        manager.compare("far", "mid", rope=-1.0)
-
-
-def by_level(output: Image, truth: Image) -> float:
-    return 1.0 - abs(float(output.mean()) - float(truth.mean())) / 255.0
+        manager.compare("above", "below", rope=-1.0)
 
 
 @pytest.mark.parametrize(("a", "b"), [("near", "nobody"), ("nobody", "near"), ("near", "near")])
-def test_two_different_workers_that_are_here_can_be_compared(tmp_path: Path, a: str, b: str) -> None:
+def test_two_different_workers_that_are_here_can_be_compared(trained: TrainingManager, a: str, b: str) -> None:
     with pytest.raises(InvalidArgumentError):
-        manager_with(tmp_path, examples=2).compare(a, b)
+        trained.compare(a, b)
 
 
 def test_the_best_worker_is_told_from_all_that_they_did(tmp_path: Path) -> None:
     calls: list[str] = []
-    manager = manager_with(tmp_path, examples=9, pool=usual_pool(calls))
+    manager = level_manager(tmp_path, 9, pool=level_pool(calls, far=-60, mid=60, near=22))
     best = manager.probability_best()
     table = manager.training_engine.score_table(manager.data_manager.get_all_examples())
     assert best == probability_best(table)
@@ -354,15 +353,14 @@ def test_the_best_worker_is_told_from_all_that_they_did(tmp_path: Path) -> None:
     assert len(calls) == 27  # each once, whatever is asked
 
 
-def test_questions_can_be_asked_about_some_examples(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=9)
-    ids = [example.example_id for example in manager.data_manager.get_all_examples()][:3]
-    assert manager.compare("near", "far", example_ids=ids).n == 3
-    assert manager.probability_best(example_ids=ids).n == 3
+def test_questions_can_be_asked_about_some_examples(trained: TrainingManager) -> None:
+    ids = [example.example_id for example in trained.data_manager.get_all_examples()][:3]
+    assert trained.compare("near", "far", example_ids=ids).n == 3
+    assert trained.probability_best(example_ids=ids).n == 3
 
 
 def test_a_failure_is_no_score_and_examples_with_one_target_are_one_group(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=2, pool=pool_of(brightening("a", 10), failing("b")))
+    manager = level_manager(tmp_path, 2, pool=pool_of(Level("a", 10), failing("b")))
     source, target, truth = save_triple(tmp_path / "more", 0)
     manager.add_training_example(truth, target, truth)
     table = manager.training_engine.score_table(manager.data_manager.get_all_examples())
@@ -373,7 +371,7 @@ def test_a_failure_is_no_score_and_examples_with_one_target_are_one_group(tmp_pa
 
 
 def test_an_example_that_is_given_twice_counts_once(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=3)
+    manager = level_manager(tmp_path, 3)
     first, second, third = manager.data_manager.get_all_examples()
     engine = manager.training_engine
     assert engine.score_table([first, second, first]) == engine.score_table([first, second])

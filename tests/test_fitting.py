@@ -15,18 +15,17 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
+from tests.levels import Level, closeness, level_manager, level_pool
 from tests.support import (
     HostPool,
-    brightening,
     brighter,
     manager_with,
     picture,
-    pool_of,
     save_triple,
     usual_pool,
 )
 
-from tsm_training import BayesianWeightLearner, Image, InMemoryStore, Progress, TrainingEngine, TrainingManager
+from tsm_training import Image, InMemoryStore, Progress, TrainingManager
 from tsm_training.data import Preview, TrainingExample
 from tsm_training.engine.fitting import MOST_FITTED_EXAMPLES, group_label
 from tsm_training.engine.previews import first_of
@@ -50,33 +49,6 @@ from tsm_training.errors import (
 from tsm_training.evidence import FittedBlend, LearnedState
 from tsm_training.testing import make_example
 from tsm_training.weights import LearnerCell
-
-
-def by_level(output: Image, truth: Image) -> float:
-    """Return how near two pictures are on average; cheap, and blending helps."""
-    return 1.0 - abs(float(output.mean()) - float(truth.mean())) / 255.0
-
-
-def closeness(output: Image, truth: Image) -> float:
-    return 1.0 - float(np.abs(output.astype(np.int16) - truth).mean()) / 255.0
-
-
-def two_sided_pool(calls: list[str] | None = None) -> Any:
-    """Return workers on both sides of the ground truth, 20 levels up: a blend is better than each of them."""
-    return pool_of(brightening("above", 50, calls), brightening("below", 0, calls), brightening("far", -60, calls))
-
-
-def blending_manager(folder: Path, examples: int = 6, *, alpha: float = 0.5, **settings: Any) -> TrainingManager:
-    metric = settings.pop("metric", closeness)
-    engine = {name: settings.pop(name) for name in ("blend_solver", "executor", "memory_budget") if name in settings}
-    settings.setdefault("pool", two_sided_pool())
-    return manager_with(
-        folder,
-        examples,
-        learner=BayesianWeightLearner(alpha=alpha),
-        engine_factory=TrainingEngine.using(metric, **engine),
-        **settings,
-    )
 
 
 def state_of(manager: TrainingManager) -> LearnedState:
@@ -109,7 +81,7 @@ def train_all(manager: TrainingManager, **settings: Any) -> Any:
 
 
 def test_the_blend_is_fitted_on_what_is_learned_from_and_nothing_else(tmp_path: Path) -> None:
-    manager = blending_manager(tmp_path, examples=8)
+    manager = level_manager(tmp_path, examples=8, blend_solver="auto")
     manager.train(validation_split=0.25, verbose=False)
     [session] = manager.data_manager.get_all_sessions()
     assert len(session.training_ids) == 6
@@ -118,7 +90,7 @@ def test_the_blend_is_fitted_on_what_is_learned_from_and_nothing_else(tmp_path: 
 
 
 def test_examples_of_earlier_trainings_count_too_but_none_that_is_held_out_now(tmp_path: Path) -> None:
-    manager = blending_manager(tmp_path, examples=8)
+    manager = level_manager(tmp_path, examples=8)
     examples = all_examples(manager)
     engine = manager.training_engine
     engine.train_batch(examples[:4], verbose=False, validation_examples=examples[6:])
@@ -130,19 +102,19 @@ def test_examples_of_earlier_trainings_count_too_but_none_that_is_held_out_now(t
 def test_training_in_batches_ends_with_a_blend_of_all(tmp_path: Path) -> None:
     """The guide's second example."""
     calls: list[str] = []
-    manager = blending_manager(tmp_path, examples=7, pool=two_sided_pool(calls))
+    manager = level_manager(tmp_path, examples=7, blend_solver="auto", pool=level_pool(calls))
     every = all_examples(manager)
     for start in range(0, len(every), 3):
         manager.training_engine.train_batch(every[start : start + 3], epochs=1, verbose=False)
     assert fitted_of(manager).digests == digests_of(every)
     assert len(calls) == 21
-    at_once = blending_manager(tmp_path, examples=7)
+    at_once = level_manager(tmp_path, examples=7, blend_solver="auto")
     train_all(at_once)
     assert state_of(manager) == state_of(at_once)
 
 
 def test_a_removed_example_is_not_fitted_again(tmp_path: Path) -> None:
-    manager = blending_manager(tmp_path)
+    manager = level_manager(tmp_path)
     train_all(manager)
     removed, *others = all_examples(manager)
     manager.remove_training_example(removed.example_id)
@@ -153,7 +125,7 @@ def test_a_removed_example_is_not_fitted_again(tmp_path: Path) -> None:
 
 def test_an_example_that_the_store_has_no_more_is_not_fitted_again(tmp_path: Path) -> None:
     """Removed behind the learner's back, it is still absorbed."""
-    manager = blending_manager(tmp_path)
+    manager = level_manager(tmp_path)
     train_all(manager)
     removed, *others = all_examples(manager)
     manager.data_manager.remove_example(removed.example_id)
@@ -163,7 +135,7 @@ def test_an_example_that_the_store_has_no_more_is_not_fitted_again(tmp_path: Pat
 
 @pytest.mark.parametrize("phase", ["evaluating", "learning"])
 def test_what_was_fitted_on_an_example_that_is_removed_meanwhile_is_not_kept(tmp_path: Path, phase: str) -> None:
-    manager = blending_manager(tmp_path)
+    manager = level_manager(tmp_path)
     removed, *others = all_examples(manager)
 
     def meanwhile(progress: Progress) -> None:
@@ -176,7 +148,7 @@ def test_what_was_fitted_on_an_example_that_is_removed_meanwhile_is_not_kept(tmp
 
 
 def test_a_group_that_has_lost_all_its_examples_meanwhile_is_gone(tmp_path: Path) -> None:
-    manager = blending_manager(tmp_path, examples=4)
+    manager = level_manager(tmp_path, examples=4)
     lonely = manager.add_training_example(*save_triple(tmp_path, 9), {"style": "rare"})
 
     def meanwhile(progress: Progress) -> None:
@@ -190,43 +162,43 @@ def test_a_group_that_has_lost_all_its_examples_meanwhile_is_gone(tmp_path: Path
 
 def test_examples_whose_results_are_out_of_date_are_not_fitted(tmp_path: Path) -> None:
     store = InMemoryStore()
-    manager = blending_manager(tmp_path, examples=7, storage=store)
+    manager = level_manager(tmp_path, examples=7, storage=store)
     examples = all_examples(manager)
     manager.training_engine.train_batch(examples[:4], verbose=False)
-    changed = pool_of(brightening("above", 49), brightening("below", 0), brightening("far", -60))
-    later = blending_manager(tmp_path, examples=0, storage=store, pool=changed)
+    changed = level_pool(above=49, below=0, far=-60)
+    later = level_manager(tmp_path, examples=0, storage=store, pool=changed)
     later.training_engine.train_batch(examples[4:], verbose=False)
     assert fitted_of(later).digests == digests_of(examples[4:])
 
 
 def test_examples_that_a_new_worker_has_not_seen_are_not_fitted(tmp_path: Path) -> None:
-    manager = blending_manager(tmp_path, examples=7)
+    manager = level_manager(tmp_path, examples=7)
     examples = all_examples(manager)
     manager.training_engine.train_batch(examples[:4], verbose=False)
-    manager.worker_pool.register_worker(brightening("new", 20))  # type: ignore[attr-defined]
+    manager.worker_pool.register_worker(Level("new", 20))  # type: ignore[attr-defined]
     manager.training_engine.train_batch(examples[4:], verbose=False)
     assert fitted_of(manager).digests == digests_of(examples[4:])
     assert fitted_of(manager).shares["new"] > 0.5
 
 
 def test_an_earlier_blend_stays_where_nothing_can_be_fitted(tmp_path: Path) -> None:
-    manager = blending_manager(tmp_path)
+    manager = level_manager(tmp_path)
     train_all(manager)
     before = fitted_of(manager)
-    manager.worker_pool.register_worker(brightening("new", 20))  # type: ignore[attr-defined]
+    manager.worker_pool.register_worker(Level("new", 20))  # type: ignore[attr-defined]
     manager.training_engine.train_batch(all_examples(manager)[:2], verbose=False)
     assert fitted_of(manager) == before
 
 
 @pytest.mark.parametrize("examples", [1, 2])
 def test_with_too_few_examples_the_posterior_alone_decides(tmp_path: Path, examples: int) -> None:
-    manager = blending_manager(tmp_path, examples=examples)
+    manager = level_manager(tmp_path, examples=examples)
     train_all(manager)
     assert state_of(manager).fitted is None
 
 
 def test_a_single_lesson_leaves_the_blend_alone(tmp_path: Path) -> None:
-    manager = blending_manager(tmp_path)
+    manager = level_manager(tmp_path)
     train_all(manager)
     before = fitted_of(manager)
     manager.training_engine.train_on_example(all_examples(manager)[0])
@@ -235,7 +207,7 @@ def test_a_single_lesson_leaves_the_blend_alone(tmp_path: Path) -> None:
 
 def test_forced_evaluation_fits_the_same_blend(tmp_path: Path) -> None:
     calls: list[str] = []
-    manager = blending_manager(tmp_path, examples=4, pool=two_sided_pool(calls))
+    manager = level_manager(tmp_path, examples=4, pool=level_pool(calls))
     train_all(manager)
     before = fitted_of(manager)
     train_all(manager, reevaluate=True)
@@ -255,7 +227,7 @@ def test_results_of_a_foreign_pool_serve_later_trainings_only_where_they_are_sto
     tmp_path: Path, kind: type[HostPool], fitted: int, requests: int
 ) -> None:
     pool = kind({"above": lambda _s, target: brighter(target, 50), "below": lambda _s, target: target})
-    manager = blending_manager(tmp_path, examples=7, pool=pool)
+    manager = level_manager(tmp_path, examples=7, pool=pool)
     examples = all_examples(manager)
     manager.training_engine.train_batch(examples[:4], verbose=False)
     assert fitted_of(manager).digests == digests_of(examples[:4])
@@ -269,7 +241,7 @@ def test_results_of_a_foreign_pool_serve_later_trainings_only_where_they_are_sto
 
 @pytest.mark.parametrize(("alpha", "epochs"), [(0.1, 1), (0.1, 5), (0.5, 2), (1.0, 1)])
 def test_rate_and_epochs_decide_how_far_the_blend_is_followed(tmp_path: Path, alpha: float, epochs: int) -> None:
-    manager = blending_manager(tmp_path, examples=4, alpha=alpha)
+    manager = level_manager(tmp_path, examples=4, alpha=alpha)
     train_all(manager, epochs=epochs)
     absorbed = 1.0 - (1.0 - alpha) ** epochs
     assert fitted_of(manager).absorbed == pytest.approx(absorbed)
@@ -283,12 +255,12 @@ def test_rate_and_epochs_decide_how_far_the_blend_is_followed(tmp_path: Path, al
 
 
 def test_every_epoch_of_the_history_has_the_shares_that_a_training_of_as_many_epochs_ends_with(tmp_path: Path) -> None:
-    manager = blending_manager(tmp_path, examples=4, alpha=0.3)
+    manager = level_manager(tmp_path, examples=4, alpha=0.3)
     train_all(manager, epochs=3)
     [session] = manager.data_manager.get_all_sessions()
     history = [epoch["blend_weights"] for epoch in session.metrics_history]
     for epochs, shares in enumerate(history, 1):
-        shorter = blending_manager(tmp_path, examples=4, alpha=0.3)
+        shorter = level_manager(tmp_path, examples=4, alpha=0.3)
         train_all(shorter, epochs=epochs)
         assert shares == shorter.weight_learner.get_blend_weights()
     assert history[0] != history[1] != history[2]
@@ -300,7 +272,7 @@ def test_every_epoch_of_the_history_has_the_shares_that_a_training_of_as_many_ep
 def test_where_the_store_keeps_few_previews_the_blend_is_fitted_on_those(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    manager = blending_manager(tmp_path)
+    manager = level_manager(tmp_path)
     examples = sorted(all_examples(manager), key=lambda example: example.known_files.digest)
     manager.validate()
     sizes = [sum(map(len, manager.data_manager.load_previews(e.known_files.digest).values())) for e in examples]
@@ -336,7 +308,7 @@ def test_damaged_bytes_are_no_preview(damaged: bytes) -> None:
 @pytest.mark.parametrize("damaged", [b"no picture", encode_preview(picture(0, 5, 7))], ids=["junk", "another size"])
 @pytest.mark.parametrize("name", ["target", "ground_truth", "a worker's"])
 def test_an_example_whose_preview_is_damaged_is_left_out(tmp_path: Path, name: str, damaged: bytes) -> None:
-    manager = blending_manager(tmp_path, examples=4)
+    manager = level_manager(tmp_path, examples=4)
     manager.validate()
     spoiled, *others = sorted(all_examples(manager), key=lambda example: example.known_files.digest)
     store, digest = manager.data_manager, spoiled.known_files.digest
@@ -363,7 +335,7 @@ class Attached(BlendSolver):
 
 
 def test_an_engine_travels_without_its_solver(tmp_path: Path) -> None:
-    manager = blending_manager(tmp_path, examples=0, blend_solver=Attached())
+    manager = level_manager(tmp_path, examples=0, blend_solver=Attached())
     travelled = pickle.loads(pickle.dumps(manager.training_engine))
     assert travelled.calculate_similarity(picture(1), picture(1)) == 1.0
 
@@ -376,7 +348,7 @@ def test_a_search_stops_when_it_is_asked_to(tmp_path: Path) -> None:
         judged.append(1)
         return closeness(output, truth)
 
-    manager = blending_manager(tmp_path, metric=counted)
+    manager = level_manager(tmp_path, blend_solver="auto", metric=counted)
     before = state_of(manager)
     whole_pictures = 18
     with pytest.raises(TrainingStoppedError):
@@ -388,12 +360,12 @@ def test_a_search_stops_when_it_is_asked_to(tmp_path: Path) -> None:
 
 def test_an_engine_with_a_solver_of_a_hosts_own_evaluates_in_other_processes(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
-        manager = blending_manager(tmp_path, examples=3, executor=processes, blend_solver=Attached())
+        manager = level_manager(tmp_path, examples=3, executor=processes, blend_solver=Attached())
         train_all(manager)
-        apart = blending_manager(tmp_path, executor=processes)
+        apart = level_manager(tmp_path, executor=processes, blend_solver="auto")
         train_all(apart)
     assert fitted_of(manager).shares == {"above": 1.0}
-    here = blending_manager(tmp_path)
+    here = level_manager(tmp_path, blend_solver="auto")
     train_all(here)
     assert state_of(apart) == state_of(here)
 
@@ -402,7 +374,7 @@ def test_neither_threads_nor_memory_change_a_bit(tmp_path: Path) -> None:
     states = []
     with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(8) as eight:
         for settings in ({"executor": one}, {"executor": eight}, {"executor": eight, "memory_budget": 1}):
-            manager = blending_manager(tmp_path, **settings)
+            manager = level_manager(tmp_path, blend_solver="auto", **settings)
             train_all(manager, epochs=2)
             states.append(state_of(manager))
     assert states[0] == states[1] == states[2]
@@ -412,7 +384,7 @@ def test_neither_threads_nor_memory_change_a_bit(tmp_path: Path) -> None:
 def test_the_order_in_which_examples_were_added_changes_no_bit(tmp_path: Path) -> None:
     states = []
     for order in (range(5), [3, 1, 4, 0, 2]):
-        manager = blending_manager(tmp_path, examples=0)
+        manager = level_manager(tmp_path, examples=0, blend_solver="auto")
         manager.add_training_examples([save_triple(tmp_path, seed) for seed in order])
         train_all(manager)
         states.append(state_of(manager))
@@ -421,7 +393,7 @@ def test_the_order_in_which_examples_were_added_changes_no_bit(tmp_path: Path) -
 
 @pytest.mark.parametrize("phase", ["evaluating", "learning", "validating"])
 def test_a_training_that_goes_on_after_an_interruption_fits_the_same_blend(tmp_path: Path, phase: str) -> None:
-    interrupted, whole = blending_manager(tmp_path), blending_manager(tmp_path)
+    interrupted, whole = level_manager(tmp_path, blend_solver="auto"), level_manager(tmp_path, blend_solver="auto")
 
     def interrupt(progress: Progress) -> None:
         if progress.phase == phase:
@@ -440,7 +412,7 @@ def test_a_training_that_goes_on_after_an_interruption_fits_the_same_blend(tmp_p
 
 @pytest.mark.parametrize("name", COMPARED_SOLVERS)
 def test_a_solver_can_be_chosen_by_name(tmp_path: Path, name: str) -> None:
-    manager = blending_manager(tmp_path, examples=3, blend_solver=name)
+    manager = level_manager(tmp_path, examples=3, blend_solver=name)
     train_all(manager)
     assert fitted_of(manager).solver == name
 
@@ -452,7 +424,7 @@ def test_a_solver_can_be_an_object_of_the_hosts_own(tmp_path: Path) -> None:
         def solve(self, problem: BlendProblem, /) -> dict[str, float]:
             return {"far": 2.0}
 
-    manager = blending_manager(tmp_path, examples=3, blend_solver=OnlyFar(), alpha=1.0)
+    manager = level_manager(tmp_path, examples=3, blend_solver=OnlyFar(), alpha=1.0)
     train_all(manager)
     assert (fitted_of(manager).shares, fitted_of(manager).solver) == ({"far": 1.0}, "only far")
     assert manager.weight_learner.get_blend_weights() == {"above": 0.0, "below": 0.0, "far": 1.0}
@@ -461,7 +433,7 @@ def test_a_solver_can_be_an_object_of_the_hosts_own(tmp_path: Path) -> None:
 @pytest.mark.parametrize("choice", ["best", None, EqualWeights, 3])
 def test_an_engine_refuses_what_is_no_solver(tmp_path: Path, choice: Any) -> None:
     with pytest.raises(InvalidArgumentError, match="blend_solver must be one of 'auto'"):
-        blending_manager(tmp_path, examples=0, blend_solver=choice)
+        level_manager(tmp_path, examples=0, blend_solver=choice)
 
 
 def test_a_faulty_solver_ends_the_session_and_leaves_the_learner_alone(tmp_path: Path) -> None:
@@ -471,7 +443,7 @@ def test_a_faulty_solver_ends_the_session_and_leaves_the_learner_alone(tmp_path:
         def solve(self, problem: BlendProblem, /) -> dict[str, float]:
             return {"above": -1.0}
 
-    manager = blending_manager(tmp_path, examples=3, blend_solver=Faulty())
+    manager = level_manager(tmp_path, examples=3, blend_solver=Faulty())
     before = state_of(manager)
     with pytest.raises(BlendSolverError, match="'faulty' gave 'above' the share -1") as caught:
         train_all(manager)
@@ -491,7 +463,7 @@ def test_a_metric_that_breaks_on_a_blended_picture_ends_the_session(tmp_path: Pa
             raise ValueError("never seen before")
         return closeness(output, truth)
 
-    manager = blending_manager(tmp_path, examples=3, metric=picky)
+    manager = level_manager(tmp_path, examples=3, blend_solver="auto", metric=picky)
     with pytest.raises(MetricError, match="never seen before") as caught:
         train_all(manager)
     assert caught.value.worker_id == "(the blended picture)"
@@ -544,7 +516,7 @@ def test_behind_many_examples_without_previews_none_is_looked_for() -> None:
 def test_no_more_examples_are_fitted_than_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_FITTED_EXAMPLES == 64
     monkeypatch.setattr("tsm_training.engine.fitting.MOST_FITTED_EXAMPLES", 4)
-    manager = blending_manager(tmp_path)
+    manager = level_manager(tmp_path)
     train_all(manager)
     assert fitted_of(manager).digests == digests_of(all_examples(manager))[:4]
     assert len(state_of(manager).absorbed) == 6
@@ -564,7 +536,7 @@ def test_each_preview_is_prepared_once_for_all_groups(tmp_path: Path) -> None:
         def __call__(self, output: Image, ground_truth: Image, /) -> float:
             return closeness(output, ground_truth)
 
-    manager = blending_manager(tmp_path, examples=0, metric=Watched())
+    manager = level_manager(tmp_path, examples=0, metric=Watched())
     manager.add_training_examples([(*save_triple(tmp_path, seed), {"style": str(seed % 2)}) for seed in range(6)])
     train_all(manager, group_by="style")
     assert len(prepared) == 6 + 6  # evaluating, and fitting
@@ -618,7 +590,7 @@ def test_a_key_to_group_by_is_text(tmp_path: Path, key: Any) -> None:
 
 def styled(folder: Path, styles: Mapping[str, tuple[int, int]], **settings: Any) -> TrainingManager:
     """Return a manager with examples of each style: how many, and how many levels up their truth is."""
-    manager = blending_manager(folder, examples=0, **settings)
+    manager = level_manager(folder, examples=0, blend_solver="auto", **settings)
     rows = []
     for style, (count, levels) in styles.items():
         for number in range(count):
