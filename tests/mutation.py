@@ -115,6 +115,8 @@ GROUPS: Final[Mapping[str, Group]] = {
             "test_storage_room",
             "test_storage_round_trip",
             "test_storage_salvage",
+            "test_storage_salvage_rows",
+            "test_storage_words",
         ],
         expression=f"{_IN_THIS_PROCESS} and {_SAID_BEFORE}",
         without=["data/sqlite/rules.py"],

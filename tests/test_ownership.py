@@ -115,7 +115,7 @@ def test_a_session_that_another_process_runs_is_left_alone(path: Path) -> None:
     assert (marks(path), running_rows(path)) == ([], 0)
 
 
-def test_a_session_that_the_same_process_runs_is_left_alone(path: Path) -> None:
+def test_a_session_that_runs_here_is_left_alone(path: Path) -> None:
     with contextlib.closing(TrainingDataManager(path)) as store:
         store.begin_session(make_session())
         assert status(path) == "running"
@@ -232,7 +232,7 @@ def test_a_folder_that_cannot_be_listed_does_not_hide_a_dead_session(
     assert status(path) == "interrupted"
 
 
-def test_a_session_whose_mark_is_gone_has_no_process(path: Path) -> None:
+def test_a_session_whose_mark_is_gone_counts_as_abandoned(path: Path) -> None:
     begin_and_drop(path)
     path.with_name(marks(path)[0]).unlink()
     assert status(path) == "interrupted"
