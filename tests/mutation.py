@@ -108,6 +108,7 @@ GROUPS: Final[Mapping[str, Group]] = {
             "test_ownership",
             "test_upgrade",
             "test_storage_care",
+            "test_storage_connection",
             "test_storage_details",
             "test_storage_faults",
             "test_storage_network",
