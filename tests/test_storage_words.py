@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from tsm_training import TrainingDataManager
-from tsm_training.data import SessionCommit, StorageFault
+from tsm_training.data import GUIDE_SCHEMA, SessionCommit, StorageFault
 from tsm_training.data.sqlite.checking import insert_row, storage_faults
 from tsm_training.data.sqlite.connection import Database
 from tsm_training.errors import (
@@ -655,6 +655,14 @@ def test_a_file_of_another_version_or_application_is_told_and_left(
     execute(path, statement)
     before = path.read_bytes()
     assert refusal(path, read_only=read_only) == (kind, reason)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("mark", ["user_version = 7", "application_id = 5"])
+def test_a_file_by_the_guide_that_another_application_has_marked_is_told_and_left(path: Path, mark: str) -> None:
+    execute(path, *(statement for statement in GUIDE_SCHEMA.split(";\n") if statement.strip()), f"PRAGMA {mark}")
+    before = path.read_bytes()
+    assert refusal(path) == (DatabaseNotOursError, "it belongs to another application; it was left as it was")
     assert path.read_bytes() == before
 
 
