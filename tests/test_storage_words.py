@@ -7,7 +7,7 @@ import json
 import math
 import os
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from tsm_training.testing import (
     MOMENT,
     make_evaluation,
     make_example,
+    make_files,
     make_learned_state,
     make_metric_row,
     make_session,
@@ -588,6 +589,69 @@ def test_a_database_on_another_machine_is_told_with_what_helps(
         f"{path} lies on another machine, where locks cannot be relied on: let only one process at a time use it, "
         "or keep the database on a disk of this machine"
     ]
+
+
+HELP = "quarantine() puts such rows aside, check() lists them all"
+
+
+@pytest.mark.parametrize(
+    ("statement", "use", "place"),
+    [
+        (
+            "UPDATE example_files SET files = '[]' WHERE example_id = 'two'",
+            lambda store: store.get_example("two"),
+            "example_files, 'two', files: it holds no JSON object",
+        ),
+        (
+            "UPDATE training_examples SET metadata = '[]' WHERE example_id = 'two'",
+            lambda store: store.edit_examples({"two": lambda stored: stored}),
+            "training_examples, 'two', metadata: it holds no JSON object",
+        ),
+        (
+            "UPDATE session_details SET details = '[]' WHERE session_id = 'second'",
+            lambda store: store.get_session("second"),
+            "session_details, 'second', details: it holds no JSON object",
+        ),
+        (
+            "UPDATE learned_bases SET prior = 0 WHERE worker_id = 'good'",
+            lambda store: store.load_learning(),
+            "learned_bases, 'good', prior: a finite number above 0 is expected, not 0.0",
+        ),
+        (
+            "UPDATE absorbed_evidence SET residual = 2 WHERE example_digest = 'digest' AND worker_id = 'good'",
+            lambda store: store.update_learning(lambda held: held),
+            "absorbed_evidence, 'digest', 'good', residual: a number from 0 to 1 is expected, not 2.0",
+        ),
+    ],
+)
+def test_whoever_asks_for_a_row_that_is_faulty_is_told_which_and_what_helps(
+    path: Path, store: TrainingDataManager, statement: str, use: Callable[[TrainingDataManager], object], place: str
+) -> None:
+    store.close()
+    execute(path, statement)
+    with contextlib.closing(TrainingDataManager(path)) as again, pytest.raises(StorageCorruptError) as caught:
+        use(again)
+    assert (caught.value.location, caught.value.reason) == (str(path), f"{place}; {HELP}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"created_at": datetime(2024, 1, 2, 3)}, "the time 2024-01-02 03:00:00 has no time zone"),
+        (
+            {"files": attrs.evolve(make_files(), target=attrs.evolve(make_files().target, sha256="x"))},
+            "example_files, files: at 'target': at 'sha256': 64 hexadecimal digits are expected, not 'x'",
+        ),
+        ({"source_path": "a\ud800"}, "training_examples, source_path: the text is damaged: it is not UTF-8"),
+    ],
+)
+def test_an_example_that_could_not_be_read_again_is_not_stored(
+    store: TrainingDataManager, changes: dict[str, Any], reason: str
+) -> None:
+    with pytest.raises(StorageError) as caught:
+        store.add_examples([make_example("three", **changes)])
+    assert (caught.value.location, caught.value.reason) == (store.location, f"a value cannot be stored: {reason}")
+    assert len(store.get_all_examples()) == 2
 
 
 # --- what is said of files that cannot be opened ----------------------------------------------------------------------
