@@ -17,7 +17,7 @@ import pytest
 
 from tsm_training.data import SessionCommit, TrainingDataManager
 from tsm_training.data.sqlite import ownership
-from tsm_training.errors import StorageError
+from tsm_training.errors import StorageBusyError, StorageError
 from tsm_training.testing import MOMENT, make_evaluation, make_session
 
 ENDED = make_session(status="completed", end_time=MOMENT)
@@ -115,7 +115,7 @@ def test_a_session_that_another_process_runs_is_left_alone(path: Path) -> None:
     assert (marks(path), running_rows(path)) == ([], 0)
 
 
-def test_a_session_that_the_same_process_runs_is_left_alone(path: Path) -> None:
+def test_a_session_that_runs_here_is_left_alone(path: Path) -> None:
     with contextlib.closing(TrainingDataManager(path)) as store:
         store.begin_session(make_session())
         assert status(path) == "running"
@@ -232,10 +232,48 @@ def test_a_folder_that_cannot_be_listed_does_not_hide_a_dead_session(
     assert status(path) == "interrupted"
 
 
-def test_a_session_whose_mark_is_gone_has_no_process(path: Path) -> None:
+def test_a_session_whose_mark_is_gone_counts_as_abandoned(path: Path) -> None:
     begin_and_drop(path)
     path.with_name(marks(path)[0]).unlink()
     assert status(path) == "interrupted"
+
+
+def test_a_mark_that_cannot_be_removed_does_not_keep_a_file_from_being_opened(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin_and_drop(path)
+
+    def refuse(_path: Path) -> None:
+        raise PermissionError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", refuse)
+        assert status(path) == "interrupted"
+    assert len(marks(path)) == 1
+    TrainingDataManager(path).close()
+    assert marks(path) == []
+
+
+def test_a_mark_that_somebody_else_has_removed_is_no_trouble_at_the_end(path: Path) -> None:
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        store.begin_session(make_session())
+        path.with_name(marks(path)[0]).unlink()
+        store.commit_session("session", lambda _held: SessionCommit(ENDED))
+        assert store.get_session("session").status == "completed"
+
+
+def test_a_file_without_leftovers_is_opened_while_somebody_else_writes(path: Path) -> None:
+    TrainingDataManager(path).close()
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        TrainingDataManager(path, busy_timeout=0).close()
+        other.execute("ROLLBACK")
+    begin_and_drop(path)
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with pytest.raises(StorageBusyError):
+            TrainingDataManager(path, busy_timeout=0)
+        other.execute("ROLLBACK")
 
 
 @pytest.mark.parametrize("name", ["training.db-notes.running", "other.db-0123456789abcdef.running", "training.db-copy"])

@@ -487,7 +487,7 @@ def test_a_locked_file_is_an_error_and_nothing_is_half_done(
         write(store)
 
 
-def test_reading_goes_on_while_another_process_is_about_to_write(path: Path) -> None:
+def test_reading_goes_on_while_somebody_is_about_to_write(path: Path) -> None:
     with contextlib.closing(TrainingDataManager(path, busy_timeout=0.0)) as store, plain(path) as other:
         fill(store)
         other.execute("BEGIN IMMEDIATE")
@@ -966,9 +966,7 @@ def test_a_child_of_a_fork_has_a_connection_of_its_own(path: Path) -> None:
     assert ids == ["parent", "child", "grandchild", "parent again"]
 
 
-def test_another_process_number_means_another_connection(
-    store: TrainingDataManager, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_another_pid_means_another_connection(store: TrainingDataManager, monkeypatch: pytest.MonkeyPatch) -> None:
     store.add_examples([make_example("a")])
     with monkeypatch.context() as patch, contextlib.closing(TrainingDataManager(":memory:")) as memory:
         patch.setattr(os, "getpid", lambda: -1)

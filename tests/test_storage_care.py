@@ -20,7 +20,7 @@ import pytest
 from support import manager_with
 from tsm_training import TrainingDataManager
 from tsm_training.data import Preview, StorageFault
-from tsm_training.data.sqlite import backup, network
+from tsm_training.data.sqlite import backup, copying, network
 from tsm_training.errors import (
     InvalidArgumentError,
     StorageBusyError,
@@ -303,7 +303,7 @@ def test_a_session_that_nobody_runs_is_found_and_marked(path: Path, store: Train
     assert store.check() == []
 
 
-def test_a_session_whose_process_has_died_is_mended_by_the_next_opening(path: Path) -> None:
+def test_a_session_that_was_left_behind_is_mended_by_the_next_opening(path: Path) -> None:
     dead = TrainingDataManager(path)
     dead.begin_session(make_session("left"))
     dead.close()
@@ -563,6 +563,21 @@ def test_damage_that_is_found_while_copying_is_told_of_the_database(
     with pytest.raises(StorageCorruptError) as caught:
         store.backup(tmp_path / "copy.db")
     assert caught.value.location == str(path)
+
+
+@pytest.mark.parametrize(
+    "error", [sqlite3.ProgrammingError("Python says no"), sqlite3.OperationalError("unable to open database file")]
+)
+def test_a_copy_that_cannot_even_be_begun_is_told_of_the_copy(
+    store: TrainingDataManager, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: sqlite3.Error
+) -> None:
+    def refuse(_path: str) -> sqlite3.Connection:
+        raise error
+
+    monkeypatch.setattr(copying, "connect", refuse)
+    with pytest.raises(StorageError) as caught:
+        store.backup(tmp_path / "copy.db")
+    assert (caught.value.location, caught.value.reason) == (str(tmp_path / "copy.db"), str(error))
 
 
 def test_a_damaged_database_cannot_be_copied_as_if_it_were_sound(path: Path, tmp_path: Path) -> None:

@@ -94,6 +94,18 @@ def test_damage_is_told_with_the_file_and_what_sqlite_found(path: Path) -> None:
     assert error.reason.startswith("the file is damaged (what SQLite says); ")
 
 
+@pytest.mark.parametrize("lack", ["no such table: evaluations", "no such column: seconds"])
+def test_a_table_or_column_that_is_not_there_is_damage(path: Path, lack: str) -> None:
+    found = sqlite3.OperationalError(lack)
+    found.sqlite_errorcode = sqlite3.SQLITE_ERROR
+    error = storage_error(str(path), found)
+    assert (type(error), error.location) == (StorageCorruptError, str(path))
+    assert error.reason == (
+        f"the file is damaged ({lack}); restore a backup, or save what can still be read with "
+        "tsm_training.data.salvage(); do not delete the file"
+    )
+
+
 @pytest.mark.parametrize(
     ("refusal", "kind", "reason"),
     [
@@ -128,6 +140,7 @@ def test_the_systems_own_reason_is_asked_for_in_the_folder_of_the_file(
         (sqlite3.SQLITE_IOERR_FSYNC, 100_000, 10, 100_000 + 64 * 1024 - 1, True),
         (sqlite3.SQLITE_IOERR_FSYNC, 100_000, 10, 100_000 + 64 * 1024, False),
         (sqlite3.SQLITE_IOERR_FSYNC, 100_000, 100_000, 10**9, False),
+        (sqlite3.SQLITE_IOERR_FSYNC, 0, 0, 64 * 1024, False),
         (sqlite3.SQLITE_IOERR_FSYNC, 10**6, 0, resource.RLIM_INFINITY, False),
         (sqlite3.SQLITE_IOERR_WRITE, 0, 0, 10**9, True),  # the file has shrunk again
         (sqlite3.SQLITE_IOERR_WRITE, 0, 0, resource.RLIM_INFINITY, False),

@@ -523,6 +523,15 @@ def test_the_time_to_wait_is_a_number_of_seconds(path: Path, bad: Any) -> None:
     assert not path.exists()
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """Let Ctrl-C be an exception also where the tests run in the background, with Ctrl-C ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_is_heard_while_waiting_for_a_lock(path: Path, store: TrainingDataManager) -> None:
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as other:
         other.execute("BEGIN IMMEDIATE")

@@ -19,6 +19,9 @@ MOUNTS = r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 45 22 0:45 / /over rw - ext4 /dev/vdb rw
 46 45 0:46 / /over rw - nfs server:/over rw
 47 22 0:47 / /c rw - 9p C:\134 rw
+50 22 0:50 / /mnt/plain rw - fuse plain rw
+51 22 0:51 / /five - nfs server:/five rw
+52 22 0:52 / /dash rw - nfs4 server:/a - b rw
 this line is none
 48 22 rw - short
 49 22 0:48 / /untold rw - """
@@ -37,6 +40,8 @@ this line is none
         ("/home/me/remote/x.db", "fuse.sshfs"),
         ("/over/x.db", "nfs"),
         ("/untold/x.db", "ext4"),
+        ("/five/x.db", "nfs"),
+        ("/dash/x.db", "nfs4"),
     ],
 )
 def test_the_innermost_and_latest_mount_holds_a_path(path: str, kind: str) -> None:
@@ -57,6 +62,7 @@ def test_nothing_is_known_where_no_mount_holds_the_path(text: str) -> None:
         ("/home/me/remote/x.db", True),
         ("/c/x.db", True),
         ("/mnt/odd/x.db", None),
+        ("/mnt/plain/x.db", None),
     ],
 )
 def test_network_file_systems_are_told_from_local_ones(

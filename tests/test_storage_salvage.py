@@ -8,6 +8,8 @@ import random
 import resource
 import shutil
 import sqlite3
+import sys
+from datetime import datetime
 from pathlib import Path
 
 import attrs
@@ -17,12 +19,14 @@ from support import manager_with
 from tsm_training import TrainingDataManager, TrainingExample
 from tsm_training.data import salvage
 from tsm_training.data.sqlite.checking import insert_row
+from tsm_training.data.sqlite.salvage import _opened
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,
     SchemaTooNewError,
     StorageCorruptError,
     StorageError,
+    StorageExistsError,
     StorageFullError,
     StorageReadOnlyError,
 )
@@ -213,9 +217,10 @@ def test_rows_around_a_damaged_page_are_saved(path: Path, tmp_path: Path, positi
     assert len(report.put_aside) == len(examples) - len(left)
 
 
-def test_rows_between_two_damaged_pages_are_saved(path: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [0, 1])
+def test_rows_between_two_damaged_pages_are_saved(path: Path, tmp_path: Path, first: int) -> None:
     pages = leaves(path, "training_examples")
-    spoil(path, pages[1], pages[3])
+    spoil(path, pages[first], pages[3])
     report = salvage(path, tmp_path / "new.db")
     assert len(report.losses) == 2
     assert report.saved["training_examples"] > 64 - 24
@@ -306,6 +311,28 @@ def test_a_damaged_beginning_costs_nothing(path: Path, tmp_path: Path, start: in
         assert saved.load_learning().state == learning.state
 
 
+def list_of_tables(path: Path) -> list[int]:
+    """Return the pages that the first one leads to: the list of tables has no room there."""
+    first = path.read_bytes()[:PAGE]
+    assert first[100] == 5
+    cells = [int.from_bytes(first[112 + 2 * n :][:2]) for n in range(int.from_bytes(first[103:105]))]
+    return [*(int.from_bytes(first[cell:][:4]) for cell in cells), int.from_bytes(first[108:112])]
+
+
+def test_a_list_of_tables_that_is_damaged_altogether_costs_nothing(path: Path, tmp_path: Path) -> None:
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        examples, learning, sessions = store.get_all_examples(), store.load_learning(), store.get_all_sessions()
+    pages = list_of_tables(path)
+    assert len(pages) > 1
+    spoil(path, 1, *pages)
+    report = salvage(path, tmp_path / "new.db")
+    assert (report.losses, report.put_aside) == ((), ())
+    with contextlib.closing(TrainingDataManager(tmp_path / "new.db")) as saved:
+        assert saved.get_all_examples() == examples
+        assert saved.get_all_sessions() == sessions
+        assert saved.load_learning().state == learning.state
+
+
 def test_what_cannot_be_used_is_put_aside_and_halves_are_completed(path: Path, tmp_path: Path) -> None:
     execute(
         path,
@@ -315,6 +342,7 @@ def test_what_cannot_be_used_is_put_aside_and_halves_are_completed(path: Path, t
         "DELETE FROM session_details",
         "UPDATE evaluations SET accuracy = 2 WHERE sequence = 1",
         "INSERT INTO learning_version VALUES ('newer', 70)",
+        "INSERT INTO learning_version VALUES ('older', 5)",
         "INSERT INTO learning_version VALUES ('odd', 'x')",
     )
     report = salvage(path, tmp_path / "new.db")
@@ -327,6 +355,9 @@ def test_what_cannot_be_used_is_put_aside_and_halves_are_completed(path: Path, t
         assert saved.get_example("e002").files is None
         assert len(saved.get_all_sessions()) == 1
         assert (saved.store_id, saved.load_learning().version) == ("newer", 71)
+    times = [datetime.fromisoformat(str(row[-1])) for row in contents(tmp_path / "new.db")["quarantined_rows"]]
+    assert times
+    assert all(time.tzinfo for time in times)
 
 
 def test_a_row_that_the_new_tables_do_not_take_is_put_aside(tmp_path: Path) -> None:
@@ -397,6 +428,16 @@ def test_nothing_is_made_where_nothing_can_be_read(tmp_path: Path, content: byte
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_file_of_which_no_row_can_be_read_is_not_saved_as_an_empty_one(path: Path, tmp_path: Path) -> None:
+    execute(path, "DROP TABLE running_sessions", "DROP TABLE quarantined_rows", "PRAGMA user_version = 1")
+    kept = {1, *list_of_tables(path)}
+    spoil(path, *({*range(1, path.stat().st_size // PAGE + 1)} - kept))
+    with pytest.raises(StorageCorruptError) as caught:
+        salvage(path, tmp_path / "new.db")
+    assert (caught.value.location, caught.value.reason) == (str(path), "nothing of it can be read; restore a backup")
+    assert list(tmp_path.iterdir()) == [path]
+
+
 def test_what_is_not_ours_is_not_saved(path: Path, tmp_path: Path) -> None:
     execute(path, "PRAGMA user_version = 99")
     with pytest.raises(SchemaTooNewError):
@@ -410,18 +451,35 @@ def test_what_is_not_ours_is_not_saved(path: Path, tmp_path: Path) -> None:
 
 def test_wrong_paths_are_errors_by_name(path: Path, tmp_path: Path) -> None:
     before = digest(path)
-    with pytest.raises(InvalidArgumentError):
+    with pytest.raises(InvalidArgumentError) as wrong:
         salvage("", tmp_path / "new.db")
+    assert wrong.value.argument == "damaged_path"
+    with pytest.raises(InvalidArgumentError) as wrong:
+        salvage(path, "")
+    assert wrong.value.argument == "new_path"
     with pytest.raises(InvalidArgumentError):
         salvage(path, path)
-    with pytest.raises(StorageError, match="no such file"):
-        salvage(tmp_path / "none.db", tmp_path / "new.db")
-    (tmp_path / "there.db").touch()
-    with pytest.raises(StorageError, match="not replaced"):
-        salvage(path, tmp_path / "there.db")
     with pytest.raises(StorageError, match="does not exist"):
         salvage(path, tmp_path / "missing" / "new.db")
     assert digest(path) == before
+
+
+def test_a_damaged_file_that_is_not_there_is_named(tmp_path: Path) -> None:
+    with pytest.raises(StorageError) as caught:
+        salvage(tmp_path / "none.db", tmp_path / "new.db")
+    assert (caught.value.location, caught.value.reason) == (str(tmp_path / "none.db"), "there is no such file")
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_a_new_file_that_is_there_already_is_not_replaced(path: Path, tmp_path: Path, is_link: bool) -> None:
+    there = tmp_path / "there.db"
+    there.symlink_to(tmp_path / "precious.db") if is_link else None
+    (tmp_path / "precious.db" if is_link else there).write_bytes(b"precious")
+    with pytest.raises(StorageExistsError) as caught:
+        salvage(path, there)
+    assert caught.value.location == str(there.resolve())
+    assert caught.value.reason == "there is a file already; it is not replaced"
+    assert there.read_bytes() == b"precious"
 
 
 @pytest.mark.parametrize(
@@ -435,9 +493,65 @@ def test_a_new_file_that_cannot_be_made_is_an_error_by_name(
         raise error
 
     monkeypatch.setattr(Path, "rename", refuse)
-    with pytest.raises(kind):
+    with pytest.raises(kind) as caught:
         salvage(path, tmp_path / "new.db")
+    assert caught.value.location == str(tmp_path / "new.db")
+    assert caught.value.reason.startswith(error.strerror)
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_new_file_is_made_beside_its_place_under_a_hidden_name(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    moves = []
+    rename = Path.rename
+
+    def watched(made: Path, target: Path) -> Path:
+        moves.append((made, target))
+        return rename(made, target)
+
+    (tmp_path / "elsewhere").mkdir()
+    new = tmp_path / "elsewhere" / "new.db"
+    monkeypatch.setattr(Path, "rename", watched)
+    salvage(path, new)
+    ((made, target),) = moves
+    assert target == new
+    assert made.parent.parent == new.parent
+    assert made.parent.name.startswith(".salvage-")
+
+
+def test_a_new_file_that_cannot_be_written_is_named(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_database: object) -> None:
+        error = sqlite3.OperationalError("database or disk is full")
+        error.sqlite_errorcode = sqlite3.SQLITE_FULL
+        raise error
+
+    monkeypatch.setattr(sys.modules[salvage.__module__], "prepare", refuse)
+    with pytest.raises(StorageFullError) as caught:
+        salvage(path, tmp_path / "new.db")
+    assert caught.value.location == str(tmp_path / "new.db")
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_sound_beginning_is_read_where_it_is(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_arguments: object) -> None:
+        raise AssertionError("nothing needs to be copied")
+
+    monkeypatch.setattr(shutil, "copyfile", refuse)
+    spoil(path, leaves(path, "training_examples")[2])
+    assert salvage(path, tmp_path / "new.db").saved["training_sessions"] == 1
+
+
+def test_a_damaged_file_is_opened_for_reading_with_all_that_protects_from_it(path: Path) -> None:
+    with contextlib.closing(_opened(path, "ro", "the file")) as connection:
+        settings = [connection.execute(f"PRAGMA {name}").fetchone() for name in ("trusted_schema", "cell_size_check")]
+        assert settings == [(0,), (1,)]
+        assert connection.in_transaction
+        assert connection.execute("SELECT CAST(x'78ff' AS TEXT)").fetchone() == ("x\udcff",)
+        with pytest.raises(sqlite3.OperationalError, match="readonly"):
+            connection.execute("CREATE TABLE more (a)")
 
 
 def test_a_new_file_without_room_is_an_error_by_name_and_leaves_nothing(path: Path, tmp_path: Path) -> None:
