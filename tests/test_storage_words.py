@@ -16,7 +16,7 @@ import attrs
 import pytest
 
 from tsm_training import TrainingDataManager
-from tsm_training.data import GUIDE_SCHEMA, SessionCommit, StorageFault
+from tsm_training.data import GUIDE_SCHEMA, SCHEMA_VERSION, SessionCommit, StorageFault
 from tsm_training.data.sqlite.checking import insert_row, storage_faults
 from tsm_training.data.sqlite.connection import Database
 from tsm_training.errors import (
@@ -691,9 +691,9 @@ def test_a_file_that_is_no_database_is_told_and_left(path: Path, content: bytes,
     ("statement", "kind", "reason"),
     [
         (
-            "PRAGMA user_version = 3",
+            f"PRAGMA user_version = {SCHEMA_VERSION + 1}",
             SchemaTooNewError,
-            "it has schema version 3, this library knows 2; upgrade the library",
+            f"it has schema version {SCHEMA_VERSION + 1}, this library knows {SCHEMA_VERSION}; upgrade the library",
         ),
         (
             "PRAGMA user_version = 0",
@@ -738,7 +738,7 @@ def test_a_file_that_is_not_ready_cannot_be_opened_for_reading_only(path: Path) 
     execute(path, "PRAGMA user_version = 1")
     assert refusal(path, read_only=True) == (
         StorageReadOnlyError,
-        f"it has schema version 1, not 2: {advice}",
+        f"it has schema version 1, not {SCHEMA_VERSION}: {advice}",
     )
 
 

@@ -10,13 +10,31 @@ one by a bit.
 
 from __future__ import annotations
 
+import json
 import math
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
+from typing import Final
 
 import attrs
 
-__all__ = ["Absorbed", "ExampleEvidence", "FittedBlend", "Group", "LearnedState", "Outcome", "WorkerBase", "advantages"]
+__all__ = [
+    "Absorbed",
+    "ExampleEvidence",
+    "FittedBlend",
+    "Group",
+    "LearnedState",
+    "Outcome",
+    "WorkerBase",
+    "advantages",
+    "label_of",
+]
+
+
+_MOST_LABEL: Final = 200
+_EXACT: Final = 2.0**53
+"""Below this, whole numbers are told apart as floats too."""
 
 
 @attrs.frozen
@@ -117,6 +135,20 @@ class Group:
     bases: Mapping[str, WorkerBase] = attrs.field(factory=dict, converter=_bases)
     """Imported sums, per worker id."""
     fitted: FittedBlend | None = None
+
+
+def label_of(value: object) -> str | None:
+    """Return the group that a metadata value stands for, as text of at most 200 characters; None where it makes none.
+
+    Text stands for itself, numbers and truth values for what JSON writes, equal numbers for the same; lists, objects
+    and null make no group.
+    """
+    if isinstance(value, str):
+        return value[:_MOST_LABEL]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
+    is_finite = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    return json.dumps(value)[:_MOST_LABEL] if is_finite else None
 
 
 def _groups(value: Mapping[str, Group]) -> Mapping[str, Group]:

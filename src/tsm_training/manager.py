@@ -467,14 +467,14 @@ class TrainingManager:
     def _examples(self, example_ids: Sequence[str] | None) -> list[TrainingExample]:
         if example_ids is None:
             return self.data_manager.get_all_examples()
-        if isinstance(example_ids, str):
+        if isinstance(example_ids, str) or not isinstance(example_ids, Iterable):
             raise InvalidArgumentError("example_ids", example_ids, "a list of ids")
         return [self.data_manager.get_example(example_id) for example_id in dict.fromkeys(example_ids)]
 
     def cross_validate(
         self,
         k: int = 5,
-        epochs: int = 1,
+        epochs: int = 10,
         *,
         seed: int = 0,
         group_by: str | None = None,
@@ -528,7 +528,18 @@ class TrainingManager:
             TsmTrainingError: as for `TrainingEngine.validate`.
         """
         rope = self.training_engine.rope if rope is None else check_rope(rope)
+        self._check_pair(a, b)
         return compare(self.training_engine.score_table(self._examples(example_ids)), a, b, rope=rope)
+
+    def _check_pair(self, a: object, b: object) -> None:
+        """Find a slip before any worker runs."""
+        workers = own_workers(self.worker_pool)
+        ids = [worker.worker_id for worker in workers or ()]
+        for name, value in (("a", a), ("b", b)):
+            if not isinstance(value, str) or (ids and value not in ids):
+                raise InvalidArgumentError(name, value, f"the id of a worker ({', '.join(ids) or 'text'})")
+        if a == b:
+            raise InvalidArgumentError("b", b, "another worker than a")
 
     def probability_best(self, *, example_ids: Sequence[str] | None = None) -> BestWorker:
         """Tell for each worker how probable it is that it is the best one, from all that they did on the same examples.

@@ -215,10 +215,10 @@ def compare(table: ScoreTable, a: str, b: str, *, rope: float = DEFAULT_ROPE) ->
     )
 
 
-def check_rope(rope: object) -> float:
+def check_rope(rope: object, name: str = "rope") -> float:
     """Return `rope` as float; InvalidArgumentError unless it is a number of at least 0 and below 1."""
     if not is_number(rope) or not 0.0 <= rope < 1.0:
-        raise InvalidArgumentError("rope", rope, "a number of at least 0 and below 1")
+        raise InvalidArgumentError(name, rope, "a number of at least 0 and below 1")
     return float(rope)
 
 

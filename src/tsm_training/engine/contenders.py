@@ -50,6 +50,12 @@ class Contenders:
     def _state(self) -> LearnedState:
         return self.learner.cell.state
 
+    @property
+    def followed(self) -> float:
+        """How far the trained ensemble follows the blend that was fitted, in [0, 1]; 1 where nothing was fitted."""
+        fitted = self._state.fitted
+        return 1.0 if fitted is None else fitted.absorbed
+
     def label_of(self, metadata: Mapping[str, object]) -> str | None:
         """Return the group of an example, if the training was grouped."""
         return group_label(metadata, self._state.group_by)

@@ -36,7 +36,7 @@ class CrossValidationResults(TypedDict):
     blend_weights: list[dict[str, float]]
     """The shares that were learned, fold by fold: where they differ much, there is not enough to learn from."""
     contenders: dict[str, ContenderMean]
-    verdict: VerdictDocument | None
+    verdict: VerdictDocument
     """Of training as such; what is in use is taken to be equal weights."""
     per_example: list[ExampleJudgement]
     skipped: dict[str, str]
@@ -89,7 +89,7 @@ class CrossValidation:
             "ensemble_examples": sum(score is not None for score in pictures),
             "blend_weights": [contenders.shares()["trained"] for contenders in trained],
             "contenders": _means(ordered, trained),
-            "verdict": verdict_on(items, ordered, self.rope),
+            "verdict": verdict_on(items, ordered, self.rope, min(each.followed for each in trained)),
             "per_example": ordered,
             "skipped": dict(run.skipped),
         }

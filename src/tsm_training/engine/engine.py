@@ -14,14 +14,14 @@ import attrs
 import numpy as np
 
 from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
-from tsm_training.arguments import at_least, check_callable, check_number, check_seed, check_whole_number
+from tsm_training.arguments import at_least, check_callable, check_seed, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
 from tsm_training.engine.contenders import Contenders, Shares, best_single_worker, shares_for
 from tsm_training.engine.crossvalidation import CrossValidation, CrossValidationResults
 from tsm_training.engine.evaluator import CacheEntry, EvaluationRun, Evaluator, own_workers
 from tsm_training.engine.explaining import Explanation, explanation
-from tsm_training.engine.fitting import Fitter, check_group_by, group_label
+from tsm_training.engine.fitting import Fitter, check_group_by, check_groups, group_label
 from tsm_training.engine.judging import ExampleJudgement, Judging, Pictures, rival_truths
 from tsm_training.engine.listener import Listener, StopRequest, listening
 from tsm_training.engine.previews import Previews
@@ -114,7 +114,10 @@ class TrainingEngine:
         >>> from tsm_training.metrics import GuideSimilarity
         >>> factory = TrainingEngine.using(GuideSimilarity(), memory_budget=500_000_000)
         """
-        check_callable("metric", metric, "a callable (output, ground_truth) -> similarity in [0, 1]")
+        expected = "a callable (output, ground_truth) -> similarity in [0, 1]"
+        check_callable("metric", metric, expected)
+        if isinstance(metric, type):
+            raise InvalidArgumentError("metric", metric, f"{expected}: an instance, {metric.__name__}(), not the class")
         return functools.partial(cls, metric=metric, **settings)
 
     # --- the hook ---
@@ -222,7 +225,7 @@ class TrainingEngine:
             The completed session.
 
         Raises:
-            InvalidArgumentError: `epochs` is not a whole number of at least 1.
+            InvalidArgumentError: `epochs` is not a whole number of at least 1, or no example has the key `group_by`.
             NoExamplesError: `examples` is empty.
             ExampleNotFoundError: an example is not, or no longer, in the store.
             NoWorkersError: the pool is ours and empty.
@@ -240,6 +243,7 @@ class TrainingEngine:
         if not examples:
             raise NoExamplesError
         self._require_workers()
+        check_groups(examples, group_by)
         for example in examples:
             self.store.get_example(example.example_id)  # what is not stored could never be forgotten again
         with self.weight_learner.cell:
@@ -442,7 +446,7 @@ class TrainingEngine:
         self,
         examples: Sequence[TrainingExample],
         k: int = 5,
-        epochs: int = 1,
+        epochs: int = 10,
         *,
         seed: int = 0,
         group_by: str | None = None,
@@ -452,8 +456,8 @@ class TrainingEngine:
         """Train on all folds but one and judge on that one, for each of `k` folds; the learner stays as it is.
 
         Workers run only where their results are not stored, once. A fresh copy of the learner, with its rate and its
-        other settings but nothing learned, is trained for each fold. Folds share most of their training examples, so
-        intervals are a little too narrow.
+        other settings but nothing learned, is trained for each fold, which costs a fit of its blend. Folds share most of
+        their training examples, so intervals are a little too narrow.
 
         Args:
             examples: With at least two different targets; examples with the same target are in one fold.
@@ -474,6 +478,8 @@ class TrainingEngine:
         k, epochs = check_whole_number("k", k, 2), check_whole_number("epochs", epochs)
         check_seed(seed)
         check_group_by(group_by)
+        examples = list(examples)
+        check_groups(examples, group_by if examples else None)
         with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, listener):
             if len({item.example.known_files.target for item in run.evaluated}) < 2:  # noqa: PLR2004 - two sides
                 raise InvalidArgumentError("examples", len(examples), "examples with at least two different targets")
@@ -516,7 +522,7 @@ class TrainingEngine:
             NothingEvaluatedError: not one example could be used.
             MetricError: the judge raised or gave something that is no similarity.
         """
-        check_number("tolerance", tolerance, 0.0, 1.0, "a number of at least 0 and below 1", low_allowed=True)
+        check_rope(tolerance, "tolerance")
         with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, listener):
             shares = shares_for(self.weight_learner, sorted(worker_means(run.evaluated)), None)
             pictures = self.fitter(run, listener).examples(run.evaluated)

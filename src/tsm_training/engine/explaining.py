@@ -33,7 +33,7 @@ class WorkerExplanation(TypedDict):
     failure_rate: float
     """On which part of the examples it gave no usable picture, in [0, 1]."""
     mean_seconds: float | None
-    """Wall-clock time per picture."""
+    """Wall-clock time per picture; None where it is not known (a foreign pool's)."""
 
 
 class SubsetAdvice(TypedDict):
@@ -44,10 +44,10 @@ class SubsetAdvice(TypedDict):
     accuracy: float
     """Mean similarity of its blended pictures, in [0, 1]."""
     loss: float
-    """How much less that is than with all workers."""
-    seconds: float
-    """Mean time of its workers for one picture, one after the other."""
-    seconds_saved: float
+    """How much less that is than with all workers; below 0 where fewer are better."""
+    seconds: float | None
+    """Mean time of its workers for one picture, one after the other; None where times are not known."""
+    seconds_saved: float | None
     """How much less that is than with all workers that a prediction runs."""
 
 
@@ -110,7 +110,8 @@ def _mean_seconds(items: Sequence[EvaluatedExample]) -> dict[str, float]:
     for item in items:
         for worker_id, evaluation in item.evaluations.items():
             times.setdefault(worker_id, []).append(evaluation.seconds)
-    return {worker_id: math.fsum(each) / len(each) for worker_id, each in times.items()}
+    means = {worker_id: math.fsum(each) / len(each) for worker_id, each in times.items()}
+    return {worker_id: seconds for worker_id, seconds in means.items() if seconds > 0.0}
 
 
 def _failure_rate(items: Sequence[EvaluatedExample], worker_id: str) -> float:
@@ -165,11 +166,13 @@ def _smallest_subset(
             break
         accuracy = max(scores)
         kept = options[scores.index(accuracy)]
-    cost = math.fsum(seconds.get(worker_id, 0.0) for worker_id in kept)
+    cost, whole_cost = (
+        math.fsum(seconds[w] for w in workers) if seconds.keys() >= workers.keys() else None for workers in (kept, used)
+    )
     return {
         "workers": sorted(kept),
         "accuracy": accuracy,
         "loss": whole - accuracy,
         "seconds": cost,
-        "seconds_saved": math.fsum(seconds.get(worker_id, 0.0) for worker_id in used) - cost,
+        "seconds_saved": None if cost is None or whole_cost is None else whole_cost - cost,
     }

@@ -2,44 +2,49 @@
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from typing import Any, Final
 
 import attrs
 
+from tsm_training.data import TrainingExample
 from tsm_training.engine.previews import Previews, ScorerFactory, blend_example, first_of
 from tsm_training.engine.reports import EvaluatedExample
 from tsm_training.ensemble import BlendExample, BlendFit, BlendSolver, FixedShares, fit_blend
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.evidence import FittedBlend, Group, LearnedState
+from tsm_training.evidence import FittedBlend, Group, LearnedState, label_of
 from tsm_training.weights import with_fits
 
-__all__ = ["MOST_FITTED_EXAMPLES", "Fits", "Fitter", "check_group_by", "group_label"]
+__all__ = ["MOST_FITTED_EXAMPLES", "Fits", "Fitter", "check_group_by", "check_groups", "group_label"]
 
 MOST_FITTED_EXAMPLES: Final = 64
 """A blend is fitted on no more examples than this: those with previews, the first in order of digest."""
 
 _MOST_BYTES: Final = 128 * 1024**2
-_MOST_LABEL: Final = 200
-_EXACT: Final = 2.0**53
-"""Below this, whole numbers are told apart as floats too."""
+_MOST_KEYS: Final = 10
 
 
 def group_label(metadata: Mapping[str, Any], group_by: str | None) -> str | None:
     """Return the group of an example: its metadata's value under a key, as text; None where it has none.
 
-    Text stands for itself, numbers and truth values for what JSON writes, equal numbers for the same; lists, objects
-    and null make no group.
+    What makes a group of a value is said by `tsm_training.evidence.label_of`.
     """
-    value = None if group_by is None else metadata.get(group_by)
-    if isinstance(value, str):
-        return value[:_MOST_LABEL]
-    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
-        value = int(value)
-    is_finite = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
-    return json.dumps(value)[:_MOST_LABEL] if is_finite else None
+    return None if group_by is None else label_of(metadata.get(group_by))
+
+
+def check_groups(examples: Iterable[TrainingExample], group_by: str | None) -> None:
+    """Make sure that some example belongs to a group, if there shall be groups.
+
+    Raises:
+        InvalidArgumentError: no example has a value under the key that makes a group.
+    """
+    keys: set[str] = set()
+    for example in examples:
+        if group_by is None or group_label(example.metadata, group_by) is not None:
+            return
+        keys |= example.metadata.keys()
+    known = ", ".join(sorted(map(repr, keys))[:_MOST_KEYS]) or "none"
+    raise InvalidArgumentError("group_by", group_by, f"a metadata key that some example has; they have {known}")
 
 
 def check_group_by(value: object) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Final, TypedDict
 
 from tsm_training.analysis import CONTENDERS as COMPARED
 from tsm_training.analysis import CONTROL, DEFAULT_ROPE, TRAINED, ScoreTable, VerdictDocument, judge
@@ -24,6 +24,10 @@ __all__ = [
     "validation_results",
     "verdict_on",
 ]
+
+
+_MOSTLY: Final = 0.5
+"""With less than this absorbed, what was learned hardly shows in the ensemble's answer."""
 
 
 class ContenderMean(TypedDict):
@@ -63,8 +67,8 @@ class ValidationResults(ValidationDocument):
     """Why an example could not be used, by example id."""
     contenders: dict[str, ContenderMean]
     """Every answer that the trained ensemble competes with, on the same pixels of the examples that are unseen."""
-    verdict: VerdictDocument | None
-    """Whether the trained weights are worth shipping, judged on the unseen examples; None where none has pictures."""
+    verdict: VerdictDocument
+    """Whether the trained weights are worth shipping, judged on the unseen examples that have pictures."""
     per_example: list[ExampleJudgement]
     """What each contender's picture scored on each example."""
 
@@ -83,7 +87,7 @@ def nothing_validated() -> ValidationResults:
         "failures": {},
         "skipped": {},
         "contenders": {},
-        "verdict": None,
+        "verdict": verdict_on([], [], DEFAULT_ROPE),
         "per_example": [],
     }
 
@@ -117,7 +121,7 @@ def validation_results(
         },
         skipped=dict(run.skipped),
         contenders=contender_means(judged, contenders),
-        verdict=verdict_on(evaluated, judged, rope),
+        verdict=verdict_on(evaluated, judged, rope, contenders.followed),
         per_example=list(judged),
     )
 
@@ -148,26 +152,32 @@ def accuracy_table(items: Sequence[EvaluatedExample]) -> ScoreTable:
 
 
 def verdict_on(
-    items: Sequence[EvaluatedExample], judged: Sequence[ExampleJudgement], rope: float
-) -> VerdictDocument | None:
+    items: Sequence[EvaluatedExample], judged: Sequence[ExampleJudgement], rope: float, followed: float = 1.0
+) -> VerdictDocument:
     """Return whether the trained ensemble is worth shipping, judged on examples that were never learned from.
 
     Args:
         items: The examples.
         judged: What every contender's picture scored on each of them.
         rope: Which difference in accuracy is practically none.
+        followed: How far the ensemble follows the blend that was fitted, in [0, 1]; where that is little, a verdict
+            other than "ship" says that more epochs would follow it further.
     """
     rows = [
         (item.example, each["scores"])
         for item, each in zip(items, judged, strict=True)
         if each["is_unseen"] and each["scores"]
     ]
-    if not rows:
-        return None
     names = [name for name in (TRAINED, *COMPARED, CONTROL) if any(name in scores for _example, scores in rows)]
+    names = names or [TRAINED, "equal_weights"]
     table = ScoreTable(
         example_ids=[example.example_id for example, _scores in rows],
         groups=[example.known_files.target.sha256 for example, _scores in rows],
         scores={name: [scores.get(name) for _example, scores in rows] for name in names},
     )
-    return judge(table, rope=rope).to_dict()
+    verdict = judge(table, rope=rope).to_dict()
+    if verdict["decision"] != "ship" and followed < _MOSTLY:
+        verdict["sentence"] += (
+            f" Only {followed:.0%} of what the training examples say is absorbed yet: train with more epochs first."
+        )
+    return verdict

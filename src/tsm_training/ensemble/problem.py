@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from tsm_training.arrays import Image
 from tsm_training.ensemble.blending import blend, renormalised
+from tsm_training.errors import InvalidArgumentError
 from tsm_training.evidence import ExampleEvidence, Outcome
 from tsm_training.weights import BayesianWeightLearner
 
@@ -97,7 +98,16 @@ class BlendProblem:
     """How many different blends a search should look at, at most: metrics may be slow."""
 
     def score(self, shares: Mapping[str, float]) -> float:
-        """Return the mean similarity of the blended pictures, in [0, 1]; shares are at least 0, sum 1."""
+        """Return the mean similarity of the blended pictures, in [0, 1].
+
+        Args:
+            shares: Per worker id, at least 0 and not all of them 0; they are scaled to sum 1.
+
+        Raises:
+            InvalidArgumentError: a share is below 0, there is none, or a worker is not in the problem.
+        """
+        if not shares.keys() <= set(self.worker_ids) or not any(shares.values()) or min(shares.values()) < 0.0:
+            raise InvalidArgumentError("shares", shares, f"shares of at least 0, not all 0, of {self.worker_ids}")
         return math.fsum(example.blended_score(shares) for example in self.examples) / len(self.examples)
 
     @cached_property

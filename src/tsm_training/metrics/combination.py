@@ -36,6 +36,8 @@ def _weight(value: object) -> float:
 
 def _metric(value: Any) -> Metric:
     check_callable("a part of the metric", value, "a callable (output, ground_truth) -> similarity in [0, 1]")
+    if isinstance(value, type):
+        raise InvalidArgumentError("a part of the metric", value, f"an instance, {value.__name__}(), not the class")
     metric: Metric = value
     return metric
 

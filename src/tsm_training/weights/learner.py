@@ -13,7 +13,7 @@ import attrs
 
 from tsm_training.arguments import check_number, is_number, number_between
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
-from tsm_training.evidence import ExampleEvidence, LearnedState, WorkerBase
+from tsm_training.evidence import ExampleEvidence, LearnedState, WorkerBase, label_of
 from tsm_training.weights import rule
 
 __all__ = [
@@ -382,14 +382,20 @@ class BayesianWeightLearner:
         """Return a learner of the same settings over another cell."""
         return attrs.evolve(self, cell=cell)
 
-    def in_group(self, group: str) -> BayesianWeightLearner:
+    def in_group(self, group: str | float) -> BayesianWeightLearner:
         """Return a copy, as of now, whose weights and shares are those for one group of requests.
 
         Args:
             group: A value under the metadata key by which training was grouped; one that is not known has the weights
                 of all examples.
+
+        Raises:
+            InvalidArgumentError: `group` is no text, number or truth value.
         """
-        return self.with_cell(LearnerCell(rule.in_group(self.cell.state, group, self.prior_strength), is_trial=True))
+        label = label_of(group)
+        if label is None:
+            raise InvalidArgumentError("group", group, "text, a number, True or False")
+        return self.with_cell(LearnerCell(rule.in_group(self.cell.state, label, self.prior_strength), is_trial=True))
 
 
 _SMALLEST_STD: Final = 1e-9  # keeps the quadrature defined where a posterior has no spread left
