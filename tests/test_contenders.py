@@ -232,7 +232,8 @@ def test_an_example_on_which_every_worker_fails_now_has_no_whole_pictures(tmp_pa
     broken.append(1)
     results = manager.validate(full=True)
     assert scores_of(results) == [{}, {}]
-    assert results["ensemble_accuracy"] is results["verdict"] is None
+    assert results["ensemble_accuracy"] is None
+    assert (results["verdict"]["n"], results["verdict"]["more"]) == (0, 8)
 
 
 # --- workers that fail ----------------------------------------------------------------------------------------------
@@ -273,7 +274,8 @@ def test_where_no_worker_gives_a_picture_nothing_is_judged(tmp_path: Path) -> No
     manager = level_manager(tmp_path, 3, pool=pool_of(failing("broken")))
     results = manager.validate()
     assert scores_of(results) == [{}, {}, {}]
-    assert results["contenders"]["trained"]["mean"] is results["verdict"] is None
+    assert results["contenders"]["trained"]["mean"] is None
+    assert (results["verdict"]["n"], results["verdict"]["more"]) == (0, 8)
     assert (results["unseen_examples"], results["ensemble_examples"]) == (3, 0)
 
 
@@ -386,13 +388,13 @@ def test_only_examples_that_were_never_learned_from_count_in_a_verdict(trained: 
     unseen = {each["example_id"]: each["is_unseen"] for each in everything["per_example"]}
     assert {example_id for example_id, is_unseen in unseen.items() if is_unseen} == set(session.validation_ids)
     assert everything["unseen_examples"] == 6
-    assert everything["verdict"] is not None
+    assert everything["verdict"]["n"] > 0
     assert everything["verdict"]["num_examples"] == 6
     judged_then = last_validation(trained)["verdict"]
     assert judged_then is not None
     assert everything["verdict"]["comparisons"] == judged_then["comparisons"]
     learned = trained.validate(session.training_ids)
-    assert (learned["unseen_examples"], learned["verdict"]) == (0, None)
+    assert (learned["unseen_examples"], learned["verdict"]["n"]) == (0, 0)
 
 
 def test_where_nothing_was_learned_there_is_no_best_worker_to_compare_with(tmp_path: Path) -> None:
@@ -477,10 +479,18 @@ def test_a_request_of_an_unknown_group_is_answered_with_the_shares_of_all(tmp_pa
 
 def test_without_groups_a_group_cannot_be_asked_for(tmp_path: Path) -> None:
     manager = styled(tmp_path, [("low", 0), ("high", 50)] * 3)
-    for group_by in (None, "season"):
-        manager.train(verbose=False, validation_split=0.0, group_by=group_by)
-        with pytest.raises(InvalidArgumentError, match="nothing was learned by group"):
-            manager.predict(picture(0), picture(1), group="low")
+    manager.train(verbose=False, validation_split=0.0)
+    with pytest.raises(InvalidArgumentError, match="nothing was learned by group"):
+        manager.predict(picture(0), picture(1), group="low")
+
+
+def test_a_key_that_no_example_has_is_named_before_any_work(tmp_path: Path) -> None:
+    manager = styled(tmp_path, [("low", 0), ("high", 50)] * 3)
+    for ask in (manager.train, manager.cross_validate):
+        with pytest.raises(InvalidArgumentError, match="that some example has; they have 'style', got 'season'"):
+            ask(group_by="season")
+    assert manager.data_manager.get_dataset_stats()["processed_examples"] == 0
+    assert not manager.data_manager.get_all_sessions()
 
 
 # --- results --------------------------------------------------------------------------------------------------------
@@ -495,7 +505,7 @@ def test_what_nobody_was_judged_by_is_json_too(tmp_path: Path) -> None:
     results = level_manager(tmp_path, 3).train(verbose=False, validation_split=0.0)
     assert json.loads(json.dumps(results, allow_nan=False)) == results
     assert results["validation"]["contenders"] == {}
-    assert results["validation"]["verdict"] is None
+    assert results["validation"]["verdict"]["decision"] == "collect more"
 
 
 def test_progress_tells_the_mean_so_far(trained: TrainingManager) -> None:

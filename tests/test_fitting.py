@@ -634,8 +634,9 @@ def test_a_training_without_a_key_forgets_the_groups(tmp_path: Path) -> None:
     assert (state_of(manager).group_by, state_of(manager).groups) == (None, {})
 
 
-def test_a_key_that_no_example_has_makes_no_groups(tmp_path: Path) -> None:
+def test_a_key_that_only_earlier_examples_have_is_right(tmp_path: Path) -> None:
     manager = styled(tmp_path, {"high": (3, 50)})
-    train_all(manager, group_by="season")
-    assert (state_of(manager).group_by, state_of(manager).groups) == (None, {})
-    assert manager.data_manager.get_all_sessions()[-1].group_by == "season"
+    train_all(manager)
+    manager.add_training_example(*save_triple(tmp_path / "plain", 90))
+    manager.training_engine.train_batch(manager.data_manager.get_all_examples(1), verbose=False, group_by="style")
+    assert state_of(manager).group_by == "style"

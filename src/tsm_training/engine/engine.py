@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import uuid
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
@@ -113,6 +114,9 @@ class TrainingEngine:
 
         >>> from tsm_training.metrics import GuideSimilarity
         >>> factory = TrainingEngine.using(GuideSimilarity(), memory_budget=500_000_000)
+
+        Raises:
+            InvalidArgumentError: `metric` cannot be called, or is a class.
         """
         expected = "a callable (output, ground_truth) -> similarity in [0, 1]"
         check_callable("metric", metric, expected)
@@ -243,7 +247,7 @@ class TrainingEngine:
         if not examples:
             raise NoExamplesError
         self._require_workers()
-        check_groups(examples, group_by)
+        check_groups(itertools.chain(examples, self.store.iterate_examples()), group_by)
         for example in examples:
             self.store.get_example(example.example_id)  # what is not stored could never be forgotten again
         with self.weight_learner.cell:
@@ -456,8 +460,8 @@ class TrainingEngine:
         """Train on all folds but one and judge on that one, for each of `k` folds; the learner stays as it is.
 
         Workers run only where their results are not stored, once. A fresh copy of the learner, with its rate and its
-        other settings but nothing learned, is trained for each fold, which costs a fit of its blend. Folds share most of
-        their training examples, so intervals are a little too narrow.
+        other settings but nothing learned, is trained for each fold, which costs a fit of its blend. Folds share most
+        of their training examples, so intervals are a little too narrow.
 
         Args:
             examples: With at least two different targets; examples with the same target are in one fold.
@@ -479,7 +483,8 @@ class TrainingEngine:
         check_seed(seed)
         check_group_by(group_by)
         examples = list(examples)
-        check_groups(examples, group_by if examples else None)
+        if examples:
+            check_groups(examples, group_by)
         with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, listener):
             if len({item.example.known_files.target for item in run.evaluated}) < 2:  # noqa: PLR2004 - two sides
                 raise InvalidArgumentError("examples", len(examples), "examples with at least two different targets")

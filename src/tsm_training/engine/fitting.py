@@ -38,9 +38,11 @@ def check_groups(examples: Iterable[TrainingExample], group_by: str | None) -> N
     Raises:
         InvalidArgumentError: no example has a value under the key that makes a group.
     """
+    if group_by is None:
+        return
     keys: set[str] = set()
     for example in examples:
-        if group_by is None or group_label(example.metadata, group_by) is not None:
+        if group_label(example.metadata, group_by) is not None:
             return
         keys |= example.metadata.keys()
     known = ", ".join(sorted(map(repr, keys))[:_MOST_KEYS]) or "none"
