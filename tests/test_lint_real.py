@@ -98,7 +98,7 @@ def test_nothing_is_found_in_clean_triples_but_that_some_share_their_result(rows
 def broken_files(rows: list[Row], planter: Planter) -> dict[int, str]:
     """Break one file in each of some rows, and return their places with what must be found."""
     for number, role, keep in ((0, 0, 0.99), (1, 1, 0.5), (2, 2, 0.02)):
-        content = Path(rows[number][role]).read_bytes()
+        content = Path(str(rows[number][role])).read_bytes()
         put(rows, number, role, planter.write(content[: int(len(content) * keep)]))
     put(rows, 3, 2, planter.write(b"", ".png"))
     put(rows, 4, 1, planter.write(b"<html>not found</html>"))
@@ -187,7 +187,8 @@ def repeated(rows: list[Row], planter: Planter) -> dict[int, tuple[int, LintKind
 
     def append(number: int, kind: LintKind, *paths: str) -> None:
         wanted[len(rows)] = (number, kind)
-        rows.append((*paths, rows[number][3]))  # type: ignore[arg-type]
+        source, target, truth = paths
+        rows.append((source, target, truth, rows[number][3]))
 
     for number in (1, 30):
         append(number, "duplicate", *(planter.copy(path) for path in rows[number][:3]))

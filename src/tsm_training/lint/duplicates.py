@@ -13,7 +13,7 @@ import numpy.typing as npt
 from tsm_training.data import ROLES, ExampleFiles
 from tsm_training.lint.findings import LintFinding
 from tsm_training.lint.pictures import Looked
-from tsm_training.lint.sketches import HASH_BITS, NEAR_BITS, NEAR_COLORS, NEAR_SHAPE
+from tsm_training.lint.sketches import HASH_BITS, NEAR_BITS, NEAR_COLORS, NEAR_SHAPE, color_difference
 from tsm_training.lint.subjects import Subject, finding, removal
 
 __all__ = ["duplicate_findings", "may_be_near"]
@@ -124,13 +124,13 @@ def _near_groups(items: Sequence[Looked]) -> list[list[Looked]]:
     if not sketches:
         return []
     bits = np.stack([[sketch.bits for sketch in triple] for triple in sketches])
-    cells = np.stack([[sketch.cells.ravel() for sketch in triple] for triple in sketches])
+    cells = np.stack([[sketch.cells for sketch in triple] for triple in sketches])
     shapes = np.array([_shapes(item.subject.files) for item in items if item.subject.files is not None])
     group_of = np.arange(len(items))
     for pairs in _pairs_of_like_hashes(bits):
         pairs = _apart(group_of, pairs)  # noqa: PLW2901 - what is joined already need not be looked at
         first, second = pairs.T
-        is_near = (np.abs(cells[first] - cells[second]).mean(axis=2) <= NEAR_COLORS).all(axis=1)
+        is_near = (color_difference(cells[first], cells[second]) <= NEAR_COLORS).all(axis=1)
         is_near &= (np.abs(shapes[first] - shapes[second]) <= NEAR_SHAPE).all(axis=1)
         _join(group_of, pairs[is_near])
     groups = _grouped(items, dict(zip(items, group_of.tolist(), strict=True)).__getitem__)

@@ -39,6 +39,10 @@ class Outputs:
     workers: Mapping[str, tuple[Cells, ...]]
     """By worker id, the present version of the worker last."""
 
+    def distance(self, cells: Cells) -> float:
+        """Return by how many levels the truth differs from a picture."""
+        return float(color_difference(cells, self.truth))
+
 
 class WhatIsKnown(Protocol):
     """What is known of the ensemble's pictures."""
@@ -197,13 +201,13 @@ def self_made(looked: Looked, known: WhatIsKnown) -> tuple[list[LintFinding], bo
 def _nearest(
     subject: Subject, shares: Iterable[tuple[str, Mapping[str, float]]], outputs: Outputs
 ) -> list[LintFinding]:
-    found = [(color_difference(outputs.target, outputs.truth), 0, "")]
+    found = [(outputs.distance(outputs.target), 0, "")]
     for worker_id, versions in outputs.workers.items():
-        found += [(color_difference(cells, outputs.truth), 1, worker_id) for cells in versions]
+        found += [(outputs.distance(cells), 1, worker_id) for cells in versions]
     present = {worker_id: versions[-1] for worker_id, versions in outputs.workers.items()}
     for name, weights in shares:
         if (blended := _blend(present, weights)) is not None:
-            found.append((color_difference(blended, outputs.truth), 2, name))
+            found.append((outputs.distance(blended), 2, name))
     difference, kind, name = min(found)
     if difference > SAME_COLORS:
         return []
