@@ -440,12 +440,14 @@ def test_a_file_of_which_no_row_can_be_read_is_not_saved_as_an_empty_one(path: P
 
 def test_what_is_not_ours_is_not_saved(path: Path, tmp_path: Path) -> None:
     execute(path, "PRAGMA user_version = 99")
-    with pytest.raises(SchemaTooNewError):
+    with pytest.raises(SchemaTooNewError) as newer:
         salvage(path, tmp_path / "new.db")
+    assert newer.value.location == str(path)
     theirs = tmp_path / "theirs.db"
     execute(theirs, "CREATE TABLE customers (id INTEGER)")
-    with pytest.raises(DatabaseNotOursError, match="another application"):
+    with pytest.raises(DatabaseNotOursError, match="another application") as foreign:
         salvage(theirs, tmp_path / "new.db")
+    assert foreign.value.location == str(theirs)
     assert sorted(tmp_path.iterdir()) == [theirs, path]
 
 

@@ -369,6 +369,14 @@ def test_an_identity_that_is_faulty_is_told_with_its_row(path: Path, store: Trai
     )
 
 
+def test_an_identity_that_is_faulty_is_never_put_aside(path: Path, store: TrainingDataManager) -> None:
+    execute(path, "UPDATE learning_version SET version = -1")
+    before = counts(path)
+    assert store.quarantine() == []
+    assert counts(path) == before
+    assert [fault.table for fault in store.check()] == ["learning_version"]
+
+
 def test_an_index_that_lacks_rows_is_told_as_sqlite_says_it(path: Path, store: TrainingDataManager) -> None:
     store.close()
     execute(

@@ -203,11 +203,12 @@ class _Reader:
 
     def _next_readable(self, low: int) -> int | None:
         """Return the number from which on rows can be read again, and note what lies before it as lost."""
+        base = max(low, 0)  # numbers begin with 1, unless somebody else gives them
         step, good = 0, None
-        while good is None and low + step < _LAST_ROW:
-            step = step + 1 if step < _SINGLE_STEPS else min(2 * step, _LAST_ROW - low)
-            good = low + step if self._page(low + step, 1) is not None else None
-        bad = low + (step - 1 if step <= _SINGLE_STEPS else step // 2)
+        while good is None and base + step < _LAST_ROW:
+            step = step + 1 if step < _SINGLE_STEPS else min(2 * step, _LAST_ROW - base)
+            good = base + step if self._page(base + step, 1) is not None else None
+        bad = base + (step - 1 if step <= _SINGLE_STEPS else step // 2)
         while good is not None and good - bad > 1:
             middle = (bad + good) // 2
             bad, good = (bad, middle) if self._page(middle, 1) is not None else (middle, good)
