@@ -51,7 +51,7 @@ def shares(manager: TrainingManager) -> dict[str | None, dict[str, float]]:
 def test_a_training_fits_on_all_that_it_learned_and_group_by_group(tmp_path: Path) -> None:
     with styled(tmp_path) as manager:
         state = train(manager)
-        digests = {style: set() for style in STYLES}
+        digests: dict[str, set[str]] = {style: set() for style in STYLES}
         for example in manager.data_manager.get_all_examples():
             digests[example.metadata["style"]].add(digest(example))
     assert state.fitted is not None
@@ -105,7 +105,7 @@ def test_a_training_that_is_stopped_leaves_fits_and_groups_as_they_were(tmp_path
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_removing_an_example_drops_the_fits_that_it_was_in_until_the_next_training(tmp_path: Path, kind: str) -> None:
-    settings = {} if kind == "memory" else {"db_path": tmp_path / "training.db"}
+    settings: dict[str, Any] = {} if kind == "memory" else {"db_path": tmp_path / "training.db"}
     with styled(tmp_path, **settings) as manager:
         before = train(manager)
         gone = manager.data_manager.get_all_examples()[0]

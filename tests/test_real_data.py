@@ -95,7 +95,9 @@ def test_previews_judge_the_blend_like_the_real_pictures(database: Path, pool: W
         manager.train(epochs=3, verbose=False)
         ids = [example.example_id for example in manager.data_manager.get_all_examples(limit=12)]
         quick, full = manager.validate(ids), manager.validate(ids, full=True)
-    assert quick["ensemble_accuracy"] is not None
-    assert full["ensemble_accuracy"] is not None
-    assert quick["ensemble_examples"] == 12
-    assert quick["ensemble_accuracy"] == pytest.approx(full["ensemble_accuracy"], abs=0.01)
+    real = {each["example_id"]: each["scores"]["trained"] for each in full["per_example"]}
+    # A hundred examples have more previews than a store keeps.
+    small = {each["example_id"]: each["scores"]["trained"] for each in quick["per_example"] if each["scores"]}
+    assert len(real) == 12
+    assert quick["ensemble_examples"] == len(small) > 4
+    assert quick["ensemble_accuracy"] == pytest.approx(sum(real[i] for i in small) / len(small), abs=0.01)

@@ -121,9 +121,10 @@ def test_what_was_learned_with_an_older_version_is_still_known(path: Path, versi
         (session,) = manager.data_manager.get_all_sessions()
         weights = manager.weight_learner.get_all_weights()
         assert len(manager.data_manager.get_all_examples()) == examples
-        assert manager.data_manager.check() == []
         state = manager.weight_learner.cell.state
         assert (state.fitted, state.group_by, state.groups) == (None, None, {})
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        assert store.check() == []
     assert weights == session.final_weights
     assert session.group_by is None
     assert len(set(weights.values())) == 3

@@ -117,8 +117,8 @@ def test_fits_replace_those_that_were_there_and_leave_the_evidence_alone() -> No
     assert (first.bases, first.absorbed) == (state.bases, state.absorbed)
     second = with_fits(first, None, "camera", {"cold": Group()})
     assert (second.fitted, second.group_by, second.groups) == (None, "camera", {"cold": Group()})
-    for groups in (None, {}):
-        assert with_fits(first, fit("x"), "style", groups) == attrs.evolve(state, fitted=fit("x"))
+    for nothing in (None, dict[str, Group]()):
+        assert with_fits(first, fit("x"), "style", nothing) == attrs.evolve(state, fitted=fit("x"))
 
 
 def grouped(fitted: FittedBlend | None, **groups: Group) -> LearnedState:
