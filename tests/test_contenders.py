@@ -393,8 +393,10 @@ def test_only_examples_that_were_never_learned_from_count_in_a_verdict(trained: 
     judged_then = last_validation(trained)["verdict"]
     assert judged_then is not None
     assert everything["verdict"]["comparisons"] == judged_then["comparisons"]
+    assert everything["contenders"] == last_validation(trained)["contenders"]
     learned = trained.validate(session.training_ids)
     assert (learned["unseen_examples"], learned["verdict"]["n"]) == (0, 0)
+    assert {each["mean"] for each in learned["contenders"].values()} == {None}
 
 
 def test_where_nothing_was_learned_there_is_no_best_worker_to_compare_with(tmp_path: Path) -> None:

@@ -46,8 +46,11 @@ from tsm_training import (
     WorkerRunner,
     create_color_transfer_workers,
 )
+from tsm_training.analysis import BestWorker, Comparison, Conclusion, VerdictDocument
 from tsm_training.data import SalvageReport, StorageFault, salvage
 from tsm_training.documents import ResetRequest, TrainRequest, ValidateRequest
+from tsm_training.engine import CrossValidationResults, ExampleJudgement, Explanation, SubsetAdvice
+from tsm_training.ensemble import BlendFit, BlendProblem, BlendSolver, Greedy, LeastSquares, fit_blend
 from tsm_training.isolation import IsolatedRunner
 from tsm_training.lint import LintDocument, LintKind, Severity, lint
 from tsm_training.metrics import bgr_to_lab, ciede2000, color_difference, color_difference_map, structural_similarity
@@ -250,6 +253,68 @@ def care(path: Path) -> None:
     assert_type(report.saved, Mapping[str, int])
     assert_type(report.put_aside[0].column, str | None)
     TrainingDataManager(path, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+
+
+class Halves:
+    """A solver of a host's own: it inherits nothing."""
+
+    name = "halves"
+
+    def solve(self, problem: BlendProblem, /) -> dict[str, float]:
+        assert_type(problem.score({"copy": 1.0}), float)
+        assert_type(problem.accuracies, Mapping[str, float])
+        assert_type(problem.error_matrix, npt.NDArray[np.float64])
+        return dict.fromkeys(problem.worker_ids[:2], 0.5)
+
+
+@attrs.frozen
+class Best:
+    """A solver with a setting, as a frozen class."""
+
+    name: str = "best"
+    least: float = 0.1
+
+    def solve(self, problem: BlendProblem, /) -> Mapping[str, float]:
+        return problem.posterior
+
+
+def blends(pool: WorkerPool, learner: BayesianWeightLearner) -> None:
+    solvers: list[BlendSolver] = [Halves(), Best(least=0.2), Greedy(candidates=2), LeastSquares()]
+    for solver in solvers:
+        TrainingEngine(pool, learner, InMemoryStore(), blend_solver=solver)
+        assert_type(fit_blend([], solver), BlendFit | None)
+    TrainingManager(pool, learner, engine_factory=TrainingEngine.using(closeness, blend_solver="greedy", rope=0.01))
+    TrainingEngine(pool, learner, InMemoryStore(), blend_solver=closeness)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    Greedy(candidates="3")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
+def answers(manager: TrainingManager) -> None:
+    validation = manager.train(group_by="style")["validation"]
+    assert_type(validation["contenders"]["trained"]["mean"], float | None)
+    assert_type(validation["contenders"]["trained"]["blend_weights"], dict[str, float] | None)
+    assert_type(validation["verdict"], VerdictDocument | None)
+    assert_type(validation["per_example"], list[ExampleJudgement])
+    assert_type(manager.validate(["a", "b"], full=True), ValidationResults)
+    manager.predict("s.jpg", "t.jpg", group="sunset", run_all=True)
+    manager.predict("s.jpg", "t.jpg", group=3)
+    crossed = manager.cross_validate(3, epochs=2, seed=1, group_by="style", on_progress=show)
+    assert_type(crossed, CrossValidationResults)
+    assert_type(crossed["blend_weights"], list[dict[str, float]])
+    comparison = manager.compare("copy", "negative", rope=0.01, example_ids=["a"])
+    assert_type(comparison, Comparison)
+    assert_type(comparison.conclusion, Conclusion)
+    assert_type(manager.probability_best(), BestWorker)
+    explanation = manager.explain(tolerance=0.01)
+    assert_type(explanation, Explanation)
+    assert_type(explanation["workers"]["copy"]["gain"], float | None)
+    assert_type(explanation["subset"], SubsetAdvice | None)
+    manager.predict("s.jpg", "t.jpg", group=["a"])  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    # settings go by name
+    manager.cross_validate(3, 2, 1)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    manager.compare("copy", "negative", 0.01)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    # misspelt
+    explanation["worker"]  # type: ignore[typeddict-item]  # pyright: ignore[reportGeneralTypeIssues]
+    comparison.n = 3  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # frozen
 
 
 def dataset(manager: TrainingManager, path: Path) -> None:
