@@ -11,6 +11,7 @@ from typing import Any, assert_type
 
 import attrs
 import numpy as np
+from matplotlib.figure import Figure
 
 from tsm_training import (
     BayesianWeightLearner,
@@ -41,6 +42,7 @@ from tsm_training import (
 from tsm_training.data import SalvageReport, StorageFault, salvage
 from tsm_training.documents import ResetRequest, TrainRequest, ValidateRequest
 from tsm_training.isolation import IsolatedRunner
+from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
 from tsm_training.workers import WorkerRequest, run_worker
 
 
@@ -216,3 +218,21 @@ def care(path: Path) -> None:
     assert_type(report.saved, Mapping[str, int])
     assert_type(report.put_aside[0].column, str | None)
     TrainingDataManager(path, 5)  # type: ignore[call-arg]
+
+
+def plots(manager: TrainingManager, results: TrainingResults, session: TrainingSession) -> None:
+    assert_type(plot_weights(manager), Figure)
+    plot_weights(manager.weight_learner, highlight=["negative"])
+    plot_weights(manager.weight_learner.get_all_statistics())
+    plot_weights(manager.data_manager.get_all_sessions())
+    plot_learning_curve(session)
+    plot_learning_curve(results)
+    plot_learning_curve(results["session"])
+    plot_workers(manager, example_ids=["a"], rope=0.01)
+    plot_workers(manager.training_engine.score_table(manager.data_manager.get_all_examples()))
+    plot_contenders(results)
+    plot_contenders(results["validation"])
+    plot_contenders(manager.cross_validate(3))
+    plot_contenders(session)
+    plot_examples(manager.validate(), manager.data_manager.get_all_examples(), most=10)
+    plot_contenders(manager)  # type: ignore[arg-type]
