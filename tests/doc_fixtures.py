@@ -173,6 +173,39 @@ def make_plots_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plt, "show", lambda *_args, **_kwargs: plt.close("all"))
 
 
+class _Distance(float):
+    """Something with the manners of a tensor that holds one number."""
+
+    def item(self) -> float:
+        return float(self)
+
+
+class _Network:
+    """What stands in for a network of LPIPS: the mean difference of two tensors."""
+
+    def __init__(self, net: str) -> None:
+        self.net = net
+
+    def __call__(self, first: Any, second: Any) -> _Distance:
+        assert first.shape == second.shape
+        assert first.shape[:2] == (1, 3)
+        return _Distance(np.abs(first - second).mean())
+
+
+def _to_tensor(picture: Image) -> Any:
+    return (picture / 127.5 - 1.0)[:, :, :, np.newaxis].transpose((3, 2, 0, 1))
+
+
+def stand_in_for_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a page import as much of lpips and torch as it uses, without the network."""
+    lpips, torch = types.ModuleType("lpips"), types.ModuleType("torch")
+    monkeypatch.setattr(lpips, "LPIPS", _Network, raising=False)
+    monkeypatch.setattr(lpips, "im2tensor", _to_tensor, raising=False)
+    monkeypatch.setattr(torch, "no_grad", contextlib.nullcontext, raising=False)
+    monkeypatch.setitem(sys.modules, "lpips", lpips)
+    monkeypatch.setitem(sys.modules, "torch", torch)
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 

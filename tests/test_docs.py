@@ -31,13 +31,22 @@ PRINTED = {
     "docs/tutorial.md": [r"^standard_transfer: 1\.0", r"untrained: 0\.8\d+\ntrained: +0\.9"],
     "docs/howto/failures.md": [r"raised: RuntimeError: too dark for me", r"^failed - NothingEvaluatedError"],
     "docs/howto/isolation.md": [r"^timed_out: time limit: gave no answer within 0\.2 s", r"^died: exit code 3"],
-    "docs/howto/metric.md": [r"^distance, given the output of worker", r"never evaluated with these file contents"],
+    "docs/howto/metric.md": [
+        r"^ColorDifference +of the untouched target: 0\.\d+",
+        r"^distance, given the output of worker",
+        r"never evaluated with these file contents",
+    ],
     "docs/howto/worker.md": [r"^faded: the worker's version, settings or source have changed", r"^gentle: stored"],
     "docs/howto/pictures.md": [r"^ImageOutsideRootError - A picture is", r"^ImageNotFoundError - A picture file does"],
     "docs/howto/store.md": [r"session with 5 examples: completed"],
     "docs/howto/embedding.md": [r"evaluating: 6 of 6\nlearning: 2 of 2\nvalidating: 1 of 1"],
     "docs/explanation/storage.md": [r"\['interrupted'\]\n\['interrupted', 'completed'\]"],
-    "docs/explanation/similarity.md": [r"upside down: 0\.99", r"one level off: 0\.8"],
+    "docs/explanation/similarity.md": [
+        r"^upside down: 0\.99",
+        r"one level off: 0\.8",
+        r"ColorDifference +redder: 0\.97\d   upside down: 0\.7",
+        r"HistogramDistance +redder: 0\.96\d   upside down: 1\.000",
+    ],
 }
 
 
@@ -55,6 +64,8 @@ def test_every_python_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypat
     docs.write_page_pictures()
     if "matplotlib" in page.read_text(encoding="utf-8"):
         docs.make_plots_harmless(monkeypatch)
+    if "import lpips" in page.read_text(encoding="utf-8"):
+        docs.stand_in_for_lpips(monkeypatch)
     with docs.closing_stores(monkeypatch):
         run = docs.run_page(page, monkeypatch, programs, {})
     assert len(run) == len(re.findall(r"^ *`{3,}python$", page.read_text(encoding="utf-8"), re.MULTILINE))

@@ -48,6 +48,7 @@ CASES: dict[str, tuple[tuple[object, ...], str]] = {
         ("Mine", "w", "returned nan"),
         "Mine, given the output of worker 'w', returned nan; a similarity must be",
     ),
+    "MetricRangeError": (("Mine", 1.5), "Mine returned 1.5; a similarity must be a finite number between 0 and 1"),
     "MissingExtraError": (
         ("isolation", "IsolatedRunner"),
         'IsolatedRunner needs libraries that are not installed: pip install "tsm_training[isolation]"',
@@ -175,7 +176,7 @@ def test_an_error_that_an_application_derives_says_as_much_as_the_one_it_comes_f
     ("builtin", "names"),
     [
         (ValueError, ["InvalidArgumentError", "InvalidMetadataError", "ImageSizeMismatchError", "ManifestError"]),
-        (ValueError, ["DuplicateWorkerError", "WeightsFileError"]),
+        (ValueError, ["DuplicateWorkerError", "MetricRangeError", "WeightsFileError"]),
         (LookupError, ["ExampleNotFoundError", "SessionNotFoundError", "WorkerNotFoundError"]),
         (FileNotFoundError, ["ImageNotFoundError"]),
     ],

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import cv2
@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from tsm_training import metrics
+from metric_support import PAIRS, PICTURES, natural, noise, opencv_threads, plain
 from tsm_training.arrays import Image
 from tsm_training.errors import ImageSizeMismatchError, InvalidArgumentError
 from tsm_training.metrics import (
@@ -19,31 +19,11 @@ from tsm_training.metrics import (
     PreparableMetric,
     guide_similarity,
     histogram_correlation,
+    histograms,
     lab_histograms,
     mean_squared_error,
     prepare_metric,
 )
-
-SIZES = st.tuples(st.integers(1, 12), st.integers(1, 12), st.just(3))
-PICTURES = hnp.arrays(np.uint8, SIZES)
-PAIRS = SIZES.flatmap(lambda size: st.tuples(hnp.arrays(np.uint8, size), hnp.arrays(np.uint8, size)))
-
-
-def plain(*bgr: int, height: int = 8, width: int = 12) -> Image:
-    return np.full((height, width, 3), bgr, np.uint8)
-
-
-def noise(seed: int, height: int = 40, width: int = 60) -> Image:
-    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
-
-
-def natural(seed: int, height: int = 90, width: int = 120) -> Image:
-    """A picture with smooth areas, edges and a little grain, like a photograph."""
-    rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (5, 7, 3), np.uint8)
-    smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.float64)
-    smooth[:, width // 3 :] *= 0.7
-    return np.clip(smooth + rng.normal(0.0, 3.0, smooth.shape), 0, 255).astype(np.uint8)
 
 
 def by_the_guide(img1: Image, img2: Image) -> float:
@@ -55,13 +35,6 @@ def by_the_guide(img1: Image, img2: Image) -> float:
         first, second = (cv2.calcHist([lab], [channel], None, [256], [0, 256]) for lab in (lab1, lab2))
         correlations.append(max(0.0, cv2.compareHist(first, second, cv2.HISTCMP_CORREL)))
     return float(np.clip(0.6 * (1.0 - mse / 255.0**2) + 0.4 * np.mean(correlations), 0.0, 1.0))
-
-
-@pytest.fixture
-def opencv_threads() -> Iterator[Callable[[int], None]]:
-    before = cv2.getNumThreads()
-    yield cv2.setNumThreads
-    cv2.setNumThreads(before)
 
 
 # --- the scale ------------------------------------------------------------------------------------------------------
@@ -141,12 +114,12 @@ def test_a_prepared_truth_gives_the_same_bits_as_comparing_at_once(pair: tuple[I
     assert prepared(output) == prepared(output) == metric(output, truth) == guide_similarity(output, truth)
 
 
-def test_the_number_of_opencv_threads_changes_no_bit(opencv_threads: Callable[[int], None]) -> None:
+def test_the_number_of_opencv_threads_changes_no_bit() -> None:
     pairs = [(noise(1, 300, 500), noise(2, 300, 500)), (natural(3, 480, 640), natural(4, 480, 640))]
     scores = []
     for count in (0, 1, 4):
-        opencv_threads(count)
-        scores.append([guide_similarity(*pair) for pair in pairs])
+        with opencv_threads(count):
+            scores.append([guide_similarity(*pair) for pair in pairs])
     assert scores[0] == scores[1] == scores[2]
 
 
@@ -245,7 +218,7 @@ def test_the_mean_squared_error_takes_any_shape() -> None:
 @given(PICTURES, st.sampled_from([1, 2, 5, 2**20]))
 def test_the_histograms_count_every_pixel_of_each_channel(picture: Image, band: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_BAND_PIXELS", band)
+        patch.setattr(histograms, "BAND_PIXELS", band)
         counts = lab_histograms(picture)
     assert counts.dtype == np.int64
     assert counts.tolist() == [np.bincount(picture[..., c].ravel(), minlength=256).tolist() for c in range(3)]
@@ -264,7 +237,7 @@ def test_large_counts_are_exact_beyond_what_a_float32_can_count() -> None:
 def test_pictures_compared_in_bands_score_as_they_do_whole(pair: tuple[Image, Image], band: int) -> None:
     whole = guide_similarity(*pair)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_BAND_PIXELS", band)
+        patch.setattr(histograms, "BAND_PIXELS", band)
         assert guide_similarity(*pair) == whole
 
 

@@ -10,7 +10,16 @@ from tsm_training.ensemble import Prediction
 from tsm_training.errors import TsmTrainingError
 from tsm_training.evidence import ExampleEvidence, Outcome
 from tsm_training.manager import TrainingManager
-from tsm_training.metrics import GuideSimilarity, Metric, guide_similarity
+from tsm_training.metrics import (
+    ColorDifference,
+    CombinedMetric,
+    GuideSimilarity,
+    HistogramDistance,
+    Metric,
+    PeakSignalToNoise,
+    StructuralSimilarity,
+    guide_similarity,
+)
 from tsm_training.progress import Progress
 from tsm_training.weights import BayesianWeightLearner, WeightLearner
 from tsm_training.workers import (
@@ -26,15 +35,20 @@ from tsm_training.workers import (
 
 __all__ = [
     "BayesianWeightLearner",
+    "ColorDifference",
+    "CombinedMetric",
     "ExampleEvidence",
     "FunctionWorker",
     "GuideSimilarity",
+    "HistogramDistance",
     "Image",
     "InMemoryStore",
     "Metric",
     "Outcome",
+    "PeakSignalToNoise",
     "Prediction",
     "Progress",
+    "StructuralSimilarity",
     "ThreadRunner",
     "TrainingDataManager",
     "TrainingEngine",

@@ -35,6 +35,7 @@ __all__ = [
     "LearnerConflictError",
     "ManifestError",
     "MetricError",
+    "MetricRangeError",
     "MissingExtraError",
     "NoExamplesError",
     "NoWorkersError",
@@ -377,6 +378,23 @@ class MetricError(TsmTrainingError):
             f"{self.metric}, given the output of worker {self.worker_id!r}, {self.reason}; "
             "a similarity must be a finite number between 0 and 1"
         )
+
+
+class MetricRangeError(TsmTrainingError, ValueError):
+    """A part of a combined metric returned something that is not a finite number in [0, 1].
+
+    `metric` names the part, `seen` is what it returned. Within a training it becomes a `MetricError`.
+    """
+
+    _public = "A part of the similarity of two pictures could not be measured."
+
+    def __init__(self, metric: str, seen: object) -> None:
+        super().__init__(metric, seen)
+        self.metric = metric
+        self.seen = seen
+
+    def __str__(self) -> str:
+        return f"{self.metric} returned {_shown(self.seen)}; a similarity must be a finite number between 0 and 1"
 
 
 # --- training -------------------------------------------------------------------------------------------------------

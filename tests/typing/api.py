@@ -11,17 +11,23 @@ from typing import Any, assert_type
 
 import attrs
 import numpy as np
+import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from tsm_training import (
     BayesianWeightLearner,
+    ColorDifference,
+    CombinedMetric,
     FunctionWorker,
     GuideSimilarity,
+    HistogramDistance,
     Image,
     InMemoryStore,
     Metric,
+    PeakSignalToNoise,
     Prediction,
     Progress,
+    StructuralSimilarity,
     ThreadRunner,
     TrainingDataManager,
     TrainingEngine,
@@ -42,6 +48,7 @@ from tsm_training import (
 from tsm_training.data import SalvageReport, StorageFault, salvage
 from tsm_training.documents import ResetRequest, TrainRequest, ValidateRequest
 from tsm_training.isolation import IsolatedRunner
+from tsm_training.metrics import bgr_to_lab, ciede2000, color_difference, color_difference_map, structural_similarity
 from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
 from tsm_training.workers import WorkerRequest, run_worker
 
@@ -180,6 +187,11 @@ def roles(pool: WorkerPoolLike, learner: WeightLearner, store: TrainingStore, me
 
 
 roles(WorkerPool(), BayesianWeightLearner(), InMemoryStore(), GuideSimilarity())
+for judge in (ColorDifference(), StructuralSimilarity("bgr"), PeakSignalToNoise(), HistogramDistance()):
+    roles(WorkerPool(), BayesianWeightLearner(), InMemoryStore(), judge)
+roles(
+    WorkerPool(), BayesianWeightLearner(), InMemoryStore(), CombinedMetric([(0.7, ColorDifference()), (1, closeness)])
+)
 roles(ForeignPool(), BayesianWeightLearner(), TrainingDataManager("x.db"), closeness)
 
 
@@ -194,6 +206,9 @@ def must_fail(manager: TrainingManager, learner: BayesianWeightLearner, results:
     TrainingManager(object(), learner)  # type: ignore[arg-type]
     FunctionWorker("one", lambda target: target)  # type: ignore[misc,arg-type]
     WorkerPool().register_worker(closeness)  # type: ignore[arg-type]
+    StructuralSimilarity("lab")  # type: ignore[arg-type]
+    CombinedMetric([(closeness, 1)])  # type: ignore[list-item]
+    ColorDifference().version = "2"  # type: ignore[misc]
 
     class Judge(TrainingEngine):
         def validate(self, examples: Sequence[TrainingExample]) -> None:  # type: ignore[override,misc]  # one hook only
@@ -204,6 +219,14 @@ def must_fail(manager: TrainingManager, learner: BayesianWeightLearner, results:
             return data["target"]
 
     Nameless()  # type: ignore[abstract]
+
+
+def colors(picture: Image) -> None:
+    assert_type(color_difference(picture, picture), float)
+    assert_type(color_difference_map(picture, picture), npt.NDArray[np.float32])
+    assert_type(ciede2000(bgr_to_lab(picture), [50.0, 0.0, 0.0]), npt.NDArray[np.float64])
+    assert_type(structural_similarity(picture, picture, channels="bgr"), float)
+    assert_type(ColorDifference().prepare(picture)(picture), float)
 
 
 def care(path: Path) -> None:

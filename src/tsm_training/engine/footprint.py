@@ -12,9 +12,10 @@ from typing import Any, Final, Protocol, runtime_checkable
 
 from tsm_training.data import ExampleFiles, PictureFile
 from tsm_training.metrics import Metric, PreparableMetric
+from tsm_training.metrics.protocols import ALLOWANCE, stated_memory
 from tsm_training.workers import ThreadRunner, Worker, WorkerRunner
 
-__all__ = ["MetricThatStatesMemory", "WorkerThatStatesMemory", "bytes_to_evaluate"]
+__all__ = ["WorkerThatStatesMemory", "bytes_to_evaluate"]
 
 _PICTURE: Final = 3
 """Bytes per pixel."""
@@ -35,15 +36,6 @@ class WorkerThatStatesMemory(Protocol):
 
     def working_memory(self, source_pixels: int, target_pixels: int, /) -> int:
         """Return how many bytes `process` takes at most, its answer included and its inputs not."""
-        ...
-
-
-@runtime_checkable
-class MetricThatStatesMemory(Protocol):
-    """A metric that knows how much memory it takes, so that more examples may be in flight than on suspicion."""
-
-    def working_memory(self, pixels: int, /) -> int:
-        """Return how many bytes it takes at most besides an output: what it prepares and keeps, the truth included."""
         ...
 
 
@@ -92,11 +84,11 @@ def _of_worker(worker: Worker, source: int, target: int) -> int:
 
 def _of_metric(metric: object, pixels: int) -> tuple[int, int]:
     """Return what a metric keeps while workers run, and what it takes while it prepares or scores."""
-    truth, allowance = _PICTURE * pixels, (_PICTURE + _ALLOWANCE) * pixels
-    if isinstance(metric, MetricThatStatesMemory):
-        stated = _bytes_or(allowance, lambda: metric.working_memory(pixels))
+    stated = stated_memory(metric, pixels)
+    if stated is not None:
         return stated, stated
-    return (allowance if isinstance(metric, PreparableMetric) else truth), allowance
+    allowance = ALLOWANCE * pixels
+    return (allowance if isinstance(metric, PreparableMetric) else _PICTURE * pixels), allowance
 
 
 def _bytes_or(allowance: int, ask: Callable[[], int]) -> int:

@@ -22,7 +22,6 @@ from contextlib import contextmanager
 from typing import Final, Protocol, TypeAlias
 
 import attrs
-import numpy as np
 
 from tsm_training.arrays import Image, frozen_copy
 from tsm_training.data import ExampleFiles, TrainingExample
@@ -31,6 +30,7 @@ from tsm_training.ensemble import encode_preview, sample_grid
 from tsm_training.errors import ExecutorError, ImageError, ImageSizeMismatchError, MetricError
 from tsm_training.images import ImageLimits, read_image
 from tsm_training.metrics import Metric
+from tsm_training.metrics.protocols import similarity_or_none
 from tsm_training.workers import ThreadRunner, Worker, WorkerFailure, WorkerRequest, WorkerResult, WorkerRunner
 
 __all__ = [
@@ -56,7 +56,6 @@ Scorer: TypeAlias = Callable[[Image], object]
 _MAX_THREADS: Final = 8
 _MAX_IN_FLIGHT: Final = 64
 _POLL_SECONDS: Final = 0.1
-_ROUNDING: Final = 1e-9
 _PICKLING_ERRORS: Final = (pickle.PicklingError, AttributeError, TypeError)  # what Python says of what it cannot pickle
 
 
@@ -219,11 +218,10 @@ def checked_similarity(compute: Callable[[], object], metric_name: str, worker_i
         value = compute()
     except (Exception, SystemExit, GeneratorExit) as error:
         raise MetricError(metric_name, worker_id, f"raised {type(error).__name__}: {error}") from error
-    is_number = isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool)
-    # A metric's own rounding may carry it past the ends by a few units in the last place.
-    if not is_number or not -_ROUNDING <= value <= 1.0 + _ROUNDING:  # type: ignore[operator]
+    similarity = similarity_or_none(value)
+    if similarity is None:
         raise MetricError(metric_name, worker_id, f"returned {value!r}")
-    return min(1.0, max(0.0, float(value)))  # type: ignore[arg-type]
+    return similarity
 
 
 # --- running many ---------------------------------------------------------------------------------------------------
