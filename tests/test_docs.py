@@ -40,6 +40,7 @@ PRINTED = {
     "docs/howto/pictures.md": [r"^ImageOutsideRootError - A picture is", r"^ImageNotFoundError - A picture file does"],
     "docs/howto/store.md": [r"session with 5 examples: completed"],
     "docs/howto/embedding.md": [r"evaluating: 6 of 6\nlearning: 2 of 2\nvalidating: 1 of 1"],
+    "docs/howto/web-app.md": [r"^200 \['session', 'validation'\]", r"^400 An argument has a value that cannot be used"],
     "docs/explanation/storage.md": [r"\['interrupted'\]\n\['interrupted', 'completed'\]"],
     "docs/explanation/similarity.md": [
         r"^upside down: 0\.99",
