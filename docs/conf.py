@@ -7,6 +7,7 @@ import importlib
 import inspect
 import pkgutil
 import re
+import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -16,7 +17,10 @@ from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
 from sphinx.pycode import ModuleAnalyzer
 
+sys.path.insert(0, str(Path(__file__).parent))
+
 import tsm_training
+from pictures import write_pictures
 from tsm_training.data import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_VERSION
 
 project = "tsm_training"
@@ -58,6 +62,7 @@ INTERNAL_MODULES = {
     "forking",
     "ingest",
     "persistence",
+    "views",
 }
 
 
@@ -245,6 +250,7 @@ def _restore(_app: Sphinx, _what: str, name: str, _thing: object, _options: obje
 def setup(app: Sphinx) -> None:
     """Write what is generated before anything is read."""
     write_reference()
+    write_pictures()
     app.connect("autodoc-process-docstring", _remember, priority=400)  # napoleon comes at 500
     app.connect("autodoc-process-docstring", _restore, priority=600)
     app.connect("missing-reference", _resolve)

@@ -24,6 +24,8 @@ FLOORS = [
     {"color_transfer", "ensemble", "persistence", "ingest", "isolation", "analysis"},
     {"engine"},
     {"documents", "lint"},
+    {"views"},
+    {"plots"},
     {"manager"},
     {"testing"},
 ]

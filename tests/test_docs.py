@@ -15,6 +15,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import cv2
 import pytest
 
 import doc_fixtures as docs
@@ -24,7 +25,7 @@ from tsm_training.weights import read_weights_file
 GUIDE = docs.DOCS / "guide.md"
 PAGES = [page for page in docs.pages() if page != GUIDE]  # the guide has a test module of its own
 PAGES_WITHOUT_CODE = {"vocabulary.md", "mutation.md", "index.md"}
-SITE_TIMEOUT = 120
+SITE_TIMEOUT = 300
 # What prose says about the output of the blocks around it.
 PRINTED = {
     "docs/tutorial.md": [r"^standard_transfer: 1\.0", r"untrained: 0\.8\d+\ntrained: +0\.9"],
@@ -232,6 +233,22 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_site_builds_without_a_warning_and_can_be_searched(site: Path) -> None:
     assert (site / "index.html").exists()
     assert "manager" in (site / "searchindex.js").read_text(encoding="utf-8")
+
+
+def test_the_pictures_of_the_pages_are_drawn_by_the_build(site: Path) -> None:
+    shown = {
+        (page.stem, name)
+        for page in docs.pages()
+        for name in re.findall(r"!\[[^\]]+\]\(generated/([\w-]+\.png)\)", page.read_text(encoding="utf-8"))
+    }
+    assert shown
+    for page, name in shown:
+        assert f"_images/{name}" in (site / "howto" / f"{page}.html").read_text(encoding="utf-8")
+        picture = cv2.imread(str(site / "_images" / name))
+        assert picture is not None
+        assert picture.std() > 10
+    ignored = (docs.PROJECT / ".gitignore").read_text(encoding="utf-8").splitlines()
+    assert "docs/howto/generated/" in ignored
 
 
 def test_every_public_name_is_in_the_reference(site: Path) -> None:

@@ -623,6 +623,8 @@ def test_metrics_history_describes_every_epoch(tmp_path: Path) -> None:
     accuracies = [entry["avg_accuracy"] for entry in history]
     assert accuracies == sorted(accuracies)
     assert history[-1]["weights"] == manager.weight_learner.get_all_weights()
+    statistics = manager.weight_learner.get_all_statistics()
+    assert history[-1]["weight_stds"] == {worker_id: known["weight_std"] for worker_id, known in statistics.items()}
     assert history[-1]["blend_weights"] == manager.weight_learner.get_blend_weights()
     changes = [entry["max_weight_change"] for entry in history]
     assert changes == sorted(changes, reverse=True)

@@ -12,6 +12,7 @@ from typing import Any, assert_type
 import attrs
 import numpy as np
 import numpy.typing as npt
+from matplotlib.figure import Figure
 
 from tsm_training import (
     BayesianWeightLearner,
@@ -54,6 +55,7 @@ from tsm_training.ensemble import BlendFit, BlendProblem, BlendSolver, Greedy, L
 from tsm_training.isolation import IsolatedRunner
 from tsm_training.lint import LintDocument, LintKind, Severity, lint
 from tsm_training.metrics import bgr_to_lab, ciede2000, color_difference, color_difference_map, structural_similarity
+from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
 from tsm_training.workers import WorkerRequest, run_worker
 
 
@@ -292,7 +294,7 @@ def answers(manager: TrainingManager) -> None:
     validation = manager.train(group_by="style")["validation"]
     assert_type(validation["contenders"]["trained"]["mean"], float | None)
     assert_type(validation["contenders"]["trained"]["blend_weights"], dict[str, float] | None)
-    assert_type(validation["verdict"], VerdictDocument | None)
+    assert_type(validation["verdict"], VerdictDocument)
     assert_type(validation["per_example"], list[ExampleJudgement])
     assert_type(manager.validate(["a", "b"], full=True), ValidationResults)
     manager.predict("s.jpg", "t.jpg", group="sunset", run_all=True)
@@ -330,3 +332,21 @@ def dataset(manager: TrainingManager, path: Path) -> None:
     manager.lint(run_workers=True)
     report.of_kind("swaped")  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]  # misspelt
     report.findings[0].kind = "swapped"  # type: ignore[misc]  # pyright: ignore[reportAttributeAccessIssue]  # frozen
+
+
+def plots(manager: TrainingManager, results: TrainingResults, session: TrainingSession) -> None:
+    assert_type(plot_weights(manager), Figure)
+    plot_weights(manager.weight_learner, highlight=["negative"])
+    plot_weights(manager.weight_learner.get_all_statistics())
+    plot_weights(manager.data_manager.get_all_sessions())
+    plot_learning_curve(session)
+    plot_learning_curve(results)
+    plot_learning_curve(results["session"])
+    plot_workers(manager, example_ids=["a"], rope=0.01)
+    plot_workers(manager.training_engine.score_table(manager.data_manager.get_all_examples()))
+    plot_contenders(results)
+    plot_contenders(results["validation"])
+    plot_contenders(manager.cross_validate(3))
+    plot_contenders(session)
+    plot_examples(manager.validate(), manager.data_manager.get_all_examples(), most=10)
+    plot_contenders(manager)  # type: ignore[arg-type]

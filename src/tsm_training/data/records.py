@@ -110,6 +110,8 @@ class EpochMetrics(TypedDict):
     worker_accuracies: dict[str, float | None]
     """Mean accuracy per worker over the training examples where it gave a picture."""
     weights: dict[str, float]
+    weight_stds: dict[str, float]
+    """Posterior standard deviation of each weight after this epoch."""
     blend_weights: dict[str, float]
     max_weight_change: float
     """The largest change of any weight in this epoch: near 0 means that more epochs would change nothing."""

@@ -155,6 +155,7 @@ class Training:
             learner = self._with(state)
             contenders = Contenders(learner, worker_ids)
             shares = contenders.shares()["trained"]
+            statistics = learner.get_all_statistics()
             history.append(
                 epoch_metrics(
                     epoch,
@@ -162,6 +163,7 @@ class Training:
                     shares,
                     contenders.trained_shares,
                     weights=learner.get_all_weights(),
+                    weight_stds={worker_id: known["weight_std"] for worker_id, known in statistics.items()},
                     weights_before=before,
                 )
             )

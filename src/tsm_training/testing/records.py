@@ -118,6 +118,7 @@ def make_epoch_metrics(epoch: int = 1) -> EpochMetrics:
         "equal_weights_accuracy": 1 / 3,
         "worker_accuracies": {"bad": None, "good": 0.7},
         "weights": {"bad": 0.9, "good": 1.1},
+        "weight_stds": {"bad": 0.02, "good": 0.01},
         "blend_weights": {"bad": 0.25, "good": 0.75},
         "max_weight_change": 1e-17,
     }

@@ -1,0 +1,186 @@
+"""Plots for people, made with matplotlib (extra ``plots``).
+
+Each function returns a `matplotlib.figure.Figure` that belongs to nobody else: ``figure.savefig("weights.png")`` writes
+it (``.svg`` and ``.pdf`` too), and a notebook shows it. They need no screen, no ``pyplot`` and no backend, and neither
+read nor change the host's settings of matplotlib. Colours can be told apart by people with any kind of colour vision.
+
+``tsm_training.report`` makes a page with smaller pictures of the same figures, for which matplotlib is not needed.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
+from tsm_training.arguments import check_whole_number
+from tsm_training.data import TrainingExample, TrainingSession
+from tsm_training.errors import InvalidArgumentError, MissingExtraError
+from tsm_training.views import (
+    Judged,
+    SessionLike,
+    Trained,
+    WeightPath,
+    WeightRow,
+    accuracy_rows,
+    completed_sessions,
+    contest_of,
+    example_names,
+    learning_curve,
+    weight_paths,
+    weight_rows,
+)
+from tsm_training.weights import LearnerStatistics, WeightLearner
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["plot_contenders", "plot_examples", "plot_learning_curve", "plot_weights", "plot_workers"]
+
+_MOST_EXAMPLES = 60
+
+
+def plot_weights(
+    subject: Trained | WeightLearner | Mapping[str, LearnerStatistics] | Iterable[TrainingSession],
+    *,
+    highlight: Sequence[str] | None = None,
+) -> Figure:
+    """Plot the workers' weights with their 90 % credible intervals, and how they moved over the sessions.
+
+    Args:
+        subject: A `TrainingManager` for both; a learner, or its statistics, for the weights as they are; sessions for
+            the way there. Trials and sessions that were not completed are left out. Sessions of databases that do not
+            say how sure they were have no bands.
+        highlight: Ids of the workers that get colours, seven of them different ones; unless given, the four with the
+            greatest weights at the end and the one with the smallest.
+
+    Raises:
+        InvalidArgumentError: there is nothing to plot, or no worker has such an id.
+        MissingExtraError: the extra ``plots`` is not installed.
+    """
+    drawings = _drawings("plot_weights")
+    rows, paths = _weights_of(subject)
+    if not rows and not paths:
+        raise InvalidArgumentError("subject", subject, "something with workers or completed sessions")
+    known = {row.worker_id for row in rows} | {path.worker_id for path in paths}
+    if unknown := [worker_id for worker_id in highlight or () if worker_id not in known]:
+        raise InvalidArgumentError("highlight", unknown, f"ids out of {', '.join(map(repr, sorted(known)))}")
+    figure: Figure = drawings.draw_weights(rows, paths, highlight)
+    return figure
+
+
+def _weights_of(subject: object) -> tuple[list[WeightRow], list[WeightPath]]:
+    if isinstance(subject, Trained):
+        engine = subject.training_engine
+        engine.prepare_learner()
+        rows, _ = _weights_of(engine.weight_learner)
+        return rows, weight_paths(completed_sessions(engine.store.iterate_sessions()))
+    if isinstance(subject, WeightLearner):
+        return weight_rows(subject.get_all_statistics(), subject.get_blend_weights()), []
+    if isinstance(subject, Mapping):
+        return weight_rows(subject), []
+    sessions = [subject] if isinstance(subject, TrainingSession) else list(_iterated(subject))
+    return [], weight_paths(completed_sessions(sessions))
+
+
+def _iterated(subject: object) -> Iterable[TrainingSession]:
+    if isinstance(subject, Iterable) and not isinstance(subject, str):
+        return subject
+    raise InvalidArgumentError("subject", subject, "a TrainingManager, a learner, its statistics, or sessions")
+
+
+def plot_learning_curve(session: SessionLike) -> Figure:
+    """Plot the accuracy after each epoch: trained, with equal weights, and of the best single worker.
+
+    Where examples were held out, what the trained ensemble and equal weights reach on those stands on the right.
+
+    Args:
+        session: A `TrainingSession`, or what ``train()`` returned.
+
+    Raises:
+        InvalidArgumentError: it is no session, or has no epochs.
+        MissingExtraError: the extra ``plots`` is not installed.
+    """
+    figure: Figure = _drawings("plot_learning_curve").draw_curve(learning_curve(session))
+    return figure
+
+
+def plot_workers(
+    subject: Trained | ScoreTable, *, example_ids: Sequence[str] | None = None, rope: float | None = None
+) -> Figure:
+    """Plot what each worker scored on each example, and how far it is from the best one on the same examples.
+
+    Args:
+        subject: A `TrainingManager`, whose workers run only where their results are not stored; or a table of scores.
+        example_ids: On which examples; None for all. Only for a manager.
+        rope: Which difference in accuracy is practically none, at least 0 and below 1; the engine's unless given.
+
+    Raises:
+        InvalidArgumentError: there is nothing to plot, or `rope` is out of its range.
+        MissingExtraError: the extra ``plots`` is not installed.
+        TsmTrainingError: as for `TrainingManager.compare`.
+    """
+    drawings = _drawings("plot_workers")
+    if isinstance(subject, Trained):
+        engine = subject.training_engine
+        store = engine.store
+        chosen = store.get_all_examples() if example_ids is None else [store.get_example(each) for each in example_ids]
+        table, usual = engine.score_table(chosen), engine.rope
+    elif isinstance(subject, ScoreTable):
+        table, usual = subject, DEFAULT_ROPE
+    else:
+        raise InvalidArgumentError("subject", subject, "a TrainingManager or a ScoreTable")
+    rope = usual if rope is None else check_rope(rope)
+    rows = accuracy_rows(table, rope)
+    if not rows:
+        raise InvalidArgumentError("subject", subject, "a table with at least one worker")
+    figure: Figure = drawings.draw_workers(rows, rope)
+    return figure
+
+
+def plot_contenders(results: Judged) -> Figure:
+    """Plot what all contenders scored on the same examples, pair by pair, and what the trained ensemble gains.
+
+    The intervals are those of the verdict, which looks at examples that were never learned from only.
+
+    Args:
+        results: What ``train()``, ``validate()`` or ``cross_validate()`` returned, or a stored session.
+
+    Raises:
+        InvalidArgumentError: these are no results, or no pictures were judged.
+        MissingExtraError: the extra ``plots`` is not installed.
+    """
+    figure: Figure = _drawings("plot_contenders").draw_contest(contest_of(results))
+    return figure
+
+
+def plot_examples(results: Judged, examples: Iterable[TrainingExample] = (), *, most: int = _MOST_EXAMPLES) -> Figure:
+    """Plot what every contender scored on each example, a row for each, the best first.
+
+    Args:
+        results: What ``train()``, ``validate()`` or ``cross_validate()`` returned, or a stored session.
+        examples: Stored examples: rows are named after their target files, others after their ids.
+        most: How many rows, at least 2; of more examples the best and the worst are shown.
+
+    Raises:
+        InvalidArgumentError: these are no results, or no pictures were judged, or `most` is too small.
+        MissingExtraError: the extra ``plots`` is not installed.
+    """
+    drawings = _drawings("plot_examples")
+    most = check_whole_number("most", most, 2)
+    contest = contest_of(results)
+    rows = contest.ranked()
+    shown = rows if len(rows) <= most else [*rows[: most - most // 2], *rows[len(rows) - most // 2 :]]
+    names = example_names([row.example_id for row in shown], examples)
+    figure: Figure = drawings.draw_examples(contest, shown, list(names.values()), len(rows) - len(shown))
+    return figure
+
+
+def _drawings(part: str) -> Any:
+    try:
+        return importlib.import_module("tsm_training.plots.drawings")
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "matplotlib":
+            raise
+        raise MissingExtraError("plots", part) from error

@@ -1,0 +1,548 @@
+"""Plots: what stands in them, that it can be read, and that the host's matplotlib is left alone."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import attrs
+import matplotlib as mpl
+import matplotlib.style
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+
+from support import failing as failing_worker
+from support import manager_with, pool_of, usual_pool
+from tsm_training import BayesianWeightLearner, TrainingManager, TrainingResults, TrainingSession
+from tsm_training.analysis import ScoreTable
+from tsm_training.errors import InvalidArgumentError, MissingExtraError
+from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
+from tsm_training.testing.records import make_session
+from tsm_training.views import (
+    accuracy_rows,
+    contest_of,
+    example_names,
+    foremost,
+    learning_curve,
+    shortened,
+    weight_paths,
+)
+from tsm_training.weights import LearnerStatistics
+
+MANY = [1, 7, 40]
+LONG = "a_worker_whose_name_tells_everything_that_it_does_and_then_something_more_in_version_"
+
+
+# --- looking at figures -----------------------------------------------------------------------------------------------
+
+
+def drawn(figure: Figure) -> Figure:
+    if figure.stale:
+        figure.canvas.draw()
+    return figure
+
+
+def texts(figure: Figure) -> list[Text]:
+    drawn(figure)
+    return [text for text in figure.findobj(Text) if isinstance(text, Text) and text.get_visible() and text.get_text()]
+
+
+def words(figure: Figure) -> set[str]:
+    return {text.get_text() for text in texts(figure)}
+
+
+def faults(figure: Figure) -> list[str]:
+    """Return which texts stand over each other or outside the figure."""
+    shown = [text for text in texts(figure) if text not in _undrawn(figure)]
+    boxes = {f"{number} {text.get_text()}": text.get_window_extent() for number, text in enumerate(shown)}
+    outside = [name for name, box in boxes.items() if not _inside(box, figure.bbox)]
+    pairs = itertools.combinations(boxes.items(), 2)
+    return outside + [f"{one} / {other}" for (one, a), (other, b) in pairs if _meet(a, b)]
+
+
+def _undrawn(figure: Figure) -> set[Text]:
+    """Return the labels of ticks beyond the ends of their axes: matplotlib keeps them, and does not draw them."""
+    found: set[Text] = set()
+    for axes in figure.axes:
+        for axis in (axes.xaxis, axes.yaxis):
+            low, high = sorted(axis.get_view_interval())
+            found |= {tick.label1 for tick in axis.get_major_ticks() if not low <= tick.get_loc() <= high}
+    return found
+
+
+def _inside(box: Any, paper: Any) -> bool:
+    return bool(box.x0 >= -1 and box.y0 >= -1 and box.x1 <= paper.x1 + 1 and box.y1 <= paper.y1 + 1)
+
+
+def _meet(a: Any, b: Any) -> bool:
+    across, down = min(a.x1, b.x1) - max(a.x0, b.x0), min(a.y1, b.y1) - max(a.y0, b.y0)
+    return bool(across > 1 and down > 1)
+
+
+def pixels(figure: Figure) -> Any:
+    return np.asarray(drawn(figure).canvas.buffer_rgba())[..., :3].copy()  # type: ignore[attr-defined]
+
+
+def has_color(figure: Figure, color: str) -> bool:
+    rgb = np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)])
+    return bool((np.abs(pixels(figure).astype(int) - rgb).max(axis=-1) < 8).any())
+
+
+# --- what is drawn ----------------------------------------------------------------------------------------------------
+
+
+def statistics(count: int) -> dict[str, LearnerStatistics]:
+    found: dict[str, LearnerStatistics] = {}
+    for number in range(count):
+        weight = 1.0 + 0.01 * (number - count / 2)
+        found[f"{LONG}{number}"] = {
+            "mean_accuracy": 0.8,
+            "update_count": 9,
+            "weight": weight,
+            "weight_std": 0.01,
+            "credible_interval": (weight - 0.0164, weight + 0.0164),
+            "evidence": 5.0,
+            "failure_count": 0,
+            "prior_weight": 1.0,
+        }
+    return found
+
+
+def sessions(count: int, workers: int = 3) -> list[TrainingSession]:
+    """Return sessions of two epochs in which each worker goes its own way."""
+    names = [f"{LONG}{number}" for number in range(workers)]
+    found = []
+    before = dict.fromkeys(names, 1.0)
+    for number in range(count):
+        steps = [
+            {name: before[name] + 0.01 * (place - workers / 2) * part for place, name in enumerate(names)}
+            for part in (0.6, 1.0)
+        ]
+        history: Any = [
+            {"epoch": epoch, "avg_accuracy": 0.8, "weights": step, "weight_stds": dict.fromkeys(names, 0.02)}
+            for epoch, step in enumerate(steps, 1)
+        ]
+        found.append(
+            make_session(
+                f"s{number}",
+                status="completed",
+                initial_weights=before,
+                final_weights=steps[-1],
+                metrics_history=history,
+                validation=None,
+                is_trial=False,
+            )
+        )
+        before = steps[-1]
+    return found
+
+
+def table(workers: int, examples: int = 12, gaps: Sequence[int] = ()) -> ScoreTable:
+    rng = np.random.default_rng(workers)
+    scores: dict[str, list[float | None]] = {
+        f"{LONG}{number}": [float(score) for score in rng.uniform(0.3, 0.9, examples)] for number in range(workers)
+    }
+    for number in gaps:
+        scores[f"{LONG}{number}"][0] = None
+    ids = [f"e{number}" for number in range(examples)]
+    return ScoreTable(example_ids=ids, groups=ids, scores=scores)
+
+
+def judged(examples: int = 9, contenders: Sequence[str] = ("trained", "equal_weights", "untouched")) -> Any:
+    rng = np.random.default_rng(examples)
+    per_example = [
+        {
+            "example_id": f"{number:02}-example",
+            "group": None,
+            "is_unseen": number % 3 > 0,
+            "scores": {name: float(score) for name, score in zip(contenders, rng.uniform(0.5, 0.9, 9), strict=False)},
+        }
+        for number in range(examples)
+    ]
+    gain = {"mean_difference": 0.02, "interval": [0.01, 0.03]}
+    return {
+        "num_examples": examples,
+        "per_example": per_example,
+        "verdict": {"comparisons": {"equal_weights": gain}, "rope": 0.005},
+    }
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingManager, TrainingResults]:
+    """A manager that was trained twice on eleven examples; one of its workers fails always."""
+    pool = pool_of(*usual_pool().workers, failing_worker("broken"))
+    manager = manager_with(tmp_path_factory.mktemp("plots"), examples=11, pool=pool)
+    manager.train(num_examples=6, validation_split=0.3, verbose=False)
+    return manager, manager.train(epochs=3, validation_split=0.3, verbose=False)
+
+
+@pytest.fixture(scope="module")
+def plots(trained: tuple[TrainingManager, TrainingResults]) -> dict[str, Figure]:
+    return all_plots(*trained)
+
+
+def all_plots(manager: TrainingManager, results: TrainingResults) -> dict[str, Figure]:
+    return {
+        "weights": plot_weights(manager),
+        "evolution": plot_weights(manager.data_manager.get_all_sessions()),
+        "learner": plot_weights(manager.weight_learner),
+        "curve": plot_learning_curve(results),
+        "workers": plot_workers(manager),
+        "contenders": plot_contenders(results),
+        "examples": plot_examples(results, manager.data_manager.get_all_examples()),
+    }
+
+
+def test_every_plot_of_a_training_can_be_read(plots: Mapping[str, Figure]) -> None:
+    for name, figure in plots.items():
+        assert faults(figure) == [], name
+        assert has_color(figure, "#d55e00" if name == "contenders" else "#0072b2"), name
+        assert 0.005 < (pixels(figure).min(axis=-1) < 200).mean() < 0.5, name
+
+
+def test_plots_say_what_they_show(
+    trained: tuple[TrainingManager, TrainingResults], plots: Mapping[str, Figure]
+) -> None:
+    manager, results = trained
+    said = {name: words(figure) for name, figure in plots.items()}
+    workers = set(manager.weight_learner.get_all_weights())
+    for name in ("weights", "learner", "workers"):
+        assert workers <= said[name], name
+    assert {"share", "How far each worker is trusted", "How the weights moved"} <= said["weights"]
+    assert "share" not in said["evolution"]
+    assert {"failed", "11×", "Difference from the first, example by example"} <= said["workers"]
+    assert {"trained ensemble", "equal weights", "best single worker: near", "held out"} <= said["curve"]
+    contenders = {"trained ensemble", "in use before", "equal weights", "best single worker", "untouched target"}
+    assert contenders <= said["contenders"]
+    assert contenders <= said["examples"]
+    held_out = [each["example_id"] for each in results["validation"]["per_example"]]
+    stems = {Path(manager.data_manager.get_example(example_id).target_path).stem for example_id in held_out}
+    assert stems <= said["examples"]
+
+
+@pytest.mark.parametrize("count", MANY)
+def test_one_worker_or_forty_with_long_names_can_be_read(count: int) -> None:
+    assert faults(plot_weights(statistics(count))) == []
+    assert faults(plot_weights(sessions(3, count))) == []
+    assert faults(plot_workers(table(count, gaps=[count - 1]))) == []
+
+
+def test_a_manager_with_forty_workers_can_be_read() -> None:
+    drawings = importlib.import_module("tsm_training.plots.drawings")
+    known, paths = statistics(40), weight_paths(sessions(3, 40))
+    rows = importlib.import_module("tsm_training.views").weight_rows(known, dict.fromkeys(known, 0.025))
+    assert faults(drawings.draw_weights(rows, paths, None)) == []
+
+
+@pytest.mark.parametrize("examples", [1, 2, 60])
+def test_any_number_of_examples_can_be_read(examples: int) -> None:
+    assert faults(plot_examples(judged(examples))) == []
+    assert faults(plot_contenders(judged(examples))) == []
+
+
+def test_of_too_many_examples_the_best_and_the_worst_are_shown() -> None:
+    results = judged(30)
+    shown = words(plot_examples(results, most=5))
+    ranked = [row.example_id for row in contest_of(results).ranked()]
+    names = example_names(ranked)
+    assert {names[example_id] for example_id in [*ranked[:3], *ranked[-2:]]} <= shown
+    assert names[ranked[10]] not in shown
+    assert any("25 in the middle are left out" in text for text in shown)
+
+
+def test_workers_may_be_called_anything() -> None:
+    odd = ["$\\frac{1}{", "_hidden", "<b>&amp;", "名前", "x^2_3", "a\\n", "%d {0}"]
+    known = dict(zip(odd, statistics(len(odd)).values(), strict=True))
+    shown = words(plot_weights(known))
+    assert {"$\\frac{1}{", "_hidden", "<b>&amp;", "□□", "x^2_3", "a\\n", "%d {0}"} <= shown
+    history: Any = [{"epoch": 1, "avg_accuracy": 0.5, "worker_accuracies": {"_$x_{": 0.6}}]
+    session = make_session("s", metrics_history=history, validation=None)
+    assert "best single worker: _$x_{" in words(plot_learning_curve(session))
+
+
+def test_weights_are_where_the_learner_says(trained: tuple[TrainingManager, TrainingResults]) -> None:
+    manager, _results = trained
+    (axes,) = plot_weights(manager.weight_learner).axes
+    known = manager.weight_learner.get_all_statistics()
+    order = [label.get_text() for label in axes.get_yticklabels()]
+    assert order == sorted(known, key=lambda worker_id: -known[worker_id]["weight"])
+    drawn = {tuple(float(x) for x in line.get_xdata()) for line in axes.lines}
+    for each in known.values():
+        assert {(each["weight"],), each["credible_interval"]} <= drawn
+
+
+def test_chosen_workers_get_the_colours() -> None:
+    figure = plot_weights(sessions(2, 9), highlight=[f"{LONG}4"])
+    names = shortened(f"{LONG}{number}" for number in range(9))
+    assert names[f"{LONG}4"] in words(figure)
+    assert names[f"{LONG}5"] not in words(figure)
+    assert "grey: 8 others" in words(figure)
+    figure = plot_weights(statistics(3), highlight=[f"{LONG}1"])
+    assert has_color(figure, "#0072b2")
+    assert has_color(figure, "#5f6368")
+
+
+def test_bands_are_drawn_where_certainty_is_known() -> None:
+    with_bands, without = (
+        sessions(2),
+        [
+            attrs.evolve(each, metrics_history=[{**entry, "weight_stds": {}} for entry in each.metrics_history])  # type: ignore[misc]
+            for each in sessions(2)
+        ],
+    )
+    assert len(plot_weights(with_bands).axes[0].collections) == 3
+    assert len(plot_weights(without).axes[0].collections) == 0
+    once = [attrs.evolve(each, metrics_history=each.metrics_history[:1]) for each in sessions(1)]
+    assert faults(plot_weights(once)) == []
+
+
+def test_sessions_without_a_history_show_where_they_ended() -> None:
+    bare = [attrs.evolve(each, metrics_history=()) for each in sessions(2)]
+    paths = weight_paths(bare)
+    assert [point.place for point in paths[0].points] == [0.0, 1.0, 2.0]
+    assert plot_weights(bare[0]).axes[0].get_xlim() == (0.0, 1.0)
+
+
+# --- the host's matplotlib --------------------------------------------------------------------------------------------
+
+
+HOST: Mapping[str, Any] = {
+    "font.size": 23,
+    "font.family": "serif",
+    "axes.grid": True,
+    "axes.spines.top": True,
+    "axes.titlelocation": "right",
+    "axes.titley": 0.4,
+    "axes.labelpad": 30,
+    "axes.formatter.useoffset": False,
+    "axes.xmargin": 0.3,
+    "axes.ymargin": 0.3,
+    "axes3d.grid": False,
+    "lines.linestyle": ":",
+    "lines.marker": "x",
+    "lines.antialiased": False,
+    "lines.dash_capstyle": "projecting",
+    "lines.solid_joinstyle": "bevel",
+    "patch.force_edgecolor": True,
+    "patch.antialiased": False,
+    "text.usetex": True,
+    "text.color": "red",
+    "text.antialiased": False,
+    "xtick.minor.visible": True,
+    "ytick.minor.visible": True,
+    "xtick.top": True,
+    "ytick.right": True,
+    "xtick.alignment": "left",
+    "ytick.alignment": "top",
+    "xtick.labelcolor": "red",
+    "legend.loc": "center",
+    "legend.facecolor": "red",
+    "legend.shadow": True,
+    "legend.scatterpoints": 4,
+    "legend.title_fontsize": 30,
+    "grid.alpha": 0.2,
+    "grid.linestyle": ":",
+    "figure.dpi": 33,
+    "figure.constrained_layout.w_pad": 1.0,
+    "savefig.dpi": 33,
+    "savefig.facecolor": "red",
+    "savefig.transparent": True,
+    "path.sketch": (1, 100, 2),
+    "path.effects": [],
+    "axes.axisbelow": False,
+    "axes.linewidth": 7,
+    "hatch.linewidth": 4,
+}
+"""Settings of a host whose taste is not ours."""
+
+
+def test_the_hosts_settings_neither_show_nor_change(
+    trained: tuple[TrainingManager, TrainingResults],
+) -> None:
+    plain = {name: figure._repr_png_() for name, figure in all_plots(*trained).items()}  # type: ignore[attr-defined]
+    with mpl.rc_context():
+        matplotlib.style.use("dark_background")
+        mpl.rcParams.update(HOST)
+        before = dict(mpl.rcParams)
+        odd = {name: figure._repr_png_() for name, figure in all_plots(*trained).items()}  # type: ignore[attr-defined]
+        assert dict(mpl.rcParams) == before
+    different = [name for name in plain if plain[name] != odd[name]]
+    assert different == []
+
+
+def test_nothing_of_pyplot_is_loaded_and_no_screen_is_needed(tmp_path: Path) -> None:
+    code = f"""
+import json, sys
+from tsm_training.plots import plot_weights
+from tsm_training import BayesianWeightLearner
+learner = BayesianWeightLearner()
+learner.add_workers(["a", "b"])
+assert "matplotlib" not in sys.modules
+plot_weights(learner).savefig({str(tmp_path / "plot.png")!r})
+print(json.dumps(["matplotlib.pyplot" in sys.modules, "tkinter" in sys.modules]))
+"""
+    done = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == [False, False]
+    assert (tmp_path / "plot.png").stat().st_size > 1000
+
+
+def test_a_notebook_shows_a_figure_as_it_is_saved(tmp_path: Path) -> None:
+    figure: Any = plot_weights(statistics(2))
+    shown = figure._repr_png_()
+    assert shown.startswith(b"\x89PNG")
+    figure.savefig(tmp_path / "plot.png")
+    figure.savefig(tmp_path / "plot.svg")
+    assert (tmp_path / "plot.png").read_bytes() == shown
+    assert "<svg" in (tmp_path / "plot.svg").read_text(encoding="utf-8")
+
+
+def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "tsm_training.plots.drawings", raising=False)
+    monkeypatch.delitem(sys.modules, "tsm_training.plots.look", raising=False)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
+    with pytest.raises(MissingExtraError, match=r'plot_workers needs .*pip install "tsm_training\[plots\]"'):
+        plot_workers(table(2))
+
+
+def test_another_missing_module_is_not_taken_for_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(_name: str) -> Any:
+        raise ModuleNotFoundError("no module named 'else'", name="else")
+
+    monkeypatch.setattr(importlib, "import_module", broken)
+    with pytest.raises(ModuleNotFoundError, match="else") as caught:
+        plot_workers(table(2))
+    assert not isinstance(caught.value, MissingExtraError)
+
+
+# --- what cannot be drawn ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("nothing", [{}, [], BayesianWeightLearner(), "weights", 5, sessions(1, 0)])
+def test_weights_of_nothing_are_an_error(nothing: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="subject"):
+        plot_weights(nothing)
+
+
+def test_trials_and_failed_sessions_have_no_say() -> None:
+    trial, failed = (attrs.evolve(sessions(1)[0], **change) for change in ({"is_trial": True}, {"status": "failed"}))
+    with pytest.raises(InvalidArgumentError, match="completed sessions"):
+        plot_weights([trial, failed])
+
+
+def test_unknown_workers_cannot_be_highlighted() -> None:
+    with pytest.raises(InvalidArgumentError, match=r"highlight must be ids out of '.*', got \['nobody'\]"):
+        plot_weights(statistics(2), highlight=["nobody"])
+
+
+@pytest.mark.parametrize("nothing", [None, {}, {"session": make_session("s", metrics_history=()).to_summary()}])
+def test_a_curve_of_nothing_is_an_error(nothing: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="session"):
+        plot_learning_curve(nothing)
+
+
+@pytest.mark.parametrize("nothing", [None, {}, judged(0), make_session("s", validation=None), judged(3, ["untouched"])])
+def test_contenders_of_nothing_are_an_error(nothing: Any) -> None:
+    for plot in (plot_contenders, plot_examples):
+        with pytest.raises(InvalidArgumentError, match="results"):
+            plot(nothing)
+
+
+def test_workers_of_nothing_are_an_error() -> None:
+    with pytest.raises(InvalidArgumentError, match="a TrainingManager or a ScoreTable"):
+        plot_workers(object())  # type: ignore[arg-type]
+    with pytest.raises(InvalidArgumentError, match="at least one worker"):
+        plot_workers(table(0))
+    with pytest.raises(InvalidArgumentError, match="most must be"):
+        plot_examples(judged(3), most=1)
+
+
+# --- the figures behind the plots -------------------------------------------------------------------------------------
+
+
+def test_a_weight_that_something_else_changed_jumps() -> None:
+    first, second = sessions(2, 1)
+    reset = attrs.evolve(second, initial_weights={f"{LONG}0": 1.5})
+    (path,) = weight_paths([first, reset])
+    assert [point.place for point in path.points] == [0.0, 0.5, 1.0, 1.0, 1.5, 2.0]
+    assert path.points[3].weight == 1.5
+
+
+def test_a_plot_of_chosen_examples_asks_for_those_only(trained: tuple[TrainingManager, TrainingResults]) -> None:
+    manager, _results = trained
+    ids = [example.example_id for example in manager.data_manager.get_all_examples()][:3]
+    figure = plot_workers(manager, example_ids=ids, rope=0.25)
+    assert "3×" in words(figure)
+    assert any("up to 0.25" in text for text in words(figure))
+
+
+def test_the_best_worker_is_compared_with_no_one() -> None:
+    best, *others = accuracy_rows(table(3))
+    assert best.comparison is None
+    assert set(best.differences) == {0.0}
+    assert all(row.comparison is not None and row.comparison.b == best.worker_id for row in others)
+    few = accuracy_rows(table(2, examples=3))
+    assert few[0].mean is not None
+    assert few[0].interval is None
+    silent = ScoreTable(example_ids=["a"], groups=["a"], scores={"x": [None], "y": [0.5]})
+    assert [(row.worker_id, row.mean, row.failures) for row in accuracy_rows(silent)] == [("y", 0.5, 0), ("x", None, 1)]
+    assert faults(plot_workers(silent)) == []
+
+
+def test_a_curve_takes_what_the_session_has() -> None:
+    history: Any = [{"avg_accuracy": 0.5}, {"epoch": 2, "avg_accuracy": 0.6, "equal_weights_accuracy": 0.4}]
+    curve = learning_curve(make_session("s", metrics_history=history, validation={"avg_accuracy": None}))
+    assert (curve.epochs, curve.trained) == ((1, 2), (0.5, 0.6))
+    assert (curve.best_worker, curve.best_accuracy, curve.held_out) == (None, None, None)
+    assert words(plot_learning_curve(make_session("s", metrics_history=history, validation=None))) >= {
+        "trained ensemble"
+    }
+
+
+def test_a_session_and_the_results_of_its_training_give_one_curve(
+    trained: tuple[TrainingManager, TrainingResults],
+) -> None:
+    manager, results = trained
+    stored = manager.data_manager.get_session(results["session"]["session_id"])
+    assert learning_curve(stored) == learning_curve(results)
+    assert learning_curve(results["session"]).held_out is None
+    assert contest_of(stored) == contest_of(results) == contest_of(results["validation"])
+
+
+def test_practically_equal_may_mean_nothing_at_all() -> None:
+    figure = plot_workers(table(2), rope=0.0)
+    assert any("up to 0" in text for text in words(figure))
+    assert "failed" not in words(figure)
+    assert len(figure.axes[1].patches) == 0
+    assert len(plot_workers(table(2)).axes[1].patches) == 1
+    with pytest.raises(InvalidArgumentError, match="rope must be"):
+        plot_workers(table(1), rope=1.0)
+
+
+def test_short_names_stay_different() -> None:
+    names = [f"{LONG}{number}" for number in range(3)] + ["short"]
+    short = shortened(names)
+    assert short["short"] == "short"
+    assert len(set(short.values())) == 4
+    assert all(len(text) <= 30 for text in short.values())
+    alike = shortened([f"{'a' * 20}{middle}{'z' * 20}" for middle in "mno"])
+    assert len(set(alike.values())) == 3
+    assert all(len(text) <= 30 for text in alike.values())
+
+
+def test_examples_without_a_file_are_named_by_their_id() -> None:
+    assert example_names(["12345678-1", "12345678-2"]) == {"12345678-1": "12345678", "12345678-2": "12345678 (2)"}
+
+
+def test_the_foremost_are_the_first_and_the_last() -> None:
+    assert foremost("abcdef", 3) == ["a", "b", "f"]
+    assert foremost("ab", 3) == ["a", "b"]
+    assert foremost("abc", 1) == ["a"]
