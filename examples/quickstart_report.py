@@ -112,7 +112,5 @@ def _figure(value: float | None) -> str:
 
 
 def _print_verdict(after: ValidationResults) -> None:
-    verdict = after["verdict"]
-    if verdict is not None:
-        print("\nIs it worth shipping?")
-        print(textwrap.fill(verdict["sentence"], 94, initial_indent="  ", subsequent_indent="  "))
+    print("\nIs it worth shipping?")
+    print(textwrap.fill(after["verdict"]["sentence"], 94, initial_indent="  ", subsequent_indent="  "))

@@ -349,4 +349,4 @@ def plots(manager: TrainingManager, results: TrainingResults, session: TrainingS
     plot_contenders(manager.cross_validate(3))
     plot_contenders(session)
     plot_examples(manager.validate(), manager.data_manager.get_all_examples(), most=10)
-    plot_contenders(manager)  # type: ignore[arg-type]
+    plot_contenders(manager)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -320,7 +320,7 @@ def _name_no_rows(axes: Axes, rows: int) -> None:
 def _dots(axes: Axes, row: float, values: Sequence[float | None]) -> None:
     known = [value for value in values if value is not None]
     spread = [row + 0.2 * (2.0 * ((0.618 * number) % 1.0) - 1.0) for number in range(len(known))]
-    dots = {**_dot(MarkStyle(GREY, "o"), 3.6, alpha=0.35), "markeredgewidth": 0.0, "zorder": 2}
+    dots: dict[str, Any] = {**_dot(MarkStyle(GREY, "o"), 3.6, alpha=0.35), "markeredgewidth": 0.0, "zorder": 2}
     axes.plot(known, spread, **dots)
 
 

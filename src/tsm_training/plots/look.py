@@ -94,7 +94,8 @@ class Plot(Figure):
 
     def savefig(self, fname: Any, **settings: Any) -> None:
         """Save the figure, with its own paper and resolution unless others are asked for."""
-        super().savefig(fname, **{"facecolor": PAPER, "dpi": "figure", **settings})
+        chosen: dict[str, Any] = {"facecolor": PAPER, "dpi": "figure", **settings}
+        super().savefig(fname, **chosen)
 
     def _repr_png_(self) -> bytes:
         data = io.BytesIO()
