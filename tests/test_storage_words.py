@@ -325,6 +325,15 @@ def test_running_sessions_are_told_apart_by_what_is_known_of_who_runs_them(
     }
 
 
+def test_a_session_that_was_left_here_is_told_also_where_the_file_may_be_far_away(
+    store: TrainingDataManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsm_training.data.sqlite.ownership.is_on_network", lambda _path: None)
+    store.begin_session(make_session("left"))
+    store.abandon_session("left")
+    assert [(fault.row, fault.remedy) for fault in store.check()] == [("'left'", REOPEN)]
+
+
 @pytest.mark.parametrize(
     ("statement", "fault"),
     [
