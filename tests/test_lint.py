@@ -7,7 +7,7 @@ import itertools
 import json
 import os
 import pickle
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -36,7 +36,7 @@ from tsm_training.data import ExampleFiles, PictureFile, Preview
 from tsm_training.ensemble import blend
 from tsm_training.errors import InvalidArgumentError, StorageReadOnlyError
 from tsm_training.images import ImageInfo, ImageLimits, read_image
-from tsm_training.lint import MIN_EXAMPLES, SEVERITIES, LintKind, Severity, lint
+from tsm_training.lint import MIN_EXAMPLES, SEVERITIES, LintKind, Severity, lint, linting
 from tsm_training.lint.duplicates import duplicate_findings
 from tsm_training.lint.pictures import Looked
 from tsm_training.lint.sketches import (
@@ -57,6 +57,8 @@ Plant: TypeAlias = Callable[[Path, Row], Any]
 
 LIMITS = ImageLimits()
 SIZE = (48, 64)
+ENOUGH = 8
+"""So many examples are no few in these tests; really that takes more."""
 
 
 def scene(seed: int, height: int = SIZE[0], width: int = SIZE[1]) -> Image:
@@ -76,11 +78,25 @@ def triple(folder: Path, seed: int, **metadata: Any) -> Row:
     return (*paths, metadata) if metadata else tuple(paths)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def few_are_enough() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(linting, "MIN_EXAMPLES", ENOUGH)
+        yield
+
+
+@pytest.fixture(scope="module")
+def many(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
+    """Triples for several groups; nobody may change their files."""
+    folder = tmp_path_factory.mktemp("many")
+    return [triple(folder, seed) for seed in range(20)]
+
+
 @pytest.fixture(scope="module")
 def clean(tmp_path_factory: pytest.TempPathFactory) -> list[Row]:
     """As many triples as are needed, with nothing wrong; nobody may change their files."""
     folder = tmp_path_factory.mktemp("clean")
-    return [triple(folder, seed) for seed in range(MIN_EXAMPLES)]
+    return [triple(folder, seed) for seed in range(ENOUGH)]
 
 
 def usual_manager(**settings: Any) -> TrainingManager:
@@ -112,8 +128,8 @@ def test_nothing_is_found_in_clean_candidates(clean: list[Row]) -> None:
     report = lint(clean)
     assert not report
     assert list(report) == []
-    assert (report.num_examples, report.num_compared) == (MIN_EXAMPLES, 0)
-    assert str(report) == "nothing was found in 20 examples"
+    assert (report.num_examples, report.num_compared) == (ENOUGH, 0)
+    assert str(report) == "nothing was found in 8 examples"
 
 
 def test_nothing_is_found_in_a_clean_store_before_and_after_a_training(clean: list[Row]) -> None:
@@ -122,7 +138,7 @@ def test_nothing_is_found_in_a_clean_store_before_and_after_a_training(clean: li
     manager.train(epochs=2, verbose=False)
     report = manager.lint()
     assert not report
-    assert (report.num_examples, report.num_compared) == (MIN_EXAMPLES, MIN_EXAMPLES)
+    assert (report.num_examples, report.num_compared) == (ENOUGH, ENOUGH)
 
 
 def test_nothing_is_found_in_clean_candidates_for_a_store(tmp_path: Path, clean: list[Row]) -> None:
@@ -299,12 +315,12 @@ def test_a_faulty_file_is_named_once_for_each_role(tmp_path: Path, clean: list[R
 def test_what_is_out_of_bounds_is_unreadable_and_the_limits_are_those_of_the_engine(
     tmp_path: Path, clean: list[Row]
 ) -> None:
-    inside = [triple(tmp_path / "inside", seed) for seed in range(MIN_EXAMPLES)]
+    inside = [triple(tmp_path / "inside", seed) for seed in range(ENOUGH)]
     limits = ImageLimits(root=tmp_path / "inside")
     assert not lint(inside, limits=limits)
     rows = [*inside, with_file(inside[0], 0, clean[0][0])]
     finding = only(lint(rows, limits=limits))
-    assert (finding.kind, finding.rows) == ("unreadable_file", (MIN_EXAMPLES,))
+    assert (finding.kind, finding.rows) == ("unreadable_file", (ENOUGH,))
     assert finding.remedy.startswith("Move it into the folder")
     small = manager_of(inside, engine_factory=TrainingEngine.using(brightness_only, limits=limits))
     assert kinds(small.lint(rows[-1:])) == ["unreadable_file"]
@@ -343,7 +359,7 @@ def test_a_row_that_raises_is_a_finding(clean: list[Row]) -> None:
 @pytest.fixture
 def copied(tmp_path: Path) -> TrainingManager:
     """A manager of clean triples whose files may be changed."""
-    return manager_of([triple(tmp_path / "copied", seed) for seed in range(MIN_EXAMPLES + 1)])
+    return manager_of([triple(tmp_path / "copied", seed) for seed in range(ENOUGH + 1)])
 
 
 def paths_of(example: TrainingExample) -> tuple[Path, Path, Path]:
@@ -371,7 +387,7 @@ def test_a_changed_file_is_taken_by_the_call_that_is_named(role: int, copied: Tr
     save(path, brighter(read_image(path), 9))
     exec(only(copied.lint()).call, {"manager": copied})
     assert not copied.lint()
-    assert copied.data_manager.get_dataset_stats()["total_examples"] == MIN_EXAMPLES + 1
+    assert copied.data_manager.get_dataset_stats()["total_examples"] == ENOUGH + 1
 
 
 def test_a_file_that_was_cut_off_after_it_was_added_is_unreadable(copied: TrainingManager) -> None:
@@ -461,7 +477,7 @@ def repeated(folder: Path, clean: list[Row]) -> list[Row]:
 def test_repeated_candidates_are_found(tmp_path: Path, clean: list[Row]) -> None:
     report = lint([*clean, *repeated(tmp_path, clean)])
     kinds_found = {finding.rows: finding.kind for finding in report}
-    wanted = {(number, MIN_EXAMPLES + number): kind for number, (kind, _plant) in enumerate(REPEATS.values())}
+    wanted = {(number, ENOUGH + number): kind for number, (kind, _plant) in enumerate(REPEATS.values())}
     assert kinds_found == wanted
     for finding in report:
         first, again = finding.rows
@@ -499,8 +515,8 @@ def test_copies_of_a_near_duplicate_are_told_apart_from_it(tmp_path: Path, clean
     again = copies(tmp_path, clean[4], ending=".jpg")
     report = lint([*clean, again, again])
     assert [(finding.kind, finding.rows) for finding in report] == [
-        ("duplicate", (20, 21)),
-        ("near_duplicate", (4, 20)),
+        ("duplicate", (8, 9)),
+        ("near_duplicate", (4, 8)),
     ]
 
 
@@ -516,9 +532,9 @@ def test_removable_examples_can_go_without_a_change_of_what_was_learned(clean: l
 def test_duplicates_with_metadata_of_their_own_are_for_somebody_to_look_at(clean: list[Row]) -> None:
     rows = [*clean, (*clean[4], {"style": "film"}), (*clean[4], {})]
     finding = only(lint(rows))
-    assert finding.rows == (4, MIN_EXAMPLES, MIN_EXAMPLES + 1)
-    assert finding.removable == (MIN_EXAMPLES + 1,)
-    assert finding.call == f"del rows[{MIN_EXAMPLES + 1}]\ndel rows[{MIN_EXAMPLES}]"
+    assert finding.rows == (4, ENOUGH, ENOUGH + 1)
+    assert finding.removable == (ENOUGH + 1,)
+    assert finding.call == f"del rows[{ENOUGH + 1}]\ndel rows[{ENOUGH}]"
 
 
 def test_versions_of_one_triple_are_one_group_even_where_the_outermost_are_far_apart(
@@ -528,8 +544,8 @@ def test_versions_of_one_triple_are_one_group_even_where_the_outermost_are_far_a
         copies(tmp_path / str(levels), clean[4], lambda image, levels=levels: brighter(image, levels))  # type: ignore[misc]
         for levels in (2, 4, 6)
     ]
-    assert only(lint([*clean, versions[2], versions[0], versions[1]])).rows == (4, 20, 21, 22)
-    assert only(lint([*clean, versions[2], versions[0]])).rows == (4, 21)
+    assert only(lint([*clean, versions[2], versions[0], versions[1]])).rows == (4, 8, 9, 10)
+    assert only(lint([*clean, versions[2], versions[0]])).rows == (4, 9)
 
 
 def test_a_triple_of_which_one_picture_is_another_is_no_near_duplicate(tmp_path: Path, clean: list[Row]) -> None:
@@ -548,7 +564,7 @@ def test_examples_that_share_target_and_truth_are_told_once_for_all(tmp_path: Pa
     shared = [(str(save(tmp_path / f"{n}.png", scene(700 + n))), *clean[n][1:]) for n in range(5)]
     finding = only(lint([*clean, *shared]))
     assert (finding.kind, finding.severity) == ("shared_result", "info")
-    assert set(finding.rows) == {*range(5), *range(20, 25)}
+    assert set(finding.rows) == {*range(5), *range(8, 13)}
     assert finding.message.startswith("5 groups of examples share")
     assert finding.message.endswith("(and 2 more groups).")
     assert finding.call == ""
@@ -560,7 +576,7 @@ def test_examples_that_share_target_and_truth_are_told_once_for_all(tmp_path: Pa
 def test_two_truths_for_the_same_source_and_target_contradict_each_other(tmp_path: Path, clean: list[Row]) -> None:
     other = with_picture(tmp_path, clean[4], 2, brighter(picture_of(clean[4], 1), -20))
     finding = only(lint([*clean, other]))
-    assert (finding.kind, finding.rows) == ("contradiction", (4, 20))
+    assert (finding.kind, finding.rows) == ("contradiction", (4, 8))
     assert finding.call == "del rows[4]"
     manager = manager_of(clean)
     finding = only(manager.lint([other]))
@@ -584,7 +600,7 @@ def test_what_is_wrong_among_stored_examples_is_left_out_where_candidates_are_as
 def test_many_labels_are_cut_short(clean: list[Row]) -> None:
     finding = only(lint([*clean, *clean[:1] * 5]))
     assert len(finding.rows) == 6
-    assert finding.message.startswith("rows[0], rows[20], rows[21] and 3 more have the same three files")
+    assert finding.message.startswith("rows[0], rows[8], rows[9] and 3 more have the same three files")
 
 
 # --- truths that the ensemble made ------------------------------------------------------------------------------------
@@ -683,9 +699,9 @@ def test_damaged_previews_are_like_none(tmp_path: Path, clean: list[Row]) -> Non
     manager.data_manager.save_evaluations([], [Preview(digest, name, b"no picture") for name in names if "@" in name])
     report = manager.lint()
     assert not report
-    assert report.num_compared == MIN_EXAMPLES
+    assert report.num_compared == ENOUGH
     manager.data_manager.save_evaluations([], [Preview(digest, name, b"no picture") for name in names])
-    assert manager.lint().num_compared == MIN_EXAMPLES
+    assert manager.lint().num_compared == ENOUGH
 
 
 def test_workers_are_run_on_candidates_only_if_that_is_asked_for(tmp_path: Path, clean: list[Row]) -> None:
@@ -774,12 +790,12 @@ def test_a_hosts_own_pool_is_asked_too(tmp_path: Path, clean: list[Row]) -> None
 # --- groups and numbers -----------------------------------------------------------------------------------------------
 
 
-def styled(clean: list[Row], *styles: Any) -> list[Row]:
-    return [(*row, {} if style is None else {"style": style}) for row, style in zip(clean, styles, strict=False)]
+def styled(many: list[Row], *styles: Any) -> list[Row]:
+    return [(*row, {} if style is None else {"style": style}) for row, style in zip(many, styles, strict=False)]
 
 
-def test_small_groups_are_found_and_named(clean: list[Row]) -> None:
-    rows = styled(clean, *["film"] * 12, *["sunset"] * 7, *["neon"])
+def test_small_groups_are_found_and_named(many: list[Row]) -> None:
+    rows = styled(many, *["film"] * 12, *["sunset"] * 7, *["neon"])
     report = lint(rows, group_by="style")
     assert [(f.kind, f.rows) for f in report] == [("tiny_group", tuple(range(12, 19))), ("tiny_group", (19,))]
     assert report.findings[0].message.startswith('the group style = "sunset" has 7 different examples; 8 are needed')
@@ -788,22 +804,22 @@ def test_small_groups_are_found_and_named(clean: list[Row]) -> None:
     assert len(manager_of(rows).lint(group_by="style", min_group=13)) == 3
 
 
-def test_a_group_counts_stored_examples_and_candidates_but_no_contents_twice(clean: list[Row], tmp_path: Path) -> None:
-    manager = manager_of(styled(clean, *["film"] * 12, *["sunset"] * 7, *["neon"]))
+def test_a_group_counts_stored_examples_and_candidates_but_no_contents_twice(many: list[Row], tmp_path: Path) -> None:
+    manager = manager_of(styled(many, *["film"] * 12, *["sunset"] * 7, *["neon"]))
     new = [(*triple(tmp_path, 200), {"style": "sunset"})]
     assert not manager.lint(new, group_by="style")
-    again = styled(clean[12:], "sunset")
+    again = styled(many[12:], "sunset")
     assert kinds(manager.lint(again, group_by="style")) == ["duplicate", "tiny_group"]
 
 
-def test_groups_may_have_any_json_value_for_a_name(clean: list[Row]) -> None:
-    rows = styled(clean, *[["a", 1]] * 10, *[7] * 5, *[False] * 5)
+def test_groups_may_have_any_json_value_for_a_name(many: list[Row]) -> None:
+    rows = styled(many, *[["a", 1]] * 10, *[7] * 5, *[False] * 5)
     report = lint(rows, group_by="style")
     assert [f.message.partition(" has ")[0] for f in report] == ["the group style = 7", "the group style = false"]
 
 
-def test_examples_without_the_key_are_said_to_belong_to_no_group(clean: list[Row]) -> None:
-    rows = [*styled(clean[:17], *["film"] * 17), *styled(clean[17:19], None, None), clean[19]]
+def test_examples_without_the_key_are_said_to_belong_to_no_group(many: list[Row]) -> None:
+    rows = [*styled(many[:17], *["film"] * 17), *styled(many[17:19], None, None), many[19]]
     finding = only(lint(rows, group_by="style"))
     assert (finding.kind, finding.rows) == ("tiny_group", (17, 18, 19))
     assert "3 of 20 examples belong to no group: their metadata have no 'style'" in finding.message
@@ -816,7 +832,13 @@ def test_few_examples_are_told(clean: list[Row], tmp_path: Path) -> None:
     broken = with_file(clean[0], 0, tmp_path / "nowhere.png")
     assert kinds(lint([*clean[1:], broken])) == ["missing_file", "few_examples"]
     assert kinds(lint([*clean[1:], clean[1]])) == ["duplicate", "few_examples"]
-    assert not manager_of(clean[:15]).lint(clean[15:])
+    assert not manager_of(clean[:5]).lint(clean[5:])
+
+
+def test_twenty_examples_are_no_longer_few(many: list[Row], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linting, "MIN_EXAMPLES", MIN_EXAMPLES)
+    assert not lint(many)
+    assert only(lint(many[1:])).message.startswith("there are 19 different usable examples in all; with less than 20,")
 
 
 # --- reports ----------------------------------------------------------------------------------------------------------
@@ -836,7 +858,7 @@ def test_a_report_lists_the_worst_first_and_counts(tmp_path: Path, clean: list[R
     assert [len(report.of_severity(severity)) for severity in severities] == [2, 1, 1]
     assert report.of_kind("swapped") == [report.findings[1]]
     assert (
-        str(report).splitlines()[0].startswith("error: missing_file: rows[22]: its source cannot be used: 'gone.png'")
+        str(report).splitlines()[0].startswith("error: missing_file: rows[10]: its source cannot be used: 'gone.png'")
     )
 
 
@@ -845,8 +867,8 @@ def test_a_report_is_ready_for_json_and_survives_pickling(tmp_path: Path, clean:
     document = report.to_dict()
     assert json.loads(json.dumps(document, allow_nan=False)) == document
     assert document["counts"] == {"error": 2, "warning": 1, "info": 1}
-    assert document["num_examples"] == 24
-    assert document["findings"][2]["removable"] == [20]
+    assert document["num_examples"] == 12
+    assert document["findings"][2]["removable"] == [8]
     assert document["findings"][0]["severity"] == "error"
     assert pickle.loads(pickle.dumps(report)) == report
 

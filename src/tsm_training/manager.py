@@ -371,6 +371,9 @@ class TrainingManager:
         Raises:
             InvalidArgumentError: `rows` cannot be gone through, or another argument is not what it must be. A faulty
                 example or row is a finding.
+            StorageError: the store cannot be read.
+            WorkerNotIsolatableError: workers are to be run, and one cannot be in the way that the pool's runner wants.
+            ExecutorError: workers are to be run, and nothing can be started.
         """
         return lint_store(self.training_engine, rows, group_by=group_by, min_group=min_group, run_workers=run_workers)
 
