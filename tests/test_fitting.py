@@ -28,6 +28,7 @@ from tests.support import (
 from tsm_training import Image, InMemoryStore, Progress, TrainingManager
 from tsm_training.data import Preview, TrainingExample
 from tsm_training.engine.fitting import MOST_FITTED_EXAMPLES, group_label
+from tsm_training.engine.listener import Listener
 from tsm_training.engine.previews import first_of
 from tsm_training.engine.reports import EvaluatedExample
 from tsm_training.ensemble import (
@@ -522,25 +523,24 @@ def test_no_more_examples_are_fitted_than_stated(tmp_path: Path, monkeypatch: py
     assert len(state_of(manager).absorbed) == 6
 
 
-def test_each_preview_is_prepared_once_for_all_groups(tmp_path: Path) -> None:
-    prepared: list[int] = []
+def test_previews_are_read_once_for_all_groups_as_far_as_there_is_room(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = level_manager(tmp_path)
+    engine = manager.training_engine
+    run = engine.evaluator.evaluate(all_examples(manager), Listener())
+    fitter = engine.fitter(run, Listener())
+    each = 4 * 12 * 16 * 3  # three pictures and a ground truth
+    monkeypatch.setattr("tsm_training.engine.fitting._MOST_BYTES", 4 * each)
 
-    @attrs.frozen
-    class Watched:
-        version: str = "1"
+    def kept(items: Sequence[EvaluatedExample]) -> int:
+        first, again = fitter.examples(items), fitter.examples(items)
+        assert len(first) == len(again) == 3
+        return sum(one is other for one, other in zip(first, again, strict=True))
 
-        def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-            prepared.append(1)
-            return lambda output: closeness(output, ground_truth)
-
-        def __call__(self, output: Image, ground_truth: Image, /) -> float:
-            return closeness(output, ground_truth)
-
-    manager = level_manager(tmp_path, examples=0, metric=Watched())
-    manager.add_training_examples([(*save_triple(tmp_path, seed), {"style": str(seed % 2)}) for seed in range(6)])
-    train_all(manager, group_by="style")
-    assert len(prepared) == 6 + 6  # evaluating, and fitting
-    assert all(group.fitted is not None for group in state_of(manager).groups.values())
+    assert kept(run.evaluated[:3]) == 3
+    assert kept(run.evaluated[3:]) == 1
+    assert kept(run.evaluated[:3]) == 3
 
 
 # --- groups ---------------------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from typing import Any, Final
 import attrs
 
 from tsm_training.data import TrainingExample
-from tsm_training.engine.previews import Previews, ScorerFactory, blend_example, first_of
+from tsm_training.engine.previews import Previews, ScorerFactory, blend_example, first_of, picture_bytes
 from tsm_training.engine.reports import EvaluatedExample
 from tsm_training.ensemble import BlendExample, BlendFit, BlendSolver, FixedShares, fit_blend
 from tsm_training.errors import InvalidArgumentError
@@ -91,6 +91,20 @@ def _fitted(blend: BlendFit | None, digests: tuple[str, ...], followed: float, g
     return FittedBlend(blend.shares, blend.solver, followed, digests)
 
 
+@attrs.define
+class _Known:
+    """What was read and judged once serves for groups and folds too, as far as there is room for it."""
+
+    examples: dict[str, BlendExample] = attrs.field(factory=dict)
+    """By digest."""
+    num_bytes: int = 0
+
+    def add(self, example: BlendExample) -> None:
+        if self.num_bytes + picture_bytes(example) <= _MOST_BYTES:
+            self.examples[example.digest] = example
+            self.num_bytes += picture_bytes(example)
+
+
 @attrs.frozen(eq=False)
 class Fitter:
     """Fits blends with one metric and one solver."""
@@ -102,8 +116,7 @@ class Fitter:
     """None compares all of ours."""
     poll: Callable[[], None]
     """Called before each picture is judged; what it raises ends the search."""
-    _known: dict[str, BlendExample] = attrs.field(factory=dict, init=False, repr=False)
-    """By digest: what was read and judged once serves for groups and folds too."""
+    _known: _Known = attrs.field(factory=_Known, init=False, repr=False)
 
     def fit(self, items: Sequence[EvaluatedExample], group_by: str | None = None) -> Fits:
         """Return what fits the previews of these examples, of which nothing is held out.
@@ -129,12 +142,13 @@ class Fitter:
         return list(first_of(items, self._example, MOST_FITTED_EXAMPLES, _MOST_BYTES))
 
     def _example(self, item: EvaluatedExample) -> BlendExample | None:
-        if item.digest not in self._known:
-            previewed = self.previews.get(item)
-            if previewed is None:
-                return None
-            self._known[item.digest] = blend_example(previewed, self.scorer, self.metric_name, self.poll)
-        return self._known[item.digest]
+        if (known := self._known.examples.get(item.digest)) is not None:
+            return known
+        if (previewed := self.previews.get(item)) is None:
+            return None
+        example = blend_example(previewed, self.scorer, self.metric_name, self.poll)
+        self._known.add(example)
+        return example
 
 
 def _digests(examples: Sequence[BlendExample]) -> tuple[str, ...]:

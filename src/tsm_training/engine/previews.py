@@ -15,7 +15,7 @@ from tsm_training.engine.tasks import TARGET, TRUTH, checked_similarity
 from tsm_training.ensemble import BlendExample, decode_preview
 from tsm_training.errors import ImageFormatError
 
-__all__ = ["BLENDED", "PreviewedExample", "Previews", "ScorerFactory", "blend_example", "first_of"]
+__all__ = ["BLENDED", "PreviewedExample", "Previews", "ScorerFactory", "blend_example", "first_of", "picture_bytes"]
 
 ScorerFactory = Callable[[Image], Callable[[Image], object]]
 """Makes the engine's scorer of a ground truth."""
@@ -98,12 +98,17 @@ def first_of(
             missed += 1
         else:
             missed, found = 0, found + 1
-            used += example.ground_truth.size * (1 + len(example.outputs))
+            used += picture_bytes(example)
             if used > most_bytes and found > 1:
                 return
             yield example
         if found == most or missed == _PATIENCE:
             return
+
+
+def picture_bytes(example: BlendExample) -> int:
+    """Return how much memory the pictures of an example take."""
+    return example.ground_truth.size * (1 + len(example.outputs))
 
 
 def blend_example(
