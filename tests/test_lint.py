@@ -381,6 +381,24 @@ def test_a_file_that_was_overwritten_is_found_by_its_contents(role: int, copied:
     assert "64×48 pixels" in finding.message
 
 
+def test_a_truth_that_has_changed_its_size_is_not_offered_again(copied: TrainingManager) -> None:
+    example = copied.data_manager.get_all_examples()[3]
+    path = paths_of(example)[2]
+    save(path, read_image(path)[:-4])
+    calls = {finding.kind: finding.call for finding in copied.lint()}
+    assert calls["changed_file"] == f"manager.replace_ground_truth({example.example_id!r}, 'PATH')"
+
+
+def test_the_calls_of_all_findings_leave_the_good_rows(clean: list[Row]) -> None:
+    rows: list[Any] = list(clean)
+    rows[2], rows[5] = ("x", "y", "z"), ("u", "v", "w")
+    given = list(rows)
+    for finding in lint(given):
+        if finding.rows:
+            exec(finding.call, {"rows": rows})
+    assert [row for row in rows if row] == [row for number, row in enumerate(given) if number not in {2, 5}]
+
+
 @pytest.mark.parametrize("role", range(3))
 def test_a_changed_file_is_taken_by_the_call_that_is_named(role: int, copied: TrainingManager) -> None:
     path = paths_of(copied.data_manager.get_all_examples()[3])[role]
@@ -481,7 +499,7 @@ def test_repeated_candidates_are_found(tmp_path: Path, clean: list[Row]) -> None
     assert kinds_found == wanted
     for finding in report:
         first, again = finding.rows
-        assert finding.call == f"del rows[{again}]"
+        assert finding.call == f"rows[{again}] = None"
         assert finding.removable == ((again,) if finding.kind == "duplicate" else ())
         assert repr(clean[first][2]) in finding.message
 
@@ -492,7 +510,7 @@ def test_candidates_that_repeat_stored_examples_are_found(tmp_path: Path, clean:
     report = manager.lint([*repeated(tmp_path, clean), triple(tmp_path, 200)])
     found = {(finding.kind, finding.examples, finding.rows) for finding in report}
     assert found == {(kind, (stored[n],), (n,)) for n, (kind, _plant) in enumerate(REPEATS.values())}
-    assert {finding.call for finding in report} == {f"del rows[{n}]" for n in range(len(REPEATS))}
+    assert {finding.call for finding in report} == {f"rows[{n}] = None" for n in range(len(REPEATS))}
 
 
 def test_repeated_examples_in_the_store_are_found_and_go_with_the_call(tmp_path: Path, clean: list[Row]) -> None:
@@ -534,7 +552,7 @@ def test_duplicates_with_metadata_of_their_own_are_for_somebody_to_look_at(clean
     finding = only(lint(rows))
     assert finding.rows == (4, ENOUGH, ENOUGH + 1)
     assert finding.removable == (ENOUGH + 1,)
-    assert finding.call == f"del rows[{ENOUGH + 1}]\ndel rows[{ENOUGH}]"
+    assert finding.call == f"rows[{ENOUGH}] = None\nrows[{ENOUGH + 1}] = None"
 
 
 def test_versions_of_one_triple_are_one_group_even_where_the_outermost_are_far_apart(
@@ -577,10 +595,10 @@ def test_two_truths_for_the_same_source_and_target_contradict_each_other(tmp_pat
     other = with_picture(tmp_path, clean[4], 2, brighter(picture_of(clean[4], 1), -20))
     finding = only(lint([*clean, other]))
     assert (finding.kind, finding.rows) == ("contradiction", (4, 8))
-    assert finding.call == "del rows[4]"
+    assert finding.call == "rows[4] = None"
     manager = manager_of(clean)
     finding = only(manager.lint([other]))
-    assert (finding.rows, finding.call, len(finding.examples)) == ((0,), "del rows[0]", 1)
+    assert (finding.rows, finding.call, len(finding.examples)) == ((0,), "rows[0] = None", 1)
     newest = manager.add_training_example(*other)
     exec(only(manager.lint()).call, {"manager": manager})
     assert not manager.lint()
@@ -594,7 +612,7 @@ def test_what_is_wrong_among_stored_examples_is_left_out_where_candidates_are_as
     assert kinds(manager.lint()) == ["swapped", "duplicate"]
     assert not manager.lint([triple(tmp_path, 200)])
     assert not manager.lint([])
-    assert only(manager.lint([clean[0]])).call == "del rows[0]"
+    assert only(manager.lint([clean[0]])).call == "rows[0] = None"
 
 
 def test_many_labels_are_cut_short(clean: list[Row]) -> None:
@@ -647,7 +665,7 @@ def test_a_truth_that_the_ensemble_made_is_found_with_present_past_and_equal_sha
     manager = manager_of([*clean, *rows])
     manager.train(num_examples=3, validation_split=0.0, verbose=False)
     share = manager.weight_learner.get_blend_weights()["bright"]
-    assert 0.53 < share < 0.65
+    assert 0.53 < share < 0.7
     target = read_image(clean[1][1])
     answer = manager.predict(clean[1][0], target).image
     manager.add_training_example(*clean[1][:2], str(save(tmp_path / "answer.png", answer)))

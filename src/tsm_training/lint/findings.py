@@ -96,8 +96,8 @@ class LintFinding:
     """What to do, in a sentence."""
     call: str = ""
     """The Python that does it, for a manager named ``manager`` and candidates in a list named ``rows``; empty where
-    nothing needs to be done. What is written in capitals (``'FOLDER'``, ``'PATH'``, ``ROWS``) has to be filled in. Of
-    several findings, delete rows with the highest number first: the others move up.
+    nothing needs to be done. What is written in capitals (``'FOLDER'``, ``'PATH'``, ``ROWS``) has to be filled in.
+    A row that should go is replaced by None, so that no other one moves: take ``[row for row in rows if row]`` then.
     """
     examples: tuple[str, ...] = ()
     """Ids of the stored examples that it is about."""

@@ -130,7 +130,8 @@ def _change(subject: Subject, role: str, path: str, seen: Sketch) -> LintFinding
         f"{_facts(_file(seen))} now."
     )
     if role == "ground_truth":
-        call = f"manager.replace_ground_truth({subject.reference!r}, {path!r})"
+        is_as_large = (seen.info.height, seen.info.width) == (known.height, known.width)
+        call = f"manager.replace_ground_truth({subject.reference!r}, {path if is_as_large else 'PATH'!r})"
     else:
         call = subject.with_paths(*subject.paths)
     return finding(

@@ -62,14 +62,17 @@ class Subject:
 
 
 def removal(subjects: Iterable[Subject]) -> str:
-    """Return the Python that removes examples and candidates, one line each; the last rows first."""
+    """Return the Python that removes examples and empties the places of candidates, one line each.
+
+    A place that is emptied moves no other, so what several findings say can be done in any order.
+    """
     lines, rows = [], []
     for subject in subjects:
         if isinstance(subject.reference, int):
             rows.append(subject.reference)
         else:
             lines.append(f"manager.remove_training_example({subject.reference!r})")
-    return "\n".join([*lines, *(f"del rows[{row}]" for row in sorted(rows, reverse=True))])
+    return "\n".join([*lines, *(f"rows[{row}] = None" for row in sorted(rows))])
 
 
 def finding(
@@ -112,7 +115,7 @@ def of_row(number: int, row: object) -> Subject | LintFinding:
         "unusable_row",
         f"rows[{number}] cannot be added: {reason}.",
         "Give it the paths of source, target and truth, and perhaps metadata, or leave it out.",
-        f"del rows[{number}]",
+        f"rows[{number}] = None",
         rows=(number,),
     )
 
