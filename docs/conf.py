@@ -19,8 +19,9 @@ from sphinx.pycode import ModuleAnalyzer
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from drawn_pictures import write_pictures
+
 import tsm_training
-from pictures import write_pictures
 from tsm_training.data import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_VERSION
 
 project = "tsm_training"

@@ -11,8 +11,8 @@ from typing import Any, Final
 
 import attrs
 import numpy as np
-from tests.support import brighter, manager_with, pool_of
 
+from support import brighter, manager_with, pool_of
 from tsm_training import BayesianWeightLearner, Image, TrainingEngine, TrainingManager, Worker, WorkerPool
 
 LEVELS: Final[Mapping[str, int]] = {"above": 50, "below": 0, "far": -60}

@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.levels import LEVELS, Level, closeness, level_manager, level_pool
-from tests.support import HostPool, brighter, failing, picture, pool_of, save, save_triple
 
+from levels import LEVELS, Level, closeness, level_manager, level_pool
+from support import HostPool, brighter, failing, picture, pool_of, save, save_triple
 from tsm_training import (
     BayesianWeightLearner,
     ExampleEvidence,

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.levels import LEVELS, Level, level_manager
-from tests.support import HostPool, brighter, failing, pool_of, save_triple
 
+from levels import LEVELS, Level, level_manager
+from support import HostPool, brighter, failing, pool_of, save_triple
 from tsm_training import TrainingManager
 from tsm_training.data import TrainingExample
 from tsm_training.data.split import fold_examples

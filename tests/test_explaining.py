@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tests.levels import Level, level_manager, level_pool
-from tests.simulation import shifted
-from tests.support import HostPool, failing, pool_of, save_triple
 
+from known_ensembles import shifted
+from levels import Level, level_manager, level_pool
+from support import HostPool, failing, pool_of, save_triple
 from tsm_training import Image, TrainingManager
 from tsm_training.analysis import compare, probability_best
 from tsm_training.data import Preview

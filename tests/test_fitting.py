@@ -15,8 +15,9 @@ from typing import Any
 import attrs
 import numpy as np
 import pytest
-from tests.levels import Level, closeness, level_manager, level_pool
-from tests.support import (
+
+from levels import Level, closeness, level_manager, level_pool
+from support import (
     HostPool,
     brighter,
     manager_with,
@@ -24,7 +25,6 @@ from tests.support import (
     save_triple,
     usual_pool,
 )
-
 from tsm_training import Image, InMemoryStore, Progress, TrainingManager
 from tsm_training.data import Preview, TrainingExample
 from tsm_training.engine.fitting import MOST_FITTED_EXAMPLES, group_label

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import numpy as np
 import pytest
-from tests.simulation import (
+
+from known_ensembles import (
     erring,
     held_out_pictures,
     manager_of,
@@ -18,8 +19,7 @@ from tests.simulation import (
     rng_of,
     shifted,
 )
-from tests.support import pool_of, save
-
+from support import pool_of, save
 from tsm_training import (
     BayesianWeightLearner,
     ExampleEvidence,

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tests.support import picture, pool_of, save
 
+from support import picture, pool_of, save
 from tsm_training import BayesianWeightLearner, FunctionWorker, Image, InMemoryStore, TrainingEngine, TrainingManager
 from tsm_training.images import read_image
 from tsm_training.metrics import ColorDifference, color_difference
