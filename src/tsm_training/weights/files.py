@@ -93,7 +93,7 @@ class WeightsDocument(PlainWeightsDocument, total=False):
     exported_at: str
     """Aware UTC, ISO 8601."""
     format_version: int
-    """Another version's file is refused."""
+    """2 is written; 1 is read as well, and any other is refused."""
     prior_strength: float
     posterior: dict[str, PosteriorSums]
     blend: BlendDocument
