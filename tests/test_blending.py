@@ -32,6 +32,7 @@ from tsm_training.ensemble import (
     fit_blend,
     solver_named,
 )
+from tsm_training.ensemble.fitting import _chosen
 from tsm_training.ensemble.solvers import _on_simplex
 from tsm_training.errors import BlendSolverError, InvalidArgumentError, MetricError
 
@@ -341,6 +342,15 @@ def test_from_there_least_squares_walks_to_what_the_metric_likes(liked: str) -> 
     assert problem.score(found) > problem.score(dict.fromkeys(COLORS, 1 / 3))
 
 
+def test_least_squares_tries_to_do_with_fewer_workers() -> None:
+    rng = np.random.default_rng(0)
+    outputs = {name: noise(rng) for name in "abc"}
+    two = blend(outputs, {"a": 0.55 / 0.9, "b": 0.35 / 0.9, "c": 0.0})
+    truth = blend(outputs, {"a": 0.55, "b": 0.35, "c": 0.1})
+    found = LeastSquares().solve(problem_of([example(0, outputs, truth, judge=lambda _truth: closeness_to(two))]))
+    assert found == pytest.approx({"a": 0.55 / 0.9, "b": 0.35 / 0.9}, abs=0.01)
+
+
 # --- greedy selection -----------------------------------------------------------------------------------------------
 
 
@@ -375,12 +385,25 @@ def test_greedy_selection_needs_a_candidate(candidates: Any) -> None:
 SEARCHES = pytest.mark.parametrize("solver", [LeastSquares(), Greedy(), Greedy(candidates=1)], ids=repr)
 
 
+@attrs.frozen(eq=False, slots=False)
+class Watched(BlendProblem):
+    """Counts the looks at blends, each of which may cost a metric call per example."""
+
+    looks: list[Mapping[str, float]] = attrs.field(factory=list)
+
+    def score(self, shares: Mapping[str, float]) -> float:
+        self.looks.append(shares)
+        return super().score(shares)
+
+
 @SEARCHES
 @given(seed=st.integers(0, 500), most=st.integers(1, 15), workers=st.sampled_from(["a", "ab", "abc", "abcdef"]))
 @settings(max_examples=20)
 def test_a_search_looks_at_no_more_blends_than_it_may(solver: BlendSolver, seed: int, most: int, workers: str) -> None:
-    examples = [noisy(seed + number, workers, judge=caprice) for number in range(2)]
-    solver.solve(problem_of(examples, most))
+    examples = tuple(noisy(seed + number, workers, judge=caprice) for number in range(2))
+    problem = Watched(examples, tuple(workers), most)
+    solver.solve(problem)
+    assert 1 <= len(problem.looks) <= most
     assert all(1 <= calls_of(each) <= most for each in examples)
 
 
@@ -403,7 +426,7 @@ def test_greedy_selection_starts_at_the_best_single_worker() -> None:
 
 # --- which answer is chosen -----------------------------------------------------------------------------------------
 
-SIMPLE = {"best_single", "equal_weights", "probability_best"}
+SIMPLE = {"best_single", "equal_weights"}
 
 
 def fitted(examples: Sequence[BlendExample], *arguments: Any) -> BlendFit:
@@ -459,6 +482,28 @@ def test_every_solver_is_compared_on_examples_that_it_has_not_seen() -> None:
     assert fit.compared.keys() == COMPARED_SOLVERS.keys()
     assert fit.compared["greedy"] == 1.0
     assert fit.compared["best_single"] < 1.0
+
+
+@pytest.mark.parametrize(
+    ("groups", "gains", "is_enough"),
+    [
+        ("abcd", [0.01, 0.03, 0.01, 0.03], True),  # mean 0.02, standard error 0.00577
+        ("abcd", [-0.02, 0.04, -0.02, 0.04], False),  # mean 0.01, standard error 0.0173
+        ("abc", [0.010, 0.020, 0.0435], True),  # mean 0.0245, standard error 0.00993: 2.47 of them
+        ("abcd", [0.0, 0.0, 0.0, 0.05], False),  # 1 of them
+        ("abcd", [0.0, 0.0, 0.02, 0.021], True),  # 1.73 of them
+        ("abc", [-0.01, 0.0, 0.038], False),  # mean 0.00933, standard error 0.0146
+        ("abc", [-0.01, 0.02, 0.038], False),  # mean 0.016, standard error 0.01405: 1.14 of them
+        ("abc", [-0.005, 0.02, 0.038], True),  # mean 0.01767, standard error 0.01247: 1.42 of them
+        # Four examples with one target are one group: 0.016 once again.
+        ("abcccc", [-0.01, 0.02, 0.038, 0.038, 0.03, 0.046], False),
+    ],
+)
+def test_a_search_wins_where_its_gain_is_beyond_noise(groups: str, gains: list[float], is_enough: bool) -> None:
+    compared = {"equal_weights": [0.4] * len(gains), "best_single": [0.5] * len(gains)}
+    compared |= {"greedy": [0.5 + gain for gain in gains], "least_squares": [0.45] * len(gains)}
+    chosen = _chosen(compared, ["equal_weights", "best_single"], list(groups))
+    assert chosen == ("greedy" if is_enough else "best_single")
 
 
 @attrs.frozen(eq=False)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import attrs
 import numpy as np
 import pytest
 
@@ -20,13 +21,14 @@ from tsm_training import (
     Outcome,
     TrainingManager,
 )
-from tsm_training.data import Preview, TrainingExample
+from tsm_training.data import Preview, SessionCommit, TrainingExample
 from tsm_training.engine import ValidationResults
 from tsm_training.engine.contenders import Contenders, best_single_worker, resampled, shares_for
 from tsm_training.ensemble import blend, renormalised, sample_grid
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.evidence import FittedBlend, Group
 from tsm_training.images import read_image
+from tsm_training.testing import make_session
 from tsm_training.weights import LearnerCell, with_fits
 
 
@@ -313,6 +315,16 @@ def test_the_control_is_the_truth_of_an_example_with_another_target(tmp_path: Pa
     assert controls(flat_manager(tmp_path, rows).validate()) == [30, 30, 40, 10]
 
 
+def test_the_control_judges_the_picture_of_the_trained_ensemble(trained: TrainingManager) -> None:
+    validation = last_validation(trained)
+    examples = [trained.data_manager.get_example(each["example_id"]) for each in validation["per_example"]]
+    shares = validation["blend_weights"]
+    for number, scores in enumerate(scores_of(validation)):
+        outputs, _target, _truth = pictures_of(examples[number])
+        _outputs, _target, rival = pictures_of(examples[(number + 1) % len(examples)])
+        assert scores["control"] == closeness(blend(outputs, shares), rival)
+
+
 def test_a_control_may_have_another_size(tmp_path: Path) -> None:
     manager = flat_manager(tmp_path, [(1, 10, 8), (2, 20, 16)])
     assert controls(manager.validate()) == controls(manager.validate(full=True)) == [20, 10]
@@ -370,6 +382,20 @@ def test_validation_compares_with_what_was_in_use_before_the_last_training(tmp_p
     assert manager.validate()["contenders"]["previous"]["blend_weights"] == after_one
 
 
+def test_a_session_of_an_earlier_release_says_nothing_about_what_was_in_use(tmp_path: Path) -> None:
+    manager = level_manager(tmp_path, 2)
+    old = make_session(validation={"num_examples": 2, "avg_accuracy": 0.5, "worker_accuracies": {}})
+    manager.data_manager.begin_session(old)
+    ended = attrs.evolve(old, status="completed")
+    manager.data_manager.commit_session(old.session_id, lambda _held: SessionCommit(ended))
+    assert "previous" not in manager.validate()["contenders"]
+    manager.train(verbose=False, validation_split=0.5)
+    later = attrs.evolve(old, session_id="later")
+    manager.data_manager.begin_session(later)
+    manager.data_manager.commit_session("later", lambda _held: SessionCommit(attrs.evolve(later, status="completed")))
+    assert "previous" in manager.validate()["contenders"]
+
+
 def interrupt(_progress: Any) -> None:
     raise KeyboardInterrupt
 
@@ -397,6 +423,15 @@ def test_only_examples_that_were_never_learned_from_count_in_a_verdict(trained: 
     learned = trained.validate(session.training_ids)
     assert (learned["unseen_examples"], learned["verdict"]["n"]) == (0, 0)
     assert {each["mean"] for each in learned["contenders"].values()} == {None}
+
+
+def test_examples_with_one_target_count_once_in_a_verdict(tmp_path: Path) -> None:
+    manager = level_manager(tmp_path, 3)
+    first = manager.data_manager.get_all_examples()[0]
+    manager.add_training_example(first.target_path, first.target_path, first.ground_truth_path)
+    verdict = manager.validate()["verdict"]
+    assert verdict is not None
+    assert (verdict["n"], verdict["num_examples"]) == (3, 4)
 
 
 def test_where_nothing_was_learned_there_is_no_best_worker_to_compare_with(tmp_path: Path) -> None:
@@ -450,10 +485,13 @@ def test_with_groups_the_ensemble_without_them_competes_too(tmp_path: Path) -> N
     assert {each["group"] for each in validation["per_example"]} == {"low", "high"}
     assert manager.validate(full=True)["contenders"].keys() == manager.validate()["contenders"].keys()
     # What is noted at an example is how its own group's shares did.
-    for each in manager.validate()["per_example"]:
-        noted = manager.data_manager.get_example(each["example_id"]).validation_scores
-        assert noted is not None
-        assert noted["ensemble_accuracy"] == each["scores"]["trained"]
+    results, noted = manager.validate(), []
+    for each in results["per_example"]:
+        scores = manager.data_manager.get_example(each["example_id"]).validation_scores
+        assert scores is not None
+        assert scores["ensemble_accuracy"] == each["scores"]["trained"]
+        noted.append(scores["avg_accuracy"])
+    assert results["avg_accuracy"] == pytest.approx(np.mean([accuracy for accuracy in noted if accuracy is not None]))
 
 
 def test_a_request_is_answered_with_the_shares_of_its_group(tmp_path: Path) -> None:

@@ -203,8 +203,9 @@ def test_the_learners_rate_and_the_epochs_count(tmp_path: Path) -> None:
     assert little["far"] > more["far"] > first["far"]
 
 
-def test_another_seed_divides_otherwise(shared: TrainingManager) -> None:
-    first, again, other = (shared.cross_validate(3, seed=seed) for seed in (1, 1, 2))
+def test_another_seed_divides_otherwise(tmp_path: Path) -> None:
+    manager = level_manager(tmp_path)
+    first, again, other = (manager.cross_validate(3, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first["blend_weights"] != other["blend_weights"]
 

@@ -132,6 +132,11 @@ def test_the_failure_rate_is_the_part_of_examples_without_a_picture() -> None:
     assert rates == {"dark": 0.0, "light": 0.0, "rare": pytest.approx(2 / 3)}
 
 
+def test_a_worker_that_was_not_asked_has_not_failed() -> None:
+    workers = explained([{"a": 10, "b": 20}, {"a": 10}], {"a": 0.5, "b": 0.5})["workers"]
+    assert (workers["b"]["failure_rate"], workers["b"]["solo_accuracy"]) == (0.0, pytest.approx(1 - 20 / 255))
+
+
 def test_the_gain_is_what_the_ensemble_loses_without_the_worker() -> None:
     found = explained(ROWS, SHARES)
     problem = BlendProblem(tuple(evaluated(n, row)[1] for n, row in enumerate(ROWS)), ("dark", "light", "rare"))
@@ -219,6 +224,13 @@ def test_the_subset_is_within_the_tolerance_and_smaller_where_more_is_tolerated(
     assert sizes[0] > sizes[-1] == 1
 
 
+def test_who_has_the_smallest_shares_leaves_first() -> None:
+    rows = [{"a": 40, "b": -40, "c": 20, "d": -20, "e": 0, "f": 0}] * 3
+    subset = explained(rows, {**dict.fromkeys("abcd", 0.2), "e": 0.1, "f": 0.1}, tolerance=0.0)["subset"]
+    assert subset is not None
+    assert subset["workers"] == ["a", "b", "c", "d"]
+
+
 def test_a_subset_saves_the_time_of_those_that_leave() -> None:
     rows = [{"good": 0, "bad": 50, "unused": 50}] * 3
     found = explained(rows, {"bad": 0.4, "good": 0.5995, "unused": 0.0005}, seconds=0.25)
@@ -233,10 +245,12 @@ def test_a_subset_saves_the_time_of_those_that_leave() -> None:
 
 
 def test_the_search_for_a_subset_costs_what_is_stated() -> None:
-    rows, shares = many(0)
-    pairs = [evaluated(number, row) for number, row in enumerate(rows)]
+    rng = np.random.default_rng(0)
+    names = "abcdefghi"
+    pairs = [evaluated(number, {name: rng.integers(-60, 61, GREY.shape) for name in names}) for number in range(2)]
+    shares = dict.fromkeys(names, 1 / 9)
     explanation([item for item, _example in pairs], [example for _item, example in pairs], shares, 0.9)
-    whole, without_each, leaving = 1, 6, 5
+    whole, without_each, leaving = 1, 9, 8
     assert max(example.metric_calls for _item, example in pairs) <= whole + without_each + 4 * leaving
 
 

@@ -22,10 +22,12 @@ from support import (
     brighter,
     manager_with,
     picture,
+    pool_of,
+    save,
     save_triple,
     usual_pool,
 )
-from tsm_training import Image, InMemoryStore, Progress, TrainingManager
+from tsm_training import FunctionWorker, Image, InMemoryStore, Progress, TrainingManager
 from tsm_training.data import Preview, TrainingExample
 from tsm_training.engine.fitting import MOST_FITTED_EXAMPLES, group_label
 from tsm_training.engine.listener import Listener
@@ -148,6 +150,22 @@ def test_what_was_fitted_on_an_example_that_is_removed_meanwhile_is_not_kept(tmp
     assert state_of(manager).fitted is None
 
 
+def test_a_group_that_has_lost_an_example_meanwhile_is_what_is_left_of_it(tmp_path: Path) -> None:
+    manager = styled(tmp_path, {"high": (4, 50), "low": (3, 0)})
+    removed, *others = all_examples(manager)
+
+    def meanwhile(progress: Progress) -> None:
+        if progress.phase == "learning":
+            manager.remove_training_example(removed.example_id)
+
+    train_all(manager, on_progress=meanwhile, group_by="style")
+    high, low = state_of(manager).groups["high"], state_of(manager).groups["low"]
+    assert tuple(sorted(high.members)) == digests_of(others[:3])
+    assert high.fitted is None
+    assert low.fitted is not None
+    assert low.fitted.absorbed == 0.5
+
+
 def test_a_group_that_has_lost_all_its_examples_meanwhile_is_gone(tmp_path: Path) -> None:
     manager = level_manager(tmp_path, examples=4)
     lonely = manager.add_training_example(*save_triple(tmp_path, 9), {"style": "rare"})
@@ -189,6 +207,31 @@ def test_an_earlier_blend_stays_where_nothing_can_be_fitted(tmp_path: Path) -> N
     manager.worker_pool.register_worker(Level("new", 20))  # type: ignore[attr-defined]
     manager.training_engine.train_batch(all_examples(manager)[:2], verbose=False)
     assert fitted_of(manager) == before
+
+
+def test_examples_with_one_target_are_no_more_than_one(tmp_path: Path) -> None:
+    manager = level_manager(tmp_path, examples=2)
+    for example in all_examples(manager):
+        other = save(tmp_path / f"other {example.example_id}.png", picture(50))
+        manager.add_training_example(other, example.target_path, example.ground_truth_path)
+    train_all(manager)
+    assert len(state_of(manager).absorbed) == 4
+    assert state_of(manager).fitted is None
+
+
+def test_an_example_on_which_a_worker_fails_is_fitted_with_the_others(tmp_path: Path) -> None:
+    refused = picture(1).tobytes()
+
+    def process(_source: Image, target: Image) -> Image:
+        if target.tobytes() == refused:
+            raise RuntimeError("not this one")
+        return brighter(target, 50)
+
+    pool = pool_of(FunctionWorker("above", process, version="1"), Level("below", 0))
+    manager = level_manager(tmp_path, 4, pool=pool, blend_solver="auto")
+    train_all(manager)
+    assert fitted_of(manager).digests == digests_of(all_examples(manager))
+    assert fitted_of(manager).shares["above"] > 0.3
 
 
 @pytest.mark.parametrize("examples", [1, 2])
@@ -253,6 +296,17 @@ def test_rate_and_epochs_decide_how_far_the_blend_is_followed(tmp_path: Path, al
         for worker_id, share in posterior.get_blend_weights().items()
     }
     assert manager.weight_learner.get_blend_weights() == pytest.approx(expected)
+
+
+def test_how_far_it_is_followed_is_the_mean_over_all_that_is_learned_from(tmp_path: Path) -> None:
+    manager = level_manager(tmp_path, examples=4)
+    first, *others = all_examples(manager)
+    for _ in range(2):
+        manager.training_engine.train_on_example(first)
+    manager.data_manager.save_evaluations([], [Preview(first.known_files.digest, "target", b"no picture")])
+    train_all(manager)
+    assert fitted_of(manager).digests == digests_of(others)
+    assert fitted_of(manager).absorbed == (0.875 + 3 * 0.5) / 4
 
 
 def test_every_epoch_of_the_history_has_the_shares_that_a_training_of_as_many_epochs_ends_with(tmp_path: Path) -> None:
@@ -512,6 +566,7 @@ def test_an_example_that_is_there_twice_is_taken_once() -> None:
 def test_behind_many_examples_without_previews_none_is_looked_for() -> None:
     assert taken(100, gaps=lambda number: 1 <= number < 64) == "0 " + " ".join(map(str, range(64, 100)))
     assert taken(100, gaps=lambda number: 1 <= number < 65) == "0"
+    assert taken(200, gaps=lambda number: number % 2 == 1) == " ".join(map(str, range(0, 200, 2)))
 
 
 def test_no_more_examples_are_fitted_than_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -617,6 +672,15 @@ def test_every_group_gets_a_blend_of_its_own(tmp_path: Path) -> None:
         assert fitted.shares == {worker_id: 1.0}
         assert fitted.digests == members[label]
         assert fitted.absorbed == fitted_of(manager).absorbed
+
+
+def test_accuracy_in_the_history_is_that_of_each_groups_own_shares(tmp_path: Path) -> None:
+    accuracies = []
+    for group_by in ("style", None):
+        manager = styled(tmp_path, {"high": (3, 50), "low": (3, 0)})
+        train_all(manager, epochs=4, group_by=group_by)
+        accuracies.append(manager.data_manager.get_all_sessions()[-1].metrics_history[-1]["avg_accuracy"])
+    assert accuracies[0] > accuracies[1] + 0.01
 
 
 def test_a_group_that_is_like_the_others_keeps_the_blend_of_all(tmp_path: Path) -> None:

@@ -26,10 +26,10 @@ _MOST_SHARE: Final = 1e300
 _NOISE: Final = 1.3
 """A blend must beat the simple answers by so many standard errors: with less, it wins by luck more than once in ten."""
 
-_SIMPLE: Final[tuple[BlendSolver, ...]] = (BestSingle(), EqualWeights(), ProbabilityBest())
-_SEARCHING: Final[tuple[BlendSolver, ...]] = (LeastSquares(), Greedy())
+_SIMPLE: Final[tuple[BlendSolver, ...]] = (BestSingle(), EqualWeights())
+_BLENDS: Final[tuple[BlendSolver, ...]] = (ProbabilityBest(), LeastSquares(), Greedy())
 
-COMPARED_SOLVERS: Final[Mapping[str, BlendSolver]] = {solver.name: solver for solver in (*_SIMPLE, *_SEARCHING)}
+COMPARED_SOLVERS: Final[Mapping[str, BlendSolver]] = {solver.name: solver for solver in (*_SIMPLE, *_BLENDS)}
 """By name: those that are compared where no solver is chosen."""
 
 
@@ -86,16 +86,16 @@ def fit_blend(
     """Return the shares with which the workers' pictures are to be blended, or None where too little is known.
 
     Unless a solver is given, each of ours is fitted on three quarters of the groups and judged on the fourth, four
-    times. One that searches is chosen only where it beats the best of the simple ones (best single worker, equal
-    weights, posterior shares) by more than noise; otherwise that one is.
+    times. A blend is chosen only where it beats the better of the simple answers (best single worker, equal weights) by
+    more than noise; otherwise that one is.
 
     Per example at most ``MOST_BLENDS`` metric calls for each of the two searching solvers and each of five fits, and
-    one for each solver's judgement and each simple solver's answer: in all no more than 150, and typically about 40.
+    one for each judgement of every solver: in all no more than 150, and typically about 40.
 
     Args:
         examples: Each content once.
         solver: Used without comparison.
-        simple: More answers that a search has to beat.
+        simple: More answers that a blend has to beat.
 
     Raises:
         BlendSolverError: a solver gave something that is no shares, or raised.
@@ -108,9 +108,9 @@ def fit_blend(
     compared: dict[str, list[float]] = {}
     if solver is None:
         simple = (*_SIMPLE, *simple)
-        compared = {each.name: _held_out_scores(each, problem, groups) for each in (*simple, *_SEARCHING)}
+        compared = {each.name: _held_out_scores(each, problem, groups) for each in (*simple, *_BLENDS)}
         chosen = _chosen(compared, [each.name for each in simple], [each.group for each in examples])
-        solver = next(each for each in (*simple, *_SEARCHING) if each.name == chosen)
+        solver = next(each for each in (*simple, *_BLENDS) if each.name == chosen)
     shares = _solved(solver, problem)
     means = {name: math.fsum(scores) / len(scores) for name, scores in compared.items()}
     return BlendFit(shares, solver.name, means, _calls(examples) - before)
@@ -172,7 +172,7 @@ def _as_share(value: object) -> float | None:
 
 
 def _chosen(compared: Mapping[str, Sequence[float]], simple: Sequence[str], groups: Sequence[str]) -> str:
-    """Return the name of the best simple solver, or of a searching one that is better than it beyond noise."""
+    """Return the name of the best simple solver, or of a blend that is better than it beyond noise."""
     means = {name: math.fsum(scores) / len(scores) for name, scores in compared.items()}
     fallback = max(simple, key=lambda name: means[name])
     best = max(compared, key=lambda name: means[name])
