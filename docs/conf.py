@@ -61,6 +61,7 @@ INTERNAL_MODULES = {
     "files",
     "forking",
     "ingest",
+    "markup",
     "persistence",
     "views",
 }
