@@ -62,6 +62,7 @@ INTERNAL_MODULES = {
     "files",
     "forking",
     "ingest",
+    "markup",
     "persistence",
     "views",
 }

@@ -34,6 +34,7 @@ from tsm_training.views import (
     learning_curve,
     shortened,
     weight_paths,
+    weight_rows,
 )
 from tsm_training.weights import LearnerStatistics
 
@@ -238,7 +239,7 @@ def test_one_worker_or_forty_with_long_names_can_be_read(count: int) -> None:
 def test_a_manager_with_forty_workers_can_be_read() -> None:
     drawings = importlib.import_module("tsm_training.plots.drawings")
     known, paths = statistics(40), weight_paths(sessions(3, 40))
-    rows = importlib.import_module("tsm_training.views").weight_rows(known, dict.fromkeys(known, 0.025))
+    rows = weight_rows(known, dict.fromkeys(known, 0.025))
     assert faults(drawings.draw_weights(rows, paths, None)) == []
 
 
@@ -525,6 +526,11 @@ def test_practically_equal_may_mean_nothing_at_all() -> None:
     assert len(plot_workers(table(2)).axes[1].patches) == 1
     with pytest.raises(InvalidArgumentError, match="rope must be"):
         plot_workers(table(1), rope=1.0)
+
+
+def test_shares_and_rows_of_a_table_of_weights() -> None:
+    rows = weight_rows(statistics(2), {f"{LONG}0": 0.25})
+    assert [(row.worker_id, row.share) for row in rows] == [(f"{LONG}1", None), (f"{LONG}0", 0.25)]
 
 
 def test_short_names_stay_different() -> None:

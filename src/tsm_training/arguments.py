@@ -17,6 +17,7 @@ __all__ = [
     "check_number",
     "check_path",
     "check_seed",
+    "check_text",
     "check_whole_number",
     "is_number",
     "is_whole_number",
@@ -65,6 +66,13 @@ def check_path(name: str, value: object) -> str:
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidArgumentError(name, value, "a path (str or os.PathLike), not empty and without NUL")
     return text
+
+
+def check_text(name: str, value: object) -> str:
+    """Return `value` if it is text with something in it; InvalidArgumentError if not."""
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidArgumentError(name, value, "text that is not empty")
+    return value
 
 
 def check_seed(value: object) -> int:

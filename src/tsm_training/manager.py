@@ -574,6 +574,52 @@ class TrainingManager:
         tolerance = self.training_engine.rope if tolerance is None else tolerance
         return self.training_engine.explain(self._examples(example_ids), tolerance=tolerance)
 
+    def report(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        title: str = "Training report",
+        example_ids: Sequence[str] | None = None,
+        rows: int = 3,
+        check_dataset: bool = True,
+    ) -> Path:
+        """Write everything about the newest training into one HTML file, which needs nothing else and can be shown.
+
+        It holds the verdict, all contenders, the weights with their intervals, the learning curve, a contact sheet,
+        what each worker brings, what a check of the dataset finds, failures, settings and versions. It loads nothing
+        and runs no script. Names of folders are left out; names of files, workers and what they said are in it.
+
+        Workers run on the examples of the contact sheet, and on those held out where results are not stored.
+
+        Args:
+            path: The file, in an existing folder; replaced whole if it exists.
+            title: Of the page.
+            example_ids: Which examples to show in pictures; unless given, those of the newest validation on which the
+                ensemble was worst and best, or the first ones where nothing was validated.
+            rows: How many of the worst and how many of the best, at least 1.
+            check_dataset: Look for faults in the examples too; that reads all picture files.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            InvalidArgumentError: an argument is not what it must be; nothing was written.
+            ExampleNotFoundError: an id is not stored.
+            ImageError: an example that was asked for cannot be read.
+            OSError: the file cannot be written; what was there before is untouched.
+            TsmTrainingError: as for `explain`.
+        """
+        from tsm_training.report import report_page, write_report  # noqa: PLC0415 - few programs write reports
+
+        file = Path(check_path("path", path))
+        if not file.parent.is_dir():
+            raise InvalidArgumentError("path", str(file), "a file in an existing folder")
+        lint = getattr(self, "lint", None)
+        findings = lint() if check_dataset and lint is not None else None
+        page = report_page(self.training_engine, title=title, findings=findings, example_ids=example_ids, rows=rows)
+        write_report(file, page)
+        return file
+
     # --- answering ---
 
     def predict(

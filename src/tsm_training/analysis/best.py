@@ -26,6 +26,8 @@ import attrs
 from tsm_training.analysis.paired import MIN_EXAMPLES
 from tsm_training.analysis.table import ScoreTable
 from tsm_training.analysis.words import counted, listed, probability_text
+from tsm_training.markup import card, small_table, tag
+from tsm_training.markup import probability_text as known_probability
 from tsm_training.weights import probability_best as greatest_of
 
 __all__ = ["BestDocument", "BestWorker", "probability_best"]
@@ -76,6 +78,13 @@ class BestWorker:
 
     def __str__(self) -> str:
         return self.sentence
+
+    def _repr_html_(self) -> str:
+        """Show the probabilities in a notebook, the greatest first."""
+        ranked = sorted(self.probabilities.items(), key=lambda item: (-(item[1] or 0.0), item[0]))
+        rows = [[name, known_probability(value), self.failures[name] or "–"] for name, value in ranked]
+        table = small_table(["worker", "probability of being the best", "failures"], rows)
+        return card("Which worker is the best?", tag("div", self.sentence), table)
 
     def to_dict(self) -> BestDocument:
         """Return everything as plain values that JSON can hold."""

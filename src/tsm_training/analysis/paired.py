@@ -23,6 +23,7 @@ from tsm_training.analysis.table import ScoreTable
 from tsm_training.analysis.words import counted, figures_text, probability_text
 from tsm_training.arguments import is_number
 from tsm_training.errors import InvalidArgumentError
+from tsm_training.markup import Scale, card, figure_text, interval_bar, tag
 
 __all__ = [
     "BEYOND_DOUBT",
@@ -159,6 +160,21 @@ class Comparison:
 
     def __str__(self) -> str:
         return self.sentence
+
+    def _repr_html_(self) -> str:
+        """Show the comparison in a notebook: what it says, and the difference with its interval."""
+        bar = None
+        if self.posterior is not None:
+            low, high = self.posterior.interval()
+            scale = Scale.of([low, high, -self.rope, self.rope, 0.0], 0.1)
+            line = interval_bar(scale, self.posterior.mean, (low, high), reference=0.0, band=self.rope)
+            ends = tag(
+                "div",
+                [tag("span", figure_text(end, signed=True)) for end in (scale.low, scale.high)],
+                style="display:flex;justify-content:space-between;opacity:0.75",
+            )
+            bar = tag("div", line, ends, style="max-width:24em")
+        return card(f"{self.a} compared with {self.b}: {self.conclusion}", tag("div", self.sentence), bar)
 
     def to_dict(self) -> ComparisonDocument:
         """Return everything as plain values that JSON can hold."""

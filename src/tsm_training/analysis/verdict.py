@@ -37,6 +37,7 @@ from tsm_training.analysis.table import ScoreTable
 from tsm_training.analysis.words import counted, figures_text, listed, probability_text
 from tsm_training.arguments import check_whole_number
 from tsm_training.errors import InvalidArgumentError
+from tsm_training.markup import card, figure_text, interval_text, small_table, tag
 
 __all__ = [
     "CONTENDERS",
@@ -129,6 +130,18 @@ class Verdict:
 
     def __str__(self) -> str:
         return self.sentence
+
+    def _repr_html_(self) -> str:
+        """Show the verdict in a notebook, with the comparisons behind it."""
+        rows = [
+            [
+                CONTENDERS[name],
+                figure_text(each.mean_difference, signed=True) + interval_text(each.interval, signed=True),
+            ]
+            for name, each in self.comparisons.items()
+        ]
+        table = small_table(["contender", "gain of the trained ensemble, 90 % interval"], rows)
+        return card(f"Verdict: {self.decision}", tag("div", self.sentence), table)
 
     def to_dict(self) -> VerdictDocument:
         """Return everything but the scores of each example as plain values that JSON can hold."""

@@ -10,6 +10,7 @@ from typing import Any, Final, Literal, NamedTuple, TypeAlias, TypedDict
 import attrs
 
 from tsm_training.evidence import LearnedState
+from tsm_training.markup import Markup, card, counted, facts_table, figure_text, joined, seconds_text, small_table, tag
 
 __all__ = [
     "ROLES",
@@ -36,6 +37,9 @@ __all__ = [
     "WorkerAccuracy",
     "WorkerOutcome",
 ]
+
+_LONGEST_REPR: Final = 120
+_MOST_SHOWN: Final = 8
 
 SessionStatus: TypeAlias = Literal["running", "completed", "failed", "interrupted"]
 """How far a session has come; only a completed one has changed what is learned."""
@@ -203,6 +207,11 @@ class ExampleFiles:
         return hashlib.sha256(joined.encode()).hexdigest()
 
 
+def _cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}…"
+
+
 def _metadata(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
     return dict(value or {})
 
@@ -218,13 +227,13 @@ class TrainingExample:
     ground_truth_path: str
     created_at: datetime
     """Aware, UTC."""
-    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=_metadata)
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=_metadata, repr=_cut)
     """Anything that JSON can hold."""
-    worker_results: Mapping[str, WorkerOutcome] | None = None
+    worker_results: Mapping[str, WorkerOutcome] | None = attrs.field(default=None, repr=False)
     """What each worker did when the example was last evaluated; None until then."""
-    validation_scores: ExampleScores | None = None
+    validation_scores: ExampleScores | None = attrs.field(default=None, repr=False)
     """How the ensemble did when the example was last validated; None until then."""
-    files: ExampleFiles | None = None
+    files: ExampleFiles | None = attrs.field(default=None, repr=False)
     """Contents of the files; None for an example from a database that did not keep them, until it is first used."""
 
     @property
@@ -352,32 +361,62 @@ class TrainingSession:
     epochs: int
     learning_rate: float
     """The learner's alpha, in (0, 1]."""
-    initial_weights: Mapping[str, float]
+    initial_weights: Mapping[str, float] = attrs.field(repr=False)
     end_time: datetime | None = None
     """None while it runs."""
     num_examples: int = 0
     """How many training examples were really used; skipped ones do not count."""
-    final_weights: Mapping[str, float] = attrs.field(factory=dict)
-    metrics_history: tuple[EpochMetrics, ...] = attrs.field(default=(), converter=_history)
+    final_weights: Mapping[str, float] = attrs.field(factory=dict, repr=False)
+    metrics_history: tuple[EpochMetrics, ...] = attrs.field(default=(), converter=_history, repr=False)
     status: SessionStatus = "running"
     """``completed`` and all learned, or ``failed`` or ``interrupted`` and nothing learned, or still ``running``."""
     seed: int | None = None
     """What the split was drawn with; None where the caller chose the examples."""
     validation_split: float | None = None
-    training_ids: tuple[str, ...] = attrs.field(default=(), converter=_ids)
+    training_ids: tuple[str, ...] = attrs.field(default=(), converter=_ids, repr=False)
     """Ids of the examples to learn from, skipped ones included."""
-    validation_ids: tuple[str, ...] = attrs.field(default=(), converter=_ids)
+    validation_ids: tuple[str, ...] = attrs.field(default=(), converter=_ids, repr=False)
     """Ids of the examples held out."""
-    skipped: Mapping[str, str] = attrs.field(factory=dict)
+    skipped: Mapping[str, str] = attrs.field(factory=dict, repr=False)
     """Why an example could not be used, by example id."""
     error: str | None = None
     """Why the session failed or was interrupted."""
     is_trial: bool = False
     """True where a fork was trained: the stored weights were left alone."""
-    validation: Mapping[str, Any] | None = None
+    validation: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
     """The validation report; None where nothing was held out."""
     group_by: str | None = None
     """The metadata key by which weights were learned group by group."""
+
+    def _repr_html_(self) -> str:
+        """Show the session in a notebook."""
+        validation = self.validation or {}
+        seconds = None if self.end_time is None else (self.end_time - self.start_time).total_seconds()
+        facts = {
+            "examples": f"{self.num_examples}, held out {len(self.validation_ids)}",
+            "epochs": f"{self.epochs}, learning rate {self.learning_rate:g}",
+            "started": f"{self.start_time:%Y-%m-%d %H:%M} UTC",
+            "took": None if seconds is None else seconds_text(seconds),
+            "accuracy on held-out examples": figure_text(validation.get("avg_accuracy")),
+            "verdict": (validation.get("verdict") or {}).get("sentence"),
+            "skipped": counted(len(self.skipped), "example") if self.skipped else None,
+            "error": self.error,
+        }
+        kind = "Trial training" if self.is_trial else "Training"
+        return card(f"{kind} session, {self.status}", facts_table(facts), self._weights_table())
+
+    def _weights_table(self) -> Markup | None:
+        ranked = sorted(self.final_weights, key=lambda worker_id: (-self.final_weights[worker_id], worker_id))
+        if not ranked:
+            return None
+        rows = [
+            [name, figure_text(self.initial_weights.get(name)), figure_text(self.final_weights[name])]
+            for name in ranked[:_MOST_SHOWN]
+        ]
+        left = len(ranked) - len(rows)
+        return joined(
+            small_table(["worker", "weight before", "after"], rows), tag("div", f"and {left} more") if left else None
+        )
 
     def to_summary(self) -> SessionDocument:
         """Return the session as the guide's training response shows it."""

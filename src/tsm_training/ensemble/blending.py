@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -13,12 +14,16 @@ import numpy as np
 
 from tsm_training.arrays import Image
 from tsm_training.images import write_image
+from tsm_training.markup import card, facts_table, image, shares_text
 from tsm_training.workers import WorkerResult
 
 __all__ = ["NEGLIGIBLE_SHARE", "Prediction", "blend", "renormalised"]
 
 NEGLIGIBLE_SHARE: Final = 0.001
 """Workers with a smaller share are not run for a prediction."""
+
+_THUMBNAIL: Final = 320
+"""Longest side of the picture that a notebook shows, in pixels."""
 
 _BLENDED_AT_ONCE: Final = 3 * 2**18
 """Bytes that are blended at a time: floats of whole pictures take several times the memory of the pictures.
@@ -37,6 +42,21 @@ class Prediction:
     """The share of each worker whose picture was used; sum 1."""
     results: Mapping[str, WorkerResult] = attrs.field(repr=False)
     """What each worker that was run gave, by worker id, failures included."""
+
+    def _repr_html_(self) -> str:
+        """Show a small picture, and who has a part in it, in a notebook."""
+        height, width = self.image.shape[:2]
+        scale = min(1.0, _THUMBNAIL / max(height, width))
+        size = max(1, round(width * scale)), max(1, round(height * scale))
+        small = cv2.resize(self.image, size, interpolation=cv2.INTER_AREA) if scale < 1.0 else self.image
+        _done, png = cv2.imencode(".png", np.ascontiguousarray(small))
+        source = f"data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}"
+        failed = {name: str(result.failure) for name, result in self.results.items() if result.failure is not None}
+        facts = {"blended of": shares_text(self.blend_weights)} | {
+            f"{name} failed": why for name, why in failed.items()
+        }
+        picture = image(source, "the ensemble's picture", *size)
+        return card(f"Prediction, {width}×{height} pixels", picture, facts_table(facts))
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the picture to a file; its ending (.png, .jpg, .webp, .bmp, .tif) chooses the format.

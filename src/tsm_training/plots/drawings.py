@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from tsm_training.ensemble import NEGLIGIBLE_SHARE
+from tsm_training.markup import counted, percent_text
 from tsm_training.plots.look import (
     BLUE,
     COLORS,
@@ -98,7 +98,7 @@ def _draw_intervals(axes: Axes, rows: Sequence[WeightRow], names: Mapping[str, s
         color = colors.get(row.worker_id, plain)
         _interval(axes, number, row.weight, (row.low, row.high), color)
     if any(row.share is not None for row in rows):
-        _write_column(axes, "share", ["" if row.share is None else percent(row.share) for row in rows])
+        _write_column(axes, "share", ["" if row.share is None else percent_text(row.share) for row in rows])
 
 
 def _write_column(axes: Axes, name: str, cells: Sequence[str]) -> None:
@@ -116,12 +116,6 @@ def _interval(axes: Axes, row: float, middle: float, ends: tuple[float, float] |
     axes.plot(
         [middle], [row], color=color, marker="o", markersize=_DOT, markeredgecolor=color, markeredgewidth=0.0, zorder=4
     )
-
-
-def percent(share: float) -> str:
-    """Return a share as people write it; what is hardly any but used is not nothing."""
-    rounds_to_nothing = share < 0.005  # noqa: PLR2004
-    return "< 1 %" if rounds_to_nothing and share >= NEGLIGIBLE_SHARE else f"{100.0 * share:.0f} %"
 
 
 def _draw_paths(axes: Axes, paths: Sequence[WeightPath], names: Mapping[str, str], colors: Mapping[str, str]) -> None:
@@ -220,17 +214,13 @@ def draw_curve(curve: LearningCurve) -> Plot:
         flat = [curve.best_accuracy] * len(curve.epochs)
         name = shortened([curve.best_worker])[curve.best_worker]
         marks.append((_line(axes, curve.epochs, flat, best, ":"), f"best single worker: {name}"))
-    words = f"Mean accuracy on the {_counted(curve.num_examples, 'training example')}, workers weighted by share."
+    words = f"Mean accuracy on the {counted(curve.num_examples, 'training example')}, workers weighted by share."
     if curve.held_out is not None:
-        words += f" On the right: the {_counted(curve.num_held_out, 'example')} held out."
+        words += f" On the right: the {counted(curve.num_held_out, 'example')} held out."
         _draw_held_out(axes, curve)
     key(axes, marks)
     caption(plot, words)
     return finished(plot)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def _line(axes: Axes, xs: Sequence[float], ys: Sequence[float], style: MarkStyle, dashes: str) -> Line2D:
@@ -354,7 +344,7 @@ def draw_contest(contest: Contest) -> Plot:
         )
     _draw_gains(right, contest)
     unseen = sum(row.is_unseen for row in contest.rows)
-    words = f"Lines link the {_counted(len(contest.rows), 'example')}; black bars are means."
+    words = f"Lines link the {counted(len(contest.rows), 'example')}; black bars are means."
     caption(plot, f"{words} Right: the {unseen} never learned from, mean and 90 % interval; band: practically equal.")
     return finished(plot)
 

@@ -1,0 +1,430 @@
+"""The report: one page that needs nothing else, on which everything is there and can be read; and what shows itself."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import attrs
+import html5lib
+import pytest
+
+from support import brightening, manager_with, pool_of, save_triple, usual_pool
+from tsm_training import (
+    BayesianWeightLearner,
+    FunctionWorker,
+    GuideSimilarity,
+    InMemoryStore,
+    TrainingEngine,
+    TrainingManager,
+    WorkerPool,
+)
+from tsm_training.data import SessionCommit
+from tsm_training.errors import ExampleNotFoundError, ImageError, InvalidArgumentError, MetricError
+from tsm_training.report import report_page, write_report
+from tsm_training.testing.records import make_session
+
+if TYPE_CHECKING:
+    from browser import Tab
+
+pytest_plugins = ["browser"]
+
+HOSTILE = "<script>alert('x')</script> & \"co\""
+LONG = "a_worker_whose_name_tells_everything_that_it_does_and_then_something_more_in_version_12345"
+TITLE = "<i>Fig & Olive</i>, autumn"
+MESSAGE = "<img src=x onerror=alert(2)> is too dark"
+HEADINGS = [
+    "Are these weights worth shipping?",
+    "The trained ensemble and its contenders",
+    "Weights",
+    "Learning curve",
+    "Pictures: where the ensemble was worst and best",
+    "What each worker brings",
+    "The dataset",
+    "Failures",
+    "Settings and versions",
+]
+PHONE = (390, 844)
+MOMENT = datetime(2026, 5, 4, 3, 2, tzinfo=UTC)
+
+
+@attrs.frozen
+class Finding:
+    severity: str
+    message: str
+    remedy: str
+
+
+@attrs.frozen
+class Findings:
+    findings: tuple[Finding, ...]
+    num_examples: int = 13
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("report")
+
+
+@pytest.fixture(scope="module")
+def manager(folder: Path) -> Iterator[TrainingManager]:
+    """A manager that was trained twice: one worker fails always, and one picture is gone at the second training."""
+
+    def broken(_source: Any, _target: Any) -> Any:
+        raise RuntimeError(MESSAGE)
+
+    pool = pool_of(
+        *usual_pool().workers,
+        FunctionWorker(HOSTILE, broken, version="1"),
+        brightening(LONG, 35),
+    )
+    manager = manager_with(folder, examples=0, pool=pool)
+    manager.add_training_examples([save_triple(folder, seed, size=(60, 80)) for seed in range(26)])
+    manager.train(num_examples=13, validation_split=0.4, verbose=False)
+    gone = manager.data_manager.get_all_examples()[3]
+    Path(gone.source_path).unlink()
+    manager.data_manager.update_examples([attrs.evolve(gone, files=None)])
+    manager.train(epochs=3, validation_split=0.4, verbose=False)
+    with manager:
+        yield manager
+
+
+@pytest.fixture(scope="module")
+def page(manager: TrainingManager, folder: Path) -> str:
+    findings = Findings((Finding("error", f"{folder}/target_1.png is <b>gone</b>", "Relink it."),))
+    text = report_page(manager.training_engine, title=TITLE, findings=findings)
+    write_report(folder / "report.html", text)
+    return text
+
+
+@pytest.fixture(scope="module")
+def tree(page: str) -> Any:
+    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page)
+
+
+def said(element: Any) -> str:
+    return re.sub(r"\s+", " ", "".join(element.itertext())).strip()
+
+
+def parsed(text: str) -> Any:
+    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(text)
+
+
+# --- the page ---------------------------------------------------------------------------------------------------------
+
+
+def test_everything_is_on_the_page_in_order(tree: Any, manager: TrainingManager) -> None:
+    body = tree.find("body")
+    assert [said(h1) for h1 in body.iter("h1")] == [TITLE]
+    assert said(tree.find("head/title")) == TITLE
+    assert [said(h2) for h2 in body.iter("h2")] == HEADINGS
+    session = manager.data_manager.get_all_sessions()[-1]
+    assert session.validation is not None
+    first = next(body.iter("section"))
+    assert session.validation["verdict"]["sentence"] in said(first)
+
+
+def test_a_page_is_valid_html_whose_ids_are_different(tree: Any, page: str) -> None:
+    assert page.startswith('<!DOCTYPE html>\n<html lang="en">')
+    ids = [element.get("id") for element in tree.iter() if element.get("id")]
+    assert len(ids) == len(set(ids))
+    for section in tree.iter("section"):
+        assert section.get("aria-labelledby") in ids or section.get("aria-label")
+    for table in tree.iter("table"):
+        assert said(table.find("caption"))
+        assert {cell.get("scope") for cell in table.iter("th")} == {"col", "row"}
+    for image in tree.iter("img"):
+        assert image.get("alt")
+        assert image.get("src").startswith("data:image/webp;base64,")
+
+
+def test_nothing_that_comes_from_outside_is_more_than_text(tree: Any, page: str) -> None:
+    assert {element.tag for element in tree.iter()}.isdisjoint({"script", "i", "b", "link", "iframe", "object", "a"})
+    assert not [name for element in tree.iter() for name in element.attrib if name.startswith("on")]
+    text = said(tree.find("body"))
+    for hostile in (HOSTILE, MESSAGE, "<b>gone</b>", TITLE):
+        assert hostile in text
+    assert "://" not in re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", page)
+
+
+def test_no_folder_of_this_machine_is_on_the_page(page: str, folder: Path) -> None:
+    assert str(folder) not in page
+    assert "target_1.png" in page
+
+
+def test_figures_on_the_page_are_those_of_the_documents(tree: Any, manager: TrainingManager) -> None:
+    text = said(tree.find("body"))
+    session = manager.data_manager.get_all_sessions()[-1]
+    assert session.validation is not None
+    for contender in ("trained", "equal_weights", "best_single", "previous", "untouched"):
+        assert f"{session.validation['contenders'][contender]['mean']:.3f}" in text
+    for worker_id, known in manager.weight_learner.get_all_statistics().items():
+        low, high = known["credible_interval"]
+        assert f"{worker_id}{known['weight']:.3f} ({low:.3f} to {high:.3f})" in text
+    explained = manager.explain(example_ids=list(session.validation_ids))
+    for known in explained["workers"].values():
+        assert known["solo_accuracy"] is None or f"{known['solo_accuracy']:.3f}" in text
+    assert f"{LONG}near" not in text
+    assert "26 of 26" in text or "25 of 25" in text  # the broken worker, wherever it was tried
+    assert "learning rate (alpha)0.15" in text
+
+
+def test_what_could_not_be_used_is_listed(tree: Any) -> None:
+    text = said(tree.find("body"))
+    assert "Examples that the newest training could not use." in text
+    assert "target_3" in text
+    assert "raised: RuntimeError" in text
+
+
+def test_a_page_is_small(page: str) -> None:
+    assert len(page.encode()) < 1_000_000
+
+
+def test_the_same_state_gives_the_same_page_but_for_the_time(manager: TrainingManager) -> None:
+    engine = attrs.evolve(manager.training_engine, clock=lambda: MOMENT)
+    once, twice = (report_page(engine) for _ in range(2))
+    assert once == twice
+
+
+# --- pages about less -------------------------------------------------------------------------------------------------
+
+
+def text_of(manager: TrainingManager) -> str:
+    return said(parsed(report_page(manager.training_engine)).find("body"))
+
+
+def test_before_any_training_the_page_says_so(tmp_path: Path) -> None:
+    text = text_of(manager_with(tmp_path, examples=3))
+    assert "No verdictNothing was trained yet" in text
+    assert "What each worker brings" in text
+    assert "Pictures" in text
+    assert "contenders" not in text
+
+
+def test_an_empty_store_or_pool_has_a_page_too(tmp_path: Path) -> None:
+    text = text_of(manager_with(tmp_path, examples=0))
+    assert "examples0" in text
+    assert "What each worker brings" not in text
+    bare = manager_with(tmp_path, examples=2, pool=WorkerPool())
+    text = text_of(bare)
+    assert "No verdict" in text
+    assert "Weights" not in text
+
+
+def test_without_anything_held_out_there_is_no_verdict(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=3)
+    manager.train(validation_split=0.0, verbose=False)
+    text = text_of(manager)
+    assert "Nothing was held out" in text
+    assert "Learning curve" in text
+    assert "contenders" not in text
+
+
+def test_a_validation_without_pictures_has_no_verdict(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=4)
+    manager.train(validation_split=0.5, verbose=False)
+    session = manager.data_manager.get_all_sessions()[-1]
+    store = InMemoryStore()
+    bare = attrs.evolve(session, validation={"avg_accuracy": 0.5, "num_examples": 2}, metrics_history=())
+    store.begin_session(attrs.evolve(bare, status="running"))
+    store.commit_session(session.session_id, lambda _state: SessionCommit(bare))
+    text = text_of(TrainingManager(usual_pool(), BayesianWeightLearner(), storage=store))
+    assert "none has pictures that could be compared" in text
+    assert "Learning curve" not in text
+
+
+def test_unreadable_pictures_leave_room_for_others(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=8)
+    manager.train(validation_split=0.9, verbose=False)
+    for example in manager.data_manager.get_all_examples()[:4]:
+        Path(example.target_path).write_bytes(b"gone")
+    page = report_page(manager.training_engine, rows=1)
+    assert len([h3 for h3 in parsed(page).iter("h3") if "worst" in said(h3) or "best" in said(h3)]) == 2
+    for example in manager.data_manager.get_all_examples():
+        Path(example.target_path).write_bytes(b"gone")
+    assert "Pictures" not in said(parsed(report_page(manager.training_engine)))
+
+
+def test_a_single_training_draws_no_way_of_the_weights(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=3)
+    manager.train(validation_split=0.0, verbose=False)
+    assert "How the weights moved" not in text_of(manager)
+
+
+def test_a_check_that_found_nothing_says_so(manager: TrainingManager) -> None:
+    page = report_page(manager.training_engine, findings=Findings(()), rows=1)
+    assert "Nothing was found in 13 examples." in said(parsed(page))
+    many = Findings(tuple(Finding("info", f"finding {number}", "") for number in range(40)))
+    text = said(parsed(report_page(manager.training_engine, findings=many, rows=1)))
+    assert "finding 29" in text
+    assert "finding 30" not in text
+    assert "And 10 more." in text
+
+
+def test_where_previews_were_not_kept_the_page_does_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(InMemoryStore, "load_previews", lambda _self, _digest: {})
+    manager = manager_with(tmp_path, examples=6)
+    manager.train(validation_split=0.5, verbose=False)
+    text = text_of(manager)
+    assert "none has pictures that could be compared" in text
+    assert "The ensemble would do with" not in text
+    assert "none can be spared" not in text
+
+
+def test_an_ensemble_of_one_can_spare_nobody(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=4, pool=pool_of(brightening("only", 20)))
+    manager.train(validation_split=0.5, verbose=False)
+    assert "Of the 1 worker in use, none can be spared." in text_of(manager)
+
+
+def test_a_history_of_another_application_gives_what_it_has(tmp_path: Path) -> None:
+    history: Any = [{"avg_accuracy": 0.5}, {"avg_accuracy": 0.625}]
+    session = attrs.evolve(make_session("s", status="running"), training_ids=(), validation_ids=())
+    ended = attrs.evolve(session, status="completed", is_trial=False, metrics_history=history, validation=None)
+    store = InMemoryStore()
+    store.begin_session(session)
+    store.commit_session("s", lambda _state: SessionCommit(ended))
+    page = report_page(TrainingManager(usual_pool(), BayesianWeightLearner(), storage=store).training_engine)
+    assert "trained ensemble ends at 0.625" in page
+    assert "equal weights" not in page
+
+
+def test_large_pictures_many_workers_and_no_tolerance(tmp_path: Path) -> None:
+    pool = pool_of(*(brightening(f"worker_{number}", number * 7) for number in range(8)))
+    manager = manager_with(
+        tmp_path, examples=0, pool=pool, engine_factory=TrainingEngine.using(GuideSimilarity(), rope=0.0)
+    )
+    manager.add_training_examples([save_triple(tmp_path, seed, size=(700, 800)) for seed in range(2)])
+    manager.add_training_examples([save_triple(tmp_path, seed) for seed in range(2, 12)])
+    manager.train(num_examples=6, validation_split=0.5, verbose=False)
+    manager.train(validation_split=0.8, verbose=False)
+    examples = [example.example_id for example in manager.data_manager.get_all_examples()]
+    page = report_page(manager.training_engine, example_ids=examples[:1])
+    text = said(parsed(page))
+    assert "Large pictures were shrunk before the workers saw them." in text
+    assert "Thin lines: 3 other workers." in text
+    assert "practically none" not in text
+    assert 'width="320" height="280"' in page
+
+
+# --- writing it -------------------------------------------------------------------------------------------------------
+
+
+def test_a_manager_writes_its_report(manager: TrainingManager, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TrainingManager, "lint", lambda _self: Findings(()), raising=False)
+    path = manager.report(folder / "mine.html", title="Mine", rows=1)
+    assert path == folder / "mine.html"
+    written = path.read_text(encoding="utf-8")
+    assert "<h1>Mine</h1>" in written
+    assert "Nothing was found in 13 examples." in written
+    assert "It was not checked" in manager.report(str(path), rows=1, check_dataset=False).read_text(encoding="utf-8")
+
+
+def test_chosen_examples_are_shown(manager: TrainingManager, folder: Path) -> None:
+    examples = manager.data_manager.get_all_examples()
+    path = manager.report(
+        folder / "chosen.html", example_ids=[examples[5].example_id, examples[4].example_id], check_dataset=False
+    )
+    tree = parsed(path.read_text(encoding="utf-8"))
+    assert [said(h3) for h3 in tree.iter("h3")] == ["How the weights moved", "target_5", "target_4"]
+    assert "Pictures" in [said(h2) for h2 in tree.iter("h2")]
+
+
+@pytest.mark.parametrize(
+    ("settings", "error"),
+    [
+        ({"title": " "}, InvalidArgumentError),
+        ({"title": 5}, InvalidArgumentError),
+        ({"rows": 0}, InvalidArgumentError),
+        ({"example_ids": ["nobody"]}, ExampleNotFoundError),
+    ],
+)
+def test_wrong_arguments_write_nothing(
+    manager: TrainingManager, tmp_path: Path, settings: Mapping[str, Any], error: type[Exception]
+) -> None:
+    with pytest.raises(error):
+        manager.report(tmp_path / "report.html", check_dataset=False, **settings)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_that_is_not_there_is_named_before_any_work(manager: TrainingManager, tmp_path: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match="a file in an existing folder"):
+        manager.report(tmp_path / "nowhere" / "report.html")
+
+
+def test_an_example_that_was_asked_for_must_be_readable(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=2)
+    example = manager.data_manager.get_all_examples()[0]
+    Path(example.target_path).unlink()
+    with pytest.raises(ImageError):
+        report_page(manager.training_engine, example_ids=[example.example_id])
+
+
+def test_a_judge_that_breaks_ends_the_report(tmp_path: Path) -> None:
+    def judge(_output: Any, _truth: Any) -> float:
+        return 2.0
+
+    manager = manager_with(tmp_path, examples=2)
+    engine = attrs.evolve(manager.training_engine, metric=judge)
+    with pytest.raises(MetricError):
+        report_page(engine)
+
+
+# --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1200, 900), PHONE, (320, 600)], ids=["desk", "phone", "small phone"])
+def test_the_page_can_be_read_everywhere(tab: Tab, page: str, folder: Path, size: tuple[int, int], scheme: Any) -> None:
+    assert page
+    tab.resize(size)
+    tab.prefer(scheme)
+    tab.open(folder / "report.html")
+    assert tab.layout_faults() == []
+    assert tab.accessibility_faults() == []
+    assert tab.broken_images() == []
+    tab.assert_clean()
+    assert [address for address in tab.requests if not address.startswith("data:")] == [
+        (folder / "report.html").absolute().as_uri()
+    ]
+    brightness = tab.screenshot(whole=False).mean()
+    assert brightness > 180 if scheme == "light" else brightness < 90
+
+
+def test_every_chart_is_drawn_and_no_place_is_empty(tab: Tab, page: str, folder: Path) -> None:
+    assert page
+    for size in ((1200, 900), PHONE):
+        tab.resize(size)
+        tab.open(folder / "report.html")
+        boxes = tab.page.evaluate(
+            """() => [...document.querySelectorAll("svg.bar, .plot > svg, img")].map(element => {
+                const box = element.getBoundingClientRect(); return [element.tagName, box.width, box.height]; })"""
+        )
+        assert len(boxes) > 30
+        assert [box for box in boxes if box[1] < 60 or box[2] < 8] == []
+        inked = tab.page.evaluate(
+            """() => [...document.querySelectorAll("svg.bar, .plot > svg")].map(svg => {
+                const outer = svg.getBoundingClientRect();
+                const marks = [...svg.querySelectorAll("circle")].map(mark => mark.getBoundingClientRect());
+                return marks.length > 0 && marks.every(mark => mark.x >= outer.x - 6 && mark.right <= outer.right + 6
+                    && mark.y >= outer.y - 6 && mark.bottom <= outer.bottom + 6); })"""
+        )
+        assert all(inked)
+    picture = tab.screenshot()
+    for top in range(0, picture.shape[0] - 900, 900):
+        assert picture[top : top + 900].std() > 10, f"nothing is drawn from {top} on"
+
+
+def test_the_page_can_be_printed(tab: Tab, page: str, folder: Path) -> None:
+    assert page
+    tab.prefer("dark", "print")
+    tab.open(folder / "report.html")
+    assert tab.page.evaluate("getComputedStyle(document.body).backgroundColor") == "rgb(255, 255, 255)"
+    tab.resize((700, 990))
+    assert tab.layout_faults(smallest_text=7.0) == []
+    printed = tab.page.pdf(format="A4")
+    assert printed.startswith(b"%PDF")
+    assert 1 < printed.count(b"/Type /Page\n") + printed.count(b"/Type /Page/") + printed.count(b"/Type /Page ") < 15
