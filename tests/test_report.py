@@ -232,7 +232,7 @@ def test_a_validation_without_pictures_has_no_verdict(tmp_path: Path) -> None:
     store.begin_session(attrs.evolve(bare, status="running"))
     store.commit_session(session.session_id, lambda _state: SessionCommit(bare))
     text = text_of(TrainingManager(usual_pool(), BayesianWeightLearner(), storage=store))
-    assert "none has pictures that could be compared" in text
+    assert "Collect at least 8 more examples to judge by" in text
     assert "Learning curve" not in text
 
 
@@ -269,7 +269,7 @@ def test_where_previews_were_not_kept_the_page_does_without(tmp_path: Path, monk
     manager = manager_with(tmp_path, examples=6)
     manager.train(validation_split=0.5, verbose=False)
     text = text_of(manager)
-    assert "none has pictures that could be compared" in text
+    assert "Collect at least 8 more examples to judge by" in text
     assert "The ensemble would do with" not in text
     assert "none can be spared" not in text
 
