@@ -38,6 +38,7 @@ PRINTED = {
     ],
     "docs/howto/worker.md": [r"^faded: the worker's version, settings or source have changed", r"^gentle: stored"],
     "docs/howto/pictures.md": [r"^ImageOutsideRootError - A picture is", r"^ImageNotFoundError - A picture file does"],
+    "docs/howto/report.md": [r"^Training\n  learned from: \d examples, 5 epochs", r"^What each worker brings"],
     "docs/howto/store.md": [r"session with 5 examples: completed"],
     "docs/howto/embedding.md": [r"evaluating: 6 of 6\nlearning: 2 of 2\nvalidating: 1 of 1"],
     "docs/howto/web-app.md": [r"^200 \['session', 'validation'\]", r"^400 An argument has a value that cannot be used"],
