@@ -15,7 +15,9 @@ from tsm_training import (
     WorkerPool,
     create_color_transfer_workers,
 )
+from tsm_training.images import write_image
 from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
+from tsm_training.report import contact_sheet
 
 DOCS = Path(__file__).parent
 FOLDER = DOCS / "howto" / "generated"
@@ -74,3 +76,5 @@ def _draw(manager: TrainingManager) -> None:
     }
     for name, plot in plots.items():
         plot.savefig(FOLDER / f"{name}.png")
+    write_image(FOLDER / "sheet.png", contact_sheet(manager, rows=2))
+    manager.report(FOLDER / "report.html", title="Twenty workers on film looks")

@@ -180,10 +180,11 @@ def test_intervals_shares_and_times_in_words() -> None:
         "100 %",
     ]
     assert [seconds_text(value) for value in (None, 0.0124, 1.0, 75.25)] == ["–", "12 ms", "1.0 s", "75.2 s"]
-    assert [probability_text(value) for value in (None, 0.001, 0.5, 0.99, 0.999)] == [
+    assert [probability_text(value) for value in (None, 0.001, 0.5, 0.6199, 0.99, 0.999)] == [
         "–",
         "< 0.01",
         "0.50",
+        "0.61",
         "0.99",
         "> 0.99",
     ]

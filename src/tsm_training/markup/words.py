@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -49,12 +50,12 @@ def shares_text(shares: Mapping[str, float]) -> str:
 
 
 def probability_text(probability: float | None) -> str:
-    """Return a probability that never looks like certainty."""
+    """Return a probability, rounded so that it never looks greater than it is, nor like certainty."""
     if probability is None:
         return "–"
     if probability > 0.99:  # noqa: PLR2004
         return "> 0.99"
-    return "< 0.01" if probability < 0.01 else f"{probability:.2f}"  # noqa: PLR2004
+    return "< 0.01" if probability < 0.01 else f"{math.floor(100.0 * probability) / 100.0:.2f}"  # noqa: PLR2004
 
 
 def counted(number: int, noun: str) -> str:
