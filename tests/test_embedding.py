@@ -672,6 +672,8 @@ PLAIN = """
         exported = json.loads(Path({folder!r}, "weights.json").read_text())
         del exported["exported_at"]
         answer = manager.predict(picture(1), picture(2)).image.tolist()
+        for number, row in enumerate(results["validation"]["per_example"]):
+            row["example_id"] = number  # ids are drawn anew in every program
         print(json.dumps([results["validation"], results["session"]["metrics_history"], exported, answer]))
 """
 
