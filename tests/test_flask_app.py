@@ -1074,8 +1074,7 @@ def test_what_others_wrote_is_shown_as_text(tmp_path: Path) -> None:
 def test_the_page_shows_the_verdict_where_there_is_one(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.add_several(3)
     host.client.post("/training/train")
-    page = host.client.get("/training/dashboard").text
-    assert 'class="verdict"' not in page
+    assert '<p class="verdict">Collect at least 7 more examples' in host.client.get("/training/dashboard").text
     store = host.service.manager.data_manager
     [session] = store.get_all_sessions()
     judged = attrs.evolve(session, validation={**session.validation, "verdict": {"sentence": "Worth shipping."}})
