@@ -999,7 +999,7 @@ def test_figures_over_nothing_are_none() -> None:
     assert mean([None, None]) is None
     assert blend_accuracy({"a": None}, {"a": 1.0}) is None
     assert worker_accuracies([]) == {}
-    entry = epoch_metrics(1, [], {}, lambda _example: {}, weights={}, weights_before={})
+    entry = epoch_metrics(1, [], {}, lambda _example: {}, weights={}, weights_before={}, weight_stds={})
     assert (entry["avg_accuracy"], entry["max_weight_change"]) == (0.0, 0.0)
 
 
