@@ -232,7 +232,7 @@ def test_a_validation_without_pictures_has_no_verdict(tmp_path: Path) -> None:
     store.begin_session(attrs.evolve(bare, status="running"))
     store.commit_session(session.session_id, lambda _state: SessionCommit(bare))
     text = text_of(TrainingManager(usual_pool(), BayesianWeightLearner(), storage=store))
-    assert "Collect at least 8 more examples to judge by" in text
+    assert "This training was not judged beside its contenders" in text
     assert "Learning curve" not in text
 
 

@@ -109,8 +109,10 @@ def _verdict(contents: ReportContents) -> Markup:
     else:
         kind, sign, words = "more", "…", "No verdict"
         sentence = "Nothing was trained yet: train() learns from the examples and judges the result."
-        if session is not None:
+        if session is not None and not session.validation_ids:
             sentence = "Nothing was held out, so nothing tells how the ensemble does on pictures it has not seen."
+        elif session is not None:
+            sentence = "This training was not judged beside its contenders: validate() does it now."
     decision = tag("p", tag("span", sign, aria_hidden="true"), " ", words, class_="decision")
     heading = tag("h2", "Are these weights worth shipping?", id="verdict")
     return tag("section", heading, decision, tag("p", sentence), class_=f"verdict {kind}", aria_labelledby="verdict")
