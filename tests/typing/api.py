@@ -260,7 +260,7 @@ def plots(manager: TrainingManager, results: TrainingResults, session: TrainingS
     plot_contenders(manager.cross_validate(3))
     plot_contenders(session)
     plot_examples(manager.validate(), manager.data_manager.get_all_examples(), most=10)
-    plot_contenders(manager)  # type: ignore[arg-type]
+    plot_contenders(manager)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def reports(manager: TrainingManager, results: TrainingResults, path: Path) -> None:
@@ -272,5 +272,5 @@ def reports(manager: TrainingManager, results: TrainingResults, path: Path) -> N
     shown(manager.cross_validate(2))
     shown(manager.explain())
     shown(manager.get_training_progress())
-    shown(path)  # type: ignore[arg-type]
-    contact_sheet(path)  # type: ignore[arg-type]
+    shown(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    contact_sheet(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
