@@ -271,8 +271,7 @@ def test_where_previews_were_not_kept_the_page_does_without(tmp_path: Path, monk
     manager = manager_with(tmp_path, examples=6)
     manager.train(validation_split=0.5, verbose=False)
     text = text_of(manager)
-    assert HEADINGS[1] not in text
-    assert HEADINGS[5] in text
+    assert "none has pictures that could be compared" in text
     assert "The ensemble would do with" not in text
     assert "none can be spared" not in text
 

@@ -197,6 +197,19 @@ roles(
 roles(ForeignPool(), BayesianWeightLearner(), TrainingDataManager("x.db"), closeness)
 
 
+def reports(manager: TrainingManager, results: TrainingResults, path: Path) -> None:
+    assert_type(manager.report(path, title="mine", example_ids=["a"], rows=2, check_dataset=False), Path)
+    manager.report("report.html")
+    assert_type(contact_sheet(manager, ["a"], rows=1, max_pixels=500), Image)
+    assert_type(shown(results), Shown)
+    shown(results["validation"])
+    shown(manager.cross_validate(2))
+    shown(manager.explain())
+    shown(manager.get_training_progress())
+    shown(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    contact_sheet(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+
+
 def must_fail(manager: TrainingManager, learner: BayesianWeightLearner, results: TrainingResults) -> None:
     learner.alpha = 0.2  # type: ignore[misc]  # frozen: with_alpha(0.2) gives another learner
     manager.weight_learner = learner  # type: ignore[misc]  # frozen: with_learner(learner) gives another manager
@@ -260,17 +273,4 @@ def plots(manager: TrainingManager, results: TrainingResults, session: TrainingS
     plot_contenders(manager.cross_validate(3))
     plot_contenders(session)
     plot_examples(manager.validate(), manager.data_manager.get_all_examples(), most=10)
-    plot_contenders(manager)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-
-
-def reports(manager: TrainingManager, results: TrainingResults, path: Path) -> None:
-    assert_type(manager.report(path, title="mine", example_ids=["a"], rows=2, check_dataset=False), Path)
-    manager.report("report.html")
-    assert_type(contact_sheet(manager, ["a"], rows=1, max_pixels=500), Image)
-    assert_type(shown(results), Shown)
-    shown(results["validation"])
-    shown(manager.cross_validate(2))
-    shown(manager.explain())
-    shown(manager.get_training_progress())
-    shown(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
-    contact_sheet(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    plot_contenders(manager)  # type: ignore[arg-type]
