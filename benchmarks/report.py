@@ -12,8 +12,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "examples"))
 
-from photographs import make_triples, packaged_photographs, read_photographs, write_triples  # noqa: E402
-from tsm_training import (  # noqa: E402
+from photographs import make_triples, packaged_photographs, read_photographs, write_triples
+from tsm_training import (
     BayesianWeightLearner,
     InMemoryStore,
     TrainingManager,
