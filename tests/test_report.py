@@ -56,6 +56,7 @@ class Finding:
     severity: str
     message: str
     remedy: str
+    call: str = ""
 
 
 @attrs.frozen
@@ -94,8 +95,8 @@ def manager(folder: Path) -> Iterator[TrainingManager]:
 
 @pytest.fixture(scope="module")
 def page(manager: TrainingManager, folder: Path) -> str:
-    findings = Findings((Finding("error", f"{folder}/target_1.png is <b>gone</b>", "Relink it."),))
-    text = report_page(manager.training_engine, title=TITLE, findings=findings)
+    gone = Finding("error", f"{folder}/target_1.png is <b>gone</b>", "Relink it.", f"manager.relink('{folder}/new')")
+    text = report_page(manager.training_engine, title=TITLE, findings=Findings((gone,)))
     write_report(folder / "report.html", text)
     return text
 
@@ -145,6 +146,7 @@ def test_nothing_that_comes_from_outside_is_more_than_text(tree: Any, page: str)
     assert {element.tag for element in tree.iter()}.isdisjoint({"script", "i", "b", "link", "iframe", "object", "a"})
     assert not [name for element in tree.iter() for name in element.attrib if name.startswith("on")]
     text = said(tree.find("body"))
+    assert "Relink it. manager.relink('new')" in text
     for hostile in (HOSTILE, MESSAGE, "<b>gone</b>", TITLE):
         assert hostile in text
     assert "://" not in re.sub(r"data:image/webp;base64,[A-Za-z0-9+/=]+", "", page)

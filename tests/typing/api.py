@@ -56,6 +56,8 @@ from tsm_training.isolation import IsolatedRunner
 from tsm_training.lint import LintDocument, LintKind, Severity, lint
 from tsm_training.metrics import bgr_to_lab, ciede2000, color_difference, color_difference_map, structural_similarity
 from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
+from tsm_training.report import Shown, contact_sheet
+from tsm_training.report import show as shown
 from tsm_training.workers import WorkerRequest, run_worker
 
 
@@ -200,6 +202,19 @@ roles(
     WorkerPool(), BayesianWeightLearner(), InMemoryStore(), CombinedMetric([(0.7, ColorDifference()), (1, closeness)])
 )
 roles(ForeignPool(), BayesianWeightLearner(), TrainingDataManager("x.db"), closeness)
+
+
+def reports(manager: TrainingManager, results: TrainingResults, path: Path) -> None:
+    assert_type(manager.report(path, title="mine", example_ids=["a"], rows=2, check_dataset=False), Path)
+    manager.report("report.html")
+    assert_type(contact_sheet(manager, ["a"], rows=1, max_pixels=500), Image)
+    assert_type(shown(results), Shown)
+    shown(results["validation"])
+    shown(manager.cross_validate(2))
+    shown(manager.explain())
+    shown(manager.get_training_progress())
+    shown(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    contact_sheet(path)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
 
 
 def must_fail(manager: TrainingManager, learner: BayesianWeightLearner, results: TrainingResults) -> None:

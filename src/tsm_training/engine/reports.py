@@ -102,8 +102,8 @@ def epoch_metrics(
     shares_of: Callable[[EvaluatedExample], Mapping[str, float]],
     *,
     weights: Mapping[str, float],
-    weight_stds: Mapping[str, float],
     weights_before: Mapping[str, float],
+    weight_stds: Mapping[str, float] | None = None,
 ) -> EpochMetrics:
     """Describe one epoch.
 
@@ -113,8 +113,8 @@ def epoch_metrics(
         shares: Those of the ensemble after this epoch.
         shares_of: Those that it uses for an example, which may belong to a group.
         weights: After this epoch, per worker.
-        weight_stds: How uncertain they are, per worker.
         weights_before: Before it.
+        weight_stds: How uncertain they are, per worker; None where that is not known.
     """
     means = worker_means(examples)
     equal = equal_shares(means)
@@ -125,7 +125,7 @@ def epoch_metrics(
         "equal_weights_accuracy": mean_blend_accuracy(examples, lambda _example: equal) or 0.0,
         "worker_accuracies": means,
         "weights": dict(weights),
-        "weight_stds": dict(weight_stds),
+        "weight_stds": dict(weight_stds or {}),
         "blend_weights": dict(shares),
         "max_weight_change": max(changes, default=0.0),
     }

@@ -376,13 +376,18 @@ def _dataset(contents: ReportContents) -> Markup:
         [
             tag("span", finding.severity, class_=f"severity {finding.severity}"),
             contents.public(finding.message),
-            contents.public(finding.remedy),
+            [contents.public(finding.remedy), _call(contents.public(getattr(finding, "call", "")))],
         ]
         for finding in listed
     ]
     words = f"{counted(len(findings.findings), 'finding')} in {checked}, the worst first."
     shown = table(words, ["severity", "what", "what to do"], rows, {0: "short"})
     return _section("The dataset", shown, _more(len(findings.findings) - len(listed)))
+
+
+def _call(code: str) -> Markup | None:
+    """Return the Python that applies a remedy."""
+    return joined(" ", tag("code", breakable(code))) if code else None
 
 
 def _more(number: int) -> Markup | None:
