@@ -69,7 +69,7 @@ def measured(engine: TrainingEngine, examples: Sequence[TrainingExample]) -> tup
     """Return the time of a fit, as a part of that of evaluating, and what was fitted."""
     evaluating, _run = timed(lambda: engine.evaluator.evaluate(examples, Listener(), reevaluate=True))
     run = engine.evaluator.evaluate(examples, Listener())
-    fitting, fits = timed(lambda: engine.fitter(run).fit(run.evaluated))
+    fitting, fits = timed(lambda: engine.fitter(run, Listener()).fit(run.evaluated))
     assert fits.blend is not None
     return fitting / evaluating, fits.blend
 
