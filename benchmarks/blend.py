@@ -43,7 +43,7 @@ def photograph(seed: int) -> Image:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
     smooth = cv2.resize(coarse, (WIDTH, HEIGHT), interpolation=cv2.INTER_CUBIC).astype(np.int32)
-    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255), np.uint8)
 
 
 def engine_with_examples(folder: Path) -> TrainingEngine:
@@ -55,7 +55,7 @@ def engine_with_examples(folder: Path) -> TrainingEngine:
         paths = [folder / f"{role}_{number}.png" for role in ("source", "target", "truth")]
         for offset, path in enumerate(paths):
             write_image(path, photograph(3 * number + offset))
-        manager.add_training_example(*paths)
+        manager.add_training_example(paths[0], paths[1], paths[2])
     return manager.training_engine
 
 

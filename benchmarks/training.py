@@ -36,7 +36,7 @@ def photograph(seed: int, height: int, width: int) -> Image:
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (9, 12, 3), np.uint8)
     smooth = cv2.resize(coarse, (width, height), interpolation=cv2.INTER_CUBIC).astype(np.int32)
-    return np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(smooth + rng.normal(0, 6, smooth.shape), 0, 255), np.uint8)
 
 
 def manager(folder: Path) -> TrainingManager:
@@ -49,7 +49,7 @@ def manager(folder: Path) -> TrainingManager:
         for offset, path in enumerate(paths):
             if not path.exists():
                 write_image(path, photograph(3 * seed + offset, 240, 320))
-        result.add_training_example(*paths)
+        result.add_training_example(paths[0], paths[1], paths[2])
     return result
 
 

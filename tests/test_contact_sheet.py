@@ -74,6 +74,13 @@ def test_chosen_examples_are_shown_as_they_were_asked_for(manager: TrainingManag
     assert [row.title for row in shown] == ["target_7", "target_2"]
 
 
+def test_examples_are_called_what_the_caller_calls_them(manager: TrainingManager) -> None:
+    shown = rows_of(manager, name_of=lambda example: f"example of {Path(example.source_path).parent.name[:3]}")
+    assert [row.name for row in shown[:3]] == ["example of tes", "example of tes (2)", "example of tes (3)"]
+    [chosen] = rows_of(manager, example_ids=[shown[0].example_id], name_of=lambda _example: "mine")
+    assert chosen.title == "mine"
+
+
 def test_without_a_validation_the_first_examples_are_shown(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=5)
     assert [row.title for row in rows_of(manager, rows=2)] == ["target_0", "target_1", "target_2", "target_3"]
@@ -263,7 +270,8 @@ def test_pictures_of_any_shape_fit(size: tuple[int, int], expected: tuple[int, i
 
 
 def test_wrong_arguments_are_named(manager: TrainingManager, tmp_path: Path) -> None:
-    for settings in ({"rows": 0}, {"max_pixels": 100}):
+    wrong: list[dict[str, Any]] = [{"rows": 0}, {"max_pixels": 100}, {"name_of": "mine"}]
+    for settings in wrong:
         with pytest.raises(InvalidArgumentError, match=next(iter(settings))):
             contact_sheet(manager, **settings)
     with pytest.raises(InvalidArgumentError, match="subject must be a TrainingManager"):

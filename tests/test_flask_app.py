@@ -463,6 +463,50 @@ def test_an_example_of_an_older_database_has_pictures_too(host: Host) -> None:
     }
 
 
+# --- the contact sheet ------------------------------------------------------------------------------------------------
+
+
+def test_the_contact_sheet_is_a_picture_that_is_kept_until_something_new_was_learned(
+    host: Host, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = 0
+    draw = module("sheets").contact_sheet
+
+    def counted(*args: Any, **options: Any) -> Any:
+        nonlocal made
+        made += 1
+        return draw(*args, **options)
+
+    monkeypatch.setattr(module("sheets"), "contact_sheet", counted)
+    host.add_several(3)
+    assert "sheet.jpg" not in host.client.get("/training/dashboard").text
+    host.client.post("/training/train")
+    assert "/training/dashboard/sheet.jpg" in host.client.get("/training/dashboard").text
+    answer = host.client.get("/training/dashboard/sheet.jpg")
+    assert answer.mimetype == "image/jpeg"
+    sheet = odd.Pillow.open(io.BytesIO(answer.data))
+    assert (sheet.format, sheet.size[0]) == ("JPEG", 1458)
+    again = host.client.get("/training/dashboard/sheet.jpg", headers={"If-None-Match": answer.headers["ETag"]})
+    assert (again.status_code, again.data, made) == (304, b"", 1)
+
+    host.add(7)
+    host.client.post("/training/train")
+    newer = host.client.get("/training/dashboard/sheet.jpg", headers={"If-None-Match": answer.headers["ETag"]})
+    assert (newer.status_code, made) == (200, 2)
+    assert newer.data != answer.data
+
+
+def test_a_contact_sheet_names_examples_as_the_page_does(host: Host) -> None:
+    example = host.service.manager.data_manager.get_example(host.add_several(1)[0])
+    assert module("sheets").example_name(example) == f"example {example.example_id[:8]}"
+
+
+def test_a_contact_sheet_of_nothing_is_refused_in_words(host: Host) -> None:
+    answer = host.client.get("/training/dashboard/sheet.jpg")
+    assert answer.status_code == 409
+    assert "no training examples" in answer.text
+
+
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 JSON = "application/json"
@@ -1471,6 +1515,7 @@ def test_a_person_can_add_train_watch_stop_and_see(tab: Tab, tmp_path: Path) -> 
         assert tab.count("svg.curve") == 1
         assert "completed" in tab.text("#sessions")
         assert "Trained ensemble" in tab.text("#results")
+        tab.page.locator(".sheet").scroll_into_view_if_needed()
         assert tab.broken_images() == []
         check_looks(tab, "light", tab.DESK)
         assert all(request.startswith(address) for request in tab.requests)

@@ -24,6 +24,7 @@ from tsm_training import (
 )
 from tsm_training.data import SessionCommit
 from tsm_training.errors import ExampleNotFoundError, ImageError, InvalidArgumentError, MetricError
+from tsm_training.lint import LintFinding, LintReport
 from tsm_training.report import report_page, write_report
 from tsm_training.testing.records import make_session
 
@@ -51,18 +52,8 @@ PHONE = (390, 844)
 MOMENT = datetime(2026, 5, 4, 3, 2, tzinfo=UTC)
 
 
-@attrs.frozen
-class Finding:
-    severity: str
-    message: str
-    remedy: str
-    call: str = ""
-
-
-@attrs.frozen
-class Findings:
-    findings: tuple[Finding, ...]
-    num_examples: int = 13
+def found(*findings: LintFinding) -> LintReport:
+    return LintReport(findings, num_examples=13, num_compared=13)
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +86,10 @@ def manager(folder: Path) -> Iterator[TrainingManager]:
 
 @pytest.fixture(scope="module")
 def page(manager: TrainingManager, folder: Path) -> str:
-    gone = Finding("error", f"{folder}/target_1.png is <b>gone</b>", "Relink it.", f"manager.relink('{folder}/new')")
-    text = report_page(manager.training_engine, title=TITLE, findings=Findings((gone,)))
+    gone = LintFinding(
+        "missing_file", f"{folder}/target_1.png is <b>gone</b>", "Relink it.", f"manager.relink('{folder}/new')"
+    )
+    text = report_page(manager.training_engine, title=TITLE, findings=found(gone))
     write_report(folder / "report.html", text)
     return text
 
@@ -257,9 +250,9 @@ def test_a_single_training_draws_no_way_of_the_weights(tmp_path: Path) -> None:
 
 
 def test_a_check_that_found_nothing_says_so(manager: TrainingManager) -> None:
-    page = report_page(manager.training_engine, findings=Findings(()), rows=1)
+    page = report_page(manager.training_engine, findings=found(), rows=1)
     assert "Nothing was found in 13 examples." in said(parsed(page))
-    many = Findings(tuple(Finding("info", f"finding {number}", "") for number in range(40)))
+    many = found(*(LintFinding("few_examples", f"finding {number}", "") for number in range(40)))
     text = said(parsed(report_page(manager.training_engine, findings=many, rows=1)))
     assert "finding 29" in text
     assert "finding 30" not in text
@@ -316,7 +309,7 @@ def test_large_pictures_many_workers_and_no_tolerance(tmp_path: Path) -> None:
 
 
 def test_a_manager_writes_its_report(manager: TrainingManager, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(TrainingManager, "lint", lambda _self: Findings(()), raising=False)
+    monkeypatch.setattr(TrainingManager, "lint", lambda _self: found())
     path = manager.report(folder / "mine.html", title="Mine", rows=1)
     assert path == folder / "mine.html"
     written = path.read_text(encoding="utf-8")

@@ -131,6 +131,16 @@ def page() -> Response:
     return _rendered()
 
 
+@dashboard_bp.get("/sheet.jpg")
+def sheet() -> Response:
+    """Show the contact sheet: the held-out examples on which the ensemble was worst and best."""
+    made = current_service().sheets.newest()
+    response = Response(made.content, mimetype="image/jpeg", headers={"Cache-Control": "private, no-cache"})
+    response.set_etag(made.etag)
+    response.make_conditional(request)
+    return response
+
+
 def _rendered(status: int = 200, trouble: str | None = None) -> Response:
     wanted = limit() if request.method == "GET" else None
     text = render_template(

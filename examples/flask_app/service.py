@@ -13,6 +13,7 @@ from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import BadRequest
 
 from parameters import TrainSettings
+from sheets import ContactSheets
 from training_jobs import TrainingJob, TrainingJobs
 from tsm_training import TrainingExample, TrainingManager, WeightsImport
 from tsm_training.errors import NoExamplesError, WeightsFileError
@@ -32,6 +33,11 @@ class TrainingService:
     manager: TrainingManager
     uploads: UploadFolder
     jobs: TrainingJobs
+    sheets: ContactSheets = attrs.field(init=False)
+
+    @sheets.default
+    def _made_sheets(self) -> ContactSheets:
+        return ContactSheets(self.manager)
 
     def add_example(self, files: Mapping[str, FileStorage], metadata: dict[str, Any] | None) -> TrainingExample:
         """Store three uploads and add them as an example; see `add_example`."""

@@ -614,8 +614,7 @@ class TrainingManager:
         file = Path(check_path("path", path))
         if not file.parent.is_dir():
             raise InvalidArgumentError("path", str(file), "a file in an existing folder")
-        lint = getattr(self, "lint", None)
-        findings = lint() if check_dataset and lint is not None else None
+        findings = self.lint() if check_dataset else None
         page = report_page(self.training_engine, title=title, findings=findings, example_ids=example_ids, rows=rows)
         write_report(file, page)
         return file

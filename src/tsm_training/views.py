@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from statistics import NormalDist
 from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
@@ -37,6 +37,7 @@ __all__ = [
     "foremost",
     "learning_curve",
     "shortened",
+    "target_name",
     "weight_paths",
     "weight_rows",
 ]
@@ -88,9 +89,18 @@ def shortened(names: Iterable[str], most: int = _LONGEST_NAME) -> dict[str, str]
     return short
 
 
-def example_names(example_ids: Iterable[str], examples: Iterable[TrainingExample] = ()) -> dict[str, str]:
-    """Return a name for each example: that of its target's file, or the beginning of its id; different ones."""
-    stems = {example.example_id: PurePath(example.target_path).stem for example in examples}
+def target_name(example: TrainingExample) -> str:
+    """Return the name of an example's target file, without its ending."""
+    return PurePath(example.target_path).stem
+
+
+def example_names(
+    example_ids: Iterable[str],
+    examples: Iterable[TrainingExample] = (),
+    name_of: Callable[[TrainingExample], str] = target_name,
+) -> dict[str, str]:
+    """Return a name for each example: what `name_of` says, or the beginning of its id; different ones."""
+    stems = {example.example_id: name_of(example) for example in examples}
     names: dict[str, str] = {}
     taken: set[str] = set()
     for example_id in example_ids:

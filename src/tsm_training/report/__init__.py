@@ -12,12 +12,13 @@ from typing import Final
 from tsm_training.arguments import check_path, check_text, check_whole_number
 from tsm_training.engine import TrainingEngine
 from tsm_training.files import replace_file
-from tsm_training.report.contents import Finding, Findings, gathered
+from tsm_training.lint import LintReport
+from tsm_training.report.contents import gathered
 from tsm_training.report.page import render
 from tsm_training.report.sheet import DEFAULT_ROWS, contact_sheet
 from tsm_training.report.showing import Shown, show
 
-__all__ = ["Finding", "Findings", "Shown", "contact_sheet", "report_page", "show", "write_report"]
+__all__ = ["Shown", "contact_sheet", "report_page", "show", "write_report"]
 
 DEFAULT_TITLE: Final = "Training report"
 
@@ -26,7 +27,7 @@ def report_page(
     engine: TrainingEngine,
     *,
     title: str = DEFAULT_TITLE,
-    findings: Findings | None = None,
+    findings: LintReport | None = None,
     example_ids: Sequence[str] | None = None,
     rows: int = DEFAULT_ROWS,
 ) -> str:

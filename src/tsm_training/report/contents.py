@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Protocol, cast
+from typing import Any, Final, cast
 
 import attrs
 import cv2
@@ -16,6 +16,7 @@ from tsm_training.analysis import VerdictDocument
 from tsm_training.data import ROLES, DatasetStatistics, TrainingExample, TrainingSession
 from tsm_training.engine import Explanation, TrainingEngine, own_workers
 from tsm_training.errors import InvalidArgumentError, NothingEvaluatedError, NoWorkersError
+from tsm_training.lint import LintReport
 from tsm_training.report.sheet import SheetRow, look_at_examples
 from tsm_training.views import (
     Contest,
@@ -30,42 +31,9 @@ from tsm_training.views import (
     weight_rows,
 )
 
-__all__ = ["Finding", "Findings", "ReportContents", "WorkerFailures", "gathered"]
+__all__ = ["ReportContents", "WorkerFailures", "gathered"]
 
 _MOST_EXPLAINED: Final = 64
-
-
-class Finding(Protocol):
-    """One thing that a check of the dataset has found."""
-
-    @property
-    def severity(self) -> str:
-        """One of ``"error"``, ``"warning"`` and ``"info"``."""
-        ...
-
-    @property
-    def message(self) -> str:
-        """What is wrong."""
-        ...
-
-    @property
-    def remedy(self) -> str:
-        """What to do."""
-        ...
-
-
-class Findings(Protocol):
-    """What a check of the dataset has found, the worst first."""
-
-    @property
-    def findings(self) -> Sequence[Finding]:
-        """All of it."""
-        ...
-
-    @property
-    def num_examples(self) -> int:
-        """How many examples were looked at."""
-        ...
 
 
 @attrs.frozen
@@ -98,7 +66,7 @@ class ReportContents:
     paths: Sequence[WeightPath]
     explanation: Explanation | None
     sheet: Sequence[SheetRow]
-    findings: Findings | None
+    findings: LintReport | None
     """None where the dataset was not checked."""
     failures: Sequence[WorkerFailures]
     skipped: Mapping[str, str]
@@ -119,7 +87,7 @@ def gathered(
     engine: TrainingEngine,
     *,
     title: str,
-    findings: Findings | None,
+    findings: LintReport | None,
     example_ids: Sequence[str] | None,
     rows: int,
 ) -> ReportContents:

@@ -376,7 +376,7 @@ def _dataset(contents: ReportContents) -> Markup:
         [
             tag("span", finding.severity, class_=f"severity {finding.severity}"),
             contents.public(finding.message),
-            [contents.public(finding.remedy), _call(contents.public(getattr(finding, "call", "")))],
+            [contents.public(finding.remedy), _call(contents.public(finding.call))],
         ]
         for finding in listed
     ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
 import attrs
@@ -27,7 +27,7 @@ from tsm_training.errors import (
     PredictionError,
 )
 from tsm_training.metrics import color_difference_map
-from tsm_training.views import Trained, completed_sessions, example_names
+from tsm_training.views import Trained, completed_sessions, example_names, target_name
 from tsm_training.workers import WorkerPool
 
 __all__ = ["Rank", "SheetRow", "contact_sheet", "draw_sheet", "heat_picture", "heat_top", "look_at_examples"]
@@ -109,6 +109,7 @@ def contact_sheet(
     *,
     rows: int = DEFAULT_ROWS,
     max_pixels: int = DEFAULT_PIXELS,
+    name_of: Callable[[TrainingExample], str] = target_name,
 ) -> Image:
     """Return a picture of examples side by side: source, target, truth, ensemble, best single worker, and a heat map.
 
@@ -122,6 +123,7 @@ def contact_sheet(
         rows: How many of the worst and how many of the best, at least 1.
         max_pixels: Larger pictures are shrunk to so many pixels before the workers see them, so what is seen may differ
             a little from the answer at full size; at least 256.
+        name_of: What stands above an example; unless given, the name of its target's file.
 
     Returns:
         uint8, H×W×3, BGR.
@@ -137,7 +139,9 @@ def contact_sheet(
         raise InvalidArgumentError("subject", subject, "a TrainingManager")
     rows = check_whole_number("rows", rows)
     max_pixels = check_whole_number("max_pixels", max_pixels, 256)
-    looked = look_at_examples(subject.training_engine, example_ids, rows, max_pixels)
+    if not callable(name_of):
+        raise InvalidArgumentError("name_of", name_of, "a function that names an example")
+    looked = look_at_examples(subject.training_engine, example_ids, rows, max_pixels, name_of)
     if not looked:
         raise NoExamplesError
     return draw_sheet(looked)
@@ -148,6 +152,7 @@ def look_at_examples(
     example_ids: Sequence[str] | None,
     rows: int = DEFAULT_ROWS,
     max_pixels: int = DEFAULT_PIXELS,
+    name_of: Callable[[TrainingExample], str] = target_name,
 ) -> list[SheetRow]:
     """Return the rows of a sheet; see `contact_sheet`. One that was not asked for by id gives way if it is unreadable.
 
@@ -158,11 +163,11 @@ def look_at_examples(
     look = _Look(engine, max_pixels)
     if example_ids is not None:
         chosen = [engine.store.get_example(each) for each in dict.fromkeys(example_ids)]
-        names = example_names([example.example_id for example in chosen], chosen)
+        names = example_names([example.example_id for example in chosen], chosen, name_of)
         return [look.at(example, names[example.example_id], "") for example in chosen]
     found: list[SheetRow] = []
     for rank, examples in _candidates(engine.store):
-        names = example_names([example.example_id for example in examples], examples)
+        names = example_names([example.example_id for example in examples], examples, name_of)
         readable = (row for each in examples if (row := look.at_readable(each, names[each.example_id], rank)))
         found += itertools.islice(readable, rows if rank else 2 * rows)
     return found
