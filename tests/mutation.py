@@ -91,7 +91,7 @@ class Group:
 GROUPS: Final[Mapping[str, Group]] = {
     "learner": Group(
         files=["weights/rule.py", "weights/learner.py", "evidence.py", "persistence.py"],
-        tests=["test_weights", "test_learner", "test_evidence", "test_persistence"],
+        tests=["test_weights", "test_learner", "test_evidence", "test_persistence", "test_fits_kept"],
     ),
     "files": Group(
         files=["weights/files.py", "files.py"],
