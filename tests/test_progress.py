@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import sys
 from pathlib import Path
 
@@ -67,6 +68,23 @@ def test_a_terminal_gets_a_bar_per_phase(monkeypatch: pytest.MonkeyPatch) -> Non
         assert phase in stream.getvalue()
     assert "50/50" in stream.getvalue()
     assert "accuracy 0.7500" in stream.getvalue()
+
+
+@pytest.mark.parametrize("columns", [0, 100])
+def test_bars_are_as_wide_as_the_terminal_and_never_empty(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
+    termios = pytest.importorskip("termios", reason="this system has no pseudo-terminals")
+    ours, theirs = os.openpty()
+    termios.tcsetwinsize(theirs, (24 if columns else 0, columns))
+    os.set_blocking(ours, False)
+    with os.fdopen(ours, "rb", buffering=0) as screen, os.fdopen(theirs, "w", encoding="utf-8") as terminal:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        with console_progress() as display:
+            display(Progress("evaluating", 2, 2, 0.5, 0.75))
+        terminal.flush()
+        shown = (screen.read(65536) or b"").decode().replace("\r", "\n").split("\n")
+    bar = next(line for line in shown if "2/2" in line)
+    assert "accuracy 0.7500" in bar
+    assert len(bar) == pytest.approx(columns or 80, abs=1)
 
 
 def test_without_tqdm_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:

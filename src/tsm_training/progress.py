@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -98,6 +99,14 @@ class _Lines:
             sys.stderr.flush()
 
 
+def _assumed_size(stream: Any) -> dict[str, int]:
+    """Return a size for a terminal that says that it has none, where bars would be empty; nothing for any other."""
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        if 0 in os.get_terminal_size(stream.fileno()):
+            return {"ncols": 80, "nrows": 24}
+    return {}
+
+
 class _Bars:
     """One bar per phase, made by tqdm."""
 
@@ -112,7 +121,13 @@ class _Bars:
             if progress.phase != self._phase:
                 self.close()
                 unit = "epoch" if progress.phase == "learning" else "example"
-                self._bar = self._make(total=progress.total, desc=progress.phase, unit=f" {unit}s", file=self._stream)
+                self._bar = self._make(
+                    total=progress.total,
+                    desc=progress.phase,
+                    unit=f" {unit}s",
+                    file=self._stream,
+                    **_assumed_size(self._stream),
+                )
                 self._phase = progress.phase
             if progress.accuracy is not None:
                 self._bar.set_postfix_str(f"accuracy {progress.accuracy:.4f}", refresh=False)
