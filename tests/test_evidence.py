@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import random
+import sys
 from fractions import Fraction
 
 import attrs
@@ -20,9 +21,11 @@ from tsm_training.evidence import (
     Outcome,
     WorkerBase,
     advantages,
+    label_of,
 )
 
 UNIT = st.floats(0.0, 1.0)
+LARGEST = sys.float_info.max
 ACCURACIES = st.dictionaries(st.sampled_from("abcdefg"), st.none() | UNIT, min_size=1)
 
 
@@ -207,3 +210,30 @@ def test_a_state_survives_pickling_and_copying_with_its_sums() -> None:
         assert other.sums == expected
         assert other.sums_by_group == state.sums_by_group
     assert math.isclose(expected["b"].evidence, 2.5)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        ("film", "film"),
+        ("", ""),
+        ("x" * 300, "x" * 200),
+        (7, "7"),
+        (7.0, "7"),
+        (-2.0, "-2"),
+        (0.5, "0.5"),
+        (True, "true"),
+        (2.0**53 - 1, "9007199254740991"),
+        (2.0**53, "9007199254740992.0"),
+        (LARGEST, repr(LARGEST)),
+        (10**300, f"1{'0' * 199}"),
+        (10**400, None),
+        (-math.inf, None),
+        (math.nan, None),
+        (None, None),
+        ([1], None),
+        ({"a": 1}, None),
+    ],
+)
+def test_a_metadata_value_is_the_label_of_a_group(value: object, label: str | None) -> None:
+    assert label_of(value) == label

@@ -6,6 +6,7 @@ import copy
 import itertools
 import math
 import pickle
+import re
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -351,6 +352,14 @@ def test_a_learner_in_a_group_that_is_not_known_says_what_is_said_of_all() -> No
         assert known(learner.in_group(label)) == known(learner)
 
 
+@pytest.mark.parametrize("group", [None, [1], math.nan])
+def test_what_can_be_no_group_is_refused(group: Any) -> None:
+    with pytest.raises(
+        InvalidArgumentError, match=re.escape(f"group must be text, a number, True or False, got {group}")
+    ):
+        styled().in_group(group)
+
+
 def test_a_stronger_prior_shrinks_groups_further() -> None:
     weak, strong = (attrs.evolve(styled(), prior_strength=strength) for strength in (1.0, 30.0))
     assert weak.in_group("warm").get_weight("a") - 1.0 > 2.0 * (strong.in_group("warm").get_weight("a") - 1.0) > 0.0
@@ -434,7 +443,7 @@ def test_a_prior_outside_its_range_is_refused(name: str, value: Any) -> None:
 
 @pytest.mark.parametrize("value", [0, 1, "yes", None])
 def test_confidence_scaling_is_true_or_false(value: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match="confidence_scaling must be True or False, got"):
+    with pytest.raises(InvalidArgumentError, match=f"confidence_scaling must be True or False, got {value!r}"):
         BayesianWeightLearner(confidence_scaling=value)
 
 

@@ -332,13 +332,16 @@ def test_a_worker_that_did_nothing_in_a_group_has_its_weight_of_all_there() -> N
 
 
 def test_the_shares_fitted_on_a_group_count_by_its_evidence() -> None:
-    state = two_styles(9, fit("x", a=0.5, b=0.5), fit("y", b=0.2, c=0.8))
-    fitted = in_group(state, "warm", KAPPA).fitted
+    own = attrs.evolve(fit("y", b=0.2, c=0.8), solver="single")
+    state = two_styles(9, fit("x", a=0.5, b=0.5), own)
+    warm = in_group(state, "warm", KAPPA)
+    fitted = warm.fitted
     assert fitted is not None
+    assert warm.sums == in_group(two_styles(9, None, None), "warm", KAPPA).sums
     part = 9 / (9 + KAPPA)
     expected = {"a": 0.5 * (1 - part), "b": 0.5 * (1 - part) + 0.2 * part, "c": 0.8 * part}
     assert fitted.shares == pytest.approx(expected)
-    assert (fitted.solver, fitted.absorbed) == ("greedy", 0.5)
+    assert (fitted.solver, fitted.absorbed) == ("single", 0.5)
     assert in_group(state, "cold", KAPPA).fitted == state.fitted  # it has none of its own
 
 
@@ -353,6 +356,7 @@ def test_without_a_fit_of_all_that_of_a_group_is_not_used() -> None:
         ({"a": 1.0}, 1.0, {"a": 1.0, "b": 0.0}),
         ({"a": 1.0}, 0.5, {"a": 0.625, "b": 0.375}),
         ({"a": 0.2, "b": 0.2, "elsewhere": 0.6}, 1.0, {"a": 0.5, "b": 0.5}),
+        ({"a": 0.25, "b": 0.25, "elsewhere": 0.5}, 0.5, {"a": 0.375, "b": 0.625}),
         ({"elsewhere": 1.0}, 1.0, {"a": 0.25, "b": 0.75}),
         ({}, 1.0, {"a": 0.25, "b": 0.75}),
     ],
