@@ -116,6 +116,10 @@ FINITE: Final = numbers("a finite number", [0, -1.5, LARGEST, -LARGEST], [])
 POSITIVE: Final = numbers("a finite number above 0", [5e-324, 1, LARGEST], [0, 0.0, -0.0, -1.0])
 WHOLE: Final = whole("a whole number", [-(2**63), 0, 7], [])
 COUNT: Final = whole("a whole number of at least 0", [0, 7], [-1])
+VERSION: Final[Kind] = (
+    [*COUNT[0], (2**62, 2**62)],
+    [*COUNT[1], (2**62 + 1, f"a whole number of at most {2**62} is expected, not {2**62 + 1}")],
+)
 OBJECT: Final[Kind] = (
     [("{}", {}), ('{"a": [null, 1.5, "\\u00e4"]}', {"a": [None, 1.5, "ä"]})],
     [
@@ -372,7 +376,7 @@ COLUMNS: Final[Mapping[str, Mapping[str, Kind | Unless]]] = {
         "fitted": Unless(FITTED),
     },
     "running_sessions": {"session_id": TEXT, "host": TEXT, "process_id": COUNT},
-    "learning_version": {"store_id": TEXT, "version": COUNT},
+    "learning_version": {"store_id": TEXT, "version": VERSION},
     "quarantined_rows": {"table_name": TEXT, "content": OBJECT, "reason": TEXT, "quarantined_at": TIME},
 }
 """What the format says of each column."""
