@@ -106,6 +106,7 @@ GROUPS: Final[Mapping[str, Group]] = {
             "test_metadata",
             "test_split",
             "test_ownership",
+            "test_showing",
             "test_upgrade",
             "test_storage_care",
             "test_storage_connection",

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from levels import LEVELS, Level, level_manager
 from support import HostPool, brighter, failing, pool_of, save_triple
@@ -20,87 +17,10 @@ from tsm_training.data import TrainingExample
 from tsm_training.data.split import fold_examples
 from tsm_training.engine import CrossValidationResults
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, NothingEvaluatedError, NoWorkersError
-from tsm_training.testing import make_example, make_files
-
-# --- folds ----------------------------------------------------------------------------------------------------------
-
-LAW = settings(max_examples=25)
-SEEDS = st.integers(0, 1000)
-
-
-def grouped(sizes: Sequence[int]) -> list[TrainingExample]:
-    """Return examples in groups of these sizes; those of a group have the same target."""
-    return [
-        make_example(f"{group}-{number}", files=make_files(f"{group}-{number}", target=f"{group}"))
-        for group, size in enumerate(sizes)
-        for number in range(size)
-    ]
-
-
-DATASETS = st.lists(st.integers(1, 4), min_size=1, max_size=12).map(grouped)
 
 
 def ids(examples: Sequence[TrainingExample]) -> list[str]:
     return [example.example_id for example in examples]
-
-
-def targets(examples: Sequence[TrainingExample]) -> set[str]:
-    return {example.known_files.target.sha256 for example in examples}
-
-
-@LAW
-@given(DATASETS, st.integers(1, 8), SEEDS)
-def test_every_example_is_in_one_fold_in_the_given_order(
-    examples: list[TrainingExample], folds: int, seed: int
-) -> None:
-    parts = fold_examples(examples, folds, seed)
-    assert len(parts) == min(folds, len(targets(examples)))
-    assert sorted(example_id for part in parts for example_id in ids(part)) == sorted(ids(examples))
-    for part in parts:
-        assert ids(part) == [example_id for example_id in ids(examples) if example_id in ids(part)]
-
-
-@LAW
-@given(DATASETS, st.integers(1, 8), SEEDS)
-def test_no_target_is_in_two_folds(examples: list[TrainingExample], folds: int, seed: int) -> None:
-    parts = fold_examples(examples, folds, seed)
-    assert sum(len(targets(part)) for part in parts) == len(targets(examples))
-
-
-@LAW
-@given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 8), SEEDS)
-def test_folds_differ_in_size_by_no_more_than_the_largest_group(sizes: list[int], folds: int, seed: int) -> None:
-    found = [len(part) for part in fold_examples(grouped(sizes), folds, seed)]
-    assert max(found) - min(found) <= max(sizes)
-
-
-@LAW
-@given(DATASETS, st.integers(1, 8), SEEDS, st.randoms(use_true_random=False))
-def test_the_order_of_examples_changes_no_fold(
-    examples: list[TrainingExample], folds: int, seed: int, shuffler: random.Random
-) -> None:
-    shuffled = list(examples)
-    shuffler.shuffle(shuffled)
-    parts, again = (fold_examples(each, folds, seed) for each in (examples, shuffled))
-    assert [set(ids(part)) for part in parts] == [set(ids(part)) for part in again]
-
-
-def test_another_seed_gives_other_folds() -> None:
-    examples = grouped([1] * 10)
-    found = {tuple(frozenset(ids(part)) for part in fold_examples(examples, 3, seed)) for seed in range(20)}
-    assert len(found) == 20
-
-
-def test_folds_are_the_same_for_ever() -> None:
-    parts = fold_examples(grouped([1, 2, 1, 3, 1]), 3, 0)
-    assert [ids(part) for part in parts] == [["0-0", "2-0"], ["3-0", "3-1", "3-2"], ["1-0", "1-1", "4-0"]]
-
-
-def test_of_nothing_there_are_no_folds() -> None:
-    assert fold_examples([], 3, 0) == []
-
-
-# --- cross-validation -----------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

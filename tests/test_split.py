@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsm_training.data import TrainingExample
-from tsm_training.data.split import Split, split_examples
+from tsm_training.data.split import Split, fold_examples, split_examples
 from tsm_training.testing import make_example, make_files
 
 LAW = settings(derandomize=True, deadline=None, max_examples=120)
@@ -178,3 +178,58 @@ def test_nothing_gives_nothing() -> None:
 def test_an_example_whose_files_are_unknown_is_named() -> None:
     with pytest.raises(ValueError, match="'a' were not looked at yet"):
         split_examples([make_example("a", files=None)], 0.2, 0)
+
+
+# --- folds of a cross-validation ---------------------------------------------------------------------------------------
+
+
+@LAW
+@given(DATASETS, st.integers(1, 8), SEEDS)
+def test_every_example_is_in_one_fold_in_the_given_order(
+    examples: list[TrainingExample], folds: int, seed: int
+) -> None:
+    parts = fold_examples(examples, folds, seed)
+    assert len(parts) == min(folds, len(targets(examples)))
+    assert sorted(example_id for part in parts for example_id in ids(part)) == sorted(ids(examples))
+    for part in parts:
+        assert ids(part) == [example_id for example_id in ids(examples) if example_id in ids(part)]
+
+
+@LAW
+@given(DATASETS, st.integers(1, 8), SEEDS)
+def test_no_target_is_in_two_folds(examples: list[TrainingExample], folds: int, seed: int) -> None:
+    parts = fold_examples(examples, folds, seed)
+    assert sum(len(targets(part)) for part in parts) == len(targets(examples))
+
+
+@LAW
+@given(st.lists(st.integers(1, 4), min_size=1, max_size=12), st.integers(1, 8), SEEDS)
+def test_folds_differ_in_size_by_no_more_than_the_largest_group(sizes: list[int], folds: int, seed: int) -> None:
+    found = [len(part) for part in fold_examples(grouped(sizes), folds, seed)]
+    assert max(found) - min(found) <= max(sizes)
+
+
+@LAW
+@given(DATASETS, st.integers(1, 8), SEEDS, st.randoms(use_true_random=False))
+def test_the_order_of_examples_changes_no_fold(
+    examples: list[TrainingExample], folds: int, seed: int, shuffler: random.Random
+) -> None:
+    shuffled = list(examples)
+    shuffler.shuffle(shuffled)
+    parts, again = (fold_examples(each, folds, seed) for each in (examples, shuffled))
+    assert [set(ids(part)) for part in parts] == [set(ids(part)) for part in again]
+
+
+def test_another_seed_gives_other_folds() -> None:
+    examples = grouped([1] * 10)
+    found = {tuple(frozenset(ids(part)) for part in fold_examples(examples, 3, seed)) for seed in range(20)}
+    assert len(found) == 20
+
+
+def test_folds_are_the_same_for_ever() -> None:
+    parts = fold_examples(grouped([1, 2, 1, 3, 1]), 3, 0)
+    assert [ids(part) for part in parts] == [["0-0", "2-0"], ["3-0", "3-1", "3-2"], ["1-0", "1-1", "4-0"]]
+
+
+def test_of_nothing_there_are_no_folds() -> None:
+    assert fold_examples([], 3, 0) == []
