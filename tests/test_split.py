@@ -180,7 +180,7 @@ def test_an_example_whose_files_are_unknown_is_named() -> None:
         split_examples([make_example("a", files=None)], 0.2, 0)
 
 
-# --- folds of a cross-validation ---------------------------------------------------------------------------------------
+# --- folds of a cross-validation --------------------------------------------------------------------------------------
 
 
 @LAW
