@@ -135,7 +135,6 @@ class InMemoryStore(TrainingStore):
                 contents.evaluations.pop(evaluation.key, None)
                 contents.evaluations[evaluation.key] = evaluation
             for preview in previews:
-                contents.previews.pop((preview.example_digest, preview.name), None)
                 contents.previews[preview.example_digest, preview.name] = preview.png
             used = 0
             for key in sorted(contents.previews):

@@ -559,6 +559,11 @@ class TrainingStoreContract(ABC):
         store.save_evaluations([], [small])
         assert self._previews(store) == [("d0", "p"), ("d1", "p")]
 
+    def test_a_preview_is_kept_while_a_byte_is_left_before_it(self, store: TrainingStore) -> None:
+        sizes = (PREVIEW_BYTES - 1, 3, 1)
+        store.save_evaluations([], [Preview(f"d{number}", "p", bytes(size)) for number, size in enumerate(sizes)])
+        assert self._previews(store) == [("d0", "p"), ("d1", "p")]
+
     def _previews(self, store: TrainingStore) -> list[tuple[str, str]]:
         return [(digest, name) for digest in ("d0", "d1", "d2") for name in sorted(store.load_previews(digest))]
 
