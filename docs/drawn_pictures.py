@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
+
+from screenshot import write_screenshot
 
 import tsm_training
 from tsm_training import (
@@ -32,18 +36,22 @@ def write_pictures() -> None:
     if _STAMP.exists() and _STAMP.read_text(encoding="utf-8") == stamp:
         return
     FOLDER.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory() as name, _trained(Path(name)) as manager:
-        _draw(manager)
+    with tempfile.TemporaryDirectory() as name:
+        rows = _triples(Path(name))
+        with _trained(rows) as manager:
+            _draw(manager)
+        write_screenshot(FOLDER, [row[:3] for row in rows])
     _STAMP.write_text(stamp, encoding="utf-8")
 
 
 def _digest() -> str:
     package = Path(tsm_training.__file__).parent
-    files = [Path(__file__), *sorted(package.rglob("*.py")), *sorted(_EXAMPLES.glob("*.py"))]
+    files = [*sorted(DOCS.glob("*.py")), *sorted(package.rglob("*.py")), *sorted(_EXAMPLES.rglob("*.py"))]
+    files += sorted(_EXAMPLES.glob("flask_app/*/**/*.*"))
     return hashlib.sha256(b"\n".join(path.read_bytes() for path in files)).hexdigest()
 
 
-def _trained(folder: Path) -> TrainingManager:
+def _triples(folder: Path) -> list[tuple[Path, Path, Path, dict[str, Any]]]:
     sys.path.insert(0, str(_EXAMPLES))
     try:
         from photographs import (  # noqa: PLC0415 - the examples are no package
@@ -54,7 +62,10 @@ def _trained(folder: Path) -> TrainingManager:
         )
     finally:
         sys.path.remove(str(_EXAMPLES))
-    rows = write_triples(make_triples(list(read_photographs(packaged_photographs())), _TRIPLES), folder)
+    return write_triples(make_triples(list(read_photographs(packaged_photographs())), _TRIPLES), folder)
+
+
+def _trained(rows: Sequence[tuple[Path, Path, Path, dict[str, Any]]]) -> TrainingManager:
     pool = WorkerPool()
     for worker in create_color_transfer_workers():
         pool.register_worker(worker)

@@ -252,6 +252,18 @@ def test_the_pictures_of_the_pages_are_drawn_by_the_build(site: Path) -> None:
     assert "docs/howto/generated/" in ignored
 
 
+def test_the_page_about_the_application_shows_it_where_a_browser_is_at_hand(site: Path) -> None:
+    page = (site / "howto" / "web-app.html").read_text(encoding="utf-8")
+    if "_images/dashboard.png" not in page:
+        assert "This site was built without" in page
+        assert os.environ.get("CI") != "true"
+        pytest.skip("no screenshot was taken: that needs Flask, Playwright and Chromium")
+    picture = cv2.imread(str(site / "_images" / "dashboard.png"))
+    assert picture is not None
+    assert picture.shape[:2] == (1250, 1100)
+    assert picture.std() > 20
+
+
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     inventory = importlib.import_module("sphinx.util.inventory").InventoryFile
     with (site / "objects.inv").open("rb") as file:
