@@ -110,6 +110,22 @@ def _at_once(actions: Sequence[Callable[[], T]]) -> list[T]:
         return list(executor.map(run, actions))
 
 
+def _fits_that_change() -> list[LearnedState]:
+    """Return states whose fitted blend and groups come, change and go while the evidence stays."""
+    first, second = make_learned_state(1), make_learned_state(2)
+    label, *_others = first.groups
+    return [
+        first,
+        attrs.evolve(first, fitted=None),
+        attrs.evolve(first, fitted=second.fitted),
+        attrs.evolve(first, groups={**first.groups, label: attrs.evolve(first.groups[label], fitted=None)}),
+        attrs.evolve(first, groups={label: first.groups[label]}),
+        attrs.evolve(first, group_by=second.group_by, groups=second.groups),
+        attrs.evolve(first, group_by=None, groups={}),
+        first,
+    ]
+
+
 # --- the contract ---------------------------------------------------------------------------------------------------
 
 
@@ -729,19 +745,7 @@ class TrainingStoreContract(ABC):
             assert state.groups[label] == group
 
     def test_a_fit_and_groups_change_though_the_evidence_stays(self, store: TrainingStore) -> None:
-        first, second = make_learned_state(1), make_learned_state(2)
-        label, *_others = first.groups
-        states = [
-            first,
-            attrs.evolve(first, fitted=None),
-            attrs.evolve(first, fitted=second.fitted),
-            attrs.evolve(first, groups={**first.groups, label: attrs.evolve(first.groups[label], fitted=None)}),
-            attrs.evolve(first, groups={label: first.groups[label]}),
-            attrs.evolve(first, group_by=second.group_by, groups=second.groups),
-            attrs.evolve(first, group_by=None, groups={}),
-            first,
-        ]
-        for state in states:
+        for state in _fits_that_change():
             assert store.update_learning(_becomes(state)).state == state
             assert store.load_learning().state == state
 
@@ -1092,6 +1096,12 @@ class DurableTrainingStoreContract(TrainingStoreContract):
                 assert handle.get_session("session") == complete_session("session")
                 assert handle.get_metrics("session") == [make_metric_row()]
                 assert handle.load_evaluations(["digest"]) == [make_evaluation()]
+
+    def test_what_is_no_longer_learned_is_gone_for_other_handles_too(self, store: TrainingStore) -> None:
+        with self._reopened(store) as other:
+            for state in [*_fits_that_change(), LearnedState()]:
+                store.update_learning(_becomes(state))
+                assert other.load_learning().state == state
 
     def test_two_handles_change_the_same_learned_state(self, store: TrainingStore) -> None:
         with self._reopened(store) as other:
