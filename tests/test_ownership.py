@@ -98,6 +98,12 @@ def test_the_session_of_a_killed_process_is_found_interrupted(path: Path, caplog
     assert (marks(path), running_rows(path)) == ([], 0)
 
 
+def test_a_file_of_the_present_schema_is_tidied_up_without_a_copy(path: Path) -> None:
+    begin_and_drop(path)
+    TrainingDataManager(path).close()
+    assert [each.name for each in path.parent.iterdir()] == [path.name]
+
+
 def test_an_interrupted_session_is_marked_once(path: Path, caplog: pytest.LogCaptureFixture) -> None:
     begin_and_drop(path)
     assert status(path) == "interrupted"

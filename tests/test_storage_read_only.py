@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -104,7 +105,7 @@ def test_every_method_that_writes_refuses(
     path: Path, viewer: TrainingDataManager, write: Callable[[TrainingDataManager], object]
 ) -> None:
     before = contents(path.parent)
-    with pytest.raises(StorageReadOnlyError, match="opened for reading only"):
+    with pytest.raises(StorageReadOnlyError, match=rf"{re.escape(path.name)}.*: it was opened for reading only$"):
         write(viewer)
     assert contents(path.parent) == before
 
