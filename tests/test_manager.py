@@ -135,7 +135,10 @@ def test_many_examples_are_added_together_or_not_at_all(tmp_path: Path) -> None:
     rows.insert(2, (tmp_path / "missing.png", *rows[0][1:]))
     with pytest.raises(ImageNotFoundError) as caught:
         manager.add_training_examples(rows)
-    assert caught.value.__notes__ == ["in row 3 of 4; no row was added"]
+    assert caught.value.__notes__ == [f"in row 3 of 4 (target {str(rows[0][1])!r}); no row was added"]
+    with pytest.raises(InvalidArgumentError, match="row") as odd:
+        manager.add_training_examples([*rows[:2], ("only one",)])
+    assert odd.value.__notes__ == ["in row 3 of 3; no row was added"]
     assert manager.data_manager.get_all_examples() == []
     del rows[2]
     rows[0] = (*rows[0], {"first": True})

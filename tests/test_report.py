@@ -347,6 +347,8 @@ def test_wrong_arguments_write_nothing(
 
 def test_a_folder_that_is_not_there_is_named_before_any_work(manager: TrainingManager, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="a file in an existing folder"):
+        manager.report(tmp_path)
+    with pytest.raises(InvalidArgumentError, match="a file in an existing folder"):
         manager.report(tmp_path / "nowhere" / "report.html")
 
 

@@ -9,7 +9,9 @@ import pytest
 from tsm_training.data.sqlite import network
 from tsm_training.data.sqlite.network import file_system_type, is_on_network
 
-MOUNTS = "49 22 0:48 / /untold rw - \n" + r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
+MOUNTS = (
+    "49 22 0:48 / /untold rw - \n"
+    + r"""22 1 254:0 / / rw,relatime shared:1 - ext4 /dev/vda rw
 23 22 0:21 / /proc rw,nosuid shared:12 - proc proc rw
 40 22 0:40 / /mnt/share rw,relatime shared:30 - nfs4 server:/export rw,vers=4.2
 41 40 0:41 / /mnt/share/scratch rw - tmpfs tmpfs rw
@@ -25,6 +27,7 @@ MOUNTS = "49 22 0:48 / /untold rw - \n" + r"""22 1 254:0 / / rw,relatime shared:
 this line is none
 48 22 rw - short
 53 22 0:53 / /boX rw - nfs server:/boX rw"""
+)
 
 
 @pytest.mark.parametrize(

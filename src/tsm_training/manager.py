@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
@@ -205,7 +206,7 @@ class TrainingManager:
                 examples.append(self._checked_example(row))
             except TsmTrainingError as error:
                 if len(rows) > 1:
-                    error.add_note(f"in row {number} of {len(rows)}; no row was added")
+                    error.add_note(f"in row {number} of {len(rows)}{_target_of(row)}; no row was added")
                 raise
         if examples:
             self.data_manager.add_examples(examples)
@@ -612,7 +613,7 @@ class TrainingManager:
         from tsm_training.report import report_page, write_report  # noqa: PLC0415 - few programs write reports
 
         file = Path(check_path("path", path))
-        if not file.parent.is_dir():
+        if not file.parent.is_dir() or file.is_dir():
             raise InvalidArgumentError("path", str(file), "a file in an existing folder")
         findings = self.lint() if check_dataset else None
         page = report_page(self.training_engine, title=title, findings=findings, example_ids=example_ids, rows=rows)
@@ -775,6 +776,13 @@ class TrainingManager:
         _trace: TracebackType | None,
     ) -> None:
         self.close()
+
+
+def _target_of(row: Sequence[object]) -> str:
+    """Return the words that name a row by its target, or none if it has no such path."""
+    with contextlib.suppress(TypeError, LookupError):  # it may be wrong in any way
+        return f" (target {os.fspath(cast('str', row[1]))!r})"
+    return ""
 
 
 def _absolute(argument: str, path: object) -> str:

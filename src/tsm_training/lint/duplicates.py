@@ -203,7 +203,8 @@ def _shared_results(distinct: Sequence[Looked], are_near: _AreNear) -> list[Lint
     if not groups:
         return []
     shown = "; ".join(_labels(group) for group in groups[:_SHOWN])
-    message = f"{len(groups)} groups of examples share target and truth, with different sources: {shown}"
+    share = "group of examples shares" if len(groups) == 1 else "groups of examples share"
+    message = f"{len(groups)} {share} target and truth, with different sources: {shown}"
     members = [item.subject for group in groups for item in group]
     remedy = "Nothing has to be done if all those sources have the look that is wanted."
     more = f" (and {len(groups) - _SHOWN} more groups)." if len(groups) > _SHOWN else "."
