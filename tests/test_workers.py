@@ -952,6 +952,7 @@ HOST = """
 import signal, sys, threading, time
 import numpy as np
 from tsm_training import BayesianWeightLearner, FunctionWorker, ThreadRunner, TrainingManager, WorkerPool
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell started us in the background
 PICTURES = {"source": np.zeros((4, 5, 3), np.uint8), "target": np.ones((4, 5, 3), np.uint8)}
 def hang(source, target):
     print("hanging", flush=True)
