@@ -33,11 +33,7 @@ class TrainingService:
     manager: TrainingManager
     uploads: UploadFolder
     jobs: TrainingJobs
-    sheets: ContactSheets = attrs.field(init=False)
-
-    @sheets.default
-    def _made_sheets(self) -> ContactSheets:
-        return ContactSheets(self.manager)
+    sheets: ContactSheets
 
     def add_example(self, files: Mapping[str, FileStorage], metadata: dict[str, Any] | None) -> TrainingExample:
         """Store three uploads and add them as an example; see `add_example`."""

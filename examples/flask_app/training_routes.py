@@ -31,6 +31,7 @@ from answers import (
 from dashboard import dashboard_bp
 from parameters import TrainSettings, example_ids, json_body, limit, metadata
 from service import EXTENSION, TrainingService, current_service
+from sheets import ContactSheets
 from training_jobs import TrainingJob, TrainingJobs, public_results
 from tsm_training import GuideSimilarity, Metric, TrainingEngine, TrainingManager, WeightLearner, WorkerPoolLike
 from tsm_training.data import ROLES
@@ -94,7 +95,7 @@ def init_training(
     uploads = UploadFolder(Path(upload_folder), max_picture_bytes, max_picture_pixels)
     factory = TrainingEngine.using(metric or GuideSimilarity(), limits=uploads.limits)
     manager = TrainingManager(worker_pool, weight_learner, db_path, engine_factory=factory)
-    service = TrainingService(manager, uploads, TrainingJobs(manager))
+    service = TrainingService(manager, uploads, TrainingJobs(manager), ContactSheets(manager))
     _prepared[:] = [service]
     return service
 
