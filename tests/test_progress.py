@@ -74,14 +74,17 @@ def test_a_terminal_gets_a_bar_per_phase(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_bars_are_as_wide_as_the_terminal_and_never_empty(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     termios = pytest.importorskip("termios", reason="this system has no pseudo-terminals")
     ours, theirs = os.openpty()
-    termios.tcsetwinsize(theirs, (24 if columns else 0, columns))
-    os.set_blocking(ours, False)
-    with os.fdopen(ours, "rb", buffering=0) as screen, os.fdopen(theirs, "w", encoding="utf-8") as terminal:
-        monkeypatch.setattr(sys, "stderr", terminal)
+    try:
+        termios.tcsetwinsize(theirs, (24 if columns else 0, columns))
+        stream = Terminal()
+        monkeypatch.setattr(stream, "fileno", lambda: theirs)  # asked for the size only
+        monkeypatch.setattr(sys, "stderr", stream)
         with console_progress() as display:
             display(Progress("evaluating", 2, 2, 0.5, 0.75))
-        terminal.flush()
-        shown = (screen.read(65536) or b"").decode().replace("\r", "\n").split("\n")
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    shown = stream.getvalue().replace("\r", "\n").split("\n")
     bar = next(line for line in shown if "2/2" in line)
     assert "accuracy 0.7500" in bar
     assert len(bar) == pytest.approx(columns or 80, abs=1)
