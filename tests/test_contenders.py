@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from levels import LEVELS, Level, closeness, level_manager, level_pool
-from support import HostPool, brighter, failing, picture, pool_of, save, save_triple
+from support import HostPool, brighter, failing, manager_with, picture, pool_of, save, save_triple
 from tsm_training import (
     BayesianWeightLearner,
     ExampleEvidence,
@@ -21,6 +21,7 @@ from tsm_training import (
     Outcome,
     TrainingManager,
 )
+from tsm_training.analysis import MIN_EXAMPLES
 from tsm_training.data import Preview, SessionCommit, TrainingExample
 from tsm_training.engine import ValidationResults
 from tsm_training.engine.contenders import Contenders, best_single_worker, resampled, shares_for
@@ -599,3 +600,11 @@ def test_a_learner_without_a_prior_strength_has_groups_like_ours() -> None:
     learner = grouped_learner("style", warm="a")
     assert shares_for(Minimal(learner), ["a", "b"], "warm") == shares_for(learner, ["a", "b"], "warm")  # type: ignore[arg-type]
     assert shares_for(learner, None, None) == learner.get_blend_weights()
+
+
+def test_whoever_adds_what_a_verdict_wants_gets_an_answer_from_validating(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=16)
+    verdict = manager.train(validation_split=0.25, verbose=False)["validation"]["verdict"]
+    assert verdict["more"] == MIN_EXAMPLES - 4
+    manager.add_training_examples([save_triple(tmp_path, 100 + number) for number in range(verdict["more"])])
+    assert manager.validate()["verdict"]["n"] == MIN_EXAMPLES

@@ -265,6 +265,7 @@ def test_where_previews_were_not_kept_the_page_does_without(tmp_path: Path, monk
     manager.train(validation_split=0.5, verbose=False)
     text = text_of(manager)
     assert "Collect at least 8 more examples to judge by" in text
+    assert "Add them and call validate()" in text
     assert "The ensemble would do with" not in text
     assert "none can be spared" not in text
 

@@ -101,6 +101,12 @@ def _header(contents: ReportContents) -> Markup:
     return tag("header", tag("h1", contents.title), tag("p", made, class_="soft"))
 
 
+_TO_COLLECT: Final = (
+    "Add them and call validate(): it judges by all that nothing was learned from. "
+    "Training again first would learn from most of them."
+)
+
+
 def _verdict(contents: ReportContents) -> Markup:
     verdict, session = contents.verdict, contents.session
     if verdict is not None:
@@ -115,7 +121,9 @@ def _verdict(contents: ReportContents) -> Markup:
             sentence = "This training was not judged beside its contenders: validate() does it now."
     decision = tag("p", tag("span", sign, aria_hidden="true"), " ", words, class_="decision")
     heading = tag("h2", "Are these weights worth shipping?", id="verdict")
-    return tag("section", heading, decision, tag("p", sentence), class_=f"verdict {kind}", aria_labelledby="verdict")
+    advice = tag("p", _TO_COLLECT) if verdict is not None and verdict["decision"] == "collect more" else ""
+    classes = f"verdict {kind}"
+    return tag("section", heading, decision, tag("p", sentence), advice, class_=classes, aria_labelledby="verdict")
 
 
 def _facts(contents: ReportContents) -> Markup:
