@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import io
 import logging
 import os
 import shutil
@@ -59,7 +60,7 @@ def _photograph(picture: Path, rows: Sequence[tuple[Path, Path, Path]], browser:
     try:
         client = app.test_client()
         for row in rows:
-            files = {role: (path.open("rb"), path.name) for role, path in zip(ROLES, row, strict=True)}
+            files = {role: (io.BytesIO(path.read_bytes()), path.name) for role, path in zip(ROLES, row, strict=True)}
             _expect(client.post("/training/add-example", data=files))
         _expect(client.post("/training/train", json={"epochs": 5, "validation_split": 0.3}))
         with sync_playwright() as playwright:
