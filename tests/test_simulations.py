@@ -1,8 +1,12 @@
-"""Does training pay where it can, and does it say so where it cannot? On ensembles whose truth is known."""
+"""Does training pay where it can, and does it say so where it cannot? On ensembles whose truth is known.
+
+``pytest -rP tests/test_simulations.py`` shows the figures.
+"""
 
 from __future__ import annotations
 
 import itertools
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
@@ -35,6 +39,11 @@ from tsm_training.evidence import FittedBlend
 from tsm_training.weights import with_fits
 
 
+def note(words: str, **figures: float) -> None:
+    """Write figures where ``pytest -rP`` shows them."""
+    sys.stdout.write(f"{words}: {', '.join(f'{name} {figure:.3f}' for name, figure in figures.items())}\n")
+
+
 def validation_ids(manager: TrainingManager) -> tuple[str, ...]:
     return manager.data_manager.get_all_sessions()[-1].validation_ids
 
@@ -62,6 +71,7 @@ def test_where_workers_complement_each_other_the_blend_is_found(tmp_path: Path) 
     single = min(differences(manager, {name: float(name == best) for name in names}) for best in names)
     fifths = [(i, j, 5 - i - j) for i in range(6) for j in range(6 - i)]
     best = min(differences(manager, dict(zip(names, np.array(t) / 5, strict=True))) for t in [*fifths, (5 / 3,) * 3])
+    note("errors with independent signs, mean dE", trained=trained, best_worker=single, best_blend=best)
     assert trained <= 0.8 * single
     assert trained <= 1.05 * best
 
@@ -77,8 +87,11 @@ def test_a_blend_of_two_workers_is_found_again(tmp_path: Path) -> None:
     manager.train(epochs=20, validation_split=1 / 3, verbose=False)
     [session] = manager.data_manager.get_all_sessions()
     assert len(session.training_ids) == 16
-    assert differences(manager) <= 0.25 * differences(manager, dict.fromkeys(errors, 0.25))
-    assert manager.weight_learner.get_blend_weights() == pytest.approx({"a": 0.6, "b": 0.4, "c": 0, "d": 0}, abs=0.07)
+    trained, equal = differences(manager), differences(manager, dict.fromkeys(errors, 0.25))
+    shares = manager.weight_learner.get_blend_weights()
+    note("a 60/40 blend, mean dE and shares", trained=trained, equal_weights=equal, **shares)
+    assert trained <= 0.25 * equal
+    assert shares == pytest.approx({"a": 0.6, "b": 0.4, "c": 0, "d": 0}, abs=0.07)
 
 
 @pytest.mark.parametrize("regimes", [2, 1])
@@ -102,6 +115,7 @@ def test_groups_pay_where_styles_differ_and_cost_next_to_nothing_where_they_do_n
     manager = manager_of(tmp_path, workers, truth, 48, metadata=style)
     results = manager.train(epochs=20, validation_split=0.4, verbose=False, group_by="style")
     grouped, common = differences(manager, group_by="style"), differences(manager)
+    note(f"regimes: {regimes}, mean dE", with_groups=grouped, without=common)
     assert grouped <= (0.8 if regimes == 2 else 1.01) * common
     means = {name: cast("float", each["mean"]) for name, each in results["validation"]["contenders"].items()}
     assert (means["trained"] > means["without_groups"] + 0.01) == (regimes == 2)
@@ -161,6 +175,7 @@ def noise_verdict(seed: int) -> str:
 
 def test_truth_that_has_nothing_to_do_with_any_worker_is_hardly_ever_shipped() -> None:
     decisions = [noise_verdict(seed) for seed in range(NOISE_RUNS)]
+    note(f"of {NOISE_RUNS} runs on noise", shipped=decisions.count("ship"))
     assert decisions.count("ship") <= 0.05 * NOISE_RUNS
 
 
