@@ -8,16 +8,15 @@ from threading import Lock
 from typing import Any, Final
 
 import attrs
-import cv2
 
-from tsm_training import Image, TrainingExample, TrainingManager
+from jpegs import jpeg
+from tsm_training import TrainingExample, TrainingManager
 from tsm_training.report import contact_sheet
 
 __all__ = ["ContactSheets", "Sheet", "example_name"]
 
 _MAX_PIXELS: Final = 2**16
 """A picture has 224 × 168 pixels on the sheet; workers need see no more than twice as many."""
-_QUALITY: Final = 90
 
 
 @attrs.frozen
@@ -49,7 +48,8 @@ class ContactSheets:
         with self._lock:
             shown = self._shown()
             if self._kept is None or self._kept[0] != shown:
-                self._kept = shown, _encoded(contact_sheet(self.manager, max_pixels=_MAX_PIXELS, name_of=example_name))
+                picture = contact_sheet(self.manager, max_pixels=_MAX_PIXELS, name_of=example_name)
+                self._kept = shown, Sheet(jpeg(picture))
             return self._kept[1]
 
     def _shown(self) -> Sequence[Any]:
@@ -61,10 +61,3 @@ class ContactSheets:
 def example_name(example: TrainingExample) -> str:
     """Return what the page calls an example; its files have names that say nothing."""
     return f"example {example.example_id[:8]}"
-
-
-def _encoded(sheet: Image) -> Sheet:
-    is_done, buffer = cv2.imencode(".jpg", sheet, [cv2.IMWRITE_JPEG_QUALITY, _QUALITY])
-    if not is_done:
-        raise RuntimeError("the contact sheet cannot be encoded")
-    return Sheet(buffer.tobytes())

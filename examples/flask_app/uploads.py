@@ -17,6 +17,7 @@ import numpy as np
 from werkzeug.datastructures import FileStorage
 from werkzeug.exceptions import BadRequest, RequestEntityTooLarge, ServiceUnavailable
 
+from jpegs import jpeg
 from tsm_training import TrainingExample, TrainingManager
 from tsm_training.data import ROLES
 from tsm_training.errors import ImageError, ImageSizeMismatchError, ImageTooLargeError
@@ -117,9 +118,7 @@ class UploadFolder:
         height, width = picture.shape[:2]
         scale = min(1.0, _THUMBNAIL_SIDE / max(height, width))
         size = (max(1, round(width * scale)), max(1, round(height * scale)))
-        small = cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
-        _done, encoded = cv2.imencode(".jpg", np.ascontiguousarray(small), [cv2.IMWRITE_JPEG_QUALITY, 90])
-        return encoded.tobytes()
+        return jpeg(np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8))
 
 
 def _write(place: Path, file: FileStorage) -> None:
