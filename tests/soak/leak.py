@@ -15,6 +15,7 @@ import resource
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Final
@@ -33,6 +34,9 @@ WARM_UP: Final = 0.2
 """The share of the work that is done before anything is compared."""
 
 MEGABYTES: Final = 10.0
+MOST_SECONDS: Final = 5.0
+"""How long an example that is being evaluated may go on after its training was ended."""
+
 SIZE: Final = (96, 128)
 
 
@@ -54,6 +58,14 @@ def descriptors() -> int:
     return len(list(folder.iterdir()))
 
 
+def settled_threads() -> int:
+    """Count threads, once those have ended that finish their example after a training was ended early."""
+    patience = time.monotonic() + MOST_SECONDS
+    while threading.active_count() > 1 and time.monotonic() < patience:
+        time.sleep(0.01)
+    return threading.active_count()
+
+
 @attrs.frozen
 class Reading:
     """What the process takes at one moment."""
@@ -65,7 +77,8 @@ class Reading:
 
     @classmethod
     def now(cls, done: int) -> Reading:
-        return cls(done, resident_megabytes(), descriptors(), threading.active_count())
+        threads = settled_threads()
+        return cls(done, resident_megabytes(), descriptors(), threads)
 
 
 def curve(title: str, readings: list[Reading]) -> Iterator[str]:
