@@ -184,6 +184,23 @@ def test_the_mean_of_a_contender_is_over_all_examples_that_were_judged(trained: 
     assert validation["ensemble_examples"] == 6
 
 
+def test_means_and_gains_agree_where_targets_repeat(tmp_path: Path) -> None:
+    """Both count each target once, so that one can be subtracted from the other."""
+    manager = level_manager(tmp_path, 0)
+    rows = [save_triple(tmp_path, seed) for seed in range(9)]
+    manager.add_training_examples(rows)
+    manager.add_training_examples([(rows[number][0], rows[0][1], rows[0][2]) for number in range(1, 6)])
+    for results in (manager.train(verbose=False, validation_split=0.0) and manager.validate(), manager.cross_validate(3)):
+        comparisons, means = results["verdict"]["comparisons"], results["contenders"]
+        for name, comparison in comparisons.items():
+            if means["trained"]["mean"] is not None:
+                expected = means["trained"]["mean"] - means[name]["mean"]  # type: ignore[operator]
+                assert comparison["mean_difference"] == pytest.approx(expected)
+    assert comparisons["untouched"]["n"] == 9
+    rows_of_all = np.mean([each["scores"]["untouched"] for each in results["per_example"]])
+    assert means["untouched"]["mean"] != pytest.approx(rows_of_all)
+
+
 def test_whole_pictures_are_judged_like_previews(tmp_path: Path, trained: TrainingManager) -> None:
     small, whole = trained.validate(), trained.validate(full=True)
     assert whole == small  # the previews of small pictures are these pictures

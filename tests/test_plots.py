@@ -220,7 +220,7 @@ def test_plots_say_what_they_show(
     assert {"share", "How far each worker is trusted", "How the weights moved"} <= said["weights"]
     assert "share" not in said["evolution"]
     assert {"failed", "11×", "Difference from the first, example by example"} <= said["workers"]
-    assert {"trained ensemble", "equal weights", "best single worker: near", "held out"} <= said["curve"]
+    assert {"trained weights", "equal weights", "best single worker: near", "held out"} <= said["curve"]
     contenders = {"trained ensemble", "in use before", "equal weights", "best single worker", "untouched target"}
     assert contenders <= said["contenders"]
     assert contenders <= said["examples"]
@@ -503,9 +503,28 @@ def test_a_curve_takes_what_the_session_has() -> None:
     curve = learning_curve(make_session("s", metrics_history=history, validation={"avg_accuracy": None}))
     assert (curve.epochs, curve.trained) == ((1, 2), (0.5, 0.6))
     assert (curve.best_worker, curve.best_accuracy, curve.held_out) == (None, None, None)
-    assert words(plot_learning_curve(make_session("s", metrics_history=history, validation=None))) >= {
-        "trained ensemble"
-    }
+    assert "trained weights" in words(plot_learning_curve(make_session("s", metrics_history=history, validation=None)))
+
+
+def test_a_curve_names_the_worker_that_the_ensemble_was_judged_against() -> None:
+    """One that often fails may have the greatest mean where it does not."""
+    history: Any = [{"avg_accuracy": 0.5, "worker_accuracies": {"steady": 0.6, "brittle": 0.9}}]
+    single = {"mean": 0.6, "blend_weights": {"steady": 1.0, "brittle": 0.0}}
+    judged = {"avg_accuracy": 0.5, "contenders": {"best_single": single}}
+    curve = learning_curve(make_session("s", metrics_history=history, validation=judged))
+    assert (curve.best_worker, curve.best_accuracy) == ("steady", 0.6)
+    curve = learning_curve(make_session("s", metrics_history=history, validation={"avg_accuracy": 0.5}))
+    assert (curve.best_worker, curve.best_accuracy) == ("brittle", 0.9)
+
+
+def test_a_curve_says_what_an_earlier_training_knew_of_the_examples_held_out() -> None:
+    judged = {"avg_accuracy": 0.5, "equal_weights_accuracy": 0.4, "num_examples": 5, "unseen_examples": 3}
+    session = make_session("s", metrics_history=[{"avg_accuracy": 0.5}], validation=judged)  # type: ignore[arg-type]
+    (caption,) = (text for text in words(plot_learning_curve(session)) if "On the right" in text)
+    assert "5 examples held out (2 of them learned from in an earlier training)" in caption
+    session = make_session("s", metrics_history=[{"avg_accuracy": 0.5}], validation=judged | {"unseen_examples": 5})  # type: ignore[arg-type]
+    (caption,) = (text for text in words(plot_learning_curve(session)) if "On the right" in text)
+    assert "5 examples held out." in caption
 
 
 def test_a_session_and_the_results_of_its_training_give_one_curve(

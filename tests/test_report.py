@@ -209,13 +209,45 @@ def test_an_empty_store_or_pool_has_a_page_too(tmp_path: Path) -> None:
     assert "Weights" not in text
 
 
-def test_without_anything_held_out_there_is_no_verdict(tmp_path: Path) -> None:
+def test_without_anything_held_out_the_verdict_is_that_of_the_results(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=3)
-    manager.train(validation_split=0.0, verbose=False)
+    results = manager.train(validation_split=0.0, verbose=False)
     text = text_of(manager)
     assert "Nothing was held out" in text
+    assert "… Collect moreNothing was held out, so nothing tells how the ensemble does on pictures it has not seen. " in text
+    assert results["validation"]["verdict"]["sentence"] in text
     assert "Learning curve" in text
     assert "contenders" not in text
+
+
+def test_the_page_says_of_which_examples_its_figures_are(tmp_path: Path) -> None:
+    """Some of those that the second training holds out were learned from in the first."""
+    manager = manager_with(tmp_path, examples=6)
+    manager.train(validation_split=0.0, verbose=False)
+    manager.add_training_examples([save_triple(tmp_path, seed) for seed in range(6, 12)])
+    validation = manager.train(validation_split=0.5, verbose=False)["validation"]
+    unseen = validation["unseen_examples"]
+    assert (validation["num_examples"], 0 < unseen < 6) == (6, True)
+    text = text_of(manager)
+    assert f"held out6never learned from{unseen}" in text
+    assert f"on {unseen} held-out examples never learned from, each of their {unseen} targets counting once" in text
+    assert f"6 examples held out ({6 - unseen} of them learned from in an earlier training)" in text
+
+
+def test_few_targets_promise_no_interval(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=6)
+    manager.train(validation_split=0.5, verbose=False)
+    text = text_of(manager)
+    assert "on 3 held-out examples never learned from, each of their 3 targets counting once" in text
+    assert "Intervals and probabilities need 8 targets." in text
+    assert "90 % interval, and probability" not in text
+
+
+def test_figures_of_examples_that_were_learned_from_are_called_so(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=6)
+    manager.train(validation_split=0.0, verbose=False)
+    manager.train(validation_split=0.5, verbose=False)
+    assert "on 3 held-out examples, all of them learned from: it flatters the ensemble." in text_of(manager)
 
 
 def test_a_validation_without_pictures_has_no_verdict(tmp_path: Path) -> None:
@@ -284,8 +316,8 @@ def test_a_history_of_another_application_gives_what_it_has(tmp_path: Path) -> N
     store.begin_session(session)
     store.commit_session("s", lambda _state: SessionCommit(ended))
     page = report_page(TrainingManager(usual_pool(), BayesianWeightLearner(), storage=store).training_engine)
-    assert "trained ensemble ends at 0.625" in page
-    assert "equal weights" not in page
+    assert "trained weights ends at 0.625" in page
+    assert "equal weights ends at" not in page
 
 
 def test_large_pictures_many_workers_and_no_tolerance(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tsm_training.data import SessionDocument, TrainingExample, TrainingSession
 from tsm_training.documents import TrainingResults
 from tsm_training.engine import CrossValidationResults, TrainingEngine, ValidationResults
 from tsm_training.errors import InvalidArgumentError
+from tsm_training.markup import counted
 from tsm_training.weights import CREDIBLE_MASS, LearnerStatistics
 
 __all__ = [
@@ -230,12 +231,22 @@ class LearningCurve:
     """On the training examples, weighted by share."""
     equal_weights: tuple[float, ...]
     best_worker: str | None
-    """The one with the greatest mean accuracy on the training examples; None where there are no figures of workers."""
+    """The one that the ensemble was judged against, or else that with the greatest mean accuracy on the training examples;
+    None where there are no figures of workers."""
     best_accuracy: float | None
     held_out: tuple[float, float] | None
     """Accuracy on the examples held out, trained and with equal weights; None where none were."""
     num_examples: int
     num_held_out: int
+    num_unseen: int
+    """Of those held out, how many no earlier training had learned from either."""
+
+    @property
+    def held_out_words(self) -> str:
+        """Return how many were held out, and of how many an earlier training knew."""
+        known = self.num_held_out - self.num_unseen
+        earlier = f" ({known} of them learned from in an earlier training)" if known else ""
+        return f"{counted(self.num_held_out, 'example')} held out{earlier}"
 
 
 def learning_curve(session: SessionLike) -> LearningCurve:
@@ -251,7 +262,9 @@ def learning_curve(session: SessionLike) -> LearningCurve:
     if not entries:
         raise InvalidArgumentError("session", document.get("session_id"), "a session with epochs in its history")
     workers = entries[-1].get("worker_accuracies", {})
-    best = min(workers, key=lambda worker_id: (-(workers[worker_id] or 0.0), worker_id), default=None)
+    best = _judged_single_worker(validation)
+    if best not in workers:
+        best = min(workers, key=lambda worker_id: (-(workers[worker_id] or 0.0), worker_id), default=None)
     held_out = (validation.get("avg_accuracy"), validation.get("equal_weights_accuracy"))
     return LearningCurve(
         epochs=tuple(entry.get("epoch", number) for number, entry in enumerate(entries, 1)),
@@ -262,7 +275,14 @@ def learning_curve(session: SessionLike) -> LearningCurve:
         held_out=None if None in held_out else cast("tuple[float, float]", held_out),
         num_examples=document.get("num_examples", 0),
         num_held_out=validation.get("num_examples", 0),
+        num_unseen=validation.get("unseen_examples", validation.get("num_examples", 0)),
     )
+
+
+def _judged_single_worker(validation: Mapping[str, Any]) -> str | None:
+    """Return the best single worker that the ensemble was judged against; None where there was none."""
+    shares = (validation.get("contenders", {}).get("best_single") or {}).get("blend_weights") or {}
+    return next((worker_id for worker_id, share in shares.items() if share == 1.0), None)
 
 
 def _session_parts(session: object) -> tuple[SessionDocument, Mapping[str, Any]]:
@@ -358,11 +378,21 @@ class Contest:
     rows: tuple[ContestRow, ...]
     """The examples on which all were judged, in order."""
     means: Mapping[str, float]
-    """Of each contender over the rows."""
+    """Of each contender over the `judged` rows, each target counting once, as in the gains."""
     gains: Mapping[str, Mapping[str, Any]]
     """What the verdict says of the trained ensemble and each other contender, as documents; only of unseen examples."""
     rope: float | None
     """Which difference is practically none; None without a verdict."""
+
+    @property
+    def judged(self) -> tuple[ContestRow, ...]:
+        """The rows that tell how good somebody is: the unseen ones, or all where none is."""
+        return tuple(row for row in self.rows if row.is_unseen) or self.rows
+
+    @property
+    def num_targets(self) -> int | None:
+        """How many different targets the gains are about; None where nothing was compared."""
+        return max((gain["n"] for gain in self.gains.values()), default=None)
 
     def ranked(self) -> list[ContestRow]:
         """Return the rows, the best for the trained ensemble first."""
@@ -391,13 +421,22 @@ def contest_of(results: Judged) -> Contest:
         raise InvalidArgumentError("results", document.get("num_examples", 0), "results whose pictures were judged")
     verdict = document.get("verdict") or {}
     comparisons = verdict.get("comparisons", {})
+    known = document.get("contenders", {})
     return Contest(
         names=tuple(present),
         rows=rows,
-        means={name: math.fsum(row.scores[name] for row in rows) / len(rows) for name in present},
+        means={name: _known_mean(known.get(name), rows, name) for name in present},
         gains={name: comparisons[name] for name in COMPARED if name in comparisons},
         rope=verdict.get("rope"),
     )
+
+
+def _known_mean(known: Mapping[str, Any] | None, rows: Sequence[ContestRow], name: str) -> float:
+    """Return a contender's mean as its results say it; they say none where nothing was unseen."""
+    mean = None if known is None else known["mean"]
+    if mean is None:
+        return math.fsum(row.scores[name] for row in rows) / len(rows)
+    return float(mean)
 
 
 def _judged_part(results: object) -> Mapping[str, Any]:

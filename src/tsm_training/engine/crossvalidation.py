@@ -88,7 +88,7 @@ class CrossValidation:
             "ensemble_accuracy": mean(pictures),
             "ensemble_examples": sum(score is not None for score in pictures),
             "blend_weights": [contenders.shares()["trained"] for contenders in trained],
-            "contenders": _means(ordered, trained),
+            "contenders": _means(items, ordered, trained),
             "verdict": verdict_on(items, ordered, self.rope, min(each.followed for each in trained)),
             "per_example": ordered,
             "skipped": dict(run.skipped),
@@ -103,9 +103,11 @@ class CrossValidation:
         return Contenders(learner, worker_ids, best_single=best_single_worker(learner.get_all_statistics(), worker_ids))
 
 
-def _means(judged: Sequence[ExampleJudgement], trained: Iterable[Contenders]) -> dict[str, ContenderMean]:
+def _means(
+    items: Sequence[EvaluatedExample], judged: Sequence[ExampleJudgement], trained: Iterable[Contenders]
+) -> dict[str, ContenderMean]:
     """Return the means; shares that are other ones in each fold are left out."""
-    means = contender_means(judged, next(iter(trained)))
+    means = contender_means(items, judged, next(iter(trained)))
     kept = ("equal_weights",)
     return {
         name: {"mean": each["mean"], "blend_weights": each["blend_weights"] if name in kept else None}

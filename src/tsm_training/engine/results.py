@@ -34,7 +34,8 @@ class ContenderMean(TypedDict):
     """How one answer did on the examples on which all were judged."""
 
     mean: float | None
-    """Mean similarity of its pictures to the ground truth, in [0, 1]; None where no example could be judged."""
+    """Mean similarity of its pictures to the ground truth, in [0, 1], each target counting once, as in the verdict; None
+    where no example could be judged."""
     blend_weights: dict[str, float] | None
     """The shares of the workers; None for the untouched target."""
 
@@ -120,23 +121,36 @@ def validation_results(
             for worker_id in shares["trained"]
         },
         skipped=dict(run.skipped),
-        contenders=contender_means(judged, contenders),
+        contenders=contender_means(evaluated, judged, contenders),
         verdict=verdict_on(evaluated, judged, rope, contenders.followed),
         per_example=list(judged),
     )
 
 
-def contender_means(judged: Sequence[ExampleJudgement], contenders: Contenders) -> dict[str, ContenderMean]:
-    """Return each contender's mean over the unseen examples on which all of them were judged."""
+def contender_means(
+    items: Sequence[EvaluatedExample], judged: Sequence[ExampleJudgement], contenders: Contenders
+) -> dict[str, ContenderMean]:
+    """Return each contender's mean over the unseen examples on which all of them were judged, each target counting once.
+
+    Args:
+        items: The examples.
+        judged: What every contender's picture scored on each of them.
+        contenders: Who competes.
+    """
     shares: dict[str, dict[str, float]] = {str(name): each for name, each in contenders.shares().items()}
     names = [name for name in CONTENDERS if name in shares or name == "untouched"]
-    unseen = [each["scores"] for each in judged if each["is_unseen"]]
-    common = [scores for scores in unseen if all(name in scores for name in names)]
+    unseen = {
+        each["example_id"]: (item.example.known_files.target.sha256, each["scores"])
+        for item, each in zip(items, judged, strict=True)
+        if each["is_unseen"] and all(name in each["scores"] for name in names)
+    }
+    table = ScoreTable(
+        example_ids=tuple(unseen),
+        groups=[target for target, _scores in unseen.values()],
+        scores={name: [scores[name] for _target, scores in unseen.values()] for name in names},
+    )
     return {
-        name: {
-            "mean": mean(scores[name] for scores in common),
-            "blend_weights": shares.get(name),
-        }
+        name: {"mean": mean(table.group_means(table.column(name))), "blend_weights": shares.get(name)}
         for name in names
     }
 

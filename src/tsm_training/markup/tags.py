@@ -28,6 +28,8 @@ _LONGEST_TEXT: Final = 2000
 
 _JOINTS: Final = frozenset("_-./")
 _PARTS: Final = re.compile(r"([_\-./])")
+_LONGEST_PART: Final = 12
+"""A longer one without a joint may break anywhere: letters and digits without end would make a table as wide."""
 
 _FONT: Final = "font-family:system-ui,sans-serif;font-size:0.9em;line-height:1.45"
 
@@ -99,7 +101,11 @@ def image(source: str, description: str, width: int, height: int) -> Markup:
 
 def breakable(name: str) -> Markup:
     """Return a name that breaks at its joints where it is too long for a line."""
-    return Markup("".join(f"{joined(part)}<wbr>" if part in _JOINTS else joined(part) for part in _PARTS.split(name)))
+    parts = []
+    for part in _PARTS.split(cleaned(name)):
+        pieces = [joined(part[start : start + _LONGEST_PART]) for start in range(0, len(part), _LONGEST_PART)]
+        parts.append("<wbr>".join(pieces) + ("<wbr>" if part in _JOINTS else ""))
+    return Markup("".join(parts))
 
 
 def table(
@@ -136,8 +142,12 @@ def table(
 # --- for notebooks --------------------------------------------------------------------------------------------------
 
 _CELL: Final = "text-align:left;vertical-align:top;padding:0.1em 1.2em 0.1em 0;background:transparent;border:0"
-_NAME_CELL: Final = f"{_CELL};font-weight:normal;overflow-wrap:anywhere;max-width:24em"
+_NAME_CELL: Final = f"{_CELL};font-weight:normal;overflow-wrap:normal;word-break:normal"
 _QUIET_CELL: Final = f"{_NAME_CELL};opacity:0.75"
+
+
+def _breaking(name: Child) -> Child:
+    return breakable(name) if isinstance(name, str) and not isinstance(name, Markup) else name
 
 
 def card(title: Child, *children: Child) -> Markup:
@@ -159,7 +169,11 @@ def small_table(head: Sequence[Child], rows: Iterable[Sequence[Child]]) -> Marku
     """Return a table for a notebook whose first column names the rows."""
     heads = [tag("th", cell, scope="col", style=_QUIET_CELL) for cell in head]
     body = [
-        tag("tr", tag("th", name, scope="row", style=_NAME_CELL), [tag("td", cell, style=_CELL) for cell in cells])
+        tag(
+            "tr",
+            tag("th", _breaking(name), scope="row", style=_NAME_CELL),
+            [tag("td", cell, style=_CELL) for cell in cells],
+        )
         for name, *cells in rows
     ]
     return tag(

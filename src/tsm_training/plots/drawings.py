@@ -207,7 +207,7 @@ def draw_curve(curve: LearningCurve) -> Plot:
     measure(axes, "epoch", "mean accuracy")
     rules(axes, "y")
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    marks = [(_line(axes, curve.epochs, curve.trained, trained, "-"), "trained ensemble")]
+    marks = [(_line(axes, curve.epochs, curve.trained, trained, "-"), "trained weights")]
     if len(curve.equal_weights) == len(curve.epochs):
         marks.append((_line(axes, curve.epochs, curve.equal_weights, equal, "--"), "equal weights"))
     if curve.best_worker is not None and curve.best_accuracy is not None:
@@ -216,7 +216,7 @@ def draw_curve(curve: LearningCurve) -> Plot:
         marks.append((_line(axes, curve.epochs, flat, best, ":"), f"best single worker: {name}"))
     words = f"Mean accuracy on the {counted(curve.num_examples, 'training example')}, workers weighted by share."
     if curve.held_out is not None:
-        words += f" On the right: the {counted(curve.num_held_out, 'example')} held out."
+        words += f" On the right: the {curve.held_out_words}."
         _draw_held_out(axes, curve)
     key(axes, marks)
     caption(plot, words)
@@ -250,7 +250,8 @@ def _draw_held_out(axes: Axes, curve: LearningCurve) -> None:
         axes.plot([place], [value], **_dot(style, 7.0))
     axes.set_xlim(first - 0.04 * width, last + 0.2 * width)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    write(axes, place, 0.02, "held out", transform=axes.get_xaxis_transform(), ha="center", va="bottom")
+    below = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}  # where the epochs have their numbers
+    write(axes, place, -0.025, "held out", **below)
 
 
 def _dot(style: MarkStyle, size: float = _DOT, alpha: float = 1.0) -> dict[str, Any]:
@@ -330,22 +331,21 @@ def draw_contest(contest: Contest) -> Plot:
     heading(left, "What each contender scored")
     measure(left, "similarity to the ground truth")
     name_rows(left, [CONTENDER_NAMES[name] for name in names])
-    for row in contest.rows:
+    rows = contest.judged
+    for row in rows:
         scores = [row.scores[name] for name in names]
         left.plot(scores, range(len(names)), **_thin(0.7))
     for number, name in enumerate(names):
         style = CONTENDER_STYLES[name]
-        left.plot(
-            [row.scores[name] for row in contest.rows], [number] * len(contest.rows), **_dot(style, 4.5, alpha=0.55)
-        )
+        left.plot([row.scores[name] for row in rows], [number] * len(rows), **_dot(style, 4.5, alpha=0.55))
         mean = contest.means[name]
         left.plot(
             [mean, mean], [number - 0.3, number + 0.3], color=INK, linewidth=2.0, linestyle="-", marker="", zorder=5
         )
     _draw_gains(right, contest)
-    unseen = sum(row.is_unseen for row in contest.rows)
-    words = f"Lines link the {counted(len(contest.rows), 'example')}; black bars are means."
-    caption(plot, f"{words} Right: the {unseen} never learned from, mean and 90 % interval; band: practically equal.")
+    kind = "never learned from" if rows[0].is_unseen else "learned from"
+    words = f"Lines link the {counted(len(rows), 'example')} {kind}; black bars are means, each target counting once."
+    caption(plot, f"{words} Right: mean and, from 8 targets on, 90 % interval; band: practically equal.")
     return finished(plot)
 
 

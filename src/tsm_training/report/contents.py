@@ -14,7 +14,7 @@ import numpy as np
 from tsm_training._version import __version__
 from tsm_training.analysis import VerdictDocument
 from tsm_training.data import ROLES, DatasetStatistics, TrainingExample, TrainingSession
-from tsm_training.engine import Explanation, TrainingEngine, own_workers
+from tsm_training.engine import Explanation, TrainingEngine, nothing_validated, own_workers
 from tsm_training.errors import InvalidArgumentError, NothingEvaluatedError, NoWorkersError
 from tsm_training.lint import LintReport
 from tsm_training.report.sheet import SheetRow, look_at_examples
@@ -109,7 +109,7 @@ def gathered(
         made_at=engine.clock(),
         statistics=engine.store.get_dataset_stats(),
         session=session,
-        verdict=cast("VerdictDocument | None", (session.validation or {}).get("verdict") if session else None),
+        verdict=None if session is None else _verdict(session),
         contest=None if session is None else _contest(session),
         curve=None if session is None else _curve(session),
         weights=weight_rows(learner.get_all_statistics(), learner.get_blend_weights()),
@@ -139,6 +139,12 @@ def _folders(engine: TrainingEngine, examples: Sequence[TrainingExample]) -> lis
     paths = {getattr(example, f"{role}_path") for example in examples for role in ROLES} | {engine.store.location}
     folders = {path[: len(path) - len(_last_part(path))] for path in paths}
     return sorted(folders - {""}, key=lambda folder: (-len(folder), folder))
+
+
+def _verdict(session: TrainingSession) -> VerdictDocument | None:
+    if not session.validation_ids:
+        return nothing_validated()["verdict"]
+    return cast("VerdictDocument | None", (session.validation or {}).get("verdict"))
 
 
 def _contest(session: TrainingSession) -> Contest | None:

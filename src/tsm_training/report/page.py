@@ -11,7 +11,7 @@ from typing import Any, Final
 import cv2
 
 from tsm_training.analysis import CONTENDERS as COMPARED
-from tsm_training.analysis import TRAINED
+from tsm_training.analysis import MIN_EXAMPLES, TRAINED
 from tsm_training.arrays import Image
 from tsm_training.ensemble import NEGLIGIBLE_SHARE
 from tsm_training.markup import (
@@ -105,6 +105,7 @@ _TO_COLLECT: Final = (
     "Add them and call validate(): it judges by all that nothing was learned from. "
     "Training again first would learn from most of them."
 )
+_NOTHING_HELD_OUT: Final = "Nothing was held out, so nothing tells how the ensemble does on pictures it has not seen."
 
 
 def _verdict(contents: ReportContents) -> Markup:
@@ -115,10 +116,10 @@ def _verdict(contents: ReportContents) -> Markup:
     else:
         kind, sign, words = "more", "…", "No verdict"
         sentence = "Nothing was trained yet: train() learns from the examples and judges the result."
-        if session is not None and not session.validation_ids:
-            sentence = "Nothing was held out, so nothing tells how the ensemble does on pictures it has not seen."
-        elif session is not None:
+        if session is not None:
             sentence = "This training was not judged beside its contenders: validate() does it now."
+    if session is not None and not session.validation_ids:
+        sentence = f"{_NOTHING_HELD_OUT} {sentence}"
     decision = tag("p", tag("span", sign, aria_hidden="true"), " ", words, class_="decision")
     heading = tag("h2", "Are these weights worth shipping?", id="verdict")
     advice = tag("p", _TO_COLLECT) if verdict is not None and verdict["decision"] == "collect more" else ""
@@ -127,17 +128,24 @@ def _verdict(contents: ReportContents) -> Markup:
 
 
 def _facts(contents: ReportContents) -> Markup:
-    contest, session = contents.contest, contents.session
-    facts = {
-        "examples": str(contents.statistics["total_examples"]),
-        "workers": str(len(contents.weights)),
-        "trainings": str(contents.statistics["total_sessions"]),
-    }
+    contest, session, counts = contents.contest, contents.session, contents.statistics
+    facts = [
+        _counted_fact(counts["total_examples"], "example"),
+        _counted_fact(len(contents.weights), "worker"),
+        _counted_fact(counts["total_sessions"], "training"),
+    ]
     if session is not None:
-        facts |= {"learned from": str(session.num_examples), "held out": str(len(session.validation_ids))}
+        facts += [("learned from", str(session.num_examples)), ("held out", str(len(session.validation_ids)))]
+        unseen = (session.validation or {}).get("unseen_examples")
+        if unseen is not None and unseen < len(session.validation_ids):
+            facts.append(("never learned from", str(unseen)))
     if contest is not None:
-        facts["similarity reached"] = figure_text(contest.means[TRAINED])
-    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts.items()], class_="facts")
+        facts.append(("similarity reached", figure_text(contest.means[TRAINED])))
+    return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts")
+
+
+def _counted_fact(number: int, noun: str) -> tuple[str, str]:
+    return counted(number, noun).partition(" ")[2], str(number)
 
 
 def _contenders(contents: ReportContents) -> Markup | None:
@@ -148,17 +156,30 @@ def _contenders(contents: ReportContents) -> Markup | None:
     rows = [
         [CONTENDER_NAMES[name], figure_text(contest.means[name]), _gain(contest, name, scale)] for name in contest.names
     ]
-    unseen = sum(row.is_unseen for row in contest.rows)
-    words = (
-        f"Mean similarity to the ground truth on {counted(len(contest.rows), 'held-out example')}, "
-        f"and what the trained ensemble gains over each on the {unseen} never learned from: mean, 90 % interval, and "
-        "probability that it is better."
+    shown = table(
+        _contenders_words(contest), ["contender", "similarity", "gain of the trained ensemble"], rows, _CONTENDERS_KINDS
     )
     marks = "Dots are single examples."
     if contest.rope:
         marks += f" Within the grey band (up to {contest.rope:g}) a difference is practically none."
-    shown = table(words, ["contender", "similarity", "gain of the trained ensemble"], rows, {1: "number", 2: "gain"})
     return _section("The trained ensemble and its contenders", shown, tag("p", marks, class_="soft"))
+
+
+_CONTENDERS_KINDS: Final = {1: "number", 2: "gain"}
+
+
+def _contenders_words(contest: Contest) -> str:
+    examples = counted(len(contest.judged), "held-out example")
+    if not any(row.is_unseen for row in contest.rows):
+        return f"Mean similarity to the ground truth on {examples}, all of them learned from: it flatters the ensemble."
+    targets = contest.num_targets or 0
+    words = (
+        f"Mean similarity to the ground truth on {examples} never learned from, each of their "
+        f"{counted(targets, 'target')} counting once, and what the trained ensemble gains over each contender"
+    )
+    if targets < MIN_EXAMPLES:
+        return f"{words}. Intervals and probabilities need {MIN_EXAMPLES} targets."
+    return f"{words}: mean, 90 % interval, and probability that it is better."
 
 
 def _gain_scale(contest: Contest) -> Scale:
@@ -252,7 +273,7 @@ def _curve(contents: ReportContents) -> Markup | None:
     curve = contents.curve
     if curve is None:
         return None
-    series = [Series("trained ensemble", list(zip(curve.epochs, curve.trained, strict=True)), COLORS[0])]
+    series = [Series("trained weights", list(zip(curve.epochs, curve.trained, strict=True)), COLORS[0])]
     if len(curve.equal_weights) == len(curve.epochs):
         points = list(zip(curve.epochs, curve.equal_weights, strict=True))
         series.append(Series("equal weights", points, COLORS[1], dashes="7 4"))
@@ -263,8 +284,7 @@ def _curve(contents: ReportContents) -> Markup | None:
     words = f"Mean accuracy on the {counted(curve.num_examples, 'training example')}, workers weighted by share."
     if curve.held_out is not None:
         trained, equal = (figure_text(value) for value in curve.held_out)
-        held_out = counted(curve.num_held_out, "example")
-        words += f" On the {held_out} held out: {trained} trained, {equal} with equal weights."
+        words += f" On the {curve.held_out_words}: {trained} with trained weights, {equal} with equal ones."
     chart = line_chart(series, f"Accuracy after each epoch: {ends}.", "epoch")
     return _section("Learning curve", tag("figure", chart, legend(series), tag("figcaption", words)))
 
@@ -347,6 +367,11 @@ def _workers(contents: ReportContents) -> Markup | None:
         "without it. Most alike: the worker whose errors are most like its own, and their correlation. Failed: on how "
         "many of the examples. Time: mean, for a picture."
     )
+    if contents.contest is not None:
+        words += (
+            " Here each example counts once, and whole pictures were compared; the contenders above were judged on "
+            "previews, each target counting once."
+        )
     # It may be wider than the window; whoever uses the keyboard must be able to move it.
     shown = tag("section", table(examples, head, rows, kinds), class_="wide", tabindex=0, aria_label="Table of workers")
     return _section("What each worker brings", tag("p", words, class_="soft"), shown, _subset(contents))
@@ -414,7 +439,7 @@ def _failures(contents: ReportContents) -> Markup:
         parts.append(_more(len(contents.failures) - _MOST_LISTED))
     if contents.skipped:
         names = list(contents.skipped)[:_MOST_LISTED]
-        rows = [[name, contents.public(contents.skipped[name])] for name in names]
+        rows = [[breakable(name), contents.public(contents.skipped[name])] for name in names]
         parts.append(table("Examples that the newest training could not use.", ["example", "reason"], rows))
         parts.append(_more(len(contents.skipped) - _MOST_LISTED))
     if not parts:

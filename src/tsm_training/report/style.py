@@ -58,6 +58,7 @@ caption { text-align: left; padding: 0 0 0.5rem; }
 th, td { padding: 0.32rem 1rem 0.32rem 0; text-align: left; vertical-align: top; border-bottom: 1px solid var(--rule); }
 th:last-child, td:last-child { padding-right: 0; }
 thead th { overflow-wrap: normal; color: var(--soft); font-size: 0.9rem; font-weight: 600; vertical-align: bottom; }
+tbody th, dt { overflow-wrap: normal; }
 tbody th { font-weight: 600; min-width: 8rem; }
 th.number, td.number { text-align: right; }
 td.number, .short { white-space: nowrap; }
@@ -103,7 +104,7 @@ code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; fo
 footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 0.6rem; }
 @media (max-width: 34rem) {
   th.gain, td.gain { width: auto; }
-  th.broad, td.broad { width: auto; min-width: 12rem; }
+  th.broad, td.broad { width: auto; min-width: 10rem; }
   .wide tbody th { max-width: 9rem; }
   .measure .figures { flex: 1 1 100%; white-space: normal; }
   .measure .bar { flex-basis: 100%; }
