@@ -81,7 +81,8 @@ def test_what_equals_a_simpler_answer_is_shipped_and_says_so() -> None:
     assert verdict.decision == "ship"
     assert verdict.sentence.endswith(
         ", better than the ensemble with equal weights and practically equal to the best single worker and the "
-        "untouched target."
+        "untouched target. But on these pictures doing nothing is as good: the target as it was is as near to what is "
+        "wanted."
     )
 
 
@@ -89,7 +90,15 @@ def test_what_may_be_a_little_worse_or_better_than_others_is_shipped_and_says_so
     verdict = judge(table(untouched=column(-0.004, 20), best_single=column(-0.004, 20)))
     assert verdict.comparisons["untouched"].conclusion == "undecided"
     assert verdict.decision == "ship"
-    assert verdict.sentence.endswith(" and not practically worse than the best single worker or the untouched target.")
+    assert verdict.sentence.endswith(
+        " and not practically worse than the best single worker or the untouched target. But nothing shows that this is "
+        "better than doing nothing, which leaves the target as it was."
+    )
+
+
+def test_a_gain_over_doing_nothing_needs_no_warning() -> None:
+    assert "doing nothing" not in judge(table()).sentence
+    assert "doing nothing" not in judge(table(best_single=column(-0.001, 20))).sentence
 
 
 def test_below_the_least_number_of_targets_there_is_no_verdict() -> None:

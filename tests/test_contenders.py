@@ -190,7 +190,10 @@ def test_means_and_gains_agree_where_targets_repeat(tmp_path: Path) -> None:
     rows = [save_triple(tmp_path, seed) for seed in range(9)]
     manager.add_training_examples(rows)
     manager.add_training_examples([(rows[number][0], rows[0][1], rows[0][2]) for number in range(1, 6)])
-    for results in (manager.train(verbose=False, validation_split=0.0) and manager.validate(), manager.cross_validate(3)):
+    for results in (
+        manager.train(verbose=False, validation_split=0.0) and manager.validate(),
+        manager.cross_validate(3),
+    ):
         comparisons, means = results["verdict"]["comparisons"], results["contenders"]
         for name, comparison in comparisons.items():
             if means["trained"]["mean"] is not None:

@@ -651,10 +651,11 @@ REFUSED = [
     bad_metadata('{"a": "\\ud800"}', "metadata['a'] must be a JSON value"),
     bad_metadata('{"a": ' + "[" * 60 + "]" * 60 + "}", "must be nested at most 50 levels deep."),
     Refused("POST", "add-example", {"form": {"metadata": b"{}"}}, 400, "metadata must be sent as text"),
+    bad_metadata('{"a": "\ufffd"}', "metadata must be UTF-8 text."),
     bad_metadata('{"a": "' + "x" * 1_000_000 + '"}', "metadata must be at most 1000000 bytes of JSON."),
     # weights
     *(
-        bad_weights(content, "The weights file cannot be used; nothing was changed.")
+        bad_weights(content, "The weights file cannot be used; nothing was changed: ")
         for content in (
             b"",
             b"not JSON",
@@ -672,11 +673,12 @@ REFUSED = [
             b'{"weights": {"near": 1}}' + b" " * 1_000_000,
         )
     ),
-    bad_weights(b'{"weights": {"other": 1}}', "weights: names none of the workers here (far, mid, near)."),
-    bad_weights(b'{"weights": {"near": -5}}', "weights['near']: must be a finite number above 0"),
+    bad_weights(b'{"weights": {"other": 1}}', "nothing was changed: weights names none of the workers here (far, mid, near)."),
+    bad_weights(b'{"weights": {"near": -5}}', "weights['near'] must be a finite number above 0"),
     Refused("POST", "weights/import", {"data": {}}, 400, "file is missing"),
     Refused("POST", "weights/import", {"data": {"file": "text"}}, 400, "file is missing"),
-    Refused("POST", "weights/import", {"weights": bytes(3_000_000)}, 413, ""),
+    bad_weights(b"\xff\xfe", "nothing was changed: it is not UTF-8 text"),
+    Refused("POST", "weights/import", {"weights": bytes(3_000_000)}, 413, "at most 1,200,000 bytes in all"),
     # addresses
     *(
         Refused(method, address, {}, 405, "")
@@ -1052,12 +1054,20 @@ def test_forms_do_what_they_say_and_lead_back_to_the_page(host: Host) -> None:
     assert host.client.get("/training/examples").json["examples"][0]["metadata"] == {"style": "sunset"}
 
 
+@pytest.mark.parametrize("address", ["add-example", "dashboard/add"])
+def test_metadata_in_another_encoding_are_refused_and_not_changed(host: Host, address: str) -> None:
+    part = b'--x\r\nContent-Disposition: form-data; name="metadata"\r\n\r\n{"place": "K\xf6ln"}\r\n--x--\r\n'
+    answer = host.client.post(f"/training/{address}", data=part, content_type="multipart/form-data; boundary=x")
+    assert answer.status_code == 400
+    assert "metadata must be UTF-8 text." in answer.text
+
+
 @pytest.mark.parametrize(
     ("address", "data", "status", "message"),
     [
         ("add", {}, 400, "source is missing"),
         ("add", {"form": {"target": b"no picture"}}, 400, "target is no picture of an accepted kind"),
-        ("add", {"form": {"target": bytes(2_000_000)}}, 413, "exceeds the capacity limit"),
+        ("add", {"form": {"target": bytes(2_000_000)}}, 413, "The request is too large: accepted are at most "),
         ("add", {"form": {"metadata": "sunset"}}, 400, "metadata is not JSON"),
         ("train", {"epochs": "many"}, 400, "epochs must be a whole number from 1 to 1000."),
         ("train", {"epochs": "1.5"}, 400, "epochs must be a whole number from 1 to 1000."),
@@ -1509,12 +1519,19 @@ def test_a_person_can_add_train_watch_stop_and_see(tab: Tab, tmp_path: Path) -> 
         gate.open()
         tab.wait_for_text("The last training was stopped")  # the script has seen it, and shows the page anew
         tab.wait_for_text("interrupted", "#sessions")
+        sessions = tab.text("#sessions")
+        assert "was stopped on request; its evaluations are kept" in sessions
+        assert "continues where it ended" in sessions
+        assert "TrainingStoppedError" not in sessions
 
         tab.click("button:text-is('Train')")
         tab.wait_for_text("The last training was completed")
         assert tab.count("svg.curve") == 1
         assert "completed" in tab.text("#sessions")
-        assert "Trained ensemble" in tab.text("#results")
+        results = tab.text("#results")
+        assert "Trained ensemble" in results
+        assert "Picture of the best single worker" in results
+        assert "Target left as it was" in results
         tab.page.locator(".sheet").scroll_into_view_if_needed()
         assert tab.broken_images() == []
         check_looks(tab, "light", tab.DESK)

@@ -755,6 +755,13 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_a_missing_folder_is_named_when_writing(tmp_path: Path) -> None:
+    with pytest.raises(ImageNotFoundError) as caught:
+        write_image(tmp_path / "out" / "a.png", BGR)
+    assert caught.value.reason == f"could not be written: there is no folder {str(tmp_path / 'out')!r}"
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_places_that_cannot_be_written_are_image_errors(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")

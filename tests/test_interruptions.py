@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import os
 import sqlite3
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,6 +55,56 @@ def test_a_session_that_was_interrupted_before_its_beginning_was_never_there(
         manager.train(verbose=False)
     assert manager.data_manager.get_all_sessions() == []
     assert caplog.messages == []
+
+
+@pytest.mark.parametrize("verbose", [False, True])
+def test_ctrl_c_says_how_to_go_on_where_somebody_reads_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, *, verbose: bool
+) -> None:
+    """Under the traceback for who called; in the log, as a warning unless that person watches already."""
+    manager = manager_with(tmp_path)
+
+    def interrupt(_progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    with caplog.at_level(logging.INFO, "tsm_training"), pytest.raises(KeyboardInterrupt) as caught:
+        manager.train(verbose=verbose, on_progress=interrupt)
+    (session,) = manager.data_manager.get_all_sessions()
+    words = "was interrupted; its evaluations are kept: call train() again to go on"
+    assert caught.value.__notes__ == [f"Training session {session.session_id} {words}."]
+    (record,) = caplog.records
+    assert record.getMessage() == f"training session {session.session_id} {words}"
+    assert record.levelno == (logging.INFO if verbose else logging.WARNING)
+
+
+def test_the_bar_ends_before_what_is_written_about_an_interruption(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[str] = []
+
+    class Bars(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    stream = Bars()
+    monkeypatch.setattr(sys, "stderr", stream)
+
+    def interrupt(_progress: Progress) -> None:
+        raise KeyboardInterrupt
+
+    class Handler(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            ended.append(stream.getvalue()[-1:] + record.getMessage())
+
+    handler, log = Handler(), logging.getLogger("tsm_training")
+    log.addHandler(handler)
+    monkeypatch.setattr(log, "level", logging.INFO)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            manager_with(tmp_path).train(verbose=True, on_progress=interrupt)
+    finally:
+        log.removeHandler(handler)
+    assert ended[-1].startswith("\ntraining session ")
 
 
 def sessions_of(manager: TrainingManager) -> list[str]:

@@ -301,7 +301,11 @@ def test_a_fault_of_a_stored_example_is_found_and_nothing_else(tmp_path: Path, c
     report = manager.lint()
     wanted = [(CANDIDATES[name][0], (examples[place].example_id,)) for name, place in places.items()]
     assert sorted((f.kind, f.examples) for f in report) == sorted(wanted)
-    assert all(repr(f.examples[0]) in f.message and repr(f.examples[0]) in f.call and not f.rows for f in report)
+    names = {example.example_id: Path(example.target_path).stem for example in examples}
+    for f in report:
+        assert f"example {names[f.examples[0]]!r} ({f.examples[0][:8]}…)" in f.message
+        assert repr(f.examples[0]) in f.call
+        assert not f.rows
 
 
 def test_a_faulty_file_is_named_once_for_each_role(tmp_path: Path, clean: list[Row]) -> None:

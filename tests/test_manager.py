@@ -56,6 +56,8 @@ from tsm_training.errors import (
     WeightsFileError,
 )
 from tsm_training.images import read_image
+from tsm_training.plots import plot_workers
+from tsm_training.report import contact_sheet
 
 # --- adding ---------------------------------------------------------------------------------------------------------
 
@@ -380,8 +382,16 @@ def test_validate_by_ids(tmp_path: Path) -> None:
         manager.validate([ids[0], "nobody"])
     with pytest.raises(NoExamplesError):
         manager.validate([])
-    with pytest.raises(InvalidArgumentError, match="example_ids must be a list of ids"):
-        manager.validate(ids[0])
+    for no_ids in (ids[0], 3, [ids[0], 7]):
+        with pytest.raises(InvalidArgumentError, match="example_ids must be a list of ids"):
+            manager.validate(no_ids)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError, match="example_ids must be a list of ids"):
+            manager.report(tmp_path / "report.html", example_ids=no_ids)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError, match="example_ids must be a list of ids"):
+            contact_sheet(manager, no_ids)  # type: ignore[arg-type]
+        with pytest.raises(InvalidArgumentError, match="example_ids must be a list of ids"):
+            plot_workers(manager, example_ids=no_ids)  # type: ignore[arg-type]
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_predict_takes_files_and_arrays_and_saves(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def test_troubles_are_told_to_whoever_watches(tmp_path: Path, capfd: pytest.Capt
     Path(first.source_path).unlink()
     manager.train(verbose=True)
     shown = capfd.readouterr().err
-    assert "1 examples were skipped; the first one:" in shown
+    assert "1 example was skipped; the first one:" in shown
     assert "source_0.png" in shown
     assert "worker 'bad' failed on 1 of 1 examples; raised: RuntimeError: this worker always fails" in shown
 

@@ -134,6 +134,23 @@ def test_results_show_themselves_in_a_terminal(trained: tuple[TrainingManager, T
     assert "  sessions: 1" in str(show(manager.get_training_progress()))
 
 
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [(0.0123, "near; loses 0.0123"), (-0.0051, "near; gains 0.0051"), (0.00004, "near; loses nothing")],
+)
+def test_a_loss_below_nothing_is_a_gain(loss: float, words: str) -> None:
+    subset = {"workers": ["near"], "loss": loss, "seconds_saved": 0.0}
+    document: Any = {"num_examples": 3, "ensemble_accuracy": 0.8, "workers": {}, "subset": subset}
+    assert f"smallest ensemble that would do: {words}\n" in f"{show(document)}\n"
+
+
+def test_an_interval_is_promised_only_where_there_is_one(trained: tuple[TrainingManager, TrainingResults]) -> None:
+    manager, _results = trained
+    few = manager.validate([manager.data_manager.get_all_examples()[0].example_id])
+    assert "gain of the trained ensemble, 90 % interval" in str(show(manager.cross_validate(3)))
+    assert "90 % interval" not in str(show(few))
+
+
 def test_results_show_themselves_in_a_notebook(trained: tuple[TrainingManager, TrainingResults]) -> None:
     manager, results = trained
     for shown in (

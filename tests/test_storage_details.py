@@ -63,7 +63,7 @@ def sqlite_error(code: int) -> sqlite3.OperationalError:
         (
             sqlite3.SQLITE_READONLY,
             StorageReadOnlyError,
-            "what SQLite says; to look at it only, open it with read_only=True",
+            "what SQLite says; to look at it only, give a TrainingManager storage=TrainingDataManager(path, read_only=True)",
         ),
         (
             sqlite3.SQLITE_READONLY_DBMOVED,
@@ -110,7 +110,11 @@ def test_a_table_or_column_that_is_not_there_is_damage(path: Path, lack: str) ->
     ("refusal", "kind", "reason"),
     [
         (OSError(28, "No room"), StorageFullError, "No room; make room and call again"),
-        (OSError(30, "Read-only"), StorageReadOnlyError, "Read-only; to look at it only, open it with read_only=True"),
+        (
+            OSError(30, "Read-only"),
+            StorageReadOnlyError,
+            "Read-only; to look at it only, give a TrainingManager storage=TrainingDataManager(path, read_only=True)",
+        ),
         (OSError(5, "Broken"), StorageError, "Broken"),
     ],
 )

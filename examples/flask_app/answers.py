@@ -7,8 +7,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, Final
 
-from flask import Response, jsonify, url_for
-from werkzeug.exceptions import HTTPException
+from flask import Response, jsonify, request, url_for
+from werkzeug.exceptions import HTTPException, RequestEntityTooLarge
 
 from tsm_training import TrainingExample, TrainingSession
 from tsm_training.data import ROLES
@@ -42,6 +42,7 @@ __all__ = [
     "public_validation",
     "refusal",
     "without_folders",
+    "without_kind",
 ]
 
 _log = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ _STATUSES: Final[tuple[tuple[type[TsmTrainingError], int], ...]] = (
 """The first class that fits decides; what is not listed is the server's fault: 500."""
 
 _SERVER_ERROR: Final = 500
+_KIND: Final = re.compile(r"^[A-Za-z_]+(?:Error|Interrupt|Exit): ")
 _FOLDERS: Final = re.compile(
     r"""(['"])(?:[A-Za-z]:)?[/\\].*?([^/\\'"]*)\1|(?<![\w.:/\\])(?:[A-Za-z]:)?[/\\](?:[^\s'"/\\]+[/\\])+"""
 )
@@ -96,7 +98,7 @@ def refusal(error: Exception) -> Response:
 def explained(error: Exception) -> tuple[int, str]:
     """Return the status and the sentence for an error; what is the server's fault goes to the log."""
     if isinstance(error, HTTPException):
-        return error.code or _SERVER_ERROR, error.description or error.name
+        return error.code or _SERVER_ERROR, _description(error)
     if not isinstance(error, TsmTrainingError):
         _log.error("a request failed", exc_info=error)
         return _SERVER_ERROR, UNEXPECTED
@@ -105,19 +107,32 @@ def explained(error: Exception) -> tuple[int, str]:
     return status, _sentence(error)
 
 
+def _description(error: HTTPException) -> str:
+    if type(error).description == error.description and isinstance(error, RequestEntityTooLarge):
+        limits = [f"{request.max_content_length:,} bytes in all"] if request.max_content_length else []
+        limits += [f"{request.max_form_memory_size:,} bytes of text"] if request.max_form_memory_size else []
+        return f"The request is too large: accepted are at most {' and '.join(limits)}." if limits else error.name
+    return error.description or error.name
+
+
 def _sentence(error: TsmTrainingError) -> str:
     """Return the library's public sentence, with what the client sent wrong where that is known."""
     if isinstance(error, InvalidArgumentError):
         return f"{error.argument} must be {error.expected}."
     if isinstance(error, WeightsFileError):
-        place = f"{error.key}: " if error.key else ""
-        return f"{error.public_message} {place}{without_folders(error.reason)}."
+        place = f"{error.key} " if error.key else "it "
+        return f"{error.public_message.removesuffix('.')}: {place}{without_folders(error.reason)}."
     return error.public_message
 
 
 def without_folders(text: str) -> str:
     """Return what the library or a worker said, with file names instead of paths."""
     return _FOLDERS.sub(lambda match: f"{match[1]}{match[2]}{match[1]}" if match[1] else "", text)
+
+
+def without_kind(text: str) -> str:
+    """Return why a session ended without the name of the error's class, which only programmers read."""
+    return _KIND.sub("", text)
 
 
 # --- documents --------------------------------------------------------------------------------------------------------

@@ -128,7 +128,7 @@ def _serve(app: Flask, host: str, port: int) -> None:
 def _refuse_other_names() -> None:
     """Refuse requests to a name that somebody has pointed to this machine: his pages would pass for ours."""
     if re.sub(r":\d+$", "", request.host.lower()) not in _OWN_NAMES:
-        raise Forbidden("This application answers under the name localhost only.")
+        raise Forbidden(f"This application answers under these names only: {', '.join(_OWN_NAMES)}.")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -11,7 +11,7 @@ from flask import Blueprint, Response, make_response, redirect, render_template,
 from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
-from answers import explained, public_session, without_folders
+from answers import explained, public_session, without_folders, without_kind
 from charts import Curve, Interval, learning_curve, weight_intervals
 from parameters import TrainSettings, form_numbers, limit, metadata
 from service import TrainingService, current_service
@@ -213,6 +213,12 @@ def reset() -> BaseResponse:
 def _time(text: str | None) -> str:
     """Write a time that a document holds for people."""
     return "" if text is None else f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
+
+
+@dashboard_bp.app_template_filter("training_reason")
+def _reason(text: str) -> str:
+    """Say for people why a session ended."""
+    return without_kind(text)
 
 
 @dashboard_bp.app_template_filter("training_figure")

@@ -16,6 +16,8 @@ __all__ = ["TrainSettings", "example_ids", "form_numbers", "json_body", "limit",
 MAX_EPOCHS: Final = 1000
 _MAX_COUNT: Final = 10**9
 _MAX_SHOWN: Final = 40
+_REPLACED: Final = "\ufffd"
+"""What forms have in the place of bytes that are no UTF-8; who means the sign itself can write it as JSON's escape."""
 
 
 # --- bodies -----------------------------------------------------------------------------------------------------------
@@ -92,6 +94,8 @@ def metadata() -> dict[str, Any] | None:
     if "metadata" in request.files:
         raise BadRequest("metadata must be sent as text, not as a file.")
     text = request.form.get("metadata", "")
+    if _REPLACED in text:
+        raise BadRequest("metadata must be UTF-8 text.")
     value = parsed_json(text, "metadata") if text.strip() else None
     if value is not None and not isinstance(value, dict):
         raise BadRequest('metadata must be a JSON object, such as {"style": "sunset"}.')

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
 import numpy as np
@@ -13,6 +13,7 @@ from tsm_training.errors import InvalidArgumentError
 __all__ = [
     "at_least",
     "check_callable",
+    "check_ids",
     "check_limit",
     "check_number",
     "check_path",
@@ -73,6 +74,17 @@ def check_text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidArgumentError(name, value, "text that is not empty")
     return value
+
+
+def check_ids(name: str, value: object) -> list[str]:
+    """Return ids as a list, each once and in order; InvalidArgumentError for anything but several texts."""
+    expected = "a list of ids"
+    if isinstance(value, (str, bytes)) or not isinstance(value, Iterable):
+        raise InvalidArgumentError(name, value, expected)
+    ids = list(dict.fromkeys(value))
+    if not_text := [each for each in ids if not isinstance(each, str)]:
+        raise InvalidArgumentError(name, not_text[0], expected)
+    return ids
 
 
 def check_seed(value: object) -> int:

@@ -16,6 +16,7 @@ import attrs
 from tsm_training.analysis import BestWorker, Comparison, check_rope, compare, probability_best
 from tsm_training.arguments import (
     check_callable,
+    check_ids,
     check_limit,
     check_number,
     check_path,
@@ -471,9 +472,7 @@ class TrainingManager:
     def _examples(self, example_ids: Sequence[str] | None) -> list[TrainingExample]:
         if example_ids is None:
             return self.data_manager.get_all_examples()
-        if isinstance(example_ids, str) or not isinstance(example_ids, Iterable):
-            raise InvalidArgumentError("example_ids", example_ids, "a list of ids")
-        return [self.data_manager.get_example(example_id) for example_id in dict.fromkeys(example_ids)]
+        return [self.data_manager.get_example(example_id) for example_id in check_ids("example_ids", example_ids)]
 
     def cross_validate(
         self,
@@ -615,6 +614,10 @@ class TrainingManager:
         file = Path(check_path("path", path))
         if not file.parent.is_dir() or file.is_dir():
             raise InvalidArgumentError("path", str(file), "a file in an existing folder")
+        rows = check_whole_number("rows", rows)
+        if example_ids is not None:
+            example_ids = check_ids("example_ids", example_ids)
+            self._examples(example_ids)  # says what is wrong with them before any work
         findings = self.lint() if check_dataset else None
         page = report_page(self.training_engine, title=title, findings=findings, example_ids=example_ids, rows=rows)
         write_report(file, page)

@@ -47,6 +47,10 @@ class ProgressDisplay(Protocol):
         """Show a line that deserves attention."""
         ...
 
+    def close(self) -> None:
+        """End the bar's line, so that others can write below it; does no harm when repeated."""
+        ...
+
 
 @contextlib.contextmanager
 def console_progress() -> Generator[ProgressDisplay]:

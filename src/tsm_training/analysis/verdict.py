@@ -286,6 +286,15 @@ class _Case:
             f"{words} {listed(names, 'or' if 'worse' in words else 'and')}" for words, names in found.items() if names
         ]
 
+    def doing_nothing(self) -> str:
+        """A warning where the ensemble may ship, but shows no gain over leaving targets as they are."""
+        conclusion = self.others["untouched"].conclusion if "untouched" in self.others else None
+        if conclusion == "practically equal":
+            return ". But on these pictures doing nothing is as good: the target as it was is as near to what is wanted"
+        if conclusion in {"undecided", "worse"}:
+            return ". But nothing shows that this is better than doing nothing, which leaves the target as it was"
+        return ""
+
     def described(self, name: str) -> str:
         return sentence_between(self.comparisons[name], _US, CONTENDERS[name])
 
@@ -340,7 +349,7 @@ def _gains_nothing(case: _Case) -> _Ruling | None:
 def _ships(case: _Case) -> _Ruling | None:
     if case.main.conclusion != "better" or any(1.0 - _risk(other) < BEYOND_DOUBT for other in case.others.values()):
         return None
-    return _Ruling("ship", f"Ship: {listed([case.described(case.in_use), *case.also()])}")
+    return _Ruling("ship", f"Ship: {listed([case.described(case.in_use), *case.also()])}{case.doing_nothing()}")
 
 
 def _undecided(case: _Case) -> _Ruling:

@@ -11,7 +11,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from tsm_training.errors import TrainingStoppedError
-from tsm_training.progress import Progress, ProgressCallback, console_progress
+from tsm_training.progress import Progress, ProgressCallback, ProgressDisplay, console_progress
 
 __all__ = ["Listener", "StopRequest", "listening", "write_log"]
 
@@ -37,15 +37,25 @@ class Listener:
     should_stop: StopRequest | None = None
     subject: str = ""
     """What is stopped: the session's id."""
-    show: Callable[[str], None] | None = None
-    """Shows a line to a person, where somebody looks."""
+    display: ProgressDisplay | None = None
+    """Shows progress to a person, where somebody looks."""
+
+    @property
+    def is_watched(self) -> bool:
+        """Whether a person looks."""
+        return self.display is not None
 
     def note(self, text: str) -> None:
         """Say something that deserves attention: to the log, and to the person who watches."""
         text = _one_line(text)
         write_log(logging.INFO, "%s", text)
-        if self.show is not None:
-            self.show(text)
+        if self.display is not None:
+            self.display.note(text)
+
+    def end_display(self) -> None:
+        """End the line of a bar: an error is about to be written below it."""
+        if self.display is not None:
+            self.display.close()
 
     def tell(self, phase: Phase, done: int, total: int, since: float, accuracy: float | None = None) -> None:
         """Pass on how far a phase has come; `since` is a reading of `time.monotonic` at its beginning."""
@@ -82,4 +92,4 @@ def listening(
         if display is None:
             yield Listener(own, should_stop, subject)
         else:
-            yield Listener((display, *own), should_stop, subject, display.note)
+            yield Listener((display, *own), should_stop, subject, display)

@@ -150,8 +150,7 @@ def contender_means(
         scores={name: [scores[name] for _target, scores in unseen.values()] for name in names},
     )
     return {
-        name: {"mean": mean(table.group_means(table.column(name))), "blend_weights": shares.get(name)}
-        for name in names
+        name: {"mean": mean(table.group_means(table.column(name))), "blend_weights": shares.get(name)} for name in names
     }
 
 

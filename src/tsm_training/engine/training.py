@@ -119,7 +119,8 @@ class Training:
         """Tell whoever watches what would otherwise be found in the stored session only."""
         if run.skipped:
             reason = next(iter(run.skipped.values()))
-            self.listener.note(f"{len(run.skipped)} examples were skipped; the first one: {reason}")
+            skipped = "example was" if len(run.skipped) == 1 else "examples were"
+            self.listener.note(f"{len(run.skipped)} {skipped} skipped; the first one: {reason}")
         failures: dict[str, list[str | None]] = {}
         for item in run.evaluated:
             for worker_id, evaluation in item.evaluations.items():
@@ -226,11 +227,12 @@ class Training:
         if not is_noted:
             store.abandon_session(session_id)
         if status == "interrupted":
-            write_log(
-                logging.WARNING,
-                "training session %s was interrupted; its evaluations are kept: call train() again to go on",
-                session_id,
-            )
+            self.listener.end_display()
+            advice = "its evaluations are kept: call train() again to go on"
+            # Who watches reads it under the traceback, where the eye is; others find it in their log.
+            error.add_note(f"Training session {session_id} was interrupted; {advice}.")
+            level = logging.INFO if self.listener.is_watched else logging.WARNING
+            write_log(level, "training session %s was interrupted; %s", session_id, advice)
 
 
 def _without_repeats(training: Sequence[EvaluatedExample]) -> list[ExampleEvidence]:

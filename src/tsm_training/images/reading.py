@@ -194,8 +194,10 @@ def write_image(path: _Path, image: Image) -> None:
     except NotARegularFileError as error:
         raise ImageUnreadableError(name, str(error)) from error
     except OSError as error:
-        found = ImageNotFoundError if isinstance(error, FileNotFoundError) else ImageError
-        raise found(name, f"could not be written: {system_reason(error)}") from error
+        if isinstance(error, FileNotFoundError):
+            reason = f"could not be written: there is no folder {os.path.dirname(name)!r}"  # noqa: PTH120 - bytes too
+            raise ImageNotFoundError(name, reason) from error
+        raise ImageError(name, f"could not be written: {system_reason(error)}") from error
 
 
 # --- paths and files ------------------------------------------------------------------------------------------------

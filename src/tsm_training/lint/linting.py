@@ -17,6 +17,7 @@ from tsm_training.lint.findings import SEVERITIES, LintFinding, LintReport
 from tsm_training.lint.outputs import Ensemble, NoEnsemble, WhatIsKnown, self_made
 from tsm_training.lint.pictures import Looked, Reader, look_at, reader, related_findings
 from tsm_training.lint.subjects import Subject, finding, of_example, of_row
+from tsm_training.markup import counted
 
 __all__ = ["MIN_EXAMPLES", "MIN_GROUP", "lint", "lint_store"]
 
@@ -112,7 +113,7 @@ class _Grouping:
 
     def _tiny(self, name: str, group: Sequence[Subject]) -> LintFinding:
         message = (
-            f"the group {self.group_by} = {name} has {_count(group)} different examples; {self.min_group} are needed "
+            f"the group {self.group_by} = {name} has {counted(_count(group), 'different example')}; {self.min_group} are needed "
             "before it can differ much from the others."
         )
         remedy = "Add more examples of it, or join it with a group that is like it."
@@ -137,7 +138,10 @@ def _few_examples(usable: Sequence[Subject]) -> list[LintFinding]:
     count = _count(usable)
     if count >= MIN_EXAMPLES:
         return []
-    message = f"there are {count} different usable examples in all; with less than {MIN_EXAMPLES}, weights stay vague."
+    message = (
+        f"there {'is' if count == 1 else 'are'} {counted(count, 'different usable example')} in all; with less than "
+        f"{MIN_EXAMPLES}, weights stay vague."
+    )
     call = "manager.add_training_examples(ROWS)"
     return [finding("few_examples", [], message, "Add more, as different from each other as later requests.", call)]
 

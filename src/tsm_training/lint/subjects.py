@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import PurePath
 from typing import Any, Final
 
 import attrs
@@ -15,6 +16,7 @@ from tsm_training.lint.findings import LintFinding, LintKind
 __all__ = ["Subject", "finding", "of_example", "of_row", "removal"]
 
 _ENTRIES: Final = (3, 4)
+_SHORT_ID: Final = 8
 
 
 @attrs.frozen(eq=False)
@@ -37,13 +39,16 @@ class Subject:
 
     @property
     def label(self) -> str:
-        """A name for messages."""
-        return f"rows[{self.reference}]" if self.is_candidate else f"example {self.reference!r}"
+        """A name for messages: of an example that of its target's file, and the beginning of its id."""
+        if isinstance(self.reference, int):
+            return f"rows[{self.reference}]"
+        name, short = PurePath(self.paths[1]).stem, self.reference[:_SHORT_ID]
+        return f"example {name!r} ({short}{'' if short == self.reference else '…'})"
 
     @property
     def digest(self) -> str:
         """What tells it apart from others: its contents, or where those are not known, its name."""
-        return self.label if self.files is None else self.files.digest
+        return repr(self.reference) if self.files is None else self.files.digest
 
     def with_paths(self, source: str, target: str, truth: str) -> str:
         """Return the Python that has other files, or the same in other roles, take its place."""

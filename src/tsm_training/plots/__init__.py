@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
-from tsm_training.arguments import check_whole_number
+from tsm_training.arguments import check_ids, check_whole_number
 from tsm_training.data import TrainingExample, TrainingSession
 from tsm_training.errors import InvalidArgumentError, MissingExtraError
 from tsm_training.views import (
@@ -125,7 +125,8 @@ def plot_workers(
     if isinstance(subject, Trained):
         engine = subject.training_engine
         store = engine.store
-        chosen = store.get_all_examples() if example_ids is None else [store.get_example(each) for each in example_ids]
+        ids = None if example_ids is None else check_ids("example_ids", example_ids)
+        chosen = store.get_all_examples() if ids is None else [store.get_example(each) for each in ids]
         table, usual = engine.score_table(chosen), engine.rope
     elif isinstance(subject, ScoreTable):
         table, usual = subject, DEFAULT_ROPE

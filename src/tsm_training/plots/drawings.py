@@ -250,7 +250,11 @@ def _draw_held_out(axes: Axes, curve: LearningCurve) -> None:
         axes.plot([place], [value], **_dot(style, 7.0))
     axes.set_xlim(first - 0.04 * width, last + 0.2 * width)
     axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    below = {"transform": axes.get_xaxis_transform(), "ha": "center", "va": "top"}  # where the epochs have their numbers
+    below = {
+        "transform": axes.get_xaxis_transform(),
+        "ha": "center",
+        "va": "top",
+    }  # where the epochs have their numbers
     write(axes, place, -0.025, "held out", **below)
 
 

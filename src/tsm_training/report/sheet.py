@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tsm_training.arguments import check_whole_number
+from tsm_training.arguments import check_ids, check_whole_number
 from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample, TrainingStore
 from tsm_training.engine import TrainingEngine, describe_files, own_workers
@@ -162,7 +162,7 @@ def look_at_examples(
     engine.prepare_learner()
     look = _Look(engine, max_pixels)
     if example_ids is not None:
-        chosen = [engine.store.get_example(each) for each in dict.fromkeys(example_ids)]
+        chosen = [engine.store.get_example(each) for each in check_ids("example_ids", example_ids)]
         names = example_names([example.example_id for example in chosen], chosen, name_of)
         return [look.at(example, names[example.example_id], "") for example in chosen]
     found: list[SheetRow] = []

@@ -125,7 +125,9 @@ def _contender_table(document: Mapping[str, Any]) -> tuple[tuple[str, ...], tupl
             gain = figure_text(known.get("mean_difference"), signed=True)
             gain += interval_text(known.get("interval"), signed=True)
             rows.append((words, figure_text(contenders[name]["mean"]), gain))
-    return ("contender", "similarity", "gain of the trained ensemble, 90 % interval"), tuple(rows)
+    has_intervals = any(known.get("interval") for known in compared.values())
+    gain = f"gain of the trained ensemble{', 90 % interval' if has_intervals else ''}"
+    return ("contender", "similarity", gain), tuple(rows)
 
 
 def _explanation(document: Mapping[str, Any]) -> Shown:
@@ -142,13 +144,20 @@ def _explanation(document: Mapping[str, Any]) -> Shown:
         for worker_id, known in ranked
     )
     subset = document["subset"]
-    enough = None if subset is None else f"{', '.join(subset['workers'])}; loses {figure_text(subset['loss'], 4)}"
+    enough = None if subset is None else f"{', '.join(subset['workers'])}; {_loss_text(subset['loss'])}"
     facts = {
         "judged on": counted(document["num_examples"], "example"),
         "ensemble's similarity": figure_text(document["ensemble_accuracy"]),
         "smallest ensemble that would do": enough,
     }
     return Shown("What each worker brings", facts, ("worker", "share", "alone", "gain", "failed", "time"), rows)
+
+
+def _loss_text(loss: float) -> str:
+    rounded = round(loss, 4)
+    if rounded == 0.0:
+        return "loses nothing"
+    return f"{'gains' if rounded < 0.0 else 'loses'} {figure_text(abs(rounded), 4)}"
 
 
 def _progress(document: Mapping[str, Any]) -> Shown:

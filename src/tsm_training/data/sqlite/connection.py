@@ -310,7 +310,7 @@ def storage_error(path: str, error: sqlite3.Error) -> StorageError:
     if code == sqlite3.SQLITE_READONLY_ROLLBACK:
         return StorageReadOnlyError(path, "a change was cut short by a crash: open it once for writing, to undo that")
     if primary == sqlite3.SQLITE_READONLY:
-        return StorageReadOnlyError(path, f"{error}; to look at it only, open it with read_only=True")
+        return StorageReadOnlyError(path, f"{error}; {_LOOK_ONLY}")
     if primary == sqlite3.SQLITE_FULL:
         return StorageFullError(path, f"{error}; make room and call again")
     if primary == sqlite3.SQLITE_NOTADB:
@@ -323,6 +323,7 @@ def storage_error(path: str, error: sqlite3.Error) -> StorageError:
     return StorageError(path, str(error))
 
 
+_LOOK_ONLY: Final = "to look at it only, give a TrainingManager storage=TrainingDataManager(path, read_only=True)"
 _FULL_ERRNOS: Final = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG")
@@ -354,7 +355,7 @@ def system_error(path: str, error: OSError) -> StorageError:
     if error.errno in _FULL_ERRNOS:
         return StorageFullError(path, f"{reason}; make room and call again")
     if error.errno in _REFUSED_ERRNOS:
-        return StorageReadOnlyError(path, f"{reason}; to look at it only, open it with read_only=True")
+        return StorageReadOnlyError(path, f"{reason}; {_LOOK_ONLY}")
     return StorageError(path, reason)
 
 
