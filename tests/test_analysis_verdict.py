@@ -91,8 +91,8 @@ def test_what_may_be_a_little_worse_or_better_than_others_is_shipped_and_says_so
     assert verdict.comparisons["untouched"].conclusion == "undecided"
     assert verdict.decision == "ship"
     assert verdict.sentence.endswith(
-        " and not practically worse than the best single worker or the untouched target. But nothing shows that this is "
-        "better than doing nothing, which leaves the target as it was."
+        " and not practically worse than the best single worker or the untouched target. But nothing shows that this "
+        "is better than doing nothing, which leaves the target as it was."
     )
 
 

@@ -253,9 +253,14 @@ def test_words_stay_in_their_places(manager: TrainingManager) -> None:
     assert not gap.any()
 
 
-def test_letters_that_the_font_lacks_do_no_harm(manager: TrainingManager) -> None:
-    row = rows_of(manager, rows=1)[0]
-    assert draw_sheet([attrs.evolve(row, name="名前 ß", single_id="é")]).any()
+@pytest.mark.parametrize(
+    ("name", "written"),
+    [("Köln, Straße", "Koln, Strasse"), ("Łódź", "Lodz"), ("名前", "?? (0123abcd)"), ("a–b", "a-b")],
+)
+def test_names_are_written_as_well_as_the_font_can(manager: TrainingManager, name: str, written: str) -> None:
+    """A name that is lost in part is followed by what else tells the example from others."""
+    row = attrs.evolve(rows_of(manager, rows=1)[0], example_id="0123abcd-4567", rank="")
+    assert np.array_equal(draw_sheet([attrs.evolve(row, name=name)]), draw_sheet([attrs.evolve(row, name=written)]))
 
 
 @pytest.mark.parametrize(

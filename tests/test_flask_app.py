@@ -673,7 +673,7 @@ REFUSED = [
             b'{"weights": {"near": 1}}' + b" " * 1_000_000,
         )
     ),
-    bad_weights(b'{"weights": {"other": 1}}', "nothing was changed: weights names none of the workers here (far, mid, near)."),
+    bad_weights(b'{"weights": {"other": 1}}', "changed: weights names none of the workers here (far, mid, near)."),
     bad_weights(b'{"weights": {"near": -5}}', "weights['near'] must be a finite number above 0"),
     Refused("POST", "weights/import", {"data": {}}, 400, "file is missing"),
     Refused("POST", "weights/import", {"data": {"file": "text"}}, 400, "file is missing"),

@@ -63,6 +63,18 @@ def test_a_missing_folder_is_named(tmp_path: Path, missing: str) -> None:
     assert caught.value.path == str(tmp_path)
 
 
+def test_all_missing_folders_are_named_or_that_there_is_none_at_all(tmp_path: Path) -> None:
+    (tmp_path / "targets").mkdir()
+    wanted = "the folders sources and truths are missing; expected are sources, targets and truths"
+    with pytest.raises(ManifestError, match=wanted):
+        read_folder(tmp_path)
+    for path in (tmp_path / "nowhere", save(tmp_path / "picture.png", picture(1))):
+        with pytest.raises(
+            ManifestError, match="it is no folder; expected is one with sources, targets and truths in it"
+        ):
+            read_folder(path)
+
+
 @pytest.mark.parametrize("missing", FOLDERS)
 def test_a_file_without_partner_is_named(tmp_path: Path, missing: str) -> None:
     lay_out(tmp_path, "a.png", "b.png")

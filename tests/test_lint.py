@@ -308,6 +308,18 @@ def test_a_fault_of_a_stored_example_is_found_and_nothing_else(tmp_path: Path, c
         assert not f.rows
 
 
+def test_a_report_shows_itself_in_a_notebook(tmp_path: Path, clean: list[Row]) -> None:
+    gone = str(tmp_path / "<gone>.png")
+    shown = lint([*clean, (gone, gone, gone)])._repr_html_()
+    assert "3 findings in 11 examples" in shown
+    assert "&lt;gone&gt;.png" in shown
+    assert "<gone>" not in shown
+    many = lint([(f"{number}.png",) * 3 for number in range(12)])
+    assert f"and {len(many) - 30} more" in many._repr_html_()
+    nothing = lint(clean[:8])
+    assert "0 findings in 8 examples" in nothing._repr_html_()
+
+
 def test_a_faulty_file_is_named_once_for_each_role(tmp_path: Path, clean: list[Row]) -> None:
     gone = str(tmp_path / "gone.png")
     report = lint([*clean, (gone, gone, gone)])

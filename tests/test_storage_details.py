@@ -35,6 +35,8 @@ from tsm_training.errors import (
 )
 from tsm_training.testing import make_example, make_learned_state, make_metric_row, make_session
 
+LOOK_ONLY = "to look at it only, give a TrainingManager storage=TrainingDataManager(path, read_only=True)"
+
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
@@ -63,7 +65,7 @@ def sqlite_error(code: int) -> sqlite3.OperationalError:
         (
             sqlite3.SQLITE_READONLY,
             StorageReadOnlyError,
-            "what SQLite says; to look at it only, give a TrainingManager storage=TrainingDataManager(path, read_only=True)",
+            f"what SQLite says; {LOOK_ONLY}",
         ),
         (
             sqlite3.SQLITE_READONLY_DBMOVED,
@@ -113,7 +115,7 @@ def test_a_table_or_column_that_is_not_there_is_damage(path: Path, lack: str) ->
         (
             OSError(30, "Read-only"),
             StorageReadOnlyError,
-            "Read-only; to look at it only, give a TrainingManager storage=TrainingDataManager(path, read_only=True)",
+            f"Read-only; {LOOK_ONLY}",
         ),
         (OSError(5, "Broken"), StorageError, "Broken"),
     ],

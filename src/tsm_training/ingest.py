@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -33,6 +33,13 @@ def read_folder(root: str | os.PathLike[str]) -> list[Row]:
     Raises:
         ManifestError: a folder is missing or empty, or a file has no partner, or two.
     """
+    if not Path(root).is_dir():
+        raise ManifestError(os.fspath(root), f"it is no folder; expected is one with {_listed(_FOLDERS)} in it")
+    if absent := [name for name in _FOLDERS if not (Path(root) / name).is_dir()]:
+        words = (
+            f"the folder {absent[0]} is missing" if len(absent) == 1 else f"the folders {_listed(absent)} are missing"
+        )
+        raise ManifestError(os.fspath(root), f"{words}; expected are {_listed(_FOLDERS)}")
     found = [_files_by_stem(Path(root) / name) for name in _FOLDERS]
     stems = sorted(set().union(*found))
     if not stems:
@@ -46,9 +53,11 @@ def read_folder(root: str | os.PathLike[str]) -> list[Row]:
     return [(sources[stem], targets[stem], truths[stem], {"name": stem}) for stem in stems]
 
 
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]])
+
+
 def _files_by_stem(folder: Path) -> dict[str, Path]:
-    if not folder.is_dir():
-        raise ManifestError(str(folder.parent), f"the folder {folder.name} is missing")
     files: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in _PICTURE_ENDINGS or path.name.startswith(".") or path.is_dir():

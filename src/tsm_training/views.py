@@ -231,8 +231,8 @@ class LearningCurve:
     """On the training examples, weighted by share."""
     equal_weights: tuple[float, ...]
     best_worker: str | None
-    """The one that the ensemble was judged against, or else that with the greatest mean accuracy on the training examples;
-    None where there are no figures of workers."""
+    """The one that the ensemble was judged against, or else that with the greatest mean accuracy on the training
+    examples; None where there are no figures of workers."""
     best_accuracy: float | None
     held_out: tuple[float, float] | None
     """Accuracy on the examples held out, trained and with equal weights; None where none were."""

@@ -34,7 +34,7 @@ class ContenderMean(TypedDict):
     """How one answer did on the examples on which all were judged."""
 
     mean: float | None
-    """Mean similarity of its pictures to the ground truth, in [0, 1], each target counting once, as in the verdict; None
+    """Mean similarity of its pictures to the ground truth, in [0, 1], each target counting once as in the verdict; None
     where no example could be judged."""
     blend_weights: dict[str, float] | None
     """The shares of the workers; None for the untouched target."""
@@ -130,7 +130,7 @@ def validation_results(
 def contender_means(
     items: Sequence[EvaluatedExample], judged: Sequence[ExampleJudgement], contenders: Contenders
 ) -> dict[str, ContenderMean]:
-    """Return each contender's mean over the unseen examples on which all of them were judged, each target counting once.
+    """Return each contender's mean over the unseen examples on which all were judged, each target counting once.
 
     Args:
         items: The examples.

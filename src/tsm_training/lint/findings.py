@@ -7,6 +7,8 @@ from typing import Final, Literal, TypeAlias, TypedDict
 
 import attrs
 
+from tsm_training.markup import card, counted, joined, small_table, tag
+
 __all__ = ["SEVERITIES", "FindingDocument", "LintDocument", "LintFinding", "LintKind", "LintReport", "Severity"]
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
@@ -58,6 +60,9 @@ SEVERITIES: Final[Mapping[LintKind, Severity]] = {
     "few_examples": "info",  # too few examples in all
 }
 """How bad each kind is, in the order in which a report lists them."""
+
+
+_MOST_SHOWN: Final = 30
 
 
 class FindingDocument(TypedDict):
@@ -155,7 +160,18 @@ class LintReport:
         return iter(self.findings)
 
     def __str__(self) -> str:
-        return "\n".join(map(str, self.findings)) or f"nothing was found in {self.num_examples} examples"
+        return "\n".join(map(str, self.findings)) or f"nothing was found in {counted(self.num_examples, 'example')}"
+
+    def _repr_html_(self) -> str:
+        """Show the findings in a notebook."""
+        title = f"{counted(len(self), 'finding')} in {counted(self.num_examples, 'example')}"
+        shown = self.findings[:_MOST_SHOWN]
+        rows = [
+            [found.severity, found.message, joined(found.remedy, tag("br"), tag("code", found.call))] for found in shown
+        ]
+        left = len(self) - len(shown)
+        more = tag("div", f"and {left} more") if left else None
+        return card(title, small_table(["severity", "what", "what to do"], rows) if rows else None, more)
 
     def to_dict(self) -> LintDocument:
         """Return the report, ready for JSON."""

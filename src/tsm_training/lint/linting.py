@@ -112,9 +112,10 @@ class _Grouping:
         return [*found, self._without(without, len(subjects))] if without else found
 
     def _tiny(self, name: str, group: Sequence[Subject]) -> LintFinding:
+        examples = counted(_count(group), "different example")
         message = (
-            f"the group {self.group_by} = {name} has {counted(_count(group), 'different example')}; {self.min_group} are needed "
-            "before it can differ much from the others."
+            f"the group {self.group_by} = {name} has {examples}; {self.min_group} are needed before it can differ much "
+            "from the others."
         )
         remedy = "Add more examples of it, or join it with a group that is like it."
         return finding("tiny_group", group, message, remedy, "manager.add_training_examples(ROWS)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, TypeAlias
 
@@ -112,6 +113,9 @@ def contact_sheet(
     name_of: Callable[[TrainingExample], str] = target_name,
 ) -> Image:
     """Return a picture of examples side by side: source, target, truth, ensemble, best single worker, and a heat map.
+
+    The font has letters for ASCII only: accents are left out, and a name in another script is followed by the
+    beginning of the example's id. The report's page writes every name.
 
     The heat map shows where the ensemble's picture differs from the ground truth, as ΔE00, with its scale below. Under
     the pictures stand the engine's similarity and the mean ΔE00.
@@ -290,6 +294,11 @@ _CELL: Final = (224, 168)
 _GAP: Final = 14
 _MARGIN: Final = 22
 _LINE: Final = 24
+_LOST: Final = "?"
+_SPELT: Final = str.maketrans(
+    {"Δ": "d", "–": "-", "—": "-", "ß": "ss", "æ": "ae", "Æ": "Ae", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+)
+_SHORT_ID: Final = 8
 _FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
 _INK: Final = (34, 34, 34)
 _GREY: Final = (99, 99, 95)
@@ -324,7 +333,7 @@ def _left(column: int) -> int:
 
 
 def _draw_row(sheet: Image, y: int, row: SheetRow, top: float) -> None:
-    _write(sheet, _MARGIN, y, row.title, size=0.5, columns=4)
+    _write(sheet, _MARGIN, y, _title(row), size=0.5, columns=4)
     heat = None if row.differences is None else heat_picture(row.differences, top)
     cells = [*((picture, caption) for _heading, picture, caption in row.cells), (heat, row.heat_caption)]
     for column, (picture, caption) in enumerate(cells):
@@ -365,13 +374,26 @@ def _write(
     sheet: Image, x: int, y: int, text: str, *, size: float = 0.6, color: tuple[int, int, int] = _INK, columns: int = 1
 ) -> None:
     """Write a line of text into the `_LINE` pixels below y; what is too long for its columns loses its middle."""
-    text = text.replace("Δ", "d").encode("ascii", "replace").decode()  # the font has no other letters
+    text = _drawable(text)
     place = columns * (_CELL[0] + _GAP) - _GAP
     shown, kept = text, len(text)
     while _length(shown, size) > place and kept > 1:
         kept -= 1
         shown = f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
     cv2.putText(sheet, shown, (x, y + round(0.72 * _LINE)), _FONT, size, color, 1, cv2.LINE_AA)
+
+
+def _title(row: SheetRow) -> str:
+    """Return what stands above a row, with the beginning of the id where the font lacks letters of the name."""
+    is_lost = _drawable(row.title).count(_LOST) > row.title.count(_LOST)
+    return f"{row.title} ({row.example_id[:_SHORT_ID]})" if is_lost else row.title
+
+
+def _drawable(text: str) -> str:
+    """Return a text in the letters of the font, which has those of ASCII only."""
+    plain = unicodedata.normalize("NFKD", text.translate(_SPELT))
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return plain.encode("ascii", "replace").decode()
 
 
 def _length(text: str, size: float) -> int:
