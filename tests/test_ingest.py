@@ -68,7 +68,8 @@ def test_all_missing_folders_are_named_or_that_there_is_none_at_all(tmp_path: Pa
     wanted = "the folders sources and truths are missing; expected are sources, targets and truths"
     with pytest.raises(ManifestError, match=wanted):
         read_folder(tmp_path)
-    for path in (tmp_path / "nowhere", save(tmp_path / "picture.png", picture(1))):
+    (tmp_path / "file").touch()
+    for path in (tmp_path / "nowhere", tmp_path / "file"):
         with pytest.raises(
             ManifestError, match="it is no folder; expected is one with sources, targets and truths in it"
         ):

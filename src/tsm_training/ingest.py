@@ -36,10 +36,9 @@ def read_folder(root: str | os.PathLike[str]) -> list[Row]:
     if not Path(root).is_dir():
         raise ManifestError(os.fspath(root), f"it is no folder; expected is one with {_listed(_FOLDERS)} in it")
     if absent := [name for name in _FOLDERS if not (Path(root) / name).is_dir()]:
-        words = (
-            f"the folder {absent[0]} is missing" if len(absent) == 1 else f"the folders {_listed(absent)} are missing"
-        )
-        raise ManifestError(os.fspath(root), f"{words}; expected are {_listed(_FOLDERS)}")
+        verb = "folder {} is" if len(absent) == 1 else "folders {} are"
+        reason = f"the {verb.format(_listed(absent))} missing; expected are {_listed(_FOLDERS)}"
+        raise ManifestError(os.fspath(root), reason)
     found = [_files_by_stem(Path(root) / name) for name in _FOLDERS]
     stems = sorted(set().union(*found))
     if not stems:
@@ -54,7 +53,7 @@ def read_folder(root: str | os.PathLike[str]) -> list[Row]:
 
 
 def _listed(names: Sequence[str]) -> str:
-    return " and ".join([", ".join(names[:-1]), names[-1]])
+    return " and ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
 
 
 def _files_by_stem(folder: Path) -> dict[str, Path]:
