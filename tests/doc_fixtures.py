@@ -243,24 +243,9 @@ def write_triple(number: int, source: str | Path, target: str | Path, ground_tru
 
 
 def write_page_pictures() -> None:
-    """Write the pictures that every page but the guide may use, into the present folder."""
-    for number in range(6):
-        write_triple(number, *(f"pictures/{role}/{number:02}.png" for role in ("sources", "targets", "truths")))
-    write_triple(6, "source.jpg", "target.jpg", "ground_truth.jpg")
-
-
-def write_two_styles() -> None:
-    """Write more examples, of two styles, with a manifest that names them, into the folder ``many``."""
-    rows = ["source_path,target_path,ground_truth_path,style"]
-    for number in range(24):
-        paths = [Path("many", f"{role}_{number:02}.png") for role in ("source", "target", "truth")]
-        write_triple(number, *paths)
-        style = "vintage" if number % 2 else "film"
-        if style == "vintage":  # this one wants the target hardly changed
-            _source, target, _truth = triple(number)
-            assert cv2.imwrite(str(paths[2]), np.clip(target * 0.97 + 6, 0, 255).astype(np.uint8))
-        rows.append(",".join([*(path.name for path in paths), style]))
-    Path("many", "manifest.csv").write_text("\n".join(rows) + "\n", encoding="utf-8")
+    """Write the pictures that every page but the guide may use, into the present folder, as a reader would."""
+    for block in blocks_of(DOCS / "practice.md", "python"):
+        exec(compile(block.code, block.place, "exec"), {"__name__": "__main__"})
 
 
 def write_guide_pictures() -> None:

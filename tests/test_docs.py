@@ -23,6 +23,7 @@ import tsm_training
 from tsm_training.weights import read_weights_file
 
 GUIDE = docs.DOCS / "guide.md"
+PRACTICE = docs.DOCS / "practice.md"
 PAGES = [page for page in docs.pages() if page != GUIDE]  # the guide has a test module of its own
 PAGES_WITHOUT_CODE = {"vocabulary.md", "mutation.md", "index.md"}
 SITE_TIMEOUT = 300
@@ -65,9 +66,8 @@ def name_of(page: Any) -> str:
 def test_every_python_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One program per page, in a folder with the pictures that the pages name; a failure names page and line."""
     programs = docs.working_folder(tmp_path, monkeypatch)
-    docs.write_page_pictures()
-    if "many/manifest.csv" in page.read_text(encoding="utf-8"):
-        docs.write_two_styles()
+    if page != PRACTICE:
+        docs.write_page_pictures()
     if "matplotlib" in page.read_text(encoding="utf-8"):
         docs.make_plots_harmless(monkeypatch)
     if "import lpips" in page.read_text(encoding="utf-8"):
@@ -80,6 +80,15 @@ def test_every_python_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypat
         assert re.search(pattern, output, re.MULTILINE), f"{pattern} was not printed by {name_of(page)}:\n{output}"
     if page.is_relative_to(docs.DOCS) and page.name not in PAGES_WITHOUT_CODE:
         assert run, f"{name_of(page)} shows no code"
+
+
+def test_pages_that_read_pictures_say_where_a_reader_gets_some() -> None:
+    """Their blocks run in a folder in which only the blocks of one page were run before: these."""
+    names = re.compile(r"many/manifest\.csv|pictures/|\"pictures\"|(?<![\w/])(?:source|target|ground_truth)\.jpg")
+    for page in PAGES:
+        code = "".join(block.code for block in docs.blocks_of(page, "python"))
+        if names.search(code) and page.parent != docs.PROJECT and page.name not in {"index.md", "practice.md"}:
+            assert "[pictures to practise with](../practice.md)" in page.read_text(encoding="utf-8"), name_of(page)
 
 
 @pytest.mark.parametrize("page", docs.pages(), ids=name_of)
