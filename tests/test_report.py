@@ -215,7 +215,7 @@ def test_without_anything_held_out_the_verdict_is_that_of_the_results(tmp_path: 
     text = text_of(manager)
     assert "Nothing was held out" in text
     assert (
-        "… Collect moreNothing was held out, so nothing tells how the ensemble does on pictures it has not seen. "
+        "+ Collect moreNothing was held out, so nothing tells how the ensemble does on pictures it has not seen. "
         in text
     )
     assert results["validation"]["verdict"]["sentence"] in text

@@ -50,7 +50,7 @@ _COLORED: Final = 5
 _DECISIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "ship": ("ship", "✓", "Ship"),
     "don't ship": ("dont", "✗", "Don't ship"),
-    "collect more": ("more", "…", "Collect more"),
+    "collect more": ("more", "+", "Collect more"),
 }
 """Class, sign and words of each decision: never the colour alone."""
 
@@ -114,7 +114,7 @@ def _verdict(contents: ReportContents) -> Markup:
         kind, sign, words = _DECISIONS[verdict["decision"]]
         sentence = verdict["sentence"]
     else:
-        kind, sign, words = "more", "…", "No verdict"
+        kind, sign, words = "more", "+", "No verdict"
         sentence = "Nothing was trained yet: train() learns from the examples and judges the result."
         if session is not None:
             sentence = "This training was not judged beside its contenders: validate() does it now."
@@ -374,7 +374,8 @@ def _workers(contents: ReportContents) -> Markup | None:
         )
     # It may be wider than the window; whoever uses the keyboard must be able to move it.
     shown = tag("section", table(examples, head, rows, kinds), class_="wide", tabindex=0, aria_label="Table of workers")
-    return _section("What each worker brings", tag("p", words, class_="soft"), shown, _subset(contents))
+    hint = tag("p", "The table is wider than this window: move it sideways.", class_="soft sideways")
+    return _section("What each worker brings", tag("p", words, class_="soft"), hint, shown, _subset(contents))
 
 
 def _subset(contents: ReportContents) -> Markup | None:

@@ -68,6 +68,7 @@ th.broad, td.broad, th.gain, td.gain { width: 62%; }
 .measure .bar { flex: 1 1 9rem; min-width: 0; }
 .bar { display: block; overflow: visible; }
 .wide { overflow-x: auto; }
+.sideways { display: none; }
 .wide table { min-width: 52rem; }
 .wide td.name { min-width: 11rem; }
 .wide tbody th, .wide thead th:first-child { position: sticky; left: 0; background: var(--paper); }
@@ -102,6 +103,9 @@ figure { margin: 0; }
 .severity.warning { color: var(--open); }
 code { font-family: ui-monospace, SFMono-Regular, Menlo, Consolas, monospace; font-size: 0.9em; }
 footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 0.6rem; }
+@media screen and (max-width: 54rem) {
+  .sideways { display: block; }
+}
 @media (max-width: 34rem) {
   th.gain, td.gain { width: auto; }
   th.broad, td.broad { width: auto; min-width: 10rem; }
