@@ -497,12 +497,6 @@ def test_who_is_best_can_be_kept_as_json() -> None:
 # --- words ----------------------------------------------------------------------------------------------------------
 
 
-def test_numbers_and_names_are_written_as_people_do() -> None:
-    assert [words.counted(number, "target") for number in (0, 1, 2)] == ["0 targets", "1 target", "2 targets"]
-    assert [words.listed(list(names)) for names in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
-    assert words.listed(["a", "b"], "or") == "a or b"
-
-
 @pytest.mark.parametrize(
     ("value", "precision", "text"),
     [

@@ -22,6 +22,7 @@ from tsm_training.markup import (
     joined,
     legend,
     line_chart,
+    listed,
     percent_text,
     probability_text,
     seconds_text,
@@ -190,3 +191,9 @@ def test_intervals_shares_and_times_in_words() -> None:
     ]
     assert shares_text({"a": 0.25, "b": 0.7496, "c": 0.0004}) == "b 75 %, a 25 %"
     assert [counted(number, "day") for number in (0, 1, 2)] == ["0 days", "1 day", "2 days"]
+
+
+def test_numbers_and_names_are_written_as_people_do() -> None:
+    assert [counted(number, "target") for number in (0, 1, 2)] == ["0 targets", "1 target", "2 targets"]
+    assert [listed(list(names)) for names in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
+    assert listed(["a", "b"], "or") == "a or b"

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,6 +15,7 @@ import attrs
 from tsm_training.data import ROLES, TrainingExample
 from tsm_training.errors import ManifestError
 from tsm_training.files import leads_inside, read_regular_file, system_reason
+from tsm_training.markup import listed
 
 __all__ = ["read_folder", "read_manifest", "relinked"]
 
@@ -34,10 +35,10 @@ def read_folder(root: str | os.PathLike[str]) -> list[Row]:
         ManifestError: a folder is missing or empty, or a file has no partner, or two.
     """
     if not Path(root).is_dir():
-        raise ManifestError(os.fspath(root), f"it is no folder; expected is one with {_listed(_FOLDERS)} in it")
+        raise ManifestError(os.fspath(root), f"it is no folder; expected is one with {listed(_FOLDERS)} in it")
     if absent := [name for name in _FOLDERS if not (Path(root) / name).is_dir()]:
         verb = "folder {} is" if len(absent) == 1 else "folders {} are"
-        reason = f"the {verb.format(_listed(absent))} missing; expected are {_listed(_FOLDERS)}"
+        reason = f"the {verb.format(listed(absent))} missing; expected are {listed(_FOLDERS)}"
         raise ManifestError(os.fspath(root), reason)
     found = [_files_by_stem(Path(root) / name) for name in _FOLDERS]
     stems = sorted(set().union(*found))
@@ -50,10 +51,6 @@ def read_folder(root: str | os.PathLike[str]) -> list[Row]:
             raise ManifestError(os.fspath(root), f"{folder} has no file named {shown}, though another folder has")
     sources, targets, truths = found
     return [(sources[stem], targets[stem], truths[stem], {"name": stem}) for stem in stems]
-
-
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join([*filter(None, [", ".join(names[:-1])]), names[-1]])
 
 
 def _files_by_stem(folder: Path) -> dict[str, Path]:

@@ -25,8 +25,8 @@ import attrs
 
 from tsm_training.analysis.paired import MIN_EXAMPLES
 from tsm_training.analysis.table import ScoreTable
-from tsm_training.analysis.words import counted, listed, probability_text
-from tsm_training.markup import card, small_table, tag
+from tsm_training.analysis.words import probability_text
+from tsm_training.markup import card, counted, listed, small_table, tag
 from tsm_training.markup import probability_text as known_probability
 from tsm_training.weights import probability_best as greatest_of
 

@@ -20,10 +20,10 @@ import attrs
 
 from tsm_training.analysis.posterior import Posterior
 from tsm_training.analysis.table import ScoreTable
-from tsm_training.analysis.words import counted, figures_text, probability_text
+from tsm_training.analysis.words import figures_text, probability_text
 from tsm_training.arguments import is_number
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.markup import Scale, card, figure_text, interval_bar, tag
+from tsm_training.markup import Scale, card, counted, figure_text, interval_bar, tag
 
 __all__ = [
     "BEYOND_DOUBT",

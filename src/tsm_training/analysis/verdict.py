@@ -34,10 +34,10 @@ from tsm_training.analysis.paired import (
 )
 from tsm_training.analysis.posterior import INTERVAL_MASS
 from tsm_training.analysis.table import ScoreTable
-from tsm_training.analysis.words import counted, figures_text, listed, probability_text
+from tsm_training.analysis.words import figures_text, probability_text
 from tsm_training.arguments import check_whole_number
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.markup import card, figure_text, interval_text, small_table, tag
+from tsm_training.markup import card, counted, figure_text, interval_text, listed, small_table, tag
 
 __all__ = [
     "CONTENDERS",

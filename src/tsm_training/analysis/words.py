@@ -3,26 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Final
 
 from tsm_training.analysis.posterior import Posterior
+from tsm_training.markup import counted
 
-__all__ = ["counted", "difference_text", "figures_text", "listed", "probability_text"]
+__all__ = ["difference_text", "figures_text", "probability_text"]
 
 _LEAST_DIGITS: Final = 3
 _MOST_DIGITS: Final = 6
 _NEARLY_SURE: Final = 0.99
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, which gets an s unless there is one."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
-
-
-def listed(names: Sequence[str], word: str = "and") -> str:
-    """Return names as people list them: "a", "a and b", "a, b and c"."""
-    return f" {word} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
 
 
 def difference_text(value: float, precision: float) -> str:

@@ -6,7 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Final
 
-__all__ = ["counted", "figure_text", "interval_text", "percent_text", "probability_text", "seconds_text", "shares_text"]
+__all__ = [
+    "counted",
+    "figure_text",
+    "interval_text",
+    "listed",
+    "percent_text",
+    "probability_text",
+    "seconds_text",
+    "shares_text",
+]
 
 _HARDLY_ANY: Final = 0.001
 """A smaller share is none: its worker is not run."""
@@ -61,3 +70,8 @@ def probability_text(probability: float | None) -> str:
 def counted(number: int, noun: str) -> str:
     """Return a number with its noun, which gets an s unless there is one."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def listed(names: Sequence[str], word: str = "and") -> str:
+    """Return names as people list them: "a", "a and b", "a, b and c"."""
+    return f" {word} ".join([", ".join(names[:-1]), names[-1]]) if len(names) > 1 else "".join(names)
