@@ -70,6 +70,18 @@ def test_a_terminal_gets_a_bar_per_phase(monkeypatch: pytest.MonkeyPatch) -> Non
     assert "accuracy 0.7500" in stream.getvalue()
 
 
+def test_a_notebook_gets_bars_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
+    stream = notebook()
+    assert not stream.isatty()
+    monkeypatch.setattr(sys, "stderr", stream)
+    with console_progress() as display:
+        for event in events():
+            display(event)
+    assert "\revaluating: 100%" in stream.getvalue()
+    assert "accuracy 0.7500" in stream.getvalue()
+
+
 @pytest.mark.parametrize("columns", [0, 100])
 def test_bars_are_as_wide_as_the_terminal_and_never_empty(monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
     termios = pytest.importorskip("termios", reason="this system has no pseudo-terminals")

@@ -56,8 +56,8 @@ class ProgressDisplay(Protocol):
 def console_progress() -> Generator[ProgressDisplay]:
     """Give a display that shows progress on standard error.
 
-    On a terminal that is a bar, if tqdm is installed (the extra ``progress``); elsewhere, and without tqdm, a plain
-    line every few seconds and one at the end of each phase. Whatever has become of standard error is no reason to fail.
+    On a terminal and in a notebook that is a bar, if tqdm is installed (the extra ``progress``); elsewhere, and without
+    tqdm, a plain line every few seconds and one at the end of each phase. Whatever has become of standard error is no reason to fail.
     """
     bar = _bar_class()
     display = _Lines() if bar is None else _Bars(bar)
@@ -69,10 +69,15 @@ def console_progress() -> Generator[ProgressDisplay]:
 
 def _bar_class() -> Any:
     with contextlib.suppress(Exception):  # a host may have put anything in the place of standard error
-        if sys.stderr.isatty():
+        if sys.stderr.isatty() or _is_notebook(sys.stderr):
             # Without an interval, tqdm starts no thread that would stay behind; the host's own bars keep theirs.
             return type("Bar", (importlib.import_module("tqdm").tqdm,), {"monitor_interval": 0})
     return None
+
+
+def _is_notebook(stream: object) -> bool:
+    """Tell whether somebody looks on in a notebook, whose output follows a carriage return as a terminal does."""
+    return type(stream).__module__.partition(".")[0] == "ipykernel"
 
 
 def _described(progress: Progress) -> str:
