@@ -57,7 +57,8 @@ def console_progress() -> Generator[ProgressDisplay]:
     """Give a display that shows progress on standard error.
 
     On a terminal and in a notebook that is a bar, if tqdm is installed (the extra ``progress``); elsewhere, and without
-    tqdm, a plain line every few seconds and one at the end of each phase. Whatever has become of standard error is no reason to fail.
+    tqdm, a plain line every few seconds and one at the end of each phase. Whatever has become of standard error is no
+    reason to fail.
     """
     bar = _bar_class()
     display = _Lines() if bar is None else _Bars(bar)
