@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import re
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,39 @@ def test_sessions_of_all_kinds_show_themselves() -> None:
     assert "skipped1 example" in text_of(failed)
     many = make_session("s", final_weights={f"w{number}": 1.0 for number in range(20)})
     assert "and 12 more" in text_of(many)
+
+
+def test_a_session_shows_itself_word_for_word() -> None:
+    start = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+    weights = {f"w{number}": 1.25 - 0.0625 * number for number in range(8)}
+    session = make_session(
+        "s",
+        status="completed",
+        start_time=start,
+        end_time=start + timedelta(seconds=2.5),
+        num_examples=7,
+        validation_ids=("a", "b"),
+        validation={"avg_accuracy": 0.8125, "verdict": {"sentence": "Ship it."}},
+        skipped={"a": "gone", "b": "gone"},
+        error="none of any weight",
+        initial_weights={"w0": 1.0},
+        final_weights=dict(reversed(weights.items())) | {"same": 1.25, "tail": 0.5},
+    )
+    rows = ["same–1.250", "w01.0001.250", *(f"w{number}–{weights[f'w{number}']:.3f}" for number in range(1, 7))]
+    assert text_of(session) == (
+        "Training session, completed"
+        "examples7, held out 2epochs3, learning rate 0.15started2026-05-04 03:02 UTCtook2.5 s"
+        "accuracy on held-out examples0.812verdictShip it.skipped2 exampleserrornone of any weight"
+        + "workerweight beforeafter"
+        + "".join(rows)
+        + "and 2 more"
+    )
+    exactly = attrs.evolve(session, final_weights=weights, skipped={}, error=None, validation=None, end_time=None)
+    assert text_of(exactly) == (
+        "Training session, completedexamples7, held out 2epochs3, learning rate 0.15started2026-05-04 03:02 UTC"
+        "accuracy on held-out examples–workerweight beforeafterw01.0001.250"
+        + "".join(f"{name}–{weight:.3f}" for name, weight in list(weights.items())[1:])
+    )
 
 
 def test_a_session_and_an_example_have_short_reprs(trained: tuple[TrainingManager, TrainingResults]) -> None:
