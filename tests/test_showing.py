@@ -106,6 +106,8 @@ def test_a_session_and_an_example_have_short_reprs(trained: tuple[TrainingManage
     assert len(repr(example)) < 900
     assert "…" in repr(example)
     assert example.example_id in repr(example)
+    longest = {"long": "x" * (120 - len("{'long': ''}"))}
+    assert repr(attrs.evolve(example, metadata=longest)).endswith(f"metadata={longest!r})")
 
 
 def test_a_prediction_shows_its_picture_and_who_made_it(
