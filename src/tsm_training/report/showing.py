@@ -109,7 +109,9 @@ def _judged_facts(document: Mapping[str, Any]) -> dict[str, str | None]:
     skipped = document.get("skipped", {})
     return {
         "judged on": f"{counted(document['num_examples'], 'example')}{seen}",
-        "accuracy": None if trained is None else f"{figure_text(trained)}, with equal weights {figure_text(equal)}",
+        "workers by share": None
+        if trained is None
+        else f"{figure_text(trained)}, with equal shares {figure_text(equal)}",
         "verdict": (document.get("verdict") or {}).get("sentence"),
         "skipped": counted(len(skipped), "example") if skipped else None,
     }
