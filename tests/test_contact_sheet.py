@@ -271,6 +271,10 @@ def test_pictures_of_any_shape_fit(size: tuple[int, int], expected: tuple[int, i
     assert fitted(picture(1, *size), 224, 168).shape[:2] == expected
 
 
+def test_more_rows_than_there_can_be_show_all(manager: TrainingManager) -> None:
+    assert len(rows_of(manager, rows=10**30)) == len(rows_of(manager, rows=50))
+
+
 # --- what cannot be shown ---------------------------------------------------------------------------------------------
 
 

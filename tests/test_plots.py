@@ -439,6 +439,24 @@ def test_trials_and_failed_sessions_have_no_say() -> None:
         plot_weights([trial, failed])
 
 
+@pytest.mark.parametrize("wrong", [3, "text", b"x", ["a"], [1], {"near": 1.0}, {"near": {"weight": 1.0}}])
+def test_weights_of_something_else_are_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="subject must be a TrainingManager, a learner, its statistics, or "):
+        plot_weights(wrong)
+
+
+@pytest.mark.parametrize("wrong", [3, "text", None, ["a"], [1]])
+def test_examples_that_are_none_are_refused(wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="examples must be TrainingExamples"):
+        plot_examples(judged(), wrong)
+
+
+@pytest.mark.parametrize("wrong", [3, "near", [1]])
+def test_what_to_highlight_is_a_list_of_ids(wrong: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="highlight must be a list of ids"):
+        plot_weights(statistics(2), highlight=wrong)
+
+
 def test_unknown_workers_cannot_be_highlighted() -> None:
     with pytest.raises(InvalidArgumentError, match=r"highlight must be ids out of '.*', got \['nobody'\]"):
         plot_weights(statistics(2), highlight=["nobody"])

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
 from tsm_training.arguments import check_ids, check_whole_number
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = ["plot_contenders", "plot_examples", "plot_learning_curve", "plot_weights", "plot_workers"]
+
+_Kind = TypeVar("_Kind")
 
 _MOST_EXAMPLES = 60
 
@@ -64,9 +66,10 @@ def plot_weights(
     if not rows and not paths:
         raise InvalidArgumentError("subject", subject, "something with workers or completed sessions")
     known = {row.worker_id for row in rows} | {path.worker_id for path in paths}
-    if unknown := [worker_id for worker_id in highlight or () if worker_id not in known]:
+    chosen = None if highlight is None else check_ids("highlight", highlight)
+    if unknown := [worker_id for worker_id in chosen or () if worker_id not in known]:
         raise InvalidArgumentError("highlight", unknown, f"ids out of {', '.join(map(repr, sorted(known)))}")
-    figure: Figure = drawings.draw_weights(rows, paths, highlight)
+    figure: Figure = drawings.draw_weights(rows, paths, chosen)
     return figure
 
 
@@ -78,16 +81,24 @@ def _weights_of(subject: object) -> tuple[list[WeightRow], list[WeightPath]]:
         return rows, weight_paths(completed_sessions(engine.store.iterate_sessions()))
     if isinstance(subject, WeightLearner):
         return weight_rows(subject.get_all_statistics(), subject.get_blend_weights()), []
-    if isinstance(subject, Mapping):
+    if isinstance(subject, Mapping) and all(_is_statistics(known) for known in subject.values()):
         return weight_rows(subject), []
-    sessions = [subject] if isinstance(subject, TrainingSession) else list(_iterated(subject))
+    sessions = [subject] if isinstance(subject, TrainingSession) else _all_of(TrainingSession, subject)
+    if sessions is None:
+        raise InvalidArgumentError("subject", subject, "a TrainingManager, a learner, its statistics, or sessions")
     return [], weight_paths(completed_sessions(sessions))
 
 
-def _iterated(subject: object) -> Iterable[TrainingSession]:
-    if isinstance(subject, Iterable) and not isinstance(subject, str):
-        return subject
-    raise InvalidArgumentError("subject", subject, "a TrainingManager, a learner, its statistics, or sessions")
+def _is_statistics(known: object) -> bool:
+    return isinstance(known, Mapping) and {"weight", "credible_interval"} <= known.keys()
+
+
+def _all_of(kind: type[_Kind], things: object) -> list[_Kind] | None:
+    """Return things as a list if all of them are of one kind, and None otherwise."""
+    if not isinstance(things, Iterable):
+        return None
+    found = list(things)
+    return found if all(isinstance(each, kind) for each in found) else None
 
 
 def plot_learning_curve(session: SessionLike) -> Figure:
@@ -171,9 +182,12 @@ def plot_examples(results: Judged, examples: Iterable[TrainingExample] = (), *, 
     drawings = _drawings("plot_examples")
     most = check_whole_number("most", most, 2)
     contest = contest_of(results)
+    known = _all_of(TrainingExample, examples)
+    if known is None:
+        raise InvalidArgumentError("examples", examples, "TrainingExamples")
     rows = contest.ranked()
     shown = rows if len(rows) <= most else [*rows[: most - most // 2], *rows[len(rows) - most // 2 :]]
-    names = example_names([row.example_id for row in shown], examples)
+    names = example_names([row.example_id for row in shown], known)
     figure: Figure = drawings.draw_examples(contest, shown, list(names.values()), len(rows) - len(shown))
     return figure
 

@@ -173,7 +173,7 @@ def look_at_examples(
     for rank, examples in _candidates(engine.store):
         names = example_names([example.example_id for example in examples], examples, name_of)
         readable = (row for each in examples if (row := look.at_readable(each, names[each.example_id], rank)))
-        found += itertools.islice(readable, rows if rank else 2 * rows)
+        found += itertools.islice(readable, min(rows if rank else 2 * rows, len(examples)))
     return found
 
 
