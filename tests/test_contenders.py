@@ -628,3 +628,19 @@ def test_whoever_adds_what_a_verdict_wants_gets_an_answer_from_validating(tmp_pa
     assert verdict["more"] == MIN_EXAMPLES - 4
     manager.add_training_examples([save_triple(tmp_path, 100 + number) for number in range(verdict["more"])])
     assert manager.validate()["verdict"]["n"] == MIN_EXAMPLES
+
+
+@pytest.mark.parametrize(
+    ("count", "words"),
+    [
+        (1, "The 1 example was learned from already; only others can judge."),
+        (3, "The 3 examples were all learned from already; only others can judge."),
+    ],
+)
+def test_a_verdict_says_that_everything_was_learned_from_already(tmp_path: Path, count: int, words: str) -> None:
+    """There are enough pictures, and nobody who counts them would guess why they count for nothing."""
+    manager = level_manager(tmp_path, count)
+    before = manager.validate()["verdict"]["sentence"]
+    manager.train(verbose=False, epochs=30, validation_split=0.0)
+    assert manager.validate()["verdict"]["sentence"].endswith(f" at least 8 are needed. {words}")
+    assert "already" not in before

@@ -189,6 +189,9 @@ def verdict_on(
         scores={name: [scores.get(name) for _example, scores in rows] for name in names},
     )
     verdict = judge(table, rope=rope).to_dict()
+    if judged and not any(each["is_unseen"] for each in judged):
+        learned = "example was" if len(judged) == 1 else "examples were all"
+        verdict["sentence"] += f" The {len(judged)} {learned} learned from already; only others can judge."
     if verdict["decision"] != "ship" and followed < _MOSTLY:
         verdict["sentence"] += (
             f" Only {followed:.0%} of what the training examples say is absorbed yet: train with more epochs first."
