@@ -1532,6 +1532,8 @@ def test_a_person_can_add_train_watch_stop_and_see(tab: Tab, tmp_path: Path) -> 
         assert "Trained ensemble" in results
         assert "Picture of the best single worker" in results
         assert "Target left as it was" in results
+        assert "Collect at least" in results
+        assert "Add them, then send POST /training/validate" in results
         tab.page.locator(".sheet").scroll_into_view_if_needed()
         assert tab.broken_images() == []
         check_looks(tab, "light", tab.DESK)
