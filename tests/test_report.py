@@ -25,7 +25,7 @@ from tsm_training import (
 from tsm_training.data import SessionCommit
 from tsm_training.errors import ExampleNotFoundError, ImageError, InvalidArgumentError, MetricError
 from tsm_training.lint import LintFinding, LintReport
-from tsm_training.report import report_page, write_report
+from tsm_training.report import report_page, show, write_report
 from tsm_training.testing.records import make_session
 
 if TYPE_CHECKING:
@@ -407,6 +407,43 @@ def test_a_judge_that_breaks_ends_the_report(tmp_path: Path) -> None:
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------------
+
+
+BROKEN_WORDS = """() => {
+    const broken = [];
+    for (const cell of document.querySelectorAll("th, dt")) {
+        const texts = document.createTreeWalker(cell, NodeFilter.SHOW_TEXT);
+        while (texts.nextNode()) {
+            for (const word of texts.currentNode.data.matchAll(/[\\p{L}\\p{N}]+/gu)) {
+                const range = document.createRange();
+                range.setStart(texts.currentNode, word.index);
+                range.setEnd(texts.currentNode, word.index + word[0].length);
+                if (new Set([...range.getClientRects()].map(box => box.top)).size > 1) broken.push(word[0]);
+            }
+        }
+    }
+    return broken;
+}"""
+
+
+@pytest.mark.parametrize("size", [PHONE, (320, 600)], ids=["phone", "small phone"])
+def test_names_and_labels_break_between_words_and_at_joints_only(
+    tab: Tab, page: str, folder: Path, size: tuple[int, int]
+) -> None:
+    assert page
+    tab.resize(size)
+    tab.open(folder / "report.html")
+    assert tab.page.evaluate(BROKEN_WORDS) == []
+
+
+def test_labels_in_notebooks_break_between_words_only(tab: Tab, manager: TrainingManager, tmp_path: Path) -> None:
+    session = manager.data_manager.get_all_sessions()[-1]
+    validation: Any = session.validation
+    cards = [show(validation), show(manager.explain()), session, found(LintFinding("few_examples", "few", "Add more."))]
+    (tmp_path / "cards.html").write_text("<meta charset=utf-8>" + "".join(each._repr_html_() for each in cards))
+    tab.resize((520, 600))
+    tab.open(tmp_path / "cards.html")
+    assert tab.page.evaluate(BROKEN_WORDS) == []
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
