@@ -20,7 +20,14 @@ from tsm_training import (
     create_color_transfer_workers,
 )
 from tsm_training.images import write_image
-from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
+from tsm_training.plots import (
+    plot_contenders,
+    plot_examples,
+    plot_growth,
+    plot_learning_curve,
+    plot_weights,
+    plot_workers,
+)
 from tsm_training.report import contact_sheet
 
 DOCS = Path(__file__).parent
@@ -80,6 +87,7 @@ def _draw(manager: TrainingManager) -> None:
     session = manager.data_manager.get_all_sessions()[-1]
     plots = {
         "weights": plot_weights(manager),
+        "growth": plot_growth(manager),
         "learning": plot_learning_curve(session),
         "workers": plot_workers(manager),
         "contenders": plot_contenders(session),
@@ -88,4 +96,4 @@ def _draw(manager: TrainingManager) -> None:
     for name, plot in plots.items():
         plot.savefig(FOLDER / f"{name}.png")
     write_image(FOLDER / "sheet.png", contact_sheet(manager, rows=2))
-    manager.report(FOLDER / "report.html", title="Twenty workers on film looks")
+    manager.report(FOLDER / "report.html", title="Film looks")

@@ -5,34 +5,29 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from tsm_training import ValidationResults
-from tsm_training.data import EpochMetrics, SessionDocument
+from tsm_training import TrainingResults, TrainingSession, ValidationResults
+from tsm_training.views import guide_band
 from tsm_training.weights import LearnerStatistics
 
-_MOST_WORKERS = 10
-_MOST_EPOCHS = 10
+_MOST_WORKERS = 6
 _BAR = 32
 """Width of a bar in characters."""
 
 
 def print_report(
-    session: SessionDocument,
-    statistics: Mapping[str, LearnerStatistics],
-    before: ValidationResults,
-    after: ValidationResults,
+    results: TrainingResults, statistics: Mapping[str, LearnerStatistics], curve: Sequence[TrainingSession]
 ) -> None:
-    """Print what a training has learned.
+    """Print what a training has learned, and what that is worth.
 
     Args:
-        session: The training.
+        results: What ``train()`` returned.
         statistics: What the learner knows about each worker.
-        before: How the untrained ensemble does on the held-out examples.
-        after: How the trained one does.
+        curve: Trainings on more and more examples, each judged on the same held-out ones.
     """
-    _print_weights(statistics, after["blend_weights"])
-    _print_curve(session)
-    _print_held_out(session, before, after)
-    _print_verdict(after)
+    _print_weights(statistics, results["validation"]["blend_weights"])
+    _print_gain(results["validation"])
+    _print_curve(curve)
+    _print_verdict(results["validation"])
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
@@ -67,50 +62,63 @@ def _interval(lower: float, middle: float, upper: float) -> str:
     return "".join(line)
 
 
-# --- learning curve -------------------------------------------------------------------------------------------------
-
-
-def _print_curve(session: SessionDocument) -> None:
-    history = session["metrics_history"]
-    equal = history[0]["equal_weights_accuracy"]
-    points = [("equal weights", equal), *((f"epoch {e['epoch']}", e["avg_accuracy"]) for e in _some(history))]
-    low, high = min(a for _, a in points), max(a for _, a in points)
-    print(f"\nLearning curve: mean accuracy, weighted by share, on the {session['num_examples']} training examples")
-    for name, accuracy in points:
-        length = 1 + round((_BAR - 1) * (accuracy - low) / (high - low)) if high > low else 1
-        print(f"  {name:23}{accuracy:7.4f}   {'#' * length}")
-
-
-def _some(history: Sequence[EpochMetrics]) -> list[EpochMetrics]:
-    """Return all epochs or, if they are many, some of them with the first and the last."""
-    last = len(history) - 1
-    steps = min(last, _MOST_EPOCHS - 1)
-    return [history[round(step * last / max(1, steps))] for step in range(steps + 1)]
-
-
 # --- held-out examples ----------------------------------------------------------------------------------------------
 
 
-def _print_held_out(session: SessionDocument, before: ValidationResults, after: ValidationResults) -> None:
-    training = session["metrics_history"][-1]["worker_accuracies"]
-    best = max(training, key=lambda worker_id: training[worker_id] or 0.0)
-    means = {worker_id: accuracies["mean"] for worker_id, accuracies in after["worker_accuracies"].items()}
-    print(f"\nMean accuracy on the {after['num_examples']} held-out examples (1 = the ground truth itself)")
-    print(f"  {'':56}{'picture':>9}{'workers':>9}")
-    for name, picture, workers in (
-        ("trained ensemble", after["ensemble_accuracy"], after["avg_accuracy"]),
-        ("untrained ensemble (equal weights)", before["ensemble_accuracy"], before["avg_accuracy"]),
-        (f"best single worker in training ({best})", means[best], None),
-        ("target left untouched", means["unchanged"], None),
-    ):
-        print(f"  {name:56}{_figure(picture):>9}{_figure(workers):>9}")
-    print("  (picture: of the picture it gives; workers: mean of its workers' accuracies, weighted by share)")
+def _print_gain(validation: ValidationResults) -> None:
+    verdict, contenders = validation["verdict"], validation["contenders"]
+    names = {
+        "trained": "trained ensemble",
+        "best_single": f"best single worker ({verdict['best_single']})",
+        "best_fixed": f"best worker that learns nothing ({verdict['best_fixed']})",
+        "equal_weights": "before training: all workers with equal weights",
+        "untouched": "target left untouched",
+    }
+    print(f"\nWhat training brought, on the {validation['num_examples']} held-out examples")
+    print(f"  {'':56}{'similarity':>12}{'dE00':>8}")
+    for key, name in names.items():
+        if key in contenders:
+            similarity, difference = contenders[key]["mean"], contenders[key]["mean_delta_e"]
+            print(f"  {name:56}{_figure(similarity, 4):>12}{_figure(difference, 2):>8}")
+    print("  (similarity: to the ground truth, at most 1; dE00: mean color difference, 1 is just noticeable)")
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.4f}"
+def _figure(value: float | None, digits: int) -> str:
+    return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _print_verdict(after: ValidationResults) -> None:
+# --- learning curve -------------------------------------------------------------------------------------------------
+
+
+def _print_curve(curve: Sequence[TrainingSession]) -> None:
+    points = [(0, _mean(curve[-1], "equal_weights")), *((s.num_examples, _mean(s, "trained")) for s in curve)]
+    measured = [(number, *guide_band(number)[-1][1:], similarity) for number, similarity in points if similarity]
+    low = min(value for _, *values in measured for value in values)
+    print("\nLearning curve: similarity on the same held-out examples, by the number of examples learned from")
+    print(f"  {'examples':>8}{'similarity':>14}{'guide expects':>17}   {low:<8.2f}{1:>{_BAR - 8}.2f}")
+    for number, *values in measured:
+        expected = f"{values[0]:.2f}-{values[1]:.2f}"
+        bar = _band(*((value - low) / (1 - low) for value in values))
+        print(f"  {number:>8}{values[2]:>14.4f}{expected:>17}   {bar}")
+    print("  (o: what was reached; ===: what the user guide expects of so many examples)")
+
+
+def _mean(session: TrainingSession, contender: str) -> float | None:
+    mean: float | None = (session.validation or {}).get("contenders", {}).get(contender, {}).get("mean")
+    return mean
+
+
+def _band(low: float, high: float, reached: float) -> str:
+    """Draw what is expected and what was reached, given as fractions of the bar's width."""
+    first, last, place = (round(value * (_BAR - 1)) for value in (low, high, reached))
+    line = ["=" if first <= column <= last else " " for column in range(_BAR)]
+    line[place] = "o"
+    return "".join(line).rstrip()
+
+
+# --- verdict --------------------------------------------------------------------------------------------------------
+
+
+def _print_verdict(validation: ValidationResults) -> None:
     print("\nIs it worth shipping?")
-    print(textwrap.fill(after["verdict"]["sentence"], 94, initial_indent="  ", subsequent_indent="  "))
+    print(textwrap.fill(validation["verdict"]["sentence"], 94, initial_indent="  ", subsequent_indent="  "))

@@ -228,7 +228,7 @@ def noise_verdicts(
 def decisions(verdicts: Iterator[Verdict]) -> dict[str, float]:
     """Return how often each decision was taken."""
     counts = Counter(verdict.decision for verdict in verdicts)
-    return {name: counts[name] / counts.total() for name in ("ship", "don't ship", "collect more")}
+    return {name: counts[name] / counts.total() for name in ("ship", "don't ship", "no gain", "collect more")}
 
 
 def verdict_coverage(n: int, standard_errors: float = 2.0, repetitions: int = 300, seed: int = 0) -> float:

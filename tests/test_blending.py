@@ -485,25 +485,62 @@ def test_every_solver_is_compared_on_examples_that_it_has_not_seen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("groups", "gains", "is_enough"),
+    ("gains", "is_enough"),
     [
-        ("abcd", [0.01, 0.03, 0.01, 0.03], True),  # mean 0.02, standard error 0.00577
-        ("abcd", [-0.02, 0.04, -0.02, 0.04], False),  # mean 0.01, standard error 0.0173
-        ("abc", [0.010, 0.020, 0.0435], True),  # mean 0.0245, standard error 0.00993: 2.47 of them
-        ("abcd", [0.0, 0.0, 0.0, 0.05], False),  # 1 of them
-        ("abcd", [0.0, 0.0, 0.02, 0.021], True),  # 1.73 of them
-        ("abc", [-0.01, 0.0, 0.038], False),  # mean 0.00933, standard error 0.0146
-        ("abc", [-0.01, 0.02, 0.038], False),  # mean 0.016, standard error 0.01405: 1.14 of them
-        ("abc", [-0.005, 0.02, 0.038], True),  # mean 0.01767, standard error 0.01247: 1.42 of them
-        # Four examples with one target are one group: 0.016 once again.
-        ("abcccc", [-0.01, 0.02, 0.038, 0.038, 0.03, 0.046], False),
+        ([0.01, 0.03, 0.01, 0.03], True),  # mean 0.02, standard error 0.00577
+        ([-0.02, 0.04, -0.02, 0.04], False),  # mean 0.01, standard error 0.0173
+        ([0.010, 0.020, 0.0435], True),  # mean 0.0245, standard error 0.00993: 2.47 of them
+        ([0.0, 0.0, 0.0, 0.05], False),  # 1 of them
+        ([0.0, 0.0, 0.02, 0.021], True),  # 1.73 of them
+        ([-0.01, 0.0, 0.038], False),  # mean 0.00933, standard error 0.0146
+        ([-0.01, 0.02, 0.038], False),  # mean 0.016, standard error 0.01405: 1.14 of them
+        ([-0.005, 0.02, 0.038], True),  # mean 0.01767, standard error 0.01247: 1.42 of them
     ],
 )
-def test_a_search_wins_where_its_gain_is_beyond_noise(groups: str, gains: list[float], is_enough: bool) -> None:
+def test_a_search_wins_where_its_gain_is_beyond_noise(gains: list[float], is_enough: bool) -> None:
     compared = {"equal_weights": [0.4] * len(gains), "best_single": [0.5] * len(gains)}
     compared |= {"greedy": [0.5 + gain for gain in gains], "least_squares": [0.45] * len(gains)}
-    chosen = _chosen(compared, ["equal_weights", "best_single"], list(groups))
+    chosen = _chosen(compared, ["equal_weights", "best_single"])
     assert chosen == ("greedy" if is_enough else "best_single")
+
+
+def scoring(group: str, number: int, **scores: float) -> BlendExample:
+    """Return an example on which each worker alone, or both together, has a known score."""
+    levels = {"a": 0, "b": 100}
+    outputs = {name: np.full((4, 4, 3), level, np.uint8) for name, level in levels.items()}
+    judge = {0: scores["a"], 100: scores["b"], 50: scores["both"]}
+    accuracies = {name: scores[name] for name in levels}
+    truth = outputs["a"]
+    return BlendExample(
+        f"{group} {number}", group, outputs, truth, accuracies, lambda picture: judge.get(int(picture.flat[0]), 0.0)
+    )
+
+
+def test_every_target_counts_alike_however_many_examples_it_has() -> None:
+    examples = [scoring(group, 0, a=0.5, b=0.4, both=0.7) for group in "wxyz"]
+    crowd = [scoring("z", number, a=0.9, b=0.4, both=0.1) for number in range(1, 20)]
+    few, many = fitted(examples), fitted([*examples, *crowd])
+    assert (few.compared["best_single"], few.compared["equal_weights"]) == pytest.approx((0.5, 0.7))
+    # The means of the crowded target are 0.88 and 0.13: over examples they would decide, over targets they do not.
+    expected = (3 * 0.5 + 0.88) / 4, (3 * 0.7 + 0.13) / 4
+    assert (many.compared["best_single"], many.compared["equal_weights"]) == pytest.approx(expected)
+
+
+def test_the_safe_shares_are_those_of_the_better_simple_answer() -> None:
+    uneven = fitted([planted(number, {"a": 0.95, "b": 0.05}) for number in range(8)])
+    assert uneven.solver in {"least_squares", "greedy"}
+    assert uneven.safe == {"a": 1.0, "b": 0.0}
+    even = fitted([planted(number, {"a": 0.5, "b": 0.5}) for number in range(5)])
+    assert even.safe == {"a": 0.5, "b": 0.5}
+    named = fitted([planted(number, {"a": 0.5, "b": 0.5}) for number in range(5)], COMPARED_SOLVERS["best_single"])
+    assert named.safe == even.safe
+
+
+def test_a_group_keeps_the_safe_shares_of_all_unless_its_own_are_better_beyond_noise() -> None:
+    alike = [noisy(number, judge=caprice) for number in range(6)]
+    assert fitted(alike, None, [], {"a": 0.3, "c": 0.7}).safe == {"a": 0.3, "b": 0.0, "c": 0.7}
+    other = [planted(number, {"b": 1.0}, spare="ac") for number in range(6)]
+    assert fitted(other, None, [], {"a": 1.0}).safe == {"a": 0.0, "b": 1.0, "c": 0.0}
 
 
 @attrs.frozen(eq=False)
@@ -580,7 +617,8 @@ class Own(BlendSolver):
 def test_a_solver_that_is_given_is_used_without_comparison() -> None:
     examples = [noisy(number) for number in range(3)]
     fit = fitted(examples, Own({"a": 2, "c": np.float32(6.0)}))
-    assert fit == BlendFit({"a": 0.25, "b": 0.0, "c": 0.75}, "own", {}, 0)
+    assert (fit.shares, fit.solver, fit.compared) == ({"a": 0.25, "b": 0.0, "c": 0.75}, "own", {})
+    assert fit.metric_calls == 2 * len(examples)  # for the safe shares
     assert all(type(share) is float for share in fit.shares.values())
 
 

@@ -12,10 +12,11 @@ import pytest
 
 from levels import LEVELS, Level, level_manager
 from support import HostPool, brighter, failing, pool_of, save_triple
-from tsm_training import TrainingManager
+from tsm_training import BayesianWeightLearner, TrainingManager
 from tsm_training.data import TrainingExample
 from tsm_training.data.split import fold_examples
-from tsm_training.engine import CrossValidationResults
+from tsm_training.engine import CrossValidationResults, ExampleJudgement, crossvalidation
+from tsm_training.engine.contenders import Contenders
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, NothingEvaluatedError, NoWorkersError
 
 
@@ -115,16 +116,16 @@ def exported(manager: TrainingManager, folder: Path) -> Path:
 
 
 def test_the_learners_rate_and_the_epochs_count(tmp_path: Path) -> None:
-    manager = level_manager(tmp_path, 8)
+    manager = level_manager(tmp_path, 8, blend_solver="least_squares")
     slow = manager.with_learner(manager.weight_learner.with_alpha(0.01))
     [first, *_others] = manager.cross_validate(3)["blend_weights"]
     [little, *_others] = slow.cross_validate(3, epochs=1)["blend_weights"]
     [more, *_others] = slow.cross_validate(3, epochs=5)["blend_weights"]
-    assert little["far"] > more["far"] > first["far"]
+    assert 0.0 < little["above"] < more["above"] < first["above"]
 
 
 def test_another_seed_divides_otherwise(tmp_path: Path) -> None:
-    manager = level_manager(tmp_path)
+    manager = level_manager(tmp_path, blend_solver="least_squares")
     first, again, other = (manager.cross_validate(3, seed=seed) for seed in (1, 1, 2))
     assert first == again
     assert first["blend_weights"] != other["blend_weights"]
@@ -214,3 +215,26 @@ def test_without_examples_workers_or_pictures_there_is_nothing_to_judge(tmp_path
         level_manager(tmp_path, 2, pool=pool_of()).cross_validate()
     with pytest.raises(NothingEvaluatedError):
         level_manager(tmp_path, 2, pool=pool_of(failing("broken"))).cross_validate()
+
+
+# --- the best fixed worker ------------------------------------------------------------------------------------------
+
+
+def judgement(**scores: float) -> ExampleJudgement:
+    return {"example_id": "", "group": None, "is_unseen": True, "scores": scores, "delta_e": dict(scores)}
+
+
+def test_where_the_best_worker_is_a_fixed_one_in_some_fold_it_stands_for_both() -> None:
+    rows = [judgement(best_single=0.9, best_fixed=0.8), judgement(best_single=0.7), judgement(trained=0.5)]
+    crossvalidation._complete(rows)
+    assert [each["scores"].get("best_fixed") for each in rows] == [0.8, 0.7, None]
+    assert [each["delta_e"].get("best_fixed") for each in rows] == [0.8, 0.7, None]
+    rows = [judgement(best_single=0.9)]
+    crossvalidation._complete(rows)
+    assert rows == [judgement(best_single=0.9)]
+
+
+def test_a_best_worker_is_named_where_all_folds_agree_on_it() -> None:
+    folds = [Contenders(BayesianWeightLearner(), ("a", "b"), None, best, "a") for best in ("a", "b", "a")]
+    assert crossvalidation._agreed(folds) == {"best_single": None, "best_fixed": "a"}
+    assert crossvalidation._agreed(folds[::2]) == {"best_single": "a", "best_fixed": "a"}

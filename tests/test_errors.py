@@ -82,6 +82,7 @@ CASES: dict[str, tuple[tuple[object, ...], str]] = {
         ("w.json", "must be above 0", "weights['a']"),
         "weights file 'w.json' at weights['a']: must be above 0",
     ),
+    "WorkerNotFittedError": (("w",), "worker 'w' is not fitted yet: it answers after train()"),
     "WorkerNotFoundError": (("w",), "no registered worker has the id 'w'"),
     "WorkerPoolError": (
         ("Pool", "returned no results"),

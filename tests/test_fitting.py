@@ -29,6 +29,7 @@ from support import (
 )
 from tsm_training import FunctionWorker, Image, InMemoryStore, Progress, TrainingManager
 from tsm_training.data import Preview, TrainingExample
+from tsm_training.engine.evaluator import preview_rank
 from tsm_training.engine.fitting import MOST_FITTED_EXAMPLES, group_label
 from tsm_training.engine.listener import Listener
 from tsm_training.engine.previews import first_of
@@ -51,7 +52,6 @@ from tsm_training.errors import (
 )
 from tsm_training.evidence import FittedBlend, LearnedState
 from tsm_training.testing import make_example
-from tsm_training.weights import LearnerCell
 
 
 def state_of(manager: TrainingManager) -> LearnedState:
@@ -285,16 +285,15 @@ def test_results_of_a_foreign_pool_serve_later_trainings_only_where_they_are_sto
 
 @pytest.mark.parametrize(("alpha", "epochs"), [(0.1, 1), (0.1, 5), (0.5, 2), (1.0, 1)])
 def test_rate_and_epochs_decide_how_far_the_blend_is_followed(tmp_path: Path, alpha: float, epochs: int) -> None:
-    manager = level_manager(tmp_path, examples=4, alpha=alpha)
+    manager = level_manager(tmp_path, examples=4, alpha=alpha, blend_solver="auto")
     train_all(manager, epochs=epochs)
     absorbed = 1.0 - (1.0 - alpha) ** epochs
     assert fitted_of(manager).absorbed == pytest.approx(absorbed)
-    posterior = manager.weight_learner.with_cell(LearnerCell(attrs.evolve(state_of(manager), fitted=None)))
+    assert fitted_of(manager).safe == {"below": 1.0}
     fitted = fitted_of(manager).shares
-    expected = {
-        worker_id: (1.0 - absorbed) * share + absorbed * fitted.get(worker_id, 0.0)
-        for worker_id, share in posterior.get_blend_weights().items()
-    }
+    assert fitted["above"] > 0.3
+    expected = {worker_id: absorbed * fitted.get(worker_id, 0.0) for worker_id in ("above", "below", "far")}
+    expected["below"] += 1.0 - absorbed
     assert manager.weight_learner.get_blend_weights() == pytest.approx(expected)
 
 
@@ -310,12 +309,12 @@ def test_how_far_it_is_followed_is_the_mean_over_all_that_is_learned_from(tmp_pa
 
 
 def test_every_epoch_of_the_history_has_the_shares_that_a_training_of_as_many_epochs_ends_with(tmp_path: Path) -> None:
-    manager = level_manager(tmp_path, examples=4, alpha=0.3)
+    manager = level_manager(tmp_path, examples=4, alpha=0.3, blend_solver="auto")
     train_all(manager, epochs=3)
     [session] = manager.data_manager.get_all_sessions()
     history = [epoch["blend_weights"] for epoch in session.metrics_history]
     for epochs, shares in enumerate(history, 1):
-        shorter = level_manager(tmp_path, examples=4, alpha=0.3)
+        shorter = level_manager(tmp_path, examples=4, alpha=0.3, blend_solver="auto")
         train_all(shorter, epochs=epochs)
         assert shares == shorter.weight_learner.get_blend_weights()
     assert history[0] != history[1] != history[2]
@@ -328,16 +327,19 @@ def test_where_the_store_keeps_few_previews_the_blend_is_fitted_on_those(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = level_manager(tmp_path)
-    examples = sorted(all_examples(manager), key=lambda example: example.known_files.digest)
+    examples = sorted(all_examples(manager), key=lambda example: preview_rank(example.known_files.target.sha256))
     manager.validate()
-    sizes = [sum(map(len, manager.data_manager.load_previews(e.known_files.digest).values())) for e in examples]
+    previews = [manager.data_manager.load_previews(e.known_files.digest) for e in examples]
+    sizes = [sum(len(png) for name, png in each.items() if "@" in name) for each in previews]
     # The fourth example keeps a part of its previews only, which is as good as none.
     monkeypatch.setattr("tsm_training.data.memory.PREVIEW_BYTES", sum(sizes[:3]) + sizes[3] // 2)
     manager.data_manager.save_evaluations([])
-    assert 0 < len(manager.data_manager.load_previews(examples[3].known_files.digest)) < 5
+    assert 2 < len(manager.data_manager.load_previews(examples[3].known_files.digest)) < 5
+    assert manager.data_manager.load_previews(examples[-1].known_files.digest).keys() == {"target", "ground_truth"}
     train_all(manager)
-    assert fitted_of(manager).digests == digests_of(examples[:3])
-    assert manager.validate()["ensemble_examples"] == 3
+    assert fitted_of(manager).digests == tuple(sorted(digests_of(examples[:3])))
+    # What the fourth one keeps is enough to judge the blend by, for it is the picture of one worker.
+    assert manager.validate()["ensemble_examples"] == 4
 
 
 # --- previews that cannot be used -----------------------------------------------------------------------------------
@@ -372,7 +374,9 @@ def test_an_example_whose_preview_is_damaged_is_left_out(tmp_path: Path, name: s
     store.save_evaluations([], [Preview(digest, name, damaged)])
     train_all(manager)
     assert fitted_of(manager).digests == digests_of(others)
-    assert manager.validate()["ensemble_examples"] == 3
+    # The blend can be judged without the picture of a worker that has no share in it.
+    is_without_share = name.startswith("above@") and manager.weight_learner.get_blend_weights()["above"] == 0.0
+    assert manager.validate()["ensemble_examples"] == (4 if is_without_share else 3)
 
 
 # --- where things run, and when they stop ---------------------------------------------------------------------------
@@ -535,7 +539,10 @@ def small_example(item: EvaluatedExample) -> BlendExample:
 
 
 def items_of(count: int) -> list[EvaluatedExample]:
-    return [EvaluatedExample(make_example(str(number)), f"{number:03}", {}) for number in reversed(range(count))]
+    """Return examples whose digests are in order of rank."""
+    examples = [make_example(str(number)) for number in range(count)]
+    examples.sort(key=lambda example: preview_rank(example.known_files.target.sha256), reverse=True)
+    return [EvaluatedExample(example, f"{count - 1 - n:03}", {}) for n, example in enumerate(examples)]
 
 
 def taken(count: int, most: int = 1000, most_bytes: int = 10**6, gaps: Callable[[int], bool] = lambda _n: False) -> str:
@@ -546,7 +553,7 @@ def taken(count: int, most: int = 1000, most_bytes: int = 10**6, gaps: Callable[
     return " ".join(str(int(example.digest)) for example in found)
 
 
-def test_the_first_examples_in_order_of_digest_are_taken() -> None:
+def test_the_first_examples_in_order_of_rank_are_taken() -> None:
     assert taken(4) == "0 1 2 3"
     assert taken(9, most=3) == "0 1 2"
     assert taken(9, most=3, gaps=lambda number: number in {0, 2}) == "1 3 4"
@@ -574,7 +581,8 @@ def test_no_more_examples_are_fitted_than_stated(tmp_path: Path, monkeypatch: py
     monkeypatch.setattr("tsm_training.engine.fitting.MOST_FITTED_EXAMPLES", 4)
     manager = level_manager(tmp_path)
     train_all(manager)
-    assert fitted_of(manager).digests == digests_of(all_examples(manager))[:4]
+    ranked = sorted(all_examples(manager), key=lambda example: preview_rank(example.known_files.target.sha256))
+    assert fitted_of(manager).digests == tuple(sorted(digests_of(ranked[:4])))
     assert len(state_of(manager).absorbed) == 6
 
 

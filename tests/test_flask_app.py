@@ -42,6 +42,7 @@ from tsm_training.errors import (
     StorageFullError,
     TsmTrainingError,
 )
+from tsm_training.weights import MAX_WEIGHTS_FILE_BYTES
 
 if TYPE_CHECKING:
     from browser import Tab
@@ -670,7 +671,7 @@ REFUSED = [
             b'{"weights": {"near": 1, "near": 2}}',
             DEEP.encode(),
             b"\xff\xfe",
-            b'{"weights": {"near": 1}}' + b" " * 1_000_000,
+            b'{"weights": {"near": 1}}' + b" " * MAX_WEIGHTS_FILE_BYTES,
         )
     ),
     bad_weights(b'{"weights": {"other": 1}}', "changed: weights names none of the workers here (far, mid, near)."),
@@ -678,7 +679,7 @@ REFUSED = [
     Refused("POST", "weights/import", {"data": {}}, 400, "file is missing"),
     Refused("POST", "weights/import", {"data": {"file": "text"}}, 400, "file is missing"),
     bad_weights(b"\xff\xfe", "nothing was changed: it is not UTF-8 text"),
-    Refused("POST", "weights/import", {"weights": bytes(3_000_000)}, 413, "at most 1,200,000 bytes in all"),
+    Refused("POST", "weights/import", {"weights": bytes(33_000_000)}, 413, "at most 32,200,000 bytes in all"),
     # addresses
     *(
         Refused(method, address, {}, 405, "")
@@ -1136,6 +1137,29 @@ def test_the_page_shows_the_verdict_where_there_is_one(host: Host, monkeypatch: 
     assert '<p class="verdict">Worth shipping.</p>' in host.client.get("/training/dashboard").text
 
 
+def test_the_page_names_the_contenders_and_shows_what_examples_bring(host: Host) -> None:
+    host.add_several(6)
+    host.client.post("/training/train", json={"validation_split": 0.5})
+    page = host.client.get("/training/dashboard").text
+    [session] = host.service.manager.data_manager.get_all_sessions()
+    best = session.validation["verdict"]["best_single"]
+    known = session.validation["contenders"]["best_single"]
+    figures = f"{known['mean']:.4f}, ΔE00 {known['mean_delta_e']:.2f}"
+    assert f"<dt>On unseen examples, best single worker: {best}</dt><dd>{figures}</dd>" in page
+    assert "What examples bring" in page
+    assert "Judged by their pictures" not in page
+
+
+def test_the_page_says_how_many_were_judged_by_their_pictures(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
+    host.add_several(3)
+    host.client.post("/training/train")
+    [session] = host.service.manager.data_manager.get_all_sessions()
+    judged = attrs.evolve(session, validation={**session.validation, "num_examples": 60, "ensemble_examples": 11})
+    monkeypatch.setattr(tsm_training.TrainingDataManager, "get_all_sessions", lambda _self: [judged])
+    page = host.client.get("/training/dashboard").text
+    assert "<dt>Judged by their pictures</dt><dd>11 of 60 held-out examples</dd>" in page
+
+
 def test_many_examples_and_sessions_are_shown_in_part(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in (("_EXAMPLES", 2), ("_MOST_EXAMPLES", 3), ("_SESSIONS", 1)):
         monkeypatch.setattr(module("dashboard"), name, value)
@@ -1187,6 +1211,19 @@ def test_a_learning_curve_stays_within_its_frame_whatever_it_shows() -> None:
         assert len(curve.dots) == (len(history) if len(history) <= 24 else 0)
     rising = charts.learning_curve([entry(0.7, 0.6), entry(0.8, 0.6)])
     assert rising.dots[0][1] > rising.dots[1][1]  # upwards is less in a drawing
+
+
+def test_the_growth_stays_within_its_frame_and_has_a_band() -> None:
+    charts = module("charts")
+    assert charts.growth_curve([]) is None
+    assert charts.growth_curve([(0.0, 0.7)]) is None
+    for points in ([(0, 0.79), (10, 0.86), (80, 0.93)], [(0, 0.1), (1, 0.1)], [(300, 0.99), (400, 1.0)]):
+        curve = charts.growth_curve(points)
+        drawn = [tuple(map(float, pair.split(","))) for line in (curve.trained, curve.band) for pair in line.split()]
+        assert all(charts.LEFT <= x <= charts.WIDTH - charts.RIGHT for x, _y in drawn)
+        assert all(charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for _x, y in drawn)
+        assert len(curve.dots) == len(points)
+        assert {tick.label for tick in curve.x_ticks} >= {"0"} or curve.x_ticks[0].label == "0.0"
 
 
 def test_intervals_share_one_scale_that_workers_without_a_picture_do_not_stretch() -> None:
@@ -1526,12 +1563,12 @@ def test_a_person_can_add_train_watch_stop_and_see(tab: Tab, tmp_path: Path) -> 
 
         tab.click("button:text-is('Train')")
         tab.wait_for_text("The last training was completed")
-        assert tab.count("svg.curve") == 1
+        assert tab.count("svg.curve") == 2  # over the epochs, and over the number of examples
         assert "completed" in tab.text("#sessions")
         results = tab.text("#results")
         assert "Trained ensemble" in results
-        assert "Picture of the best single worker" in results
-        assert "Target left as it was" in results
+        assert "best single worker: near" in results
+        assert "untouched target" in results
         assert "Collect at least" in results
         assert "Add them, then send POST /training/validate" in results
         tab.page.locator(".sheet").scroll_into_view_if_needed()

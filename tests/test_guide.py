@@ -394,7 +394,8 @@ def test_the_library_returns_these_documents(manager: TrainingManager, tmp_path:
 
     manager.export_weights(tmp_path / "weights.json")
     document = json.loads((tmp_path / "weights.json").read_text(encoding="utf-8"))
-    assert set(typing.get_type_hints(WeightsDocument)) - set(document) == {"group_by", "groups"}  # nothing was grouped
+    # Nothing was grouped, and no worker of this pool is fitted.
+    assert set(typing.get_type_hints(WeightsDocument)) - set(document) == {"fits", "group_by", "groups"}
 
     reset: ResetRequest = {"default_weight": 1.0}
     manager.reset_weights(**reset)

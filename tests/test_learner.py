@@ -290,9 +290,12 @@ def test_with_more_evidence_the_better_worker_takes_more_of_the_picture() -> Non
     assert shares == sorted(set(shares))
 
 
-def fitted(learner: BayesianWeightLearner, absorbed: float, **shares: float) -> BayesianWeightLearner:
+def fitted(
+    learner: BayesianWeightLearner, absorbed: float, /, safe: Mapping[str, float] | None = None, **shares: float
+) -> BayesianWeightLearner:
     """Return the learner, with a fit in its cell."""
-    learner.cell.update(lambda state: with_fits(state, FittedBlend(shares, "greedy", absorbed)))
+    fit = FittedBlend(shares, "greedy", absorbed, safe=safe or {})
+    learner.cell.update(lambda state: with_fits(state, fit))
     return learner
 
 
@@ -309,6 +312,18 @@ def test_a_fit_is_followed_as_far_as_its_examples_are_absorbed(
     assert shares == pytest.approx(expected, abs=1e-12)
     if absorbed == 0.0:
         assert shares == posterior
+
+
+def test_what_is_not_absorbed_leans_on_the_safe_shares() -> None:
+    learner = fitted(trained([example(i, {"a": 0.9, "b": 0.6, "c": 0.7}) for i in range(4)]), 0.75, {"c": 1.0}, b=1.0)
+    assert learner.get_blend_weights(worker_ids="abc") == {"a": 0.0, "b": 0.75, "c": 0.25}
+    # Of the safe shares too, the workers count that are asked for; without any, the posterior stands in for them.
+    assert learner.get_blend_weights(worker_ids="bc") == {"b": 0.75, "c": 0.25}
+    assert learner.get_blend_weights(worker_ids="ac") == {"a": 0.0, "c": 1.0}
+    posterior = trained([example(i, {"a": 0.9, "b": 0.6, "c": 0.7}) for i in range(4)])
+    shares = posterior.get_blend_weights(worker_ids="ab")
+    expected = {"a": 0.25 * shares["a"], "b": 0.25 * shares["b"] + 0.75}
+    assert learner.get_blend_weights(worker_ids="ab") == pytest.approx(expected)
 
 
 def test_a_fit_changes_no_weight_and_no_statistics() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import os
@@ -33,7 +34,7 @@ from tsm_training import (
     TrainingManager,
 )
 from tsm_training.data import ExampleFiles, PictureFile, Preview
-from tsm_training.ensemble import blend
+from tsm_training.ensemble import FixedShares, blend
 from tsm_training.errors import InvalidArgumentError, StorageReadOnlyError
 from tsm_training.images import ImageInfo, ImageLimits, read_image
 from tsm_training.lint import MIN_EXAMPLES, SEVERITIES, LintKind, Severity, lint, linting
@@ -103,7 +104,8 @@ def usual_manager(**settings: Any) -> TrainingManager:
     """Return a manager of two workers that come near to no truth of a clean triple."""
     pool = settings.pop("pool", None) or pool_of(brightening("dark", -40), brightening("bright", 60))
     settings = settings if "db_path" in settings else {"storage": InMemoryStore(), **settings}
-    return TrainingManager(pool, BayesianWeightLearner(), **settings)
+    learner = settings.pop("learner", None) or BayesianWeightLearner()
+    return TrainingManager(pool, learner, **settings)
 
 
 def manager_of(rows: Sequence[Row], **settings: Any) -> TrainingManager:
@@ -680,10 +682,11 @@ def test_a_truth_that_the_ensemble_made_is_found_with_present_past_and_equal_sha
     tmp_path: Path, clean: list[Row]
 ) -> None:
     rows = [with_picture(tmp_path, clean[0], 2, brighter(picture_of(clean[0], 1), 55))]
-    manager = manager_of([*clean, *rows])
+    mixture = FixedShares("a mixture", {"bright": 0.6, "dark": 0.4})
+    factory = functools.partial(TrainingEngine, blend_solver=mixture)
+    manager = manager_of([*clean, *rows], learner=BayesianWeightLearner(alpha=1.0), engine_factory=factory)
     manager.train(num_examples=3, validation_split=0.0, verbose=False)
-    share = manager.weight_learner.get_blend_weights()["bright"]
-    assert 0.53 < share < 0.7
+    assert manager.weight_learner.get_blend_weights()["bright"] == pytest.approx(0.6)
     target = read_image(clean[1][1])
     answer = manager.predict(clean[1][0], target).image
     manager.add_training_example(*clean[1][:2], str(save(tmp_path / "answer.png", answer)))

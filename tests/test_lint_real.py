@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 import os
 import subprocess
 import sys
@@ -15,7 +16,14 @@ import numpy as np
 import pytest
 
 from support import brighter, pool_of
-from tsm_training import BayesianWeightLearner, Image, LintReport, TrainingManager, create_color_transfer_workers
+from tsm_training import (
+    BayesianWeightLearner,
+    Image,
+    LintReport,
+    TrainingEngine,
+    TrainingManager,
+    create_color_transfer_workers,
+)
 from tsm_training.images import read_image
 from tsm_training.lint import LintKind, lint
 
@@ -239,7 +247,9 @@ def manager(tmp_path_factory: pytest.TempPathFactory, rows: list[Row]) -> Iterat
     """A store of the clean triples, copied, on which a few workers were trained."""
     planter = Planter(tmp_path_factory.mktemp("stored"))
     pool = pool_of(*(w for w in create_color_transfer_workers() if w.worker_id in WORKERS))
-    with TrainingManager(pool, BayesianWeightLearner(), planter.folder / "real.db") as manager:
+    factory = functools.partial(TrainingEngine, blend_solver="least_squares")  # so that the answer is a mixture
+    learner = BayesianWeightLearner(alpha=0.3)
+    with TrainingManager(pool, learner, planter.folder / "real.db", engine_factory=factory) as manager:
         manager.add_training_examples(
             [(planter.copy(source), planter.copy(target), planter.copy(truth), m) for source, target, truth, m in rows]
         )

@@ -22,11 +22,11 @@ from tsm_training.engine.tasks import ScoredExample, Task, TaskRun
 from tsm_training.ensemble import blend
 from tsm_training.images import ImageLimits
 from tsm_training.metrics import Metric
-from tsm_training.workers import ThreadRunner, WorkerRequest, WorkerResult
+from tsm_training.workers import ThreadRunner, TrainableWorker, WorkerRequest, WorkerResult
 
 MEGAPIXEL = 1_000_000
 GUIDE = GuideSimilarity()
-BUILT_IN = tuple(create_color_transfer_workers())
+BUILT_IN = tuple(w for w in create_color_transfer_workers() if not isinstance(w, TrainableWorker))
 FIXED = 20 * 1024**2
 """Bytes that may be added for what does not grow with the pictures."""
 

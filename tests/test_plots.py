@@ -24,13 +24,22 @@ from support import manager_with, pool_of, usual_pool
 from tsm_training import BayesianWeightLearner, TrainingManager, TrainingResults, TrainingSession
 from tsm_training.analysis import ScoreTable
 from tsm_training.errors import InvalidArgumentError, MissingExtraError
-from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
+from tsm_training.plots import (
+    plot_contenders,
+    plot_examples,
+    plot_growth,
+    plot_learning_curve,
+    plot_weights,
+    plot_workers,
+)
 from tsm_training.testing.records import make_session
 from tsm_training.views import (
     accuracy_rows,
     contest_of,
     example_names,
     foremost,
+    growth_of,
+    guide_band,
     learning_curve,
     shortened,
     weight_paths,
@@ -221,12 +230,91 @@ def test_plots_say_what_they_show(
     assert "share" not in said["evolution"]
     assert {"failed", "11×", "Difference from the first, example by example"} <= said["workers"]
     assert {"trained weights", "equal weights", "best single worker: near", "held out"} <= said["curve"]
-    contenders = {"trained ensemble", "in use before", "equal weights", "best single worker", "untouched target"}
+    contenders = {"trained ensemble", "in use before", "equal weights", "best single worker: near", "untouched target"}
     assert contenders <= said["contenders"]
     assert contenders <= said["examples"]
     held_out = [each["example_id"] for each in results["validation"]["per_example"]]
     stems = {Path(manager.data_manager.get_example(example_id).target_path).stem for example_id in held_out}
     assert stems <= said["examples"]
+
+
+# --- what examples bring ----------------------------------------------------------------------------------------------
+
+POINTS = ((0, 0.79), (10, 0.86), (20, 0.88), (40, 0.91), (80, 0.93))
+
+
+@pytest.mark.parametrize(
+    "points", [POINTS, POINTS[:2], [[300, 0.9], [301, 0.91], [302, 0.5]], [(0, 0.7), (1, 0.7)], [(5, 0.1), (5, 0.9)]]
+)
+def test_what_examples_bring_can_be_read(points: Any) -> None:
+    figure = plot_growth(points)
+    assert faults(figure) == []
+    assert {"What examples bring", "examples learned from", "similarity on held-out examples"} <= words(figure)
+    assert f" {points[0][1]:.3f}" in words(figure)
+
+
+def grown(number: int, ids: Sequence[str], trained: float | None, **settings: Any) -> TrainingSession:
+    means = {"equal_weights": {"mean": 0.79}, "trained": {"mean": trained}}
+    return make_session(
+        session_id=str(number),
+        status="completed",
+        training_ids=tuple(ids),
+        **{"validation": {"contenders": means}, **settings},
+    )
+
+
+def test_there_is_a_point_for_each_training_that_had_new_examples() -> None:
+    sessions = [
+        grown(0, "abc", None),  # judged nothing
+        grown(1, "abcd", 0.86),
+        grown(2, "abcd", 0.5),  # nothing new
+        grown(3, "efg", 0.5, is_trial=True),
+        grown(4, "efgh", 0.88),
+        grown(5, "ijk", 0.9, validation=None),
+        grown(6, "l", 0.9),
+    ]
+    assert growth_of(sessions) == [(0.0, 0.79), (4.0, 0.86), (8.0, 0.88), (12.0, 0.9)]
+    assert growth_of(sessions[:1]) == growth_of([]) == []
+    assert " 0.860" in words(plot_growth(iter(sessions)))
+
+
+def test_the_band_is_that_of_the_guide() -> None:
+    assert guide_band(10) == [(0.0, 0.75, 0.80), (10, 0.80, 0.85)]
+    assert guide_band(65)[-1] == pytest.approx((65, 0.875, 0.925))
+    assert guide_band(1000)[-2:] == [(100.0, 0.90, 0.95), (1000, 0.90, 0.95)]
+    assert guide_band(0) == [(0, 0.75, 0.80)]
+
+
+@pytest.mark.parametrize(
+    "subject", [None, 3, "ab", [], [(0, 0.5)], [(0, 0.5), (1, 1.5)], [(0, 0.5), (np.inf, 0.5)], [(0, 0.5), "ab"]]
+)
+def test_what_is_no_growth_is_refused(subject: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"subject must be a TrainingManager, sessions, or pairs \("):
+        plot_growth(subject)
+
+
+def test_what_examples_bring_to_a_manager(trained: tuple[TrainingManager, TrainingResults]) -> None:
+    manager, _results = trained
+    points = growth_of(manager.data_manager.get_all_sessions())
+    assert (len(points) >= 2) == bool(points)
+    assert words(plot_growth(manager)) == words(plot_growth(points))
+
+
+# --- pictures that are not all kept -----------------------------------------------------------------------------------
+
+
+def test_a_contender_without_some_pictures_is_drawn_where_it_has_them() -> None:
+    results: Any = json.loads(json.dumps(judged(30)))
+    for each in results["per_example"][3:]:
+        del each["scores"]["equal_weights"]
+    for each in results["per_example"][20:]:
+        each["scores"].clear()
+    contest = contest_of(results)
+    assert (len(contest.judged), contest.num_held_out) == (13, 20)
+    assert contest.words == "13 of 20 held-out examples"
+    assert len(contest.scores("equal_weights")) == len(contest.differences("equal_weights")) == 2
+    assert any("Lines link the 13 of 20 held-out examples" in text for text in words(plot_contenders(results)))
+    assert faults(plot_examples(results)) == []
 
 
 @pytest.mark.parametrize("count", MANY)

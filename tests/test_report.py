@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ from tsm_training import (
 from tsm_training.data import SessionCommit
 from tsm_training.errors import ExampleNotFoundError, ImageError, InvalidArgumentError, MetricError
 from tsm_training.lint import LintFinding, LintReport
-from tsm_training.report import report_page, show, write_report
+from tsm_training.report import growth_chart, report_page, show, write_report
 from tsm_training.testing.records import make_session
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ MESSAGE = "<img src=x onerror=alert(2)> is too dark"
 HEADINGS = [
     "Are these weights worth shipping?",
     "The trained ensemble and its contenders",
+    "What examples bring",
     "Weights",
     "Learning curve",
     "Pictures: where the ensemble was worst and best",
@@ -282,6 +284,86 @@ def test_a_single_training_draws_no_way_of_the_weights(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=3)
     manager.train(validation_split=0.0, verbose=False)
     assert "How the weights moved" not in text_of(manager)
+
+
+def test_the_page_names_the_best_worker_and_says_how_far_colours_are_off(manager: TrainingManager, tree: Any) -> None:
+    text = said(tree.find("body"))
+    [session] = manager.data_manager.get_all_sessions()[-1:]
+    assert session.validation is not None
+    for name in ("trained", "untouched"):
+        known = session.validation["contenders"][name]
+        assert f"{known['mean']:.3f}{known['mean_delta_e']:.2f}" in text
+    assert f"best single worker: {session.validation['verdict']['best_single']}" in text
+    assert f"mean ΔE00{session.validation['contenders']['trained']['mean_delta_e']:.2f}" in text
+    assert "best fixed worker" not in text  # it is the same one
+    [chart] = [label for e in tree.iter() if "by number of examples" in (label := e.get("aria-label") or "")]
+    counts = [len(each.training_ids) for each in manager.data_manager.get_all_sessions()]
+    assert " after 0, " in chart
+    assert f" after {counts[0]}, " in chart
+
+
+def test_one_training_without_a_judgement_has_no_growth_to_show(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=6)
+    manager.train(validation_split=0.0, verbose=False)
+    assert "What examples bring" not in text_of(manager)
+    assert 'aria-label="Similarity on held-out examples by number of examples: 0.790 after 0, 0.860 after 10.' in (
+        growth_chart([(0, 0.79), (10, 0.86)])
+    )
+
+
+def rewritten(manager: TrainingManager, change: Callable[[Any], Any]) -> TrainingManager:
+    """Return a manager with the last session only, whose validation was changed."""
+    session = manager.data_manager.get_all_sessions()[-1]
+    validation = json.loads(json.dumps(session.validation))
+    change(validation)
+    changed = attrs.evolve(session, validation=validation)
+    store = InMemoryStore()
+    store.begin_session(attrs.evolve(changed, status="running"))
+    store.commit_session(session.session_id, lambda _state: SessionCommit(changed))
+    return TrainingManager(usual_pool(), BayesianWeightLearner(), storage=store)
+
+
+def test_the_page_says_how_many_of_the_held_out_examples_were_judged(manager: TrainingManager) -> None:
+    def forget(validation: Any) -> None:
+        for each in validation["per_example"][2:]:
+            each["scores"].clear()
+        del validation["per_example"][0]["scores"]["previous"]
+
+    text = text_of(rewritten(manager, forget))
+    total = manager.data_manager.get_all_sessions()[-1].validation["unseen_examples"]  # type: ignore[index]
+    assert re.search(rf"judged\d of {total}similarity reached", text)
+    assert re.search(rf"on \d of {total} held-out examples never learned from", text)
+    assert "on fewer examples for want of pictures over in use before: " in text
+
+
+@pytest.mark.parametrize(
+    ("decision", "words"),
+    [("no gain", "= No gain"), ("ship", "✓ Ship"), ("don't ship", "✗ Don't ship"), ("collect more", "+ Collect more")],
+)
+def test_every_decision_has_its_own_sign(manager: TrainingManager, decision: str, words: str) -> None:
+    def decide(validation: Any) -> None:
+        validation["verdict"] |= {"decision": decision, "sentence": "It is so."}
+        for name in ("best_single", "best_fixed"):
+            validation["verdict"][name] = name.upper()
+        validation["contenders"]["best_fixed"] = {"mean": 0.5, "blend_weights": {"fixed one": 1.0}}
+
+    text = text_of(rewritten(manager, decide))
+    assert f"{words}It is so." in text
+    assert ("call validate()" in text) == (decision == "collect more")
+
+
+def test_what_an_earlier_release_has_kept_is_shown_without_colour_differences(manager: TrainingManager) -> None:
+    def age(validation: Any) -> None:
+        for each in validation["contenders"].values():
+            del each["mean_delta_e"], each["num_examples"]
+        del validation["mean_delta_e"]
+        for each in validation["per_example"]:
+            del each["delta_e"]
+        del validation["verdict"]["best_single"], validation["verdict"]["best_fixed"]
+
+    text = text_of(rewritten(manager, age))
+    assert "mean ΔE00" not in text
+    assert "best single worker: " in text
 
 
 def test_a_check_that_found_nothing_says_so(manager: TrainingManager) -> None:

@@ -159,7 +159,13 @@ def test_results_show_themselves_in_a_terminal(trained: tuple[TrainingManager, T
     assert text.startswith("Training\n  learned from: 10 examples, 1 epoch\n")
     assert results["validation"]["verdict"] is not None
     assert f"  verdict: {results['validation']['verdict']['sentence']}" in text
-    assert re.search(r"^  equal weights +0\.\d{3} +[+−]?0\.\d{3}", text, re.MULTILINE)
+    assert re.search(r"^  equal weights +0\.\d{3} +\d+\.\d\d +[+−]?0\.\d{3}", text, re.MULTILINE)
+    assert re.search(r"^  best single worker: near ", text, re.MULTILINE)
+    assert re.search(r"^  ensemble's pictures: similarity 0\.\d{3}, mean ΔE00 \d+\.\d\d$", text, re.MULTILINE)
+    curve = (
+        r"^  learning curve: 0\.\d{3} with equal weights, 0\.\d{3} after 10 examples; the guide expects 0\.80 to 0\.85$"
+    )
+    assert re.search(curve, text, re.MULTILINE)
     assert repr(show(results)) == text
     assert "judged on: 10 examples, of which 10 were never learned from" in str(show(results["validation"]))
     assert "  folds: 3" in str(show(manager.cross_validate(3)))

@@ -19,9 +19,11 @@ import pytest
 from tsm_training.data import (
     APPLICATION_ID,
     SCHEMA_VERSION,
+    ObservationRecord,
     Preview,
     SessionCommit,
     TrainingDataManager,
+    TrainingExample,
 )
 from tsm_training.data.sqlite.connection import Database
 from tsm_training.errors import (
@@ -124,7 +126,11 @@ def fill(store: TrainingDataManager) -> None:
     failure = make_evaluation(
         worker_id="bad", accuracy=None, failure_kind="raised", failure_type="X", failure_message="no"
     )
-    store.save_evaluations([make_evaluation(accuracy=1.0), failure], [Preview("digest", "good", b"png")])
+    store.save_evaluations(
+        [make_evaluation(accuracy=1.0), failure],
+        [Preview("digest", "good", b"png", 1), Preview("digest", "target", b"png", None)],
+        [ObservationRecord("digest", "good", b"noted"), ObservationRecord("digest", "bad", b"")],
+    )
     store.begin_session(make_session())
     session = make_session(
         end_time=MOMENT, status="completed", final_weights={"good": 1.1}, metrics_history=[make_epoch_metrics()]
@@ -724,6 +730,76 @@ def test_damaged_learned_state_is_refused_since_weights_must_not_change_silently
         assert len(again.get_all_examples()) == 1
 
 
+@pytest.mark.parametrize(
+    ("change", "column"),
+    [("document = 'text'", "document"), ("document = 5", "document"), ("worker_id = CAST(x'ff' AS TEXT)", "worker_id")],
+)
+def test_a_damaged_fit_of_a_worker_is_refused_like_all_that_was_learned(
+    path: Path, store: TrainingDataManager, change: str, column: str
+) -> None:
+    fill(store)
+    execute(path, f"UPDATE learned_fits SET {change} WHERE worker_id = 'good'")
+    with contextlib.closing(TrainingDataManager(path)) as again:
+        for use in (again.load_learning, lambda: again.update_learning(count_up)):
+            with pytest.raises(StorageCorruptError, match=rf"learned_fits, .*, {column}: .*quarantine\(\)"):
+                use()
+        (fault,) = [fault for fault in again.check() if fault.table != "previews"]  # those are no pictures
+        assert (fault.table, fault.column, fault.rowid) == ("learned_fits", column, None)
+
+
+def test_a_damaged_observation_counts_as_missing_and_can_be_replaced(store: TrainingDataManager) -> None:
+    records = [ObservationRecord(digest, "w@1", b"x") for digest in ("d0", "d1")]
+    store.save_evaluations([], (), records)
+    execute(store.location, "UPDATE observations SET content = 'text' WHERE example_digest = 'd0'")
+    assert store.load_observations("w@1", ["d0", "d1"]) == {"d1": b"x"}
+    assert store.find_observations("w@1", ["d0", "d1"]) == {"d1"}
+    store.save_evaluations([], (), records[:1])
+    assert store.find_observations("w@1", ["d0", "d1"]) == {"d0", "d1"}
+    assert store.check() == []
+
+
+def test_a_preview_with_a_damaged_name_is_left_alone_when_others_are_superseded(store: TrainingDataManager) -> None:
+    store.save_evaluations([], [Preview("digest", f"worker@{number}", b"png") for number in range(3)])
+    execute(
+        store.location,
+        "UPDATE previews SET name = 5 WHERE name = 'worker@0'",
+        "UPDATE previews SET name = x'00' WHERE name = 'worker@1'",
+    )
+    store.save_evaluations([make_evaluation()], superseding=["worker"])
+    with plain(store.location) as connection:
+        assert sorted(map(repr, connection.execute("SELECT name FROM previews"))) == ["('5',)", "(b'\\x00',)"]
+
+
+@pytest.mark.parametrize("files", ["'[]'", "x'00'", "CAST(x'ff' AS TEXT)"])
+def test_an_example_whose_files_are_damaged_is_named_by_an_edit_and_can_be_removed(
+    store: TrainingDataManager, files: str
+) -> None:
+    fill(store)
+    digest = make_files("example").digest
+    store.save_evaluations([], (), [ObservationRecord(digest, "w@1", b"x")])
+    execute(store.location, f"UPDATE example_files SET files = {files} WHERE example_id = 'example'")
+    edited: list[TrainingExample] = []
+
+    def edit(stored: TrainingExample) -> TrainingExample:
+        edited.append(stored)
+        return stored
+
+    with pytest.raises(StorageCorruptError, match=r"example_files, 'example', files: .*quarantine\(\)"):
+        store.edit_examples({"example": edit})
+    assert edited == []
+    store.remove_example("example")
+    assert store.get_all_examples() == []
+    assert store.load_observations("w@1", [digest]) == {digest: b"x"}  # nothing says whose they were
+    assert [fault for fault in store.check() if fault.table != "previews"] == []
+
+
+def test_an_example_without_its_other_half_can_be_removed(store: TrainingDataManager) -> None:
+    fill(store)
+    execute(store.location, "DELETE FROM example_files")
+    store.remove_example("example")
+    assert store.get_dataset_stats()["total_examples"] == 0
+
+
 def test_a_damaged_preview_counts_as_missing(store: TrainingDataManager) -> None:
     store.save_evaluations([], [Preview("digest", "bad", b"x"), Preview("digest", "good", b"png")])
     execute(store.location, "UPDATE previews SET png = 5 WHERE name = 'bad'")
@@ -752,6 +828,20 @@ def test_a_damaged_preview_counts_as_missing(store: TrainingDataManager) -> None
         lambda store: store.update_learning(lambda _held: LearnedState(groups={"a": Group(["x"])})),
         lambda store: store.update_learning(
             lambda _held: LearnedState(group_by="a", groups={"b": Group(bases={"w": WorkerBase(0.0)})})
+        ),
+        lambda store: store.update_learning(lambda _held: LearnedState(fits={"w": "text"})),  # type: ignore[dict-item]
+        lambda store: store.update_learning(lambda _held: LearnedState(fits={"\ud800": b""})),
+        lambda store: store.save_evaluations([], [Preview("digest", "a", b"", float("nan"))]),
+        lambda store: store.save_evaluations([], [Preview("digest", "a", b"", float("-inf"))]),
+        lambda store: store.save_evaluations([], [Preview("digest", "a", b"", "first")]),  # type: ignore[arg-type]
+        lambda store: store.save_evaluations([], [Preview("digest", "\ud800", b"")]),
+        lambda store: store.save_evaluations(
+            [make_evaluation()], [Preview("digest", "a", b"")], [ObservationRecord("digest", "\ud800", b"")]
+        ),
+        lambda store: store.save_evaluations(
+            [make_evaluation()],
+            (),
+            [ObservationRecord("digest", "a", "text")],  # type: ignore[arg-type]
         ),
     ],
 )

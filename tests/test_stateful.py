@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import attrs
 import pytest
@@ -17,6 +18,7 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from tsm_training.data import (
     Evaluation,
     ExampleEdit,
+    ExampleFiles,
     InMemoryStore,
     Learning,
     Preview,
@@ -158,9 +160,33 @@ class FitsOnlyWithNewEvidence(InMemoryStore):
 
 
 class DropsOneWriteInThree(InMemoryStore):
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
         calls = self.__dict__["calls"] = self.__dict__.get("calls", 0) + 1
-        super().save_evaluations(evaluations if calls % 3 else (), previews)
+        super().save_evaluations(evaluations if calls % 3 else (), *more, **others)
+
+
+class KeepsWhatBelongsToNothing(InMemoryStore):
+    def _forget_contents(self, files: ExampleFiles | None) -> None:
+        """Leave observations and previews where they are."""
+
+
+class NeverSupersedes(InMemoryStore):
+    def save_evaluations(self, *records: Any, superseding: Collection[str] = ()) -> None:
+        super().save_evaluations(*records)
+
+
+class ForgetsObservations(InMemoryStore):
+    def save_evaluations(
+        self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = (), *_more: Any, **others: Any
+    ) -> None:
+        super().save_evaluations(evaluations, previews, **others)
+
+
+class IgnoresRanks(InMemoryStore):
+    def save_evaluations(
+        self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = (), *more: Any, **others: Any
+    ) -> None:
+        super().save_evaluations(evaluations, [attrs.evolve(p, rank=0.0) for p in previews], *more, **others)
 
 
 @pytest.mark.parametrize(
@@ -172,6 +198,10 @@ class DropsOneWriteInThree(InMemoryStore):
         (KeepsLiveRecords, TrainingStoreMachine),
         (FitsOnlyWithNewEvidence, TrainingStoreMachine),
         (DropsOneWriteInThree, TrainingStoreMachine),
+        (KeepsWhatBelongsToNothing, TrainingStoreMachine),
+        (NeverSupersedes, TrainingStoreMachine),
+        (ForgetsObservations, TrainingStoreMachine),
+        (IgnoresRanks, TrainingStoreMachine),
     ],
     ids=lambda value: value.__name__,
 )

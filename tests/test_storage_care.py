@@ -19,7 +19,7 @@ import pytest
 
 from support import manager_with
 from tsm_training import TrainingDataManager
-from tsm_training.data import Preview, StorageFault
+from tsm_training.data import ObservationRecord, Preview, StorageFault
 from tsm_training.data.sqlite import backup, copying, network
 from tsm_training.errors import (
     InvalidArgumentError,
@@ -43,6 +43,10 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> bytes:
         store.update_examples([attrs.evolve(example, metadata={"style": style}) for example, style in styled])
         manager.train(verbose=False)
         manager.train(verbose=False, group_by="style")
+        digest = store.get_all_examples()[0].known_files.digest
+        noted = [ObservationRecord(digest, name, b"x") for name in ("noting@1", "other@1")]
+        store.save_evaluations([], (), noted)
+        store.update_learning(lambda held: attrs.evolve(held, fits={"noting": b"\0", "other": b"{}"}))
     return (folder / "training.db").read_bytes()
 
 
@@ -110,6 +114,13 @@ FAULTS = [
         "png",
         "UPDATE previews SET png = CAST(SUBSTR(png, 1, 50) || x'7f7f' || SUBSTR(png, 53) AS BLOB) WHERE sequence = 1",
     ),
+    ("previews", "rank", "UPDATE previews SET rank = 9e999 WHERE sequence = 1"),
+    ("previews", "rank", "UPDATE previews SET rank = 'first' WHERE sequence = 1"),
+    ("observations", "content", "UPDATE observations SET content = 'text' WHERE name = 'noting@1'"),
+    ("observations", "name", "UPDATE observations SET name = CAST(x'ff' AS TEXT) WHERE name = 'noting@1'"),
+    ("observations", "example_digest", "UPDATE observations SET example_digest = x'00' WHERE name = 'noting@1'"),
+    ("learned_fits", "document", "UPDATE learned_fits SET document = 'text' WHERE worker_id = 'noting'"),
+    ("learned_fits", "worker_id", "UPDATE learned_fits SET worker_id = CAST(x'ff' AS TEXT) WHERE worker_id = 'noting'"),
     ("learned_bases", "prior", "UPDATE learned_bases SET prior = -1 WHERE worker_id = 'near'"),
     ("absorbed_evidence", "residual", "UPDATE absorbed_evidence SET residual = 2 WHERE worker_id = 'near'"),
     (
@@ -166,7 +177,13 @@ def test_every_fault_is_found_with_its_place_and_remedy_and_can_be_put_aside(
     found = [fault for fault in faults if (fault.table, fault.column) == (table, column)]
     assert found
     assert all("quarantine()" in fault.remedy and fault.row and fault.problem for fault in found)
-    has_rowid = table not in ("absorbed_evidence", "learned_blends", "running_sessions")
+    has_rowid = table not in (
+        "absorbed_evidence",
+        "learned_blends",
+        "learned_fits",
+        "observations",
+        "running_sessions",
+    )
     assert all((fault.rowid is not None) == has_rowid for fault in found)
     with contextlib.closing(TrainingDataManager(path, read_only=True)) as viewer:
         assert viewer.check() == faults
@@ -261,6 +278,51 @@ def test_a_fit_that_is_put_aside_takes_nothing_else_with_it(path: Path, store: T
     without = attrs.evolve(after.state, groups={"cold": before.state.groups["cold"]})
     assert store.load_learning().state == without
     assert [content["group_label"] for _table, content, _reason in quarantined(path)] == ["", "warm"]
+
+
+def test_a_workers_fit_that_is_put_aside_takes_nothing_else_with_it_and_is_news_for_learners(
+    path: Path, store: TrainingDataManager
+) -> None:
+    before = store.load_learning()
+    execute(path, "UPDATE learned_fits SET document = 'text' WHERE worker_id = 'noting'")
+    (fault,) = store.quarantine()
+    assert str(fault) == (
+        "learned_fits, 'noting', document: bytes are expected, not 'text'; quarantine() puts the row aside"
+    )
+    after = store.load_learning()
+    assert after.version == before.version + 1
+    assert after.state == attrs.evolve(before.state, fits={"other": b"{}"})
+    assert quarantined(path) == [
+        ("learned_fits", {"worker_id": "noting", "document": "text"}, "document: bytes are expected, not 'text'")
+    ]
+
+
+def test_what_was_noted_can_be_put_aside_and_is_no_news_for_learners(path: Path, store: TrainingDataManager) -> None:
+    before = store.load_learning()
+    (digest,) = store.find_observations("other@1", [e.known_files.digest for e in store.get_all_examples()])
+    execute(
+        path,
+        "UPDATE observations SET name = x'ff' WHERE name = 'noting@1'",
+        "UPDATE previews SET rank = -9e999 WHERE sequence = 1",
+    )
+    assert len(store.quarantine()) == 2
+    assert store.load_learning().version == before.version
+    assert store.load_observations("other@1", [digest]) == {digest: b"x"}
+    preview, observation = sorted(quarantined(path), reverse=True)
+    assert preview[1]["rank"] == {"real": "-inf"}
+    content = {"base64": base64.b64encode(b"x").decode()}
+    name = {"base64": base64.b64encode(b"\xff").decode()}
+    assert observation[:2] == ("observations", {"example_digest": digest, "name": name, "content": content})
+
+
+def test_a_copy_holds_what_was_noted_and_fitted(path: Path, store: TrainingDataManager, tmp_path: Path) -> None:
+    digests = [example.known_files.digest for example in store.get_all_examples()]
+    store.backup(tmp_path / "copy.db")
+    with contextlib.closing(TrainingDataManager(tmp_path / "copy.db")) as copy:
+        assert copy.load_learning() == store.load_learning()
+        assert copy.load_learning().state.fits == {"noting": b"\0", "other": b"{}"}
+        assert len(copy.load_observations("noting@1", digests)) == 1
+        assert copy.check() == []
 
 
 def test_training_again_fits_what_was_put_aside(path: Path, tmp_path: Path) -> None:

@@ -211,7 +211,7 @@ def test_the_child_of_a_fork_connects_to_the_same_file_or_not_at_all(path: Path,
 
 FILLING = """
 import contextlib, resource, sys
-from tsm_training.data import Preview, TrainingDataManager
+from tsm_training.data import ObservationRecord, Preview, TrainingDataManager
 from tsm_training.errors import StorageFullError
 from tsm_training.testing import make_evaluation, make_example, make_learned_state, make_session
 
@@ -237,7 +237,10 @@ for limit in range(512, size + 24 * 1024, step):
     text = "x" * (number * 97 % 5000)
     attempt(f"e{number}", lambda: store.add_examples([make_example(f"e{number}", metadata={"text": text})]))
     attempt(f"v{number}", lambda: store.save_evaluations(
-        [make_evaluation(f"v{number}")], [Preview(f"v{number}", "p", bytes(number * 61 % 3000))]))
+        [make_evaluation(f"v{number}")],
+        [Preview(f"v{number}", "p", bytes(number * 61 % 3000))],
+        [ObservationRecord(f"v{number}", "w@1", bytes(number * 31 % 3000))],
+    ))
     attempt(f"s{number}", lambda: store.begin_session(make_session(f"s{number}")))
     with contextlib.suppress(StorageFullError):  # undoing a change that found no room may need room itself
         assert len(store.get_all_examples()) == sum(name[0] == "e" for name in kept)
@@ -263,6 +266,7 @@ def test_each_call_without_room_is_durable_or_an_error_by_name_and_all_goes_on_a
         assert [session.session_id for session in store.get_all_sessions()] == [n for n in kept if n[:1] == "s"]
         for name in [n for n in kept if n[:1] == "v"]:
             assert len(store.load_evaluations([name])) == len(store.load_previews(name)) == 1
+            assert store.find_observations("w@1", [name]) == {name}
 
 
 def test_a_full_database_is_told_and_goes_on_when_there_is_room(path: Path, store: TrainingDataManager) -> None:

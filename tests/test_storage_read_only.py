@@ -72,6 +72,8 @@ def test_everything_can_be_read_and_nothing_is_changed(path: Path) -> None:
         digest = viewer.get_all_examples()[0].known_files.digest
         assert viewer.load_evaluations([digest]) == writer.load_evaluations([digest])
         assert viewer.load_previews(digest) == writer.load_previews(digest)
+        assert viewer.load_observations("w@1", [digest]) == writer.load_observations("w@1", [digest])
+        assert viewer.find_observations("w@1", [digest]) == writer.find_observations("w@1", [digest])
     assert contents(path.parent) == before
 
 
@@ -92,6 +94,7 @@ def same(held: LearnedState) -> LearnedState:
         lambda store: store.edit_examples({}),
         lambda store: store.remove_example("unknown"),
         lambda store: store.save_evaluations([make_evaluation()]),
+        lambda store: store.save_evaluations([], superseding=["worker"]),
         lambda store: store.begin_session(make_session()),
         lambda store: store.commit_session("unknown", lambda _held: SessionCommit(make_session())),
         lambda store: store.update_learning(same),

@@ -15,6 +15,8 @@ from tsm_training import TrainingDataManager
 from tsm_training.data import (
     Evaluation,
     EvaluationKey,
+    ObservationRecord,
+    Preview,
     SessionCommit,
     TrainingExample,
     TrainingSession,
@@ -92,6 +94,7 @@ STATES = st.builds(
         ),
         max_size=2,
     ),
+    fits=st.dictionaries(TEXTS, st.binary(max_size=20), max_size=2),
 )
 
 
@@ -139,6 +142,41 @@ def test_evaluations_come_back_exactly_or_are_refused(record: Evaluation) -> Non
         lambda store: store.load_evaluations([record.key.example_digest]),
     )
     assert back in (None, [record])
+
+
+@settings(max_examples=60)
+@given(st.sampled_from(["digest", "", "Ü 🎨", "'; --", "\ud800"]), TEXTS, st.binary(max_size=20))
+@example("digest", "a\0b", b"\0")
+def test_observations_come_back_exactly_or_are_refused(digest: str, name: str, content: bytes) -> None:
+    back = stored_or_refused(
+        lambda store: store.save_evaluations([], (), [ObservationRecord(digest, name, content)]),
+        lambda store: (store.load_observations(name, [digest]), store.find_observations(name, [digest])),
+    )
+    assert back in (None, ({digest: content}, {digest}))
+
+
+@settings(max_examples=60)
+@given(TEXTS, TEXTS, st.binary(max_size=20), st.none() | FLOATS)
+@example("digest", "a\0b", b"\0", -0.0)
+def test_previews_come_back_exactly_or_are_refused(digest: str, name: str, png: bytes, rank: float | None) -> None:
+    back = stored_or_refused(
+        lambda store: store.save_evaluations([], [Preview(digest, name, png, rank)]),
+        lambda store: (store.load_previews(digest), store._database.fetch("SELECT rank FROM previews")),
+    )
+    assert back in (None, ({name: png}, [(rank,)]))
+
+
+@settings(max_examples=60)
+@given(TEXTS, TEXTS)
+@example("a\0b", "a")
+@example("a", "a\0")
+@example("a", "a@b")
+def test_a_worker_is_superseded_under_its_own_id_only(worker_id: str, other: str) -> None:
+    names = [f"{worker_id}@1", f"{other}@1"]
+    with contextlib.closing(TrainingDataManager(":memory:")) as store, contextlib.suppress(StorageError):
+        store.save_evaluations([], [Preview("digest", name, b"") for name in names])
+        store.save_evaluations([make_evaluation(worker_id=worker_id)], superseding=[worker_id])
+        assert set(store.load_previews("digest")) == {names[1]} - {names[0]}
 
 
 @settings(max_examples=60)

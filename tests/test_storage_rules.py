@@ -220,7 +220,7 @@ MEMBERS: Final[Kind] = (
 
 def fitted_json(**changes: Any) -> str:
     return json.dumps(
-        {"shares": {"a": 0.25, "b": 0.75}, "solver": "greedy", "absorbed": 1, "digests": ["x"], **changes}
+        {"shares": {"a": 0.25, "b": 0.75}, "solver": "greedy", "absorbed": 1, "digests": ["x"], "safe": {}, **changes}
     )
 
 
@@ -256,6 +256,11 @@ FITTED: Final[Kind] = (
             fitted_json(shares={"b": 1}, solver="", absorbed=0, digests=[]),
             FittedBlend({"b": 1.0}, "", 0),
         ),
+        (without(fitted_json(), "safe"), FittedBlend({"a": 0.25, "b": 0.75}, "greedy", 1, ("x",))),  # of version 3
+        (
+            fitted_json(safe={"b": 0.5, "a": 0.5}),
+            FittedBlend({"a": 0.25, "b": 0.75}, "greedy", 1, ("x",), {"a": 0.5, "b": 0.5}),
+        ),
         (
             fitted_json(shares={"a": 5e-324, "b": 1 - 0.99e-6}),
             FittedBlend({"a": 5e-324, "b": 1 - 0.99e-6}, "greedy", 1, ("x",)),
@@ -282,7 +287,14 @@ FITTED: Final[Kind] = (
         (fitted_json(absorbed=None), "at 'absorbed': a number from 0 to 1 is expected, not None"),
         (fitted_json(digests={}), "at 'digests': it holds no JSON list"),
         (fitted_json(digests=[1]), "at 'digests': text is expected, not 1"),
+        (fitted_json(safe=[]), "at 'safe': it holds no JSON object"),
+        (fitted_json(safe={"a": 0}), "at 'safe': at 'a': a number above 0 and at most 1 is expected, not 0"),
+        (fitted_json(safe={"a": 0.5}), "the safe shares do not add up to 1"),
     ],
+)
+BYTES: Final[Kind] = (
+    [(b"", b""), (b"\0x", b"\0x")],
+    [(None, "bytes are expected, not None"), ("x", "bytes are expected, not 'x'"), (1, "bytes are expected, not 1")],
 )
 PICTURE: Final[Kind] = (
     [(PNG, PNG), (PNG + b"more", PNG + b"more")],
@@ -349,7 +361,9 @@ COLUMNS: Final[Mapping[str, Mapping[str, Kind | Unless]]] = {
         "seconds": AMOUNT,
         "created_at": TIME,
     },
-    "previews": {"example_digest": TEXT, "name": TEXT, "png": PICTURE},
+    "previews": {"example_digest": TEXT, "name": TEXT, "png": PICTURE, "rank": Unless(FINITE)},
+    "observations": {"example_digest": TEXT, "name": TEXT, "content": BYTES},
+    "learned_fits": {"worker_id": TEXT, "document": BYTES},
     "learned_bases": {
         "worker_id": TEXT,
         "prior": POSITIVE,
@@ -406,6 +420,8 @@ def test_every_column_takes_what_the_format_says_and_names_what_it_does_not() ->
                 assert str(caught.value).startswith(problem), (name, column, value)
                 assert len(str(caught.value)) - len(problem) < 70, (name, column, value)
     assert [name for name, table in TABLES.items() if not table.has_rowid] == [
+        "observations",
+        "learned_fits",
         "absorbed_evidence",
         "learned_blends",
         "running_sessions",

@@ -16,8 +16,9 @@ import attrs
 import pytest
 
 from support import manager_with
+from test_storage_rules import PNG
 from tsm_training import TrainingDataManager, TrainingExample
-from tsm_training.data import salvage
+from tsm_training.data import ObservationRecord, Preview, salvage
 from tsm_training.data.sqlite.checking import insert_row
 from tsm_training.data.sqlite.salvage import _opened
 from tsm_training.errors import (
@@ -93,6 +94,9 @@ def use(path: Path, sound: dict[str, object]) -> None:
             store.check,
             lambda: store.load_evaluations(["x"]),
             lambda: store.load_previews("x"),
+            lambda: store.load_observations("w@1", ["x"]),
+            lambda: store.find_observations("w@1", ["x"]),
+            lambda: store.save_evaluations([], [Preview("x", "w@1", b"", 0.5)], [ObservationRecord("x", "w@1", b"")]),
             lambda: [store.get_metrics(session.session_id) for session in store.get_all_sessions()],
             lambda: store.add_examples([make_example("new")]),
             lambda: store.update_learning(lambda held: LearnedState(held.bases, {})),
@@ -285,6 +289,43 @@ def test_groups_around_a_damaged_page_are_saved(fitted: Path, tmp_path: Path) ->
     assert all(left.groups[label] == state.groups[label] for label in left.groups)
 
 
+@pytest.fixture
+def noted(tmp_path: Path) -> Path:
+    """Return a database in which a worker has noted and was fitted to more than has room on a page."""
+    path = tmp_path / "noted.db"
+    digests = [hashlib.sha256(str(number).encode()).hexdigest() for number in range(240)]
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        records = [ObservationRecord(digest, "worker@1", digest.encode()) for digest in digests]
+        previews = [Preview(d, "worker@1", PNG, rank) for d, rank in zip(digests, [None, 0.5] * 120, strict=True)]
+        store.save_evaluations([], previews, records)
+        store.update_learning(lambda _held: LearnedState(fits={f"worker {n:03}": bytes(100) for n in range(120)}))
+    return path
+
+
+def test_what_was_noted_and_fitted_is_saved_byte_for_byte(noted: Path, tmp_path: Path) -> None:
+    report = salvage(noted, tmp_path / "new.db")
+    assert (report.losses, report.put_aside) == ((), ())
+    assert (report.saved["observations"], report.saved["learned_fits"], report.saved["previews"]) == (240, 120, 240)
+    old, made = contents(noted), contents(tmp_path / "new.db")
+    for table in ("observations", "learned_fits", "previews"):
+        assert sorted(old[table], key=repr) == sorted(made[table], key=repr)
+    with contextlib.closing(TrainingDataManager(tmp_path / "new.db")) as saved:
+        assert len(saved.load_learning().state.fits) == 120
+        assert saved.check() == []
+
+
+@pytest.mark.parametrize("position", [0, 2, -1])
+def test_what_was_noted_and_fitted_around_damaged_pages_is_saved(noted: Path, tmp_path: Path, position: int) -> None:
+    spoil(noted, *(leaves(noted, table, kind=2)[position] for table in ("observations", "learned_fits")))
+    report = salvage(noted, tmp_path / "new.db")
+    assert report.losses == ("observations: some rows cannot be read", "learned_fits: some rows cannot be read")
+    assert 200 < report.saved["observations"] < 240
+    assert 80 < report.saved["learned_fits"] < 120
+    with contextlib.closing(TrainingDataManager(tmp_path / "new.db")) as saved:
+        assert saved.check() == []
+        assert saved.load_learning().version > 1
+
+
 def test_a_faulty_fit_is_put_aside_and_the_rest_is_saved(fitted: Path, tmp_path: Path) -> None:
     execute(fitted, "UPDATE learned_blends SET fitted = '{}' WHERE group_by = ''")
     (fault,) = salvage(fitted, tmp_path / "new.db").put_aside
@@ -370,6 +411,24 @@ def test_a_row_that_the_new_tables_do_not_take_is_put_aside(tmp_path: Path) -> N
 
 
 def test_files_of_older_kinds_are_saved_too(tmp_path: Path, path: Path) -> None:
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        store.update_learning(lambda held: attrs.evolve(held, fits={"worker": b"x"}))
+        fitted = store.load_learning().state.fitted
+        previews = contents(path)["previews"]
+    execute(
+        path,
+        "DROP TABLE observations",
+        "DROP TABLE learned_fits",
+        "ALTER TABLE previews DROP COLUMN rank",
+        "UPDATE learned_blends SET fitted = json_remove(fitted, '$.safe')",
+        "PRAGMA user_version = 3",
+    )
+    report = salvage(path, tmp_path / "third.db")
+    assert (report.losses, report.put_aside, report.saved["learned_fits"]) == ((), (), 0)
+    assert contents(tmp_path / "third.db")["previews"] == [(*row[:-1], 1.0) for row in previews]
+    with contextlib.closing(TrainingDataManager(tmp_path / "third.db")) as saved:
+        assert fitted is not None
+        assert saved.load_learning().state.fitted == attrs.evolve(fitted, safe={})
     execute(path, "DROP TABLE learned_blends", "PRAGMA user_version = 2")
     report = salvage(path, tmp_path / "second.db")
     assert (report.losses, report.saved["training_examples"], report.saved["learned_blends"]) == ((), 64, 0)

@@ -3,7 +3,7 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +16,11 @@ from tsm_training.data import (
     ROLES,
     Evaluation,
     ExampleEdit,
+    ExampleFiles,
     InMemoryStore,
     Learning,
     MetricRow,
+    ObservationRecord,
     Preview,
     SessionCommit,
     StateChange,
@@ -82,10 +84,13 @@ def test_everything_that_the_contract_module_offers_is_there() -> None:
 def test_a_closed_store_in_memory_lets_go_of_its_contents() -> None:
     store = InMemoryStore()
     store.add_examples([make_example()])
-    store.save_evaluations([make_evaluation()], [Preview("digest", "good", b"png")])
+    store.save_evaluations(
+        [make_evaluation()], [Preview("digest", "good", b"png")], [ObservationRecord("digest", "good", b"x")]
+    )
     store.close()
     assert store._contents.examples == {}
     assert store._contents.previews == {}
+    assert store._contents.observations == {}
 
 
 # --- records as documents --------------------------------------------------------------------------------------------
@@ -316,29 +321,31 @@ class ReversesMetrics(InMemoryStore):
 
 
 class KeepsTheFirstEvaluation(InMemoryStore):
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
         held = self._open().evaluations
-        super().save_evaluations([e for e in evaluations if e.key not in held], previews)
+        super().save_evaluations([e for e in evaluations if e.key not in held], *more, **others)
 
 
 class HoardsPreviews(InMemoryStore):
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
         held = dict(self._open().previews)
-        super().save_evaluations(evaluations, previews)
+        super().save_evaluations(evaluations, *more, **others)
         self._contents.previews.update(held)
 
 
 class DropsTheOldestPreviews(InMemoryStore):
     """Keeps what came last, so that a change of threads changes what is kept."""
 
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+    def save_evaluations(
+        self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = (), *more: Any, **others: Any
+    ) -> None:
         held = dict(self._open().previews)
         for preview in previews:
             held.pop((preview.example_digest, preview.name), None)
-            held[preview.example_digest, preview.name] = preview.png
-        while sum(map(len, held.values())) > PREVIEW_BYTES:
+            held[preview.example_digest, preview.name] = preview
+        while sum(len(preview.png) for preview in held.values()) > PREVIEW_BYTES:
             del held[next(iter(held))]
-        super().save_evaluations(evaluations)
+        super().save_evaluations(evaluations, (), *more, **others)
         self._contents.previews.clear()
         self._contents.previews.update(held)
 
@@ -346,13 +353,300 @@ class DropsTheOldestPreviews(InMemoryStore):
 class FillsUpWithSmallPreviews(InMemoryStore):
     """Leaves out a preview that is too large for the room that is left, so that one behind it may find room."""
 
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
-        super().save_evaluations(evaluations, previews)
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
+        super().save_evaluations(evaluations, *more, **others)
         used = 0
         for key in sorted(self._contents.previews):
-            used += len(self._contents.previews[key])
+            used += len(self._contents.previews[key].png)
             if used > PREVIEW_BYTES:
                 del self._contents.previews[key]
+
+
+class IgnoresRanks(InMemoryStore):
+    """Keeps previews in order of digest and name, as if ranks said nothing."""
+
+    def save_evaluations(
+        self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = (), *more: Any, **others: Any
+    ) -> None:
+        ranked = [preview if preview.rank is None else attrs.evolve(preview, rank=0.0) for preview in previews]
+        super().save_evaluations(evaluations, ranked, *more, **others)
+
+
+class CountsPreviewsWithoutARank(InMemoryStore):
+    """Never drops them, but leaves less room for the others."""
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
+        super().save_evaluations(evaluations, *more, **others)
+        held = self._contents.previews
+        used = sum(len(preview.png) for preview in held.values() if preview.rank is None)
+        for key in sorted(key for key, preview in held.items() if preview.rank is not None):
+            used += len(held[key].png)
+            if used > PREVIEW_BYTES:
+                del held[key]
+
+
+class RanksWhatHasNone(InMemoryStore):
+    """Takes previews without a rank for the last of all."""
+
+    def save_evaluations(
+        self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = (), *more: Any, **others: Any
+    ) -> None:
+        ranked = [attrs.evolve(preview, rank=9e9) if preview.rank is None else preview for preview in previews]
+        super().save_evaluations(evaluations, ranked, *more, **others)
+
+
+class KeepsTheFirstRank(InMemoryStore):
+    """Replaces the picture of a preview, but not its rank."""
+
+    def save_evaluations(
+        self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = (), *more: Any, **others: Any
+    ) -> None:
+        held = dict(self._open().previews)
+        ranked = [attrs.evolve(p, rank=held.get((p.example_digest, p.name), p).rank) for p in previews]
+        super().save_evaluations(evaluations, ranked, *more, **others)
+
+
+class ForgetsEmptyObservations(InMemoryStore):
+    """Takes an observation without contents for none."""
+
+    def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
+        found = super().load_observations(name, example_digests)
+        return {digest: content for digest, content in found.items() if content}
+
+
+class KeepsTheFirstObservation(InMemoryStore):
+    def save_evaluations(
+        self,
+        evaluations: Sequence[Evaluation],
+        previews: Sequence[Preview] = (),
+        observations: Sequence[ObservationRecord] = (),
+        **others: Any,
+    ) -> None:
+        held = dict(self._open().observations)
+        super().save_evaluations(evaluations, previews, observations, **others)
+        self._contents.observations.update(held)
+
+
+class MixesUpNames(InMemoryStore):
+    """Takes names that differ in capital letters for the same, as some databases do."""
+
+    def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
+        names = {held for _digest, held in self._open().observations if held.lower() == name.lower()}
+        digests = list(example_digests)
+        return {d: c for held in names for d, c in super(MixesUpNames, self).load_observations(held, digests).items()}
+
+
+class FindsWhatHasAnotherName(InMemoryStore):
+    """Looks for any observation of the examples."""
+
+    def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
+        held = {digest for digest, _name in self._open().observations}
+        return held & set(example_digests)
+
+
+class ReadsDigestsTwice(InMemoryStore):
+    """Takes whatever digests come in for a list."""
+
+    def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
+        return super().find_observations(name, example_digests) & set(example_digests)
+
+
+class NeverSupersedes(InMemoryStore):
+    def save_evaluations(self, *records: Any, superseding: Collection[str] = ()) -> None:
+        super().save_evaluations(*records)
+
+
+class SupersedesEvaluationsOnly(InMemoryStore):
+    def save_evaluations(
+        self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = (), *more: Any, **others: Any
+    ) -> None:
+        held = dict(self._open().previews)
+        super().save_evaluations(evaluations, previews, *more, **others)
+        self._contents.previews = {**held, **self._contents.previews}
+
+
+class SupersedesWhatItStores(InMemoryStore):
+    """Drops the old ones last, and of the new ones all but one with them."""
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
+        super().save_evaluations(evaluations, *more, **others)
+        if others.get("superseding"):
+            super().save_evaluations(evaluations[-1:], *more, **others)
+
+
+class SupersedesByPrefix(InMemoryStore):
+    """Drops the previews of workers whose ids begin with that of the one that was fitted anew, and an @."""
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
+        fitted = tuple(f"{worker_id}@" for worker_id in others.get("superseding", ()))
+        digests = {evaluation.key.example_digest for evaluation in evaluations}
+        held = self._open().previews
+        for digest, name in list(held):
+            if digest in digests and fitted and name.startswith(fitted):
+                del held[digest, name]
+        super().save_evaluations(evaluations, *more, **others)
+
+
+class SupersedesEverywhere(InMemoryStore):
+    """Forgets the worker's evaluations on all examples, though only some were evaluated anew."""
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
+        fitted = {e.key.worker_id for e in evaluations} & set(others.get("superseding", ()))
+        held = self._open().evaluations
+        for key in [key for key in held if key.worker_id in fitted]:
+            del held[key]
+        super().save_evaluations(evaluations, *more, **others)
+
+
+class SupersedesForEveryMetric(InMemoryStore):
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
+        fitted = {(e.key.example_digest, e.key.worker_id) for e in evaluations}
+        held = self._open().evaluations
+        for key in list(held):
+            if key.worker_id in others.get("superseding", ()) and key[:2] in fitted:
+                del held[key]
+        super().save_evaluations(evaluations, *more, **others)
+
+
+class SupersedesWhateverIsNamed(InMemoryStore):
+    """Forgets what is stored of the named workers, whether they were evaluated again or not."""
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
+        held = self._open().evaluations
+        for key in [key for key in held if key.worker_id in others.get("superseding", ())]:
+            del held[key]
+        super().save_evaluations(evaluations, *more, **others)
+
+
+class SupersedesAlways(InMemoryStore):
+    """Takes every worker for one that was fitted anew."""
+
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
+        workers = {evaluation.key.worker_id for evaluation in evaluations}
+        super().save_evaluations(evaluations, *more, **{**others, "superseding": workers})
+
+
+class SupersedesObservationsToo(InMemoryStore):
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
+        held = self._open().observations
+        for digest, name in list(held):
+            if name.rpartition("@")[0] in others.get("superseding", ()):
+                del held[digest, name]
+        super().save_evaluations(evaluations, *more, **others)
+
+
+class KeepsWhatBelongsToNothing(InMemoryStore):
+    """Leaves observations where they are when the last example of their contents goes."""
+
+    def _forget_contents(self, files: ExampleFiles | None) -> None:
+        held = dict(self._contents.observations)
+        super()._forget_contents(files)
+        self._contents.observations = held
+
+
+class KeepsPicturesOfNothing(InMemoryStore):
+    def _forget_contents(self, files: ExampleFiles | None) -> None:
+        held = dict(self._contents.previews)
+        super()._forget_contents(files)
+        self._contents.previews = held
+
+
+class ForgetsSharedContents(InMemoryStore):
+    """Does not look whether another example has the same contents."""
+
+    def _forget_contents(self, files: ExampleFiles | None) -> None:
+        held = dict(self._contents.examples)
+        self._contents.examples.clear()
+        super()._forget_contents(files)
+        self._contents.examples.update(held)
+
+
+class ForgetsContentsOfTheSameTarget(InMemoryStore):
+    """Takes contents for the same where the targets are."""
+
+    def _forget_contents(self, files: ExampleFiles | None) -> None:
+        held = [example.files for example in self._contents.examples.values()]
+        if files is None or all(other is None or other.target != files.target for other in held):
+            super()._forget_contents(files)
+
+
+class ForgetsEvaluationsToo(InMemoryStore):
+    def _forget_contents(self, files: ExampleFiles | None) -> None:
+        super()._forget_contents(files)
+        if files is not None:
+            held = self._contents.evaluations
+            for key in [key for key in held if key.example_digest == files.digest]:
+                del held[key]
+
+
+class ForgetsBeforeTheChange(InMemoryStore):
+    def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
+        example = self._open().examples.pop(example_id, None)
+        if example is not None:
+            self._forget_contents(example.files)
+            self._contents.examples[example_id] = example
+        return super().remove_example(example_id, change)
+
+
+class ForgetsEditByEdit(InMemoryStore):
+    """Looks after each edit who has the old contents, and not after all of them."""
+
+    def edit_examples(
+        self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
+    ) -> Learning | None:
+        held = dict(self._open().examples)
+        learning = super().edit_examples(edits, change, skip_missing=skip_missing)
+        edited = {i: self._contents.examples[i] for i in edits if i in held}
+        self._contents.examples.update(held)
+        for example_id, example in edited.items():
+            self._contents.examples[example_id] = example
+            self._forget_contents(held[example_id].files)
+        return learning
+
+
+class ForgetsBeforeTheEdit(InMemoryStore):
+    def edit_examples(
+        self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
+    ) -> Learning | None:
+        examples = self._open().examples
+        for example_id, edit in edits.items():
+            try:
+                stored = self.get_example(example_id)
+                edited = edit(stored)
+            except Exception:
+                break
+            if edited.files != stored.files:
+                examples[example_id] = edited
+                self._forget_contents(stored.files)
+                examples[example_id] = stored
+        return super().edit_examples(edits, change, skip_missing=skip_missing)
+
+
+class KeepsContentsThatAreReplaced(InMemoryStore):
+    """Thinks of what belongs to contents when an example is removed, and not when its files are replaced."""
+
+    def edit_examples(
+        self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
+    ) -> Learning | None:
+        held = dict(self._open().observations)
+        learning = super().edit_examples(edits, change, skip_missing=skip_missing)
+        self._contents.observations = held
+        return learning
+
+
+class ForgetsTheFitsOfWorkers(InMemoryStore):
+    def load_learning(self) -> Learning:
+        held = super().load_learning()
+        return attrs.evolve(held, state=attrs.evolve(held.state, fits={}))
+
+
+class AddsFitsOfWorkersToOldOnes(InMemoryStore):
+    def update_learning(self, change: StateChange, /) -> Learning:
+        def joined(held: LearnedState) -> LearnedState:
+            state = change(held)
+            return attrs.evolve(state, fits={**held.fits, **state.fits})
+
+        return super().update_learning(joined)
 
 
 class ForgetsTheFit(InMemoryStore):
@@ -451,9 +745,9 @@ class DropsOneWriteIn200(InMemoryStore):
     ) -> Learning | None:
         return super().edit_examples(edits, change, skip_missing=skip_missing) if self._is_kept() else None
 
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+    def save_evaluations(self, evaluations: Sequence[Evaluation], *more: Any, **others: Any) -> None:
         if self._is_kept():
-            super().save_evaluations(evaluations, previews)
+            super().save_evaluations(evaluations, *more, **others)
 
     def update_learning(self, change: StateChange, /) -> Learning:
         if self._is_kept():
@@ -465,9 +759,9 @@ class DropsOneWriteIn200(InMemoryStore):
 class DropsOneAdditionIn200(DropsOneWriteIn200):
     """Forgets only examples: they are kept by a lock of their own, perhaps."""
 
-    edit_examples = InMemoryStore.edit_examples  # type: ignore[assignment]
-    save_evaluations = InMemoryStore.save_evaluations  # type: ignore[assignment]
-    update_learning = InMemoryStore.update_learning  # type: ignore[assignment]
+    edit_examples = InMemoryStore.edit_examples
+    save_evaluations = InMemoryStore.save_evaluations
+    update_learning = InMemoryStore.update_learning
 
 
 class ReusesIds(InMemoryStore):
@@ -572,6 +866,35 @@ BROKEN = {
     HoardsPreviews: "test_previews_are_kept_up_to_the_limit_in_order_of_digest_and_name",
     DropsTheOldestPreviews: "test_previews_are_kept_up_to_the_limit_in_order_of_digest_and_name",
     FillsUpWithSmallPreviews: "test_which_previews_are_kept_does_not_depend_on_who_came_first",
+    IgnoresRanks: "test_previews_of_the_lowest_rank_stay_whatever_their_names",
+    CountsPreviewsWithoutARank: "test_previews_without_a_rank_are_all_kept_and_count_nothing",
+    RanksWhatHasNone: "test_previews_without_a_rank_are_all_kept_and_count_nothing",
+    KeepsTheFirstRank: "test_a_replaced_preview_has_its_new_rank",
+    ForgetsEmptyObservations: "test_observations_come_back_by_digest_and_byte_for_byte",
+    KeepsTheFirstObservation: "test_an_observation_with_the_same_digest_and_name_replaces_the_old_one",
+    MixesUpNames: "test_observations_come_back_for_the_wanted_name_and_examples_only",
+    FindsWhatHasAnotherName: "test_observations_come_back_for_the_wanted_name_and_examples_only",
+    ReadsDigestsTwice: "test_observations_may_be_asked_for_by_many_digests_and_by_any_iterable",
+    NeverSupersedes: "test_a_worker_that_was_fitted_anew_supersedes_what_is_stored_of_it",
+    SupersedesEvaluationsOnly: "test_a_worker_that_was_fitted_anew_supersedes_what_is_stored_of_it",
+    SupersedesWhatItStores: "test_a_worker_that_was_fitted_anew_supersedes_what_is_stored_of_it",
+    SupersedesByPrefix: "test_workers_whose_ids_begin_alike_are_superseded_each_for_itself",
+    SupersedesEverywhere: "test_nothing_of_other_workers_metrics_and_examples_is_superseded",
+    SupersedesForEveryMetric: "test_nothing_of_other_workers_metrics_and_examples_is_superseded",
+    SupersedesObservationsToo: "test_nothing_of_other_workers_metrics_and_examples_is_superseded",
+    SupersedesWhateverIsNamed: "test_only_evaluations_of_the_named_workers_supersede_anything",
+    SupersedesAlways: "test_only_evaluations_of_the_named_workers_supersede_anything",
+    KeepsWhatBelongsToNothing: "test_observations_and_previews_go_with_the_last_example_of_their_contents",
+    KeepsPicturesOfNothing: "test_observations_and_previews_go_with_the_last_example_of_their_contents",
+    ForgetsSharedContents: "test_observations_and_previews_go_with_the_last_example_of_their_contents",
+    ForgetsContentsOfTheSameTarget: "test_contents_that_differ_in_one_file_are_different",
+    ForgetsEvaluationsToo: "test_evaluations_sessions_and_metrics_outlive_an_example",
+    ForgetsBeforeTheChange: "test_observations_and_previews_stay_where_a_removal_fails",
+    ForgetsBeforeTheEdit: "test_observations_and_previews_stay_where_an_update_fails",
+    ForgetsEditByEdit: "test_contents_that_change_hands_in_one_call_lose_nothing",
+    KeepsContentsThatAreReplaced: "test_observations_and_previews_go_with_contents_that_are_replaced",
+    ForgetsTheFitsOfWorkers: "test_what_was_fitted_and_learned_by_group_comes_back_in_every_field",
+    AddsFitsOfWorkersToOldOnes: "test_a_fit_and_groups_change_though_the_evidence_stays",
     ForgetsTheFit: "test_what_was_fitted_and_learned_by_group_comes_back_in_every_field",
     ForgetsGroups: "test_what_was_fitted_and_learned_by_group_comes_back_in_every_field",
     ForgetsTheFitsOfGroups: "test_what_was_fitted_and_learned_by_group_comes_back_in_every_field",

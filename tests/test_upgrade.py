@@ -18,7 +18,7 @@ import pytest
 
 from test_sqlite import GUIDE
 from tsm_training import BayesianWeightLearner, TrainingManager, WorkerPool
-from tsm_training.data import SCHEMA_VERSION, TrainingDataManager
+from tsm_training.data import PREVIEW_BYTES, SCHEMA_VERSION, ObservationRecord, Preview, TrainingDataManager
 from tsm_training.data.sqlite import opening
 from tsm_training.errors import SchemaTooNewError, StorageCorruptError, StorageError, StorageFullError
 from tsm_training.testing import make_learned_state
@@ -50,6 +50,7 @@ def make_version(version: int, path: Path) -> None:
 
 make_version_1 = functools.partial(make_version, 1)
 make_version_2 = functools.partial(make_version, 2)
+make_version_3 = functools.partial(make_version, 3)
 
 
 def make_guide(path: Path) -> None:
@@ -59,8 +60,8 @@ def make_guide(path: Path) -> None:
 
 OLDER = pytest.mark.parametrize(
     ("make", "version"),
-    [(make_guide, 0), (make_version_1, 1), (make_version_2, 2)],
-    ids=["the guide's", "version 1", "version 2"],
+    [(make_guide, 0), (make_version_1, 1), (make_version_2, 2), (make_version_3, 3)],
+    ids=["the guide's", "version 1", "version 2", "version 3"],
 )
 OLDEST = pytest.mark.parametrize(
     ("make", "version"), [(make_guide, 0), (make_version_1, 1)], ids=["the guide's", "version 1"]
@@ -88,7 +89,8 @@ def test_an_older_file_is_upgraded_and_loses_nothing(
     after = contents(path)
     assert after["version"] == [(SCHEMA_VERSION,)]
     for table in before.keys() - {"version", "sqlite_sequence"}:
-        assert after[table] == before[table], table
+        added = (1.0,) if table == "previews" else ()  # its rank: behind those that are kept from now on
+        assert after[table] == [row + added for row in before[table]], table
     (copy,) = copies(path)
     assert copy.name == f"training.db.schema-{version}.backup"
     assert contents(copy) == before
@@ -130,12 +132,62 @@ def test_what_was_learned_with_an_older_version_is_still_known(path: Path, versi
     assert len(set(weights.values())) == 3
 
 
+def test_what_was_fitted_with_the_version_before_is_still_known(path: Path) -> None:
+    make_version_3(path)
+    with TrainingManager(WorkerPool(), BayesianWeightLearner(alpha=0.15), path) as manager:
+        _first, session = manager.data_manager.get_all_sessions()
+        state = manager.weight_learner.cell.state
+        assert manager.weight_learner.get_all_weights() == session.final_weights
+        examples = manager.data_manager.get_all_examples()
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        assert store.check() == []
+        assert store.quarantine() == []
+        assert store.load_learning().state == state
+    assert session.group_by == state.group_by == "style"
+    assert {label: len(group.members) for label, group in state.groups.items()} == {"cold": 2, "warm": 1}
+    assert state.fitted is not None
+    assert state.fitted.solver == "least_squares"
+    assert set(state.fitted.shares) == {"far", "near"}
+    assert state.fitted.safe == {}
+    assert state.fits == {}
+    assert set(state.fitted.digests) < {example.known_files.digest for example in examples}
+
+
+@OLDER
+def test_previews_of_an_older_file_go_where_newer_ones_need_their_room(
+    path: Path, make: Callable[[Path], None], version: int
+) -> None:
+    make(path)
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        digests = [example.files.digest for example in store.get_all_examples() if example.files is not None]
+        old = [digest for digest in digests if store.load_previews(digest)]
+        assert bool(old) == bool(version)
+        store.save_evaluations([], [Preview("new", "worker@1", bytes(PREVIEW_BYTES), 0.99)])
+        assert [digest for digest in old if store.load_previews(digest)] == []
+        assert set(store.load_previews("new")) == {"worker@1"}
+
+
+@OLDER
+def test_an_upgraded_file_takes_what_workers_note_and_are_fitted_to(
+    path: Path, make: Callable[[Path], None], version: int
+) -> None:
+    make(path)
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        assert store.load_learning().state.fits == {}
+        store.save_evaluations([], (), [ObservationRecord("digest", "worker@1", b"x")])
+        store.update_learning(lambda held: attrs.evolve(held, fits={"worker": b"y"}))
+    with contextlib.closing(TrainingDataManager(path)) as again:
+        assert again.load_observations("worker@1", ["digest"]) == {"digest": b"x"}
+        assert again.load_learning().state.fits == {"worker": b"y"}
+        assert [fault for fault in again.check() if fault.column != "status"] == []
+
+
 @OLDER
 def test_an_upgraded_file_keeps_fits_and_groups(path: Path, make: Callable[[Path], None], version: int) -> None:
     make(path)
     with contextlib.closing(TrainingDataManager(path)) as store:
         before = store.load_learning()
-        assert before.version == (1 if version else 0)
+        assert before.version == (0, 1, 1, 2)[version]  # how often it was trained
         fitted = make_learned_state()
         store.update_learning(lambda held: attrs.evolve(fitted, bases=held.bases, absorbed=held.absorbed))
     with contextlib.closing(TrainingDataManager(path)) as again:
@@ -275,12 +327,15 @@ def test_a_version_that_was_never_written_is_no_newer_one(path: Path) -> None:
         TrainingDataManager(path)
 
 
-def test_a_version_that_somebody_has_turned_back_is_turned_forward_again(path: Path) -> None:
-    TrainingDataManager(path).close()
+@pytest.mark.parametrize("version", range(1, SCHEMA_VERSION))
+def test_a_version_that_somebody_has_turned_back_is_turned_forward_again(path: Path, version: int) -> None:
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        store.save_evaluations([], [Preview("digest", "worker@1", b"png", 0.5), Preview("digest", "target", b"", None)])
+    before = contents(path)
     with contextlib.closing(sqlite3.connect(path)) as connection:
-        connection.execute("PRAGMA user_version = 1")
+        connection.execute(f"PRAGMA user_version = {version}")
     TrainingDataManager(path).close()
-    assert contents(path)["version"] == [(SCHEMA_VERSION,)]
+    assert contents(path) == before
 
 
 def test_a_missing_table_is_named_with_what_to_do(path: Path) -> None:

@@ -345,6 +345,14 @@ def test_the_shares_fitted_on_a_group_count_by_its_evidence() -> None:
     assert in_group(state, "cold", KAPPA).fitted == state.fitted  # it has none of its own
 
 
+def test_the_safe_shares_of_a_group_are_its_own_or_those_of_all() -> None:
+    of_all = attrs.evolve(fit("x", a=0.5, b=0.5), safe={"a": 1.0})
+    for own, safe in (({"b": 1.0}, {"b": 1.0}), ({}, {"a": 1.0})):
+        fitted = in_group(two_styles(9, of_all, attrs.evolve(fit("y", c=1.0), safe=own)), "warm", KAPPA).fitted
+        assert fitted is not None
+        assert fitted.safe == safe
+
+
 def test_without_a_fit_of_all_that_of_a_group_is_not_used() -> None:
     assert in_group(two_styles(9, None, fit("y", a=1.0)), "warm", KAPPA).fitted is None
 

@@ -59,7 +59,9 @@ def grouped() -> BayesianWeightLearner:
         "": Group(["y"], {"first": WorkerBase(1.0, 2.0, 0.5, 0.25, 1.5, 2, 2)}),
         "unknown": Group(),
     }
-    fitted = FittedBlend({"first": 0.1, "zweiter, größer": 0.9}, "least_squares", 1 / 3, ("x", "y"))
+    fitted = FittedBlend(
+        {"first": 0.1, "zweiter, größer": 0.9}, "least_squares", 1 / 3, ("x", "y"), {"zweiter, größer": 1.0}
+    )
     state = learned().cell.state
     bases = {**state.bases, "first": WorkerBase(1.0, 3.0, 0.5, 0.25, 1.5, 3, 4, 0.125)}
     state = with_fits(attrs.evolve(state, bases=bases), fitted, "style", groups)
@@ -229,7 +231,8 @@ def test_a_file_of_format_2_is_read_to_the_last_bit(path: Path) -> None:
     assert (file.alpha, file.prior_strength) == (0.3, 3.0)
     assert file.bases() == state.sums
     assert dict(file.weights) == grouped().get_all_weights()
-    assert file.fitted == FittedBlend({"first": 0.1, "zweiter, größer": 0.9}, "least_squares", 1 / 3)
+    safe = {"zweiter, größer": 1.0}
+    assert file.fitted == FittedBlend({"first": 0.1, "zweiter, größer": 0.9}, "least_squares", 1 / 3, safe=safe)
     assert (file.group_by, list(file.groups)) == ("style", ["", "unknown", "warm, größer"])
     assert {label: group.bases for label, group in file.groups.items()} == state.sums_by_group
     assert file.groups[""].fitted is None
@@ -265,7 +268,9 @@ REFUSED_IMPORTS = {
     "too many workers": json.dumps({"weights": {f"w{number}": 1 for number in range(1001)}}),
     "too large": " " * 1_000_001,
     "nobody known": '{"weights": {"nobody": 1}}',
-    "a blend of strangers": '{"weights": {"far": 1}, "blend": {"shares": {"x": 1}, "solver": "", "absorbed": 1}}',
+    "a blend of strangers": json.dumps(
+        {"weights": {"far": 1}, "blend": {"shares": {"x": 1}, "solver": "", "absorbed": 1, "safe": {}}}
+    ),
     "groups by nothing": '{"weights": {"far": 1}, "group_by": "", "groups": {"a": {"posterior": {}, "blend": null}}}',
     "another prior strength": (GOLDEN / "format-1.json").read_text(encoding="utf-8").replace("3.0", "5.0"),
 }
@@ -298,8 +303,8 @@ def test_an_import_takes_everything_and_tells_who_is_not_here(tmp_path: Path, pa
 
 @pytest.mark.parametrize("kind", ["memory", "file"])
 def test_an_import_brings_blend_and_groups_and_puts_them_into_the_store(tmp_path: Path, path: Path, kind: str) -> None:
-    fitted = {"shares": {"far": 0.25, "elsewhere": 0.75}, "solver": "greedy", "absorbed": 0.5}
-    own = {"shares": {"near": 1.0}, "solver": "greedy", "absorbed": 0.5}
+    fitted = {"shares": {"far": 0.25, "elsewhere": 0.75}, "solver": "greedy", "absorbed": 0.5, "safe": {}}
+    own = {"shares": {"near": 1.0}, "solver": "greedy", "absorbed": 0.5, "safe": {}}
     weights = {"far": 1.0, "near": 1.0, "elsewhere": 1.0}
     groups = {"warm": {"posterior": {}, "blend": own}}
     path.write_text(json.dumps({"weights": weights, "blend": fitted, "group_by": "style", "groups": groups}))
@@ -470,10 +475,18 @@ _GROUPED: Any = {"posterior": {}, "blend": None}
 @pytest.mark.parametrize(
     ("change", "key", "reason"),
     [
-        (lambda d: d.update(blend=None), "blend", "must be an object with exactly the keys shares, solver, absorbed"),
-        (lambda d: d.update(blend=[]), "blend", "exactly the keys shares, solver, absorbed, got a list of 0"),
-        (lambda d: d["blend"].pop("solver"), "blend", "exactly the keys shares, solver, absorbed, got an object of 2"),
-        (_blend(more=1), "blend", "exactly the keys shares, solver, absorbed, got an object of 4"),
+        (
+            lambda d: d.update(blend=None),
+            "blend",
+            "must be an object with exactly the keys shares, solver, absorbed, safe",
+        ),
+        (lambda d: d.update(blend=[]), "blend", "exactly the keys shares, solver, absorbed, safe, got a list of 0"),
+        (
+            lambda d: d["blend"].pop("solver"),
+            "blend",
+            "exactly the keys shares, solver, absorbed, safe, got an object of 3",
+        ),
+        (_blend(more=1), "blend", "exactly the keys shares, solver, absorbed, safe, got an object of 5"),
         (_blend(shares=None), "blend.shares", "must be an object with one entry per worker, got null"),
         (_blend(shares={}), "blend.shares", "must hold shares whose sum is 1"),
         (_blend(shares={"first": 1.0, "zweiter, größer": 1e-8}), "blend.shares", "must hold shares whose sum is 1"),
@@ -484,6 +497,11 @@ _GROUPED: Any = {"posterior": {}, "blend": None}
         (_blend(shares={"third": 1.0}), "blend.shares['third']", "a worker that 'weights' does not name"),
         (_blend(shares={"": 1.0}), "blend.shares['']", "1 to 128 printable characters"),
         (_blend(shares={f"w{n}": 0.0 for n in range(1001)}), "blend.shares", "names 1001 workers; at most 1000"),
+        (_blend(safe=None), "blend.safe", "must be an object with one entry per worker, got null"),
+        (_blend(safe=[]), "blend.safe", "must be an object with one entry per worker, got a list of 0"),
+        (_blend(safe={"first": 0.5}), "blend.safe", "must hold shares whose sum is 1"),
+        (_blend(safe={"third": 1.0}), "blend.safe['third']", "a worker that 'weights' does not name"),
+        (_blend(safe={"first": 0}), "blend.safe['first']", "above 0"),
         (_blend(solver=None), "blend.solver", "must be text of at most 200 characters, got null"),
         (_blend(solver="x" * 201), "blend.solver", "must be text of at most 200 characters"),
         (_blend(solver="\udfff"), "blend.solver", "holds half a character"),
@@ -522,14 +540,14 @@ _GROUPED: Any = {"posterior": {}, "blend": None}
             "groups['unknown'].posterior['first']",
             "holds sums that no evidence can have",
         ),
-        (_group(blend=1), "groups['unknown'].blend", "exactly the keys shares, solver, absorbed, got 1"),
+        (_group(blend=1), "groups['unknown'].blend", "exactly the keys shares, solver, absorbed, safe, got 1"),
         (
-            _group(blend={"shares": {"third": 1.0}, "solver": "", "absorbed": 1}),
+            _group(blend={"shares": {"third": 1.0}, "solver": "", "absorbed": 1, "safe": {}}),
             "groups['unknown'].blend.shares['third']",
             "does not name",
         ),
         (
-            _group(blend={"shares": {"first": 1.0}, "solver": "", "absorbed": True}),
+            _group(blend={"shares": {"first": 1.0}, "solver": "", "absorbed": True, "safe": {}}),
             "groups['unknown'].blend.absorbed",
             "must be a number, got true",
         ),
@@ -546,7 +564,7 @@ def test_a_blend_or_a_group_that_is_not_laid_out_as_agreed_is_refused_by_its_key
 
 def test_blends_and_groups_are_taken_up_to_the_limits(path: Path) -> None:
     labels = ["x" * 200, *map(str, range(999))]
-    blend = {"shares": {"a": 1 - 5e-10, "b": 5e-324}, "solver": "s" * 200, "absorbed": 0}
+    blend = {"shares": {"a": 1 - 5e-10, "b": 5e-324}, "solver": "s" * 200, "absorbed": 0, "safe": {"b": 1.0}}
     document = {
         "weights": {"a": 1, "b": 1},
         "blend": {**blend, "absorbed": 1},
@@ -555,9 +573,10 @@ def test_blends_and_groups_are_taken_up_to_the_limits(path: Path) -> None:
     }
     path.write_text(json.dumps(document))
     file = read_weights_file(path)
-    assert file.fitted == FittedBlend({"a": 1 - 5e-10, "b": 5e-324}, "s" * 200, 1.0)
+    assert file.fitted == FittedBlend({"a": 1 - 5e-10, "b": 5e-324}, "s" * 200, 1.0, safe={"b": 1.0})
     assert file.group_by == "y" * 200
-    assert file.groups == {label: Group(fitted=FittedBlend(blend["shares"], "s" * 200, 0.0)) for label in labels}  # type: ignore[arg-type]
+    own = FittedBlend(blend["shares"], "s" * 200, 0.0, safe={"b": 1.0})  # type: ignore[arg-type]
+    assert file.groups == {label: Group(fitted=own) for label in labels}
 
 
 # --- bytes ------------------------------------------------------------------------------------------------------------
@@ -693,7 +712,8 @@ def test_what_could_not_be_read_again_is_not_written(path: Path, weights: dict[s
     assert not path.exists()
 
 
-def test_a_file_that_would_be_too_large_to_be_read_is_not_written(path: Path) -> None:
+def test_a_file_that_would_be_too_large_to_be_read_is_not_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weights_files, "MAX_WEIGHTS_FILE_BYTES", 1_000_000)
     bases = {f"{number:04}" + "🎨" * 124: WorkerBase(1.0) for number in range(1000)}
     with pytest.raises(WeightsFileError, match=r"would have [0-9]+ bytes; at most 1000000 are ever read"):
         write_weights_file(path, weights_document(LearnedState(bases), dict.fromkeys(bases, 1.0), 0.1, 3.0, NOON))

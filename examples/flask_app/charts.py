@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import attrs
 
 from tsm_training.data import EpochMetrics
+from tsm_training.views import guide_band
 from tsm_training.weights import LearnerStatistics
 
-__all__ = ["Curve", "Interval", "learning_curve", "weight_intervals"]
+__all__ = ["Curve", "GrowthCurve", "Interval", "growth_curve", "learning_curve", "weight_intervals"]
 
 WIDTH, HEIGHT = 360.0, 210.0
 """Of the learning curve, in units of the drawing: about pixels on a phone, so that letters stay readable there."""
@@ -48,12 +49,9 @@ def learning_curve(history: Sequence[EpochMetrics]) -> Curve | None:
         return None
     trained = [entry["avg_accuracy"] for entry in history]
     equal = [entry["equal_weights_accuracy"] for entry in history]
-    low, high = _padded(min(trained + equal), max(trained + equal))
+    low, high, y = _upwards(trained + equal)
     # Before the first epoch, the ensemble is that of equal weights.
     xs = [LEFT + (WIDTH - LEFT - RIGHT) * n / len(history) for n in range(len(history) + 1)]
-
-    def y(value: float) -> float:
-        return TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
     points = [(x, y(value)) for x, value in zip(xs[1:], trained, strict=True)]
     step = math.ceil(len(history) / _MOST_TICKS)
@@ -64,6 +62,47 @@ def learning_curve(history: Sequence[EpochMetrics]) -> Curve | None:
         x_ticks=[Tick(xs[n], str(n)) for n in range(0, len(history) + 1, step)],
         y_ticks=[Tick(y(value), label) for value, label in _round_values(low, high)],
     )
+
+
+@attrs.frozen
+class GrowthCurve:
+    """Similarity on held-out examples over the number of examples learned from."""
+
+    trained: str
+    """The points of a polyline."""
+    dots: list[tuple[float, float]]
+    band: str
+    """The points of a polygon: what the guide expects."""
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+
+
+def growth_curve(points: Sequence[tuple[float, float]]) -> GrowthCurve | None:
+    """Return the curve over the number of examples, or None where there are fewer than two points."""
+    if len(points) < 2:  # noqa: PLR2004 - one point is no curve
+        return None
+    most = max(count for count, _value in points)
+    band = guide_band(most)
+    low, high, y = _upwards([value for _count, value in points] + [end for _count, *ends in band for end in ends])
+
+    def x(count: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * count / most
+
+    dots = [(x(count), y(value)) for count, value in points]
+    edge = [(x(count), y(least)) for count, least, _ in band] + [(x(count), y(top)) for count, _, top in band[::-1]]
+    return GrowthCurve(
+        trained=_polyline(dots),
+        dots=dots,
+        band=_polyline(edge),
+        x_ticks=[Tick(x(value), label) for value, label in _round_values(0.0, most)],
+        y_ticks=[Tick(y(value), label) for value, label in _round_values(low, high)],
+    )
+
+
+def _upwards(values: Sequence[float]) -> tuple[float, float, Callable[[float], float]]:
+    """Return the ends of the upright axis for some values, and where a value stands on it."""
+    low, high = _padded(min(values), max(values))
+    return low, high, lambda value: TOP + (HEIGHT - TOP - BOTTOM) * (high - value) / (high - low)
 
 
 def _padded(low: float, high: float) -> tuple[float, float]:

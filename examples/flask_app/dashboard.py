@@ -12,12 +12,13 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 from answers import explained, public_session, without_folders, without_kind
-from charts import Curve, Interval, learning_curve, weight_intervals
+from charts import Curve, GrowthCurve, Interval, growth_curve, learning_curve, weight_intervals
 from parameters import TrainSettings, form_numbers, limit, metadata
 from service import TrainingService, current_service
 from training_jobs import TrainingJob
 from tsm_training import TrainingExample, TrainingSession
 from tsm_training.data import ROLES, DatasetStatistics
+from tsm_training.views import contender_labels, growth_of
 from tsm_training.weights import LearnerStatistics
 
 __all__ = ["dashboard_bp"]
@@ -73,6 +74,9 @@ class Page:
     curve_session: dict[str, Any] | None
     judged: dict[str, Any] | None
     """The last session that was judged on examples held out."""
+    contenders: list[tuple[str, Mapping[str, Any]]]
+    """What each contender is called, and its means, in that session."""
+    growth: GrowthCurve | None
     failures: list[FailureRow]
     skipped: Mapping[str, str]
     """Why the last session could not use an example, by its id."""
@@ -94,6 +98,8 @@ def _page(service: TrainingService, shown: int) -> Page:
         curve=None if learned is None else learning_curve(learned.metrics_history),
         curve_session=_shown(learned),
         judged=_shown(judged),
+        contenders=[] if judged is None else _contenders(judged.validation or {}),
+        growth=growth_curve(growth_of(sessions[::-1])),
         failures=_failures(newest[:_LOOKED_AT]),
         skipped=public_session(sessions[0])["skipped"] if sessions else {},
         job=service.jobs.newest,
@@ -102,6 +108,11 @@ def _page(service: TrainingService, shown: int) -> Page:
 
 def _shown(session: TrainingSession | None) -> dict[str, Any] | None:
     return None if session is None else public_session(session)
+
+
+def _contenders(validation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    known = validation.get("contenders", {})
+    return [(label, known[name]) for name, label in contender_labels(validation).items() if name in known]
 
 
 def _workers(service: TrainingService) -> list[WorkerRow]:
@@ -224,6 +235,11 @@ def _reason(text: str) -> str:
 @dashboard_bp.app_template_filter("training_figure")
 def _figure(value: float | None) -> str:
     return "–" if value is None else f"{value:.4f}"
+
+
+@dashboard_bp.app_template_filter("training_delta_e")
+def _delta_e(value: float | None) -> str:
+    return "" if value is None else f", ΔE00 {value:.2f}"
 
 
 @dashboard_bp.app_template_filter("training_best")

@@ -96,7 +96,7 @@ class TrainingJob:
         if state.progress is None:
             return "The training begins."
         progress = state.progress
-        unit = "epochs" if progress.phase == "learning" else "examples"
+        unit = {"learning": "epochs", "fitting": "fits"}.get(progress.phase, "examples")
         accuracy = "" if progress.accuracy is None else f", mean accuracy {progress.accuracy:.4f}"
         return f"{progress.phase.capitalize()}: {progress.done} of {progress.total} {unit}{accuracy}."
 

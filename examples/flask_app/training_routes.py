@@ -36,6 +36,7 @@ from training_jobs import TrainingJob, TrainingJobs, public_results
 from tsm_training import GuideSimilarity, Metric, TrainingEngine, TrainingManager, WeightLearner, WorkerPoolLike
 from tsm_training.data import ROLES
 from tsm_training.errors import ImageError
+from tsm_training.weights import MAX_WEIGHTS_FILE_BYTES
 from uploads import UploadFolder
 
 __all__ = ["TrainingService", "init_training", "secured", "training_bp"]
@@ -45,7 +46,9 @@ training_bp = Blueprint(
 )
 
 _MAX_BYTES: Final = 1_200_000
-"""Of a request without pictures: a weights file may have 1 MB, and so may metadata."""
+"""Of a request without pictures: metadata may have 1 MB."""
+_MAX_WEIGHTS_BYTES: Final = MAX_WEIGHTS_FILE_BYTES + 200_000
+"""Of a request with a weights file."""
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS: Final = {
     "Content-Security-Policy": (
@@ -115,7 +118,8 @@ training_bp.record(_bind)
 @training_bp.before_request
 def _limit_request() -> None:
     takes_pictures = request.endpoint in ("training.add", "training.dashboard.add")
-    request.max_content_length = current_service().uploads.max_request_bytes if takes_pictures else _MAX_BYTES
+    without = _MAX_WEIGHTS_BYTES if request.path.endswith("/weights/import") else _MAX_BYTES
+    request.max_content_length = current_service().uploads.max_request_bytes if takes_pictures else without
     request.max_form_memory_size = _MAX_BYTES  # of one field, such as the metadata
 
 

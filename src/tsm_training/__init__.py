@@ -2,7 +2,7 @@
 
 from tsm_training._version import __version__
 from tsm_training.arrays import Image
-from tsm_training.color_transfer import create_color_transfer_workers
+from tsm_training.color_transfer import LearnedLook, create_color_transfer_workers
 from tsm_training.data import InMemoryStore, TrainingDataManager, TrainingExample, TrainingSession, TrainingStore
 from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
 from tsm_training.engine import TrainingEngine, ValidationResults
@@ -25,7 +25,9 @@ from tsm_training.progress import Progress
 from tsm_training.weights import BayesianWeightLearner, WeightLearner
 from tsm_training.workers import (
     FunctionWorker,
+    Observation,
     ThreadRunner,
+    TrainableWorker,
     Worker,
     WorkerPool,
     WorkerPoolLike,
@@ -44,15 +46,18 @@ __all__ = [
     "HistogramDistance",
     "Image",
     "InMemoryStore",
+    "LearnedLook",
     "LintFinding",
     "LintReport",
     "Metric",
+    "Observation",
     "Outcome",
     "PeakSignalToNoise",
     "Prediction",
     "Progress",
     "StructuralSimilarity",
     "ThreadRunner",
+    "TrainableWorker",
     "TrainingDataManager",
     "TrainingEngine",
     "TrainingExample",

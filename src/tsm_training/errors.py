@@ -56,6 +56,7 @@ __all__ = [
     "TrainingStoppedError",
     "TsmTrainingError",
     "WeightsFileError",
+    "WorkerNotFittedError",
     "WorkerNotFoundError",
     "WorkerNotIsolatableError",
     "WorkerPoolError",
@@ -275,6 +276,21 @@ class DuplicateWorkerError(TsmTrainingError, ValueError):
         return (
             f"a worker with the id {self.worker_id!r} is already registered: "
             "unregister it first, or give the new one another id"
+        )
+
+
+class WorkerNotFittedError(TsmTrainingError, ValueError):
+    """A trainable worker was asked before it was fitted."""
+
+    _public = "A worker has not learned anything yet."
+
+    def __init__(self, worker_id: str) -> None:
+        super().__init__(worker_id)
+        self.worker_id = worker_id
+
+    def __str__(self) -> str:
+        return (
+            f"worker {self.worker_id!r} is not fitted yet: it answers after train() on examples that it can learn from"
         )
 
 

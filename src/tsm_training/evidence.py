@@ -25,6 +25,7 @@ __all__ = [
     "FittedBlend",
     "Group",
     "LearnedState",
+    "Observation",
     "Outcome",
     "WorkerBase",
     "advantages",
@@ -61,6 +62,22 @@ class ExampleEvidence:
     """One outcome per worker id."""
     features: tuple[float, ...] | None = None
     """Numbers that describe the pictures, for learners whose weights depend on them."""
+
+
+@attrs.frozen
+class Observation:
+    """What a trainable worker noted of one training example."""
+
+    digest: str
+    """Identifies the contents of the example's three files."""
+    source_digest: str
+    """Identifies the contents of the source's file."""
+    target_digest: str
+    """Identifies the contents of the target's file: examples with the same target are not independent."""
+    group: str | None
+    """The example's value under the metadata key by which the training is grouped; None where it has none."""
+    data: bytes
+    """What the worker returned: at most 16,000 bytes."""
 
 
 @attrs.frozen
@@ -113,9 +130,12 @@ class FittedBlend:
     """What found them."""
     absorbed: float
     """How far the training examples were absorbed when they were found, in [0, 1]: the part of the ensemble's shares
-    that follows the fit; the rest follows the posterior."""
+    that follows the fit; the rest follows the safe shares."""
     digests: tuple[str, ...] = ()
     """The examples that they were fitted on, in order; empty for imported ones."""
+    safe: Mapping[str, float] = attrs.field(factory=dict, converter=_shares)
+    """The best simple answer on the same examples (one worker, or equal shares): per worker id, above 0, sum 1. Empty
+    where none is known; the posterior stands in for it."""
 
 
 def _bases(value: Mapping[str, WorkerBase]) -> Mapping[str, WorkerBase]:
@@ -155,6 +175,10 @@ def _groups(value: Mapping[str, Group]) -> Mapping[str, Group]:
     return dict(sorted(value.items()))
 
 
+def _fits(value: Mapping[str, bytes]) -> Mapping[str, bytes]:
+    return dict(sorted(value.items()))
+
+
 def _absorbed(value: Mapping[str, Mapping[str, Absorbed]]) -> Mapping[str, Mapping[str, Absorbed]]:
     return dict(value)
 
@@ -173,6 +197,8 @@ class LearnedState:
     """The metadata key by which the last training was grouped; None without groups."""
     groups: Mapping[str, Group] = attrs.field(factory=dict, converter=_groups)
     """By the value under that key."""
+    fits: Mapping[str, bytes] = attrs.field(factory=dict, converter=_fits)
+    """What trainable workers were fitted to, by worker id: documents that only the engine understands."""
 
     @cached_property
     def sums(self) -> Mapping[str, WorkerBase]:
@@ -198,7 +224,7 @@ class LearnedState:
     def is_blank(self, prior_weight: float = 1.0) -> bool:
         """Tell whether this says nothing beyond that every worker has the given prior."""
         untouched = all(base == WorkerBase(prior_weight) for base in self.bases.values())
-        return untouched and not self.absorbed and self.fitted is None and not self.groups
+        return untouched and not self.absorbed and self.fitted is None and not self.groups and not self.fits
 
 
 @attrs.frozen

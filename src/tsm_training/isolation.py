@@ -39,7 +39,7 @@ import attrs
 from tsm_training.arguments import check_limit
 from tsm_training.arrays import Image
 from tsm_training.errors import ExecutorError, InvalidArgumentError, MissingExtraError, WorkerNotIsolatableError
-from tsm_training.workers import Worker, WorkerRequest, WorkerResult, run_worker
+from tsm_training.workers import Worker, WorkerRequest, WorkerResult, group_of, run_worker
 from tsm_training.workers.runners import LOOK_AROUND_SECONDS, check_not_leaving, timed_out
 from tsm_training.workers.running import check_again, failed, shown
 from tsm_training.workers.worker import time_limit_of, valid_time_limit
@@ -109,11 +109,11 @@ def _load(worker_id: str, digest: str, pickled: bytes) -> str | None:
     return None
 
 
-def _call(worker_id: str, source: Image, target: Image) -> WorkerResult:
+def _call(worker_id: str, source: Image, target: Image, group: str | None) -> WorkerResult:
     """Run a worker that has been loaded."""
     started = time.perf_counter()
     try:
-        return run_worker(_loaded[worker_id][1], WorkerRequest(source, target))
+        return run_worker(_loaded[worker_id][1], WorkerRequest(source, target, group))
     except BaseException as error:  # an interrupt here is no user's: Ctrl-C does not reach this process
         return failed(worker_id, "raised", type(error).__name__, error, time.perf_counter() - started)
     finally:
@@ -235,7 +235,7 @@ class _Lane:
         """
         started = time.monotonic()
         try:
-            reply = self._ask(_call, worker_id, request["source"], request["target"], limit=limit)
+            reply = self._ask(_call, worker_id, request["source"], request["target"], group_of(request), limit=limit)
         except _OverdueError:
             return timed_out(worker_id, cast("float", limit), time.monotonic() - started)
         except _DeadError as error:

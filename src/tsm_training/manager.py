@@ -45,11 +45,13 @@ from tsm_training.engine import (
     ValidationResults,
     check_group_by,
     describe_files,
+    forgotten,
     nothing_validated,
     own_workers,
 )
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, TsmTrainingError, WeightsFileError
+from tsm_training.evidence import LearnedState
 from tsm_training.images import read_image
 from tsm_training.ingest import read_folder, read_manifest, relinked
 from tsm_training.lint import MIN_GROUP, LintReport, lint_store
@@ -158,6 +160,7 @@ class TrainingManager:
         try:
             self.training_engine.learner_storage.attach(self.restore)
             self.training_engine.prepare_learner()
+            self.training_engine.share_fits()
         except BaseException:
             if self.storage is None:
                 self.data_manager.close()
@@ -302,10 +305,16 @@ class TrainingManager:
         storage = self.training_engine.learner_storage
         storage.attach()
         if storage.is_kept:
-            learning = change_data(storage.committed(lambda state: forget(state, digests)))
+            learning = change_data(storage.committed(lambda state: self._without(state, digests)))
             storage.agreed(cast("Learning", learning))
         else:
             change_data(None)
+        if digests:
+            self.training_engine.share_fits()
+
+    @staticmethod
+    def _without(state: LearnedState, digests: Set[str]) -> LearnedState:
+        return attrs.evolve(forget(state, digests), fits=forgotten(state.fits, digests))
 
     def _digests_only_of(self, example: TrainingExample) -> frozenset[str]:
         """Return the digest of an example's contents, unless another example has the same contents."""
@@ -673,6 +682,9 @@ class TrainingManager:
     def export_weights(self, path: str | os.PathLike[str]) -> None:
         """Write the learned weights to a file that `import_weights` brings back exactly.
 
+        What workers have learned from the examples goes with them: samples of colours of the training pictures (about
+        12 kB per example, no layout), and what was fitted to them.
+
         Raises:
             WeightsFileError: the file cannot be written; what was there before is untouched (unless it is only the
                 folder that could not be synced: then the new file is in its place).
@@ -684,13 +696,16 @@ class TrainingManager:
             learner.alpha,
             getattr(learner, "prior_strength", None),
             datetime.now(UTC),
+            fits=self.training_engine.exported_fits(),
         )
         write_weights_file(check_path("path", path), document)
 
     def import_weights(self, path: str | os.PathLike[str]) -> WeightsImport:
         """Replace what was learned by a weights file, which is checked whole before anything changes.
 
-        A file that holds weights only gives each worker that weight as its prior.
+        A file that holds weights only gives each worker that weight as its prior. Workers that have learned answer at
+        once with the file's fits; the next training fits them on the file's observations and the own examples together,
+        until `reset_weights` or another import.
 
         Raises:
             WeightsFileError: the file is faulty, was learned with another prior strength, or names no worker here.
@@ -708,15 +723,20 @@ class TrainingManager:
             )
         self.training_engine.prepare_learner()
         workers = own_workers(self.worker_pool)
+        trainable = self.training_engine.trainables.workers
         # What earlier imports named besides is not here either.
         ids = sorted(w.worker_id for w in workers) if workers else sorted(self.weight_learner.cell.state.bases)
         known = frozenset(ids)
         if known and not known & file.weights.keys():
             raise WeightsFileError(file.path, f"names none of the workers here ({', '.join(sorted(known))})", "weights")
         with self.weight_learner.cell:
+            fits = self.training_engine.imported_fits(file.fits)
+            state = attrs.evolve(file.state(), fits=fits)
+            known_ids = [worker_id for worker_id in ids if worker_id not in trainable or worker_id in fits]
             self.training_engine.learner_storage.change(
-                lambda _held: with_workers(file.state(), ids, self.weight_learner.prior_weight)
+                lambda _held: with_workers(state, known_ids, self.weight_learner.prior_weight)
             )
+        self.training_engine.share_fits()
         return WeightsImport(
             path=file.path,
             alpha=file.alpha,
@@ -736,6 +756,7 @@ class TrainingManager:
         check_number("default_weight", default_weight, 0.0, 1e6, "a number above 0 and at most 1e6")
         with self.weight_learner.cell:
             self.training_engine.learner_storage.change(lambda state: reset_state(state, default_weight))
+        self.training_engine.share_fits()
 
     # --- other learners ---
 
@@ -761,6 +782,7 @@ class TrainingManager:
         state = weight_learner.cell.state
         with self.weight_learner.cell:
             self.training_engine.learner_storage.change(lambda _held: state)
+        self.training_engine.share_fits()
         return self.with_learner(weight_learner.with_cell(self.weight_learner.cell))
 
     # --- the end ---

@@ -15,16 +15,18 @@ import attrs
 __all__ = ["Progress", "ProgressCallback", "ProgressDisplay", "console_progress"]
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
+_UNITS: Final = {"learning": "epoch", "fitting": "fit"}
+"""What is counted in a phase, where it is not examples."""
 
 
 @attrs.frozen
 class Progress:
     """How far a call has come."""
 
-    phase: Literal["evaluating", "learning", "validating"]
+    phase: Literal["evaluating", "fitting", "learning", "validating"]
     """What is being done; the phases come in this order."""
     done: int
-    """Examples evaluated or validated, or epochs learned."""
+    """Examples evaluated or validated, fits of trainable workers whose scores are known, or epochs learned."""
     total: int
     seconds: float
     """Wall-clock time since the phase began."""
@@ -82,7 +84,7 @@ def _is_notebook(stream: object) -> bool:
 
 
 def _described(progress: Progress) -> str:
-    unit = "epoch" if progress.phase == "learning" else "example"
+    unit = _UNITS.get(progress.phase, "example")
     accuracy = "" if progress.accuracy is None else f", accuracy {progress.accuracy:.4f}"
     return f"{progress.phase}: {unit} {progress.done} of {progress.total}{accuracy} ({progress.seconds:.1f} s)"
 
@@ -130,7 +132,7 @@ class _Bars:
         with contextlib.suppress(Exception):
             if progress.phase != self._phase:
                 self.close()
-                unit = "epoch" if progress.phase == "learning" else "example"
+                unit = _UNITS.get(progress.phase, "example")
                 self._bar = self._make(
                     total=progress.total,
                     desc=progress.phase,

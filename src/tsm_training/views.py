@@ -9,6 +9,7 @@ from statistics import NormalDist
 from typing import Any, Final, Protocol, TypeAlias, cast, runtime_checkable
 
 import attrs
+import numpy as np
 
 from tsm_training.analysis import CONTENDERS as COMPARED
 from tsm_training.analysis import DEFAULT_ROPE, MIN_EXAMPLES, TRAINED, Comparison, Posterior, ScoreTable, compare
@@ -21,9 +22,11 @@ from tsm_training.weights import CREDIBLE_MASS, LearnerStatistics
 
 __all__ = [
     "CONTENDER_NAMES",
+    "GUIDE_BAND",
     "AccuracyRow",
     "Contest",
     "ContestRow",
+    "Growth",
     "Judged",
     "LearningCurve",
     "PathPoint",
@@ -33,9 +36,12 @@ __all__ = [
     "WeightRow",
     "accuracy_rows",
     "completed_sessions",
+    "contender_labels",
     "contest_of",
     "example_names",
     "foremost",
+    "growth_of",
+    "guide_band",
     "learning_curve",
     "shortened",
     "target_name",
@@ -49,9 +55,16 @@ CONTENDER_NAMES: Final[Mapping[str, str]] = {
     "previous": "in use before",
     "equal_weights": "equal weights",
     "best_single": "best single worker",
+    "best_fixed": "best fixed worker",
     "untouched": "untouched target",
 }
-"""What pictures call those that the trained ensemble competes with, in the order in which they are shown."""
+"""What pictures call those that the trained ensemble competes with, in the order in which they are shown.
+
+Fixed is who is not fitted on ground truths.
+"""
+
+GUIDE_BAND: Final = ((0.0, 0.75, 0.80), (10.0, 0.80, 0.85), (30.0, 0.85, 0.90), (100.0, 0.90, 0.95))
+"""What the user guide expects ("Typical Training Progress"): number of examples, least and greatest similarity."""
 
 HALF_WIDTH: Final = NormalDist().inv_cdf(0.5 + CREDIBLE_MASS / 2)
 """Half the width of a weight's credible interval, in standard deviations."""
@@ -262,7 +275,7 @@ def learning_curve(session: SessionLike) -> LearningCurve:
     if not entries:
         raise InvalidArgumentError("session", document.get("session_id"), "a session with epochs in its history")
     workers = entries[-1].get("worker_accuracies", {})
-    best = _judged_single_worker(validation)
+    best = _single_worker(validation, "best_single")
     if best not in workers:
         best = min(workers, key=lambda worker_id: (-(workers[worker_id] or 0.0), worker_id), default=None)
     held_out = (validation.get("avg_accuracy"), validation.get("equal_weights_accuracy"))
@@ -279,10 +292,19 @@ def learning_curve(session: SessionLike) -> LearningCurve:
     )
 
 
-def _judged_single_worker(validation: Mapping[str, Any]) -> str | None:
-    """Return the best single worker that the ensemble was judged against; None where there was none."""
-    shares = (validation.get("contenders", {}).get("best_single") or {}).get("blend_weights") or {}
-    return next((worker_id for worker_id, share in shares.items() if share == 1.0), None)
+def _single_worker(validation: Mapping[str, Any], name: str) -> str | None:
+    """Return the id of the best single, or best fixed, worker that the ensemble was judged against."""
+    shares = (validation.get("contenders", {}).get(name) or {}).get("blend_weights") or {}
+    judged = next((worker_id for worker_id, share in shares.items() if share == 1.0), None)
+    return judged or (validation.get("verdict") or {}).get(name)
+
+
+def contender_labels(validation: Mapping[str, Any]) -> dict[str, str]:
+    """Return what to call the contenders of a validation: single workers by their ids, where these are known."""
+    ids = {name: _single_worker(validation, name) for name in ("best_single", "best_fixed")}
+    return {
+        name: words if ids.get(name) is None else f"{words}: {ids[name]}" for name, words in CONTENDER_NAMES.items()
+    }
 
 
 def _session_parts(session: object) -> tuple[SessionDocument, Mapping[str, Any]]:
@@ -293,6 +315,38 @@ def _session_parts(session: object) -> tuple[SessionDocument, Mapping[str, Any]]
     if isinstance(session, Mapping) and "metrics_history" in session:
         return cast("SessionDocument", session), {}
     raise InvalidArgumentError("session", session, "a TrainingSession, or what train() returned")
+
+
+# --- growth ---------------------------------------------------------------------------------------------------------
+
+Growth: TypeAlias = Sequence[tuple[float, float]]
+"""Similarity on held-out examples by the number of examples learned from, in rising order of that number."""
+
+
+def growth_of(sessions: Iterable[TrainingSession]) -> Growth:
+    """Return how the similarity on held-out examples grew: a point for each training that had new examples.
+
+    The point at 0 is the untrained ensemble, all workers having equal shares.
+    """
+    learned: set[str] = set()
+    points: list[tuple[float, float]] = []
+    for session in completed_sessions(sessions):
+        is_new = not learned.issuperset(session.training_ids)
+        learned.update(session.training_ids)
+        contenders = (session.validation or {}).get("contenders", {})
+        before, after = (contenders.get(name, {}).get("mean") for name in ("equal_weights", TRAINED))
+        if is_new and after is not None:
+            if not points and before is not None:
+                points.append((0.0, before))
+            points.append((float(len(learned)), after))
+    return points
+
+
+def guide_band(most: float) -> list[tuple[float, float, float]]:
+    """Return the band of the user guide from 0 to so many examples: number, least and greatest similarity."""
+    counts, lows, highs = zip(*GUIDE_BAND, strict=True)
+    places = [count for count in counts if count < most] + [most]
+    return [(x, float(np.interp(x, counts, lows)), float(np.interp(x, counts, highs))) for x in places]
 
 
 # --- workers --------------------------------------------------------------------------------------------------------
@@ -366,7 +420,8 @@ class ContestRow:
     example_id: str
     is_unseen: bool
     scores: Mapping[str, float]
-    """By contender, in the order of `CONTENDER_NAMES`."""
+    """By contender, in the order of `CONTENDER_NAMES`; those without a picture are missing, the trained ensemble never
+    is."""
 
 
 @attrs.frozen
@@ -375,10 +430,17 @@ class Contest:
 
     names: tuple[str, ...]
     """Who competes, in the order of `CONTENDER_NAMES`."""
+    labels: Mapping[str, str]
+    """What to call them: single workers by their ids."""
     rows: tuple[ContestRow, ...]
-    """The examples on which all were judged, in order."""
+    """The examples on which the trained ensemble was judged, in order."""
+    num_held_out: int
+    """How many examples there are of the kind of `judged`, with or without pictures."""
     means: Mapping[str, float]
-    """Of each contender over the `judged` rows, each target counting once, as in the gains."""
+    """Of each contender over those of the `judged` rows that have its picture, each target counting once, as in the
+    gains."""
+    delta_e: Mapping[str, float | None]
+    """Mean ΔE00 of the same pictures; None where it was not kept."""
     gains: Mapping[str, Mapping[str, Any]]
     """What the verdict says of the trained ensemble and each other contender, as documents; only of unseen examples."""
     rope: float | None
@@ -388,6 +450,17 @@ class Contest:
     def judged(self) -> tuple[ContestRow, ...]:
         """The rows that tell how good somebody is: the unseen ones, or all where none is."""
         return tuple(row for row in self.rows if row.is_unseen) or self.rows
+
+    @property
+    def words(self) -> str:
+        """How many examples were judged, in words; of how many, where not all have pictures."""
+        judged = len(self.judged)
+        held_out = counted(self.num_held_out, "held-out example")
+        return held_out if judged >= self.num_held_out else f"{judged} of {held_out}"
+
+    def scores(self, name: str) -> list[float]:
+        """Return what one contender scored on the `judged` examples that have its picture."""
+        return [row.scores[name] for row in self.judged if name in row.scores]
 
     @property
     def num_targets(self) -> int | None:
@@ -400,7 +473,7 @@ class Contest:
 
     def differences(self, name: str) -> list[float]:
         """Return how much more the trained ensemble scored than another contender, on each unseen example."""
-        return [row.scores[TRAINED] - row.scores[name] for row in self.rows if row.is_unseen]
+        return [row.scores[TRAINED] - row.scores[name] for row in self.rows if row.is_unseen and name in row.scores]
 
 
 def contest_of(results: Judged) -> Contest:
@@ -413,19 +486,24 @@ def contest_of(results: Judged) -> Contest:
     judged = [each for each in document.get("per_example", ()) if TRAINED in each["scores"]]
     present = [name for name in CONTENDER_NAMES if any(name in each["scores"] for each in judged)]
     rows = tuple(
-        ContestRow(each["example_id"], each["is_unseen"], {name: each["scores"][name] for name in present})
+        ContestRow(
+            each["example_id"], each["is_unseen"], {n: each["scores"][n] for n in present if n in each["scores"]}
+        )
         for each in judged
-        if all(name in each["scores"] for name in present)
     )
     if not rows:
         raise InvalidArgumentError("results", document.get("num_examples", 0), "results whose pictures were judged")
     verdict = document.get("verdict") or {}
     comparisons = verdict.get("comparisons", {})
     known = document.get("contenders", {})
+    has_unseen = any(row.is_unseen for row in rows)
     return Contest(
         names=tuple(present),
+        labels=contender_labels(document),
         rows=rows,
+        num_held_out=sum(each["is_unseen"] or not has_unseen for each in document["per_example"]),
         means={name: _known_mean(known.get(name), rows, name) for name in present},
+        delta_e={name: known.get(name, {}).get("mean_delta_e") for name in present},
         gains={name: comparisons[name] for name in COMPARED if name in comparisons},
         rope=verdict.get("rope"),
     )
@@ -435,7 +513,8 @@ def _known_mean(known: Mapping[str, Any] | None, rows: Sequence[ContestRow], nam
     """Return a contender's mean as its results say it; they say none where nothing was unseen."""
     mean = None if known is None else known["mean"]
     if mean is None:
-        return math.fsum(row.scores[name] for row in rows) / len(rows)
+        scores = [row.scores[name] for row in rows if name in row.scores]
+        return math.fsum(scores) / len(scores)
     return float(mean)
 
 

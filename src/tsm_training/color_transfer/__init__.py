@@ -5,6 +5,7 @@ two pictures and evaluated on a lattice of colours only. The resulting 3-D table
 that a costly map is no dearer on a large picture than a cheap one, and none of them rounds to 8-bit Lab on the way.
 """
 
+from tsm_training.color_transfer.learned_look import LearnedLook
 from tsm_training.color_transfer.maps import (
     Channels,
     ColorFunction,
@@ -26,6 +27,7 @@ __all__ = [
     "ColorTransferWorker",
     "Colors",
     "HistogramMap",
+    "LearnedLook",
     "LinearMap",
     "ReinhardMap",
     "SlicedTransportMap",

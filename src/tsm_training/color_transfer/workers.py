@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from tsm_training.arrays import Image
+from tsm_training.color_transfer.learned_look import LearnedLook
 from tsm_training.color_transfer.maps import (
     ColorMap,
     HistogramMap,
@@ -102,7 +103,8 @@ def create_color_transfer_workers() -> list[Worker]:
     """Return the built-in workers, new ones on every call.
 
     Besides the full methods there are mild versions of the strongest: on real photographs a part of the way is often
-    better than all of it, and ``unchanged`` is a strong answer where source and target show different things.
+    better than all of it, and ``unchanged`` is a strong answer where source and target show different things. The last
+    one, `LearnedLook`, answers once it was trained.
     """
     standard, rgb, histogram = ReinhardMap(), LinearMap("bgr"), HistogramMap()
     return [
@@ -126,4 +128,5 @@ def create_color_transfer_workers() -> list[Worker]:
         ColorTransferWorker("linear_map_rgb_60", rgb, 0.6),
         ColorTransferWorker("sliced_transport", SlicedTransportMap()),
         ColorTransferWorker("white_balance", WhiteBalanceMap()),
+        LearnedLook(),
     ]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -14,8 +14,10 @@ from tsm_training.data.records import (
     DatasetStatistics,
     Evaluation,
     EvaluationKey,
+    ExampleFiles,
     Learning,
     MetricRow,
+    ObservationRecord,
     Preview,
     SessionCommit,
     TrainingExample,
@@ -43,7 +45,8 @@ class _Contents:
 
     examples: dict[str, TrainingExample] = attrs.field(factory=dict)
     evaluations: dict[EvaluationKey, Evaluation] = attrs.field(factory=dict)
-    previews: dict[tuple[str, str], bytes] = attrs.field(factory=dict)
+    previews: dict[tuple[str, str], Preview] = attrs.field(factory=dict)
+    observations: dict[tuple[str, str], bytes] = attrs.field(factory=dict)
     sessions: dict[str, TrainingSession] = attrs.field(factory=dict)
     metrics: dict[str, list[MetricRow]] = attrs.field(factory=dict)
     learning: Learning = attrs.field(factory=lambda: Learning(0, LearnedState()))
@@ -113,35 +116,77 @@ class InMemoryStore(TrainingStore):
                 if example_id in contents.examples or not skip_missing:
                     new[example_id] = copy.deepcopy(edit(copy.deepcopy(self._stored_example(example_id))))
             learning = self._changed(change)
+            old = [(contents.examples[example_id].files, example.files) for example_id, example in new.items()]
             contents.examples.update(new)
+            for before, after in old:
+                if before != after:
+                    self._forget_contents(before)
             return learning
 
     def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
         """Remove an example, and change learned state with it; see `TrainingStore`."""
         with self._lock:
-            self._stored_example(example_id)
+            example = self._stored_example(example_id)
             learning = self._changed(change)
             del self._contents.examples[example_id]
+            self._forget_contents(example.files)
             return learning
+
+    def _forget_contents(self, files: ExampleFiles | None) -> None:
+        """Drop observations and previews of contents that no example has any more."""
+        contents = self._contents
+        if files is None or any(example.files == files for example in contents.examples.values()):
+            return
+        digest = files.digest
+        contents.observations = {key: data for key, data in contents.observations.items() if key[0] != digest}
+        contents.previews = {key: preview for key, preview in contents.previews.items() if key[0] != digest}
 
     def _changed(self, change: StateChange | None) -> Learning | None:
         return None if change is None else self.update_learning(change)
 
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
-        """Keep evaluations and previews; see `TrainingStore`."""
+    def save_evaluations(
+        self,
+        evaluations: Sequence[Evaluation],
+        previews: Sequence[Preview] = (),
+        observations: Sequence[ObservationRecord] = (),
+        *,
+        superseding: Collection[str] = (),
+    ) -> None:
+        """Keep evaluations, previews and observations; see `TrainingStore`."""
         with self._lock:
             contents = self._open()
+            if superseding:
+                self._drop_superseded(evaluations, superseding)
             for evaluation in evaluations:
                 contents.evaluations.pop(evaluation.key, None)
                 contents.evaluations[evaluation.key] = evaluation
+            for record in observations:
+                contents.observations[record.example_digest, record.name] = record.content
             for preview in previews:
-                contents.previews[preview.example_digest, preview.name] = preview.png
+                contents.previews[preview.example_digest, preview.name] = preview
             used = 0
-            for key in sorted(contents.previews):
-                size = len(contents.previews[key])
+            ranked = [(p.rank, *key) for key, p in contents.previews.items() if p.rank is not None]
+            for _rank, *key in sorted(ranked):
+                size = len(contents.previews[key[0], key[1]].png)
                 if used >= PREVIEW_BYTES:
-                    del contents.previews[key]
+                    del contents.previews[key[0], key[1]]
                 used += size
+
+    def _drop_superseded(self, evaluations: Sequence[Evaluation], worker_ids: Collection[str]) -> None:
+        contents = self._contents
+        new = {(e.key.example_digest, e.key.worker_id, e.key.metric_fingerprint) for e in evaluations}
+        new = {key for key in new if key[1] in worker_ids}
+        contents.evaluations = {
+            key: evaluation
+            for key, evaluation in contents.evaluations.items()
+            if (key.example_digest, key.worker_id, key.metric_fingerprint) not in new
+        }
+        pictured = {(digest, worker_id) for digest, worker_id, _metric in new}
+        contents.previews = {
+            (digest, name): preview
+            for (digest, name), preview in contents.previews.items()
+            if (digest, name.rpartition("@")[0]) not in pictured
+        }
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         """Return all evaluations of these examples; see `TrainingStore`."""
@@ -153,7 +198,19 @@ class InMemoryStore(TrainingStore):
         """Return the PNG bytes of an example's previews, by name; see `TrainingStore`."""
         with self._lock:
             stored = self._open().previews
-            return {name: png for (digest, name), png in stored.items() if digest == example_digest}
+            return {name: preview.png for (digest, name), preview in stored.items() if digest == example_digest}
+
+    def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
+        """Return the contents of the observations of that name on these examples; see `TrainingStore`."""
+        with self._lock:
+            held = self._open().observations
+            return {digest: held[digest, name] for digest in sorted(set(example_digests)) if (digest, name) in held}
+
+    def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
+        """Return on which of these examples there is an observation of that name; see `TrainingStore`."""
+        with self._lock:
+            held = self._open().observations
+            return {digest for digest in example_digests if (digest, name) in held}
 
     def begin_session(self, session: TrainingSession, /) -> None:
         """Keep a session whose status is ``running``; see `TrainingStore`."""
@@ -238,6 +295,7 @@ class InMemoryStore(TrainingStore):
                 contents.examples,
                 contents.evaluations,
                 contents.previews,
+                contents.observations,
                 contents.sessions,
                 contents.metrics,
             ):

@@ -318,9 +318,24 @@ class Preview:
     example_digest: str
     """Names the contents of the example's files; see `ExampleFiles.digest`."""
     name: str
-    """The worker's id and fingerprint, or the role of an input picture."""
+    """The worker's id and fingerprint with an @ between them, or the role of an input picture."""
     png: bytes
     """The sampled pixels as a PNG file."""
+    rank: float | None = 0.0
+    """Which previews stay where there is no room for all: those of the lowest rank. None stays as long as the
+    example."""
+
+
+@attrs.frozen
+class ObservationRecord:
+    """What a trainable worker noted of an example: a document that no store needs to understand."""
+
+    example_digest: str
+    """Names the contents of the example's files; see `ExampleFiles.digest`."""
+    name: str
+    """The worker's id and fingerprint."""
+    content: bytes
+    """What the worker noted."""
 
 
 class MetricRow(NamedTuple):

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import attrs
 
 from tsm_training.data.records import TrainingExample
 
-__all__ = ["Split", "fold_examples", "split_examples"]
+__all__ = ["Split", "fold_examples", "folds_of", "split_examples", "split_place"]
 
 
 @attrs.frozen
@@ -53,22 +53,48 @@ def fold_examples(examples: Sequence[TrainingExample], folds: int, seed: int) ->
         folds: How many parts, at most; there are fewer where there are fewer targets. None is empty.
         seed: Another seed gives other parts.
     """
-    sizes = _group_sizes(examples, seed)
+    fold_of = folds_of([_target(example) for example in examples], folds, seed)
+    count = 1 + max(fold_of.values(), default=-1)
+    return [tuple(e for e in examples if fold_of[_target(e)] == fold) for fold in range(count)]
+
+
+def folds_of(targets: Iterable[str], folds: int, seed: int) -> dict[str, int]:
+    """Return for each target the fold that its examples go to; see `fold_examples`.
+
+    Args:
+        targets: The digest of every example's target, so that one comes as often as it has examples.
+        folds: How many, at most.
+        seed: Another seed gives other folds.
+    """
+    sizes = _sizes(targets, seed)
     filled = [0] * min(folds, len(sizes))
     fold_of = {}
     for digest, size in sizes.items():
         fold_of[digest] = filled.index(min(filled))
         filled[fold_of[digest]] += size
-    return [tuple(e for e in examples if fold_of[_target(e)] == fold) for fold in range(len(filled))]
+    return fold_of
 
 
 def _group_sizes(examples: Sequence[TrainingExample], seed: int) -> dict[str, int]:
+    return _sizes([_target(example) for example in examples], seed)
+
+
+def _sizes(targets: Iterable[str], seed: int) -> dict[str, int]:
     """Return how many examples each target has, in an order that depends on the seed and the targets' contents."""
     sizes: dict[str, int] = {}
-    for example in examples:
-        sizes[_target(example)] = sizes.get(_target(example), 0) + 1
-    order = sorted(sizes, key=lambda digest: hashlib.sha256(f"{seed}:{digest}".encode()).hexdigest())
+    for target in targets:
+        sizes[target] = sizes.get(target, 0) + 1
+    order = sorted(sizes, key=lambda digest: _place(digest, seed))
     return {digest: sizes[digest] for digest in order}
+
+
+def split_place(target_sha256: str) -> float:
+    """Return where a target stands in the order in which `split_examples` holds out first, for seed 0: in [0, 1)."""
+    return int(_place(target_sha256, 0)[:13], 16) / 16**13
+
+
+def _place(target_sha256: str, seed: int) -> str:
+    return hashlib.sha256(f"{seed}:{target_sha256}".encode()).hexdigest()
 
 
 def _groups_to_hold_out(sizes: Sequence[int], fraction: float) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from abc import abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -17,6 +17,7 @@ from tsm_training.data.records import (
     ExampleScores,
     Learning,
     MetricRow,
+    ObservationRecord,
     Preview,
     SessionCommit,
     TrainingExample,
@@ -35,11 +36,11 @@ StateChange: TypeAlias = Callable[[LearnedState], LearnedState]
 """Makes the next learned state of the one that the store holds; quick, and without side effects."""
 
 PREVIEW_BYTES = 32 * 1024 * 1024
-"""How many bytes of previews a store keeps: in order of digest and name, each before which there are fewer bytes.
+"""How many bytes of ranked previews a store keeps: in order of rank, digest and name, those before which are fewer.
 
 That order has nothing to do with when and in what order examples were evaluated, so what is kept is a fair sample, and
 the same one whatever the number of threads. The last one may therefore reach beyond the limit: were it left out for
-that, a smaller one behind it would be kept or not by who came first.
+that, a smaller one behind it would be kept or not by who came first. Previews without a rank are all kept.
 """
 
 
@@ -112,6 +113,8 @@ class TrainingStore(Protocol):
         Each edit is called with the record that the store holds at that moment, while nobody else can change it. The
         place in the order of addition stays. Returns the new learning where `change` is given.
 
+        Where no example has the old contents of an edited one any more, their observations and previews go with it.
+
         Raises:
             ExampleNotFoundError: an id is not stored, unless `skip_missing` says to pass it over.
         """
@@ -121,16 +124,33 @@ class TrainingStore(Protocol):
     def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
         """Remove an example, and change learned state with it. Evaluations, sessions and metrics stay.
 
+        Where no other example has the same contents, their observations and previews go with it.
+
         Raises:
             ExampleNotFoundError: no example has that id.
         """
         ...
 
     @abstractmethod
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
-        """Keep evaluations and previews; those with the same key (or digest and name) are replaced.
+    def save_evaluations(
+        self,
+        evaluations: Sequence[Evaluation],
+        previews: Sequence[Preview] = (),
+        observations: Sequence[ObservationRecord] = (),
+        *,
+        superseding: Collection[str] = (),
+    ) -> None:
+        """Keep evaluations, previews and observations; those with the same key (or digest and name) are replaced.
 
-        Of all previews, in order of digest and name, those are kept before which there are fewer than `PREVIEW_BYTES`.
+        Of all previews with a rank, in order of rank, digest and name, those are kept before which there are fewer than
+        `PREVIEW_BYTES` of them.
+
+        Args:
+            evaluations: Any number.
+            previews: Any number.
+            observations: Any number.
+            superseding: Ids of workers that were fitted anew: what else is stored of them on the examples of these
+                evaluations, evaluations under the same metric and previews, goes.
         """
         ...
 
@@ -142,6 +162,16 @@ class TrainingStore(Protocol):
     @abstractmethod
     def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
         """Return the PNG bytes of an example's previews, by name; empty where there are none."""
+        ...
+
+    @abstractmethod
+    def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
+        """Return the contents of the observations of that name on these examples, by example digest."""
+        ...
+
+    @abstractmethod
+    def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
+        """Return on which of these examples there is an observation of that name."""
         ...
 
     @abstractmethod

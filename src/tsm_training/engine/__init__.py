@@ -8,6 +8,7 @@ from tsm_training.engine.fitting import check_group_by
 from tsm_training.engine.judging import ExampleJudgement
 from tsm_training.engine.listener import StopRequest
 from tsm_training.engine.results import ContenderMean, ValidationDocument, ValidationResults, nothing_validated
+from tsm_training.engine.trainables import forgotten
 
 __all__ = [
     "CacheEntry",
@@ -24,6 +25,7 @@ __all__ = [
     "WorkerExplanation",
     "check_group_by",
     "describe_files",
+    "forgotten",
     "nothing_validated",
     "own_workers",
 ]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, Literal, TypeAlias
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from typing import Final, Literal, Self, TypeAlias
 
 import attrs
 import numpy as np
@@ -12,7 +12,7 @@ import numpy as np
 from tsm_training.arrays import Image
 from tsm_training.engine.fitting import group_label
 from tsm_training.engine.reports import EvaluatedExample, equal_shares
-from tsm_training.ensemble import blend, renormalised
+from tsm_training.ensemble import NEGLIGIBLE_SHARE, blend, renormalised
 from tsm_training.evidence import LearnedState
 from tsm_training.weights import LearnerCell, LearnerStatistics, WeightLearner, in_group
 
@@ -21,7 +21,7 @@ __all__ = ["CONTENDERS", "Contenders", "Shares", "best_single_worker", "resample
 Shares: TypeAlias = Mapping[str, float]
 
 ContenderName: TypeAlias = Literal[
-    "trained", "without_groups", "equal_weights", "best_single", "previous", "untouched", "control"
+    "trained", "without_groups", "equal_weights", "best_single", "best_fixed", "previous", "untouched", "control"
 ]
 
 CONTENDERS: Final[tuple[ContenderName, ...]] = (
@@ -29,6 +29,7 @@ CONTENDERS: Final[tuple[ContenderName, ...]] = (
     "without_groups",
     "equal_weights",
     "best_single",
+    "best_fixed",
     "previous",
     "untouched",
 )
@@ -45,6 +46,29 @@ class Contenders:
     """What was in use before; None where that is not known."""
     best_single: str | None = None
     """Chosen on what was learned from; None while nothing was."""
+    best_fixed: str | None = None
+    """Chosen in the same way among the workers that are not trainable. It competes where it is another one."""
+    trainable: Set[str] = frozenset()
+    """Ids of workers that are fitted on ground truths: untrained, the ensemble is made of the others."""
+
+    @classmethod
+    def of(
+        cls,
+        learner: WeightLearner,
+        worker_ids: Sequence[str],
+        previous: WeightLearner | Shares | None = None,
+        trainable: Set[str] = frozenset(),
+    ) -> Self:
+        """Return the contenders of a trained ensemble; the best workers are chosen by what it has learned."""
+        statistics = learner.get_all_statistics()
+        fixed = [worker_id for worker_id in worker_ids if worker_id not in trainable]
+        best_single, best_fixed = (best_single_worker(statistics, ids) for ids in (worker_ids, fixed))
+        return cls(learner, tuple(worker_ids), previous, best_single, best_fixed, trainable)
+
+    @property
+    def bests(self) -> dict[str, str | None]:
+        """The ids of the best single and the best fixed worker, by contender."""
+        return {"best_single": self.best_single, "best_fixed": self.best_fixed}
 
     @property
     def _state(self) -> LearnedState:
@@ -70,9 +94,11 @@ class Contenders:
         named: dict[ContenderName, dict[str, float]] = {"trained": self._trained(self.label_of(metadata))}
         if self._state.groups:
             named["without_groups"] = self._trained(None)
-        named["equal_weights"] = equal_shares(self.worker_ids)
+        named["equal_weights"] = self._equal(self.trainable)
         if self.best_single is not None:
-            named["best_single"] = {worker_id: float(worker_id == self.best_single) for worker_id in self.worker_ids}
+            named["best_single"] = self._all_of(self.best_single)
+        if self.best_fixed not in {None, self.best_single}:
+            named["best_fixed"] = self._all_of(self.best_fixed)
         if self.previous is not None:
             named["previous"] = self._previous(metadata)
         return named
@@ -81,6 +107,14 @@ class Contenders:
         """Return the trained ensemble's shares for an example."""
         return self._trained(self.label_of(item.example.metadata))
 
+    def _all_of(self, best: str | None) -> dict[str, float]:
+        return {worker_id: float(worker_id == best) for worker_id in self.worker_ids}
+
+    def _equal(self, without: Set[str]) -> dict[str, float]:
+        """Return the same share for each worker but some; for all where those are all."""
+        equal = equal_shares(set(self.worker_ids) - without or self.worker_ids)
+        return {worker_id: equal.get(worker_id, 0.0) for worker_id in self.worker_ids}
+
     def _trained(self, label: str | None) -> dict[str, float]:
         return self._cached("trained", label, self.learner)
 
@@ -88,8 +122,20 @@ class Contenders:
         if isinstance(self.previous, WeightLearner):
             # It was perhaps grouped by another key, or not at all.
             label = group_label(metadata, self.previous.cell.state.group_by)
-            return self._cached("previous", label, self.previous)
+            shares = self._cached("previous", label, self.previous)
+            if not self._new:
+                return shares
+            return renormalised({w: share for w, share in shares.items() if w not in self._new}, self.worker_ids)
         return renormalised(self.previous or {}, self.worker_ids)
+
+    @functools.cached_property
+    def _new(self) -> Set[str]:
+        """Trainable workers that what was in use knew nothing of: they answered nobody."""
+        if not self.trainable or not isinstance(self.previous, WeightLearner):
+            return frozenset()
+        known = self.previous.get_all_statistics()
+        tried = {worker_id for worker_id, each in known.items() if each["update_count"] > 0}
+        return self.trainable - tried
 
     def _cached(self, name: str, label: str | None, learner: WeightLearner) -> dict[str, float]:
         if (name, label) not in self._cache:
@@ -97,19 +143,33 @@ class Contenders:
         return self._cache[name, label]
 
     def pictures(
-        self, outputs: Mapping[str, Image], target: Image, metadata: Mapping[str, object]
+        self,
+        outputs: Mapping[str, Image],
+        target: Image,
+        metadata: Mapping[str, object],
+        *,
+        valid: Iterable[str] | None = None,
+        earlier: Mapping[str, Image] | None = None,
     ) -> Iterator[tuple[ContenderName, Image]]:
-        """Yield each contender's picture (uint8, H×W×3, BGR), one at a time.
+        """Yield each contender's picture (uint8, H×W×3, BGR), one at a time, as far as its workers' pictures are there.
 
         Args:
-            outputs: The workers' pictures by worker id, at least one; those of failed workers are missing.
+            outputs: The workers' pictures by worker id; those of failed workers are missing, and others may be.
             target: The untouched target, of the same size.
             metadata: Of the request: it may belong to a group.
+            valid: Ids of all workers that did not fail, at least one; None for those in `outputs`.
+            earlier: What trainable workers gave with the fits that were in use before, by worker id.
         """
+        valid = set(outputs if valid is None else valid)
         for name, shares in self.shares(metadata).items():
-            if name == "best_single" and self.best_single not in outputs:
+            if name in self.bests and self.bests[name] not in valid:
                 continue  # it failed here: that is no picture of its own
-            yield name, blend(outputs, renormalised(shares, outputs))
+            pictures = {**outputs, **(earlier or {})} if name == "previous" else outputs
+            wanted = renormalised(shares, valid)
+            used = {worker_id: picture for worker_id, picture in pictures.items() if worker_id in wanted}
+            missing = [share for worker_id, share in wanted.items() if worker_id not in used]
+            if used and max(missing, default=0.0) < NEGLIGIBLE_SHARE:  # a prediction would do without these, too
+                yield name, blend(used, renormalised(wanted, used) if missing else wanted)
         yield "untouched", target
 
 

@@ -18,7 +18,7 @@ from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
 from tsm_training.arguments import at_least, check_callable, check_seed, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
-from tsm_training.engine.contenders import Contenders, Shares, best_single_worker, shares_for
+from tsm_training.engine.contenders import Contenders, Shares, shares_for
 from tsm_training.engine.crossvalidation import CrossValidation, CrossValidationResults
 from tsm_training.engine.evaluator import CacheEntry, EvaluationRun, Evaluator, own_workers
 from tsm_training.engine.explaining import Explanation, explanation
@@ -29,6 +29,7 @@ from tsm_training.engine.previews import Previews
 from tsm_training.engine.reports import EvaluatedExample, blend_accuracy, worker_means
 from tsm_training.engine.results import ValidationResults, accuracy_table, validation_results
 from tsm_training.engine.tasks import load_triple
+from tsm_training.engine.trainables import Fit, Trainables
 from tsm_training.engine.training import Training
 from tsm_training.ensemble import NEGLIGIBLE_SHARE, BlendSolver, Prediction, blend, renormalised, solver_named
 from tsm_training.errors import (
@@ -39,15 +40,25 @@ from tsm_training.errors import (
     NothingEvaluatedError,
     NoWorkersError,
     PredictionError,
+    WorkerNotFittedError,
     WorkerPoolError,
 )
 from tsm_training.fingerprints import describe_object
 from tsm_training.images import ImageLimits
-from tsm_training.metrics import GuideSimilarity, Metric, prepare_metric
+from tsm_training.metrics import ColorDifference, GuideSimilarity, Metric, prepare_metric
 from tsm_training.persistence import LearnerStorage
 from tsm_training.progress import ProgressCallback
-from tsm_training.weights import WeightLearner
-from tsm_training.workers import WorkerPool, WorkerPoolLike, WorkerResult, ask_pool
+from tsm_training.weights import WeightLearner, WorkerFit
+from tsm_training.workers import (
+    TrainableWorker,
+    Worker,
+    WorkerPool,
+    WorkerPoolLike,
+    WorkerRequest,
+    WorkerResult,
+    ask_pool,
+    run_worker,
+)
 
 __all__ = ["TrainingEngine"]
 
@@ -69,6 +80,16 @@ def _each_once(examples: Iterable[TrainingExample]) -> list[TrainingExample]:
 
 def _a_solver(_engine: object, _attribute: object, value: str | BlendSolver) -> None:
     solver_named(value)
+
+
+@attrs.frozen(eq=False)
+class _Asked:
+    """A request: two pictures, its group, and what gives the fitted workers that may answer it."""
+
+    source: Image
+    target: Image
+    group: str | None
+    fitted: Mapping[str, Callable[[], Worker]]
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -107,6 +128,8 @@ class TrainingEngine:
     rope: float = attrs.field(default=DEFAULT_ROPE, converter=check_rope, kw_only=True)
     clock: Callable[[], datetime] = attrs.field(default=_now, kw_only=True, repr=False)
     new_id: Callable[[], str] = attrs.field(default=_new_id, kw_only=True, repr=False)
+    _ready: dict[str, Worker] = attrs.field(factory=dict, init=False, repr=False)
+    """Fitted workers, so that a service need not fit or load them for each request; see `Trainables`."""
 
     @classmethod
     def using(cls, metric: Metric, **settings: Any) -> Callable[..., TrainingEngine]:
@@ -176,7 +199,16 @@ class TrainingEngine:
 
     def __getstate__(self) -> dict[str, Any]:
         # An engine travels to other processes as a judge only.
-        left_behind = {"worker_pool", "weight_learner", "store", "executor", "blend_solver", "clock", "new_id"}
+        left_behind = {
+            "worker_pool",
+            "weight_learner",
+            "store",
+            "executor",
+            "blend_solver",
+            "clock",
+            "new_id",
+            "_ready",
+        }
         return {name: value for name, value in self.__dict__.items() if name not in left_behind}
 
     @final
@@ -184,6 +216,54 @@ class TrainingEngine:
     def evaluator(self) -> Evaluator:
         """What runs workers and remembers the results."""
         return Evaluator(self.worker_pool, self.store, self, self.executor, self.memory_budget, self.limits, self.clock)
+
+    @final
+    @property
+    def trainables(self) -> Trainables:
+        """What fits the trainable workers and scores what they then do."""
+        return Trainables(self.evaluator, self._ready)
+
+    @property
+    def _fits(self) -> dict[str, Fit]:
+        """What the trainable workers are fitted to now, by worker id."""
+        documents = self.weight_learner.cell.state.fits
+        return self.trainables.current(documents) if documents else {}
+
+    @final
+    def share_fits(self) -> None:
+        """Have the pool's trainable workers answer with what they are fitted to now, whoever asks the pool."""
+        if isinstance(self.worker_pool, WorkerPool) and own_workers(self.worker_pool) is not None:
+            self.worker_pool.set_fitted(self.trainables.ready(self._fits))
+
+    @final
+    def exported_fits(self) -> dict[str, WorkerFit]:
+        """Return what the trainable workers are fitted to, with the observations behind it, for a weights file."""
+        trainables = self.trainables
+        fits = {worker_id: trainables.finished(fit) for worker_id, fit in self._fits.items()}
+        for worker_id, document in self.weight_learner.cell.state.fits.items():
+            fit = None if worker_id in trainables.workers else Fit.of(worker_id, document)
+            if fit is not None:  # of a worker that is not here: what a weights file brought goes on
+                fits[worker_id] = fit
+        return {
+            worker_id: WorkerFit(observations, fit.state, fit.group_by)
+            for worker_id, fit in fits.items()
+            if (observations := trainables.observations_of(fit))
+        }
+
+    @final
+    def imported_fits(self, fits: Mapping[str, WorkerFit]) -> dict[str, bytes]:
+        """Return the documents to keep of what a weights file holds, by worker id."""
+        workers = self.trainables.workers
+        return {
+            worker_id: Fit(
+                worker_id,
+                describe_object(workers[worker_id]) if worker_id in workers else "",
+                imported=fit.observations,
+                group_by=fit.group_by,
+                state=fit.state,
+            ).to_document()
+            for worker_id, fit in fits.items()
+        }
 
     @final
     @property
@@ -276,17 +356,20 @@ class TrainingEngine:
                     storage=self.learner_storage,
                     report=self.report,
                     fitter=self.fitter,
+                    trainables=self.trainables,
                     listener=listener,
                     clock=self.clock,
                 )
-                return training.run(reevaluate=reevaluate)
+                session = training.run(reevaluate=reevaluate)
+            self.share_fits()
+            return session
 
     @final
     def train_on_example(self, example: TrainingExample, *, reevaluate: bool = False) -> dict[str, WorkerOutcome]:
         """Absorb one pass over one example, outside any session, and return what each worker did.
 
         Doing this three times is how an example is made to count more; its evidence never exceeds having seen it once
-        in full.
+        in full. Trainable workers note what they will need of it; they learn from it with the next training.
 
         Raises:
             ExampleNotFoundError: the example is not, or no longer, in the store.
@@ -300,7 +383,7 @@ class TrainingEngine:
         self.store.get_example(example.example_id)
         with self.weight_learner.cell:
             self.prepare_learner(claim=True)
-            run = self.evaluator.evaluate([example], Listener(), reevaluate=reevaluate)
+            run = self._completed([example], Listener(), reevaluate=reevaluate)
             run.require_a_picture()
             evidence = [item.to_evidence() for item in run.evaluated]
             self.learner_storage.change(lambda state: self.weight_learner.absorb(state, evidence))
@@ -322,7 +405,10 @@ class TrainingEngine:
             self.learner_storage.refresh()
         workers = own_workers(self.worker_pool)
         if workers:
-            self.weight_learner.add_workers([worker.worker_id for worker in workers])
+            fitted = self.weight_learner.cell.state.fits
+            self.weight_learner.add_workers(
+                [w.worker_id for w in workers if w.worker_id in fitted or not isinstance(w, TrainableWorker)]
+            )
 
     def _require_workers(self) -> None:
         if own_workers(self.worker_pool) == ():
@@ -374,15 +460,42 @@ class TrainingEngine:
         """Judge a learner's weights on evaluated examples, and note each example's ``validation_scores``."""
         evaluated = run.evaluated
         worker_ids = tuple(sorted(worker_means(evaluated)))
-        best_single = best_single_worker(learner.get_all_statistics(), worker_ids)
-        contenders = Contenders(learner, worker_ids, previous, best_single)
+        contenders = Contenders.of(learner, worker_ids, previous, self._trainable)
         judging = self._judging(run)(contenders)
         if full:
             whole = functools.partial(self._whole_pictures, worker_ids=worker_ids)
             judging = attrs.evolve(judging, whole_pictures=whole)
+        if isinstance(previous, WeightLearner):
+            judging = attrs.evolve(judging, earlier=self._earlier_pictures(previous, learner, run))
         judged = judging.judge(evaluated, listener)
         self._note_scores(evaluated, judged, contenders)
         return validation_results(run, judged, contenders, self.rope)
+
+    def _earlier_pictures(
+        self, previous: WeightLearner, learner: WeightLearner, run: EvaluationRun
+    ) -> Callable[[EvaluatedExample, Pictures], Mapping[str, Image]] | None:
+        """Return what makes the pictures of trainable workers with the fits that were in use before, if they differ."""
+        before, now = previous.cell.state.fits, learner.cell.state.fits
+        trainables = self.trainables
+        fits = trainables.current({worker_id: each for worker_id, each in before.items() if each != now.get(worker_id)})
+        previews = Previews.of(self.store, run)
+
+        def pictures(item: EvaluatedExample, judged: Pictures) -> dict[str, Image]:
+            source = previews.source(item)
+            if source is None:
+                return {}
+            request = WorkerRequest(
+                source, judged.target, group_label(item.example.metadata, previous.cell.state.group_by)
+            )
+            ready = trainables.ready_for(item.example, fits)
+            made = {
+                worker_id: run_worker(fitted(), request).value
+                for worker_id, fitted in ready.items()
+                if trainables.workers[worker_id].is_color_map
+            }
+            return {worker_id: picture for worker_id, picture in made.items() if picture is not None}
+
+        return pictures if fits else None
 
     def _judging(self, run: EvaluationRun) -> Callable[[Contenders], Judging]:
         """Return what makes judges of contenders on the examples of a run, or on some of them."""
@@ -393,13 +506,21 @@ class TrainingEngine:
             rivals=rival_truths(run.evaluated, previews),
             scorer=self.scorer,
             metric_name=self.metric_name,
+            is_color_difference=type(self.known_metric) is ColorDifference,
         )
+
+    @property
+    def _trainable(self) -> frozenset[str]:
+        workers = own_workers(self.worker_pool) or ()
+        return frozenset(worker.worker_id for worker in workers if isinstance(worker, TrainableWorker))
 
     def _whole_pictures(self, item: EvaluatedExample, worker_ids: Sequence[str]) -> Pictures | None:
         """Run the workers on an example again; None where that cannot be done or nobody gives a picture."""
         try:
             triple = load_triple(item.example, item.example.known_files, self.limits)
-            results = self._run_workers(triple.source, triple.target, worker_ids)
+            fitted = self.trainables.ready_for(item.example, self._fits)
+            label = group_label(item.example.metadata, self.weight_learner.cell.state.group_by)
+            results = self._run_workers(triple.source, triple.target, worker_ids, fitted, label)
         except (ImageError, ImageSizeMismatchError, WorkerPoolError):
             return None
         outputs = {w: result.value for w, result in results.items() if result.value is not None}
@@ -485,18 +606,19 @@ class TrainingEngine:
         examples = list(examples)
         if examples:
             check_groups(examples, group_by)
-        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, listener):
+        with self._evaluated(examples, verbose=verbose, on_progress=on_progress, is_fixed=True) as (run, listener):
             if len({item.example.known_files.target for item in run.evaluated}) < 2:  # noqa: PLR2004 - two sides
                 raise InvalidArgumentError("examples", len(examples), "examples with at least two different targets")
             run.require_a_picture()
             validation = CrossValidation(
                 learner=self.weight_learner,
-                fitter=self.fitter(run, listener),
-                judging=self._judging(run),
+                fitter=functools.partial(self.fitter, listener=listener),
+                judging=self._judging,
                 listener=listener,
                 epochs=epochs,
                 group_by=group_by,
                 rope=self.rope,
+                trainables=self.trainables,
             )
             return validation.run(run, k, int(seed))
 
@@ -560,17 +682,34 @@ class TrainingEngine:
         verbose: bool,
         on_progress: ProgressCallback | None,
         reevaluate: bool = False,
+        is_fixed: bool = False,
     ) -> Generator[tuple[EvaluationRun, Listener]]:
+        """Evaluate examples for a call; `is_fixed` leaves out what depends on what the learner has learned."""
         examples = _each_once(examples)
         if not examples:
             raise NoExamplesError
         self._require_workers()
         self.prepare_learner()
         with listening(verbose=verbose, on_progress=on_progress) as listener:
-            run = self.evaluator.evaluate(examples, listener, reevaluate=reevaluate)
+            run = self._completed(examples, listener, reevaluate=reevaluate, is_fixed=is_fixed)
             if not run.evaluated:
                 raise NothingEvaluatedError(run.skipped)
             yield run, listener
+
+    def _completed(
+        self,
+        examples: Sequence[TrainingExample],
+        listener: Listener,
+        *,
+        reevaluate: bool = False,
+        is_fixed: bool = False,
+    ) -> EvaluationRun:
+        """Evaluate examples with all workers, fitted ones included, and note the results in the examples."""
+        run = self.evaluator.evaluate(examples, listener, reevaluate=reevaluate)
+        if not is_fixed:
+            run = self.trainables.scored(run, self._fits, listener, reevaluate=reevaluate)
+            self.evaluator.note_results(run.evaluated)
+        return run
 
     # --- answering ---
 
@@ -584,8 +723,9 @@ class TrainingEngine:
             source: Gives the colours: uint8, H×W×3, BGR.
             target: Is changed: uint8, H×W×3, BGR.
             run_all: Run workers too whose share is below 0.001.
-            group: The request's value under the metadata key by which the training was grouped. A value that no example
-                has, and None, mean the shares of all examples.
+            group: The request's value under the metadata key by which the training was grouped; fitted workers get it
+                too. A value that no example has, and None, mean the shares of all examples, and that looks are
+                recognised from the source; `Prediction.is_known_group` says which it was.
 
         Raises:
             InvalidArgumentError: an argument is no picture, or `group` is given and the training was not grouped.
@@ -593,14 +733,45 @@ class TrainingEngine:
             PredictionError: no worker gave a usable picture; it holds every reason.
             WorkerPoolError: a pool that is not ours raised, or returned no results.
         """
+        return self._answer(source, target, run_all=run_all, group=group)
+
+    @final
+    def predict_example(self, example: TrainingExample, source: Image, target: Image) -> Prediction:
+        """Return the ensemble's answer to a training example, by fitted workers that do not know its target.
+
+        Args:
+            example: Says what was learned from it, and its group.
+            source: Its source, perhaps smaller: uint8, H×W×3, BGR.
+            target: Its target, likewise.
+
+        Raises:
+            TsmTrainingError: as for `predict`.
+        """
+        label = group_label(example.metadata, self.weight_learner.cell.state.group_by)
+        return self._answer(source, target, run_all=False, group=label, example=example)
+
+    def _answer(
+        self, source: Image, target: Image, *, run_all: bool, group: object, example: TrainingExample | None = None
+    ) -> Prediction:
         check_image(source, "source")
         check_image(target, "target")
         self._require_workers()
         self.prepare_learner()
         workers = own_workers(self.worker_pool)
-        ids = None if workers is None else [worker.worker_id for worker in workers]
-        shares = shares_for(self.weight_learner, ids, self._label(group))
-        return self._blended(source, target, shares, run_all=run_all)
+        fits = self._fits
+        ready = self.trainables.ready(fits) if example is None else self.trainables.ready_for(example, fits)
+        ids = None
+        if workers is not None:
+            ids = [w.worker_id for w in workers if w.worker_id in ready or not isinstance(w, TrainableWorker)]
+            if not ids:
+                raise WorkerNotFittedError(workers[0].worker_id)
+        label = self._label(group)
+        request = _Asked(source, target, label, ready)
+        answer = self._blended(request, shares_for(self.weight_learner, ids, label), run_all=run_all)
+        if label is None:
+            return answer
+        known = {label for fit in fits.values() for label in fit.groups} | self.weight_learner.cell.state.groups.keys()
+        return attrs.evolve(answer, group=label, is_known_group=label in known)
 
     def _label(self, group: object) -> str | None:
         if group is None:
@@ -613,22 +784,32 @@ class TrainingEngine:
             raise InvalidArgumentError("group", group, "text, a finite number, True or False")
         return label
 
-    def _blended(self, source: Image, target: Image, shares: Mapping[str, float], *, run_all: bool) -> Prediction:
+    def _blended(self, request: _Asked, shares: Mapping[str, float], *, run_all: bool) -> Prediction:
         wanted = [w for w, share in shares.items() if run_all or share >= NEGLIGIBLE_SHARE]
-        results = self._run_workers(source, target, wanted)
+        results = self._run_workers(request.source, request.target, wanted, request.fitted, request.group)
         if not any(result.is_valid() for result in results.values()) and len(results) < len(shares):
             # Everyone with a share failed: better an answer from the others than none.
-            results |= self._run_workers(source, target, [w for w in shares if w not in results])
+            others = [w for w in shares if w not in results]
+            results |= self._run_workers(request.source, request.target, others, request.fitted, request.group)
         pictures = {w: result.value for w, result in results.items() if result.value is not None}
         if not pictures:
             raise PredictionError({w: str(result.failure) for w, result in results.items()})
         weights = renormalised(shares or self.weight_learner.get_blend_weights(worker_ids=pictures), pictures)
-        return Prediction(blend(pictures, weights), weights, results)
+        learned = [w for w in weights if results[w].familiarity is not None]
+        familiarity = results[max(learned, key=lambda w: weights[w])].familiarity if learned else None
+        return Prediction(blend(pictures, weights), weights, results, familiarity)
 
-    def _run_workers(self, source: Image, target: Image, worker_ids: Iterable[str]) -> dict[str, WorkerResult]:
+    def _run_workers(
+        self,
+        source: Image,
+        target: Image,
+        worker_ids: Iterable[str],
+        fitted: Mapping[str, Callable[[], Worker]],
+        label: str | None,
+    ) -> dict[str, WorkerResult]:
         pool = self.worker_pool
         if isinstance(pool, WorkerPool) and own_workers(pool) is not None:
-            results = pool.execute({"source": source, "target": target}, worker_ids)
+            results = pool.execute(WorkerRequest(source, target, label), worker_ids, fitted=fitted)
         else:
             results = ask_pool(pool, source, target)
         return {result.worker_id: result for result in results}

@@ -20,11 +20,13 @@ from tsm_training.data import (
     EvaluationKey,
     ExampleEdit,
     ExampleFiles,
+    ObservationRecord,
     PictureFile,
     Preview,
     TrainingExample,
     TrainingStore,
 )
+from tsm_training.data.split import split_place
 from tsm_training.engine.listener import Listener, write_log
 from tsm_training.engine.reports import EvaluatedExample, mean
 from tsm_training.engine.tasks import (
@@ -48,24 +50,38 @@ from tsm_training.errors import (
 )
 from tsm_training.fingerprints import describe_object
 from tsm_training.images import ImageLimits, inspect_image
-from tsm_training.workers import PASSING_FAILURES, Worker, WorkerPool, WorkerPoolLike, WorkerRunner, ask_pool
+from tsm_training.workers import (
+    PASSING_FAILURES,
+    TrainableWorker,
+    Worker,
+    WorkerPool,
+    WorkerPoolLike,
+    WorkerRunner,
+    ask_pool,
+)
 
 __all__ = [
     "CacheEntry",
     "EvaluationRun",
     "Evaluator",
+    "FreshResults",
     "describe_files",
     "ending_with",
+    "observation_name",
     "own_workers",
     "preview_name",
+    "preview_rank",
+    "trainable_workers",
 ]
 
 _COMMIT_SECONDS: Final = 0.5  # evaluations are kept at least once a second
 _SHOWN_ERRORS: Final = 3
+_HELD_OUT: Final = 0.2
+"""The fraction that `train` holds out by default."""
 
 
-FingerprintOf: TypeAlias = Callable[[str], str | None]
-"""Gives the fingerprint of a worker by its id; None for an unknown one."""
+FingerprintOf: TypeAlias = Callable[[str, str], str | None]
+"""Gives the fingerprint of a worker, by its id, on an example, by its digest; None for an unknown one."""
 
 ResultsOf: TypeAlias = Callable[[Callable[[], None]], Iterator[ScoredExample]]
 """Yields results, and calls the given function several times a second while it waits for the next."""
@@ -91,6 +107,8 @@ class EvaluationRun:
     """Why an example could not be used, by example id."""
     previews: Mapping[str, Mapping[str, bytes]]
     """Previews that are kept for this call only, by digest and name (a foreign pool's)."""
+    observations: Mapping[str, Mapping[str, bytes]] = attrs.field(factory=dict)
+    """Observations that are kept for this call only, by their name and digest (where the store is read-only)."""
 
     def of(self, examples: Iterable[TrainingExample]) -> EvaluationRun:
         """Return the part of the run that concerns these examples."""
@@ -99,6 +117,7 @@ class EvaluationRun:
             evaluated=tuple(item for item in self.evaluated if item.example.example_id in ids),
             skipped={example_id: reason for example_id, reason in self.skipped.items() if example_id in ids},
             previews=self.previews,
+            observations=self.observations,
         )
 
     def require_a_picture(self) -> None:
@@ -126,6 +145,16 @@ def own_workers(pool: WorkerPoolLike) -> tuple[Worker, ...] | None:
     return None
 
 
+def trainable_workers(pool: WorkerPoolLike) -> tuple[TrainableWorker, ...]:
+    """Return the workers of a pool of ours that can be fitted; in a foreign pool there are none."""
+    return tuple(worker for worker in own_workers(pool) or () if isinstance(worker, TrainableWorker))
+
+
+def observation_name(worker_id: str, fingerprint: str) -> str:
+    """Return the name under which what a trainable worker noted of an example is kept."""
+    return f"{worker_id}@{fingerprint}"
+
+
 def describe_files(example: TrainingExample, limits: ImageLimits) -> ExampleFiles:
     """Look at an example's three files, and prove that they are whole.
 
@@ -148,6 +177,8 @@ class _Pending:
 
     evaluations: list[Evaluation] = attrs.field(factory=list)
     previews: list[Preview] = attrs.field(factory=list)
+    observations: list[ObservationRecord] = attrs.field(factory=list)
+    superseding: tuple[str, ...] = ()
     since: float = attrs.field(factory=time.monotonic)
 
 
@@ -177,6 +208,12 @@ class Evaluator:
     memory_budget: int
     limits: ImageLimits
     clock: Callable[[], datetime]
+    is_storing: bool = True
+    """False keeps what is found for the caller only, as a read-only store does for everybody."""
+
+    @property
+    def _writes(self) -> bool:
+        return self.is_storing and not self.store.is_read_only
 
     # --- the whole of it ---
 
@@ -184,6 +221,9 @@ class Evaluator:
         self, examples: Sequence[TrainingExample], listener: Listener, *, reevaluate: bool = False
     ) -> EvaluationRun:
         """Return what every worker does on every example, running only what is not stored.
+
+        Trainable workers only note what they need for a fit; what they do once fitted is scored in a second pass.
+        Whoever calls this notes the results in the examples (`note_results`) when they are complete.
 
         Evaluations are committed as they are made, at least once a second and when the call ends, however it ends.
 
@@ -207,8 +247,9 @@ class Evaluator:
                 skipped[example.example_id] = reason
             else:
                 evaluated.append(EvaluatedExample(example, _digest(example), fresh.found[_digest(example)]))
-        self._note_results(evaluated)
-        return EvaluationRun(tuple(evaluated), skipped, fresh.previews)
+        for worker_id, reasons in sorted(fresh.unobserved.items()):
+            listener.note(f"worker {worker_id!r} cannot learn from {len(reasons)} of the examples; {reasons[0]}")
+        return EvaluationRun(tuple(evaluated), skipped, fresh.previews, fresh.observations)
 
     def with_files(self, examples: Sequence[TrainingExample]) -> tuple[list[TrainingExample], dict[str, str]]:
         """Return the examples with the contents of their files known, and why the others were left out.
@@ -232,7 +273,7 @@ class Evaluator:
             self.store.edit_examples(found, skip_missing=True)
         return known, skipped
 
-    def _note_results(self, evaluated: Sequence[EvaluatedExample]) -> None:
+    def note_results(self, evaluated: Sequence[EvaluatedExample]) -> None:
         """Write the guide's ``worker_results`` of examples whose results have changed."""
         changed: dict[str, ExampleEdit] = {}
         for item in evaluated:
@@ -254,22 +295,26 @@ class Evaluator:
         found: dict[str, dict[str, Evaluation]] = {}
         for evaluation in self.store.load_evaluations(digests):
             key = evaluation.key
-            if key.metric_fingerprint == metric and fingerprint_of(key.worker_id) == key.worker_fingerprint:
+            wanted = fingerprint_of(key.worker_id, key.example_digest)
+            if key.metric_fingerprint == metric and wanted == key.worker_fingerprint:
                 found.setdefault(key.example_digest, {})[key.worker_id] = evaluation
         return found
 
     def evaluated_before(self, digests: Set[str]) -> list[EvaluatedExample]:
-        """Return the stored examples with these contents, as far as what every worker did on them is still good."""
+        """Return the stored examples with these contents, as far as what every worker did on them is still good.
+
+        Trainable workers are left out: what they do depends on what they are fitted to.
+        """
         workers = own_workers(self.pool)
         if not digests:
             return []
         if workers is None:
             pool_fingerprint = _Foreign(self).fingerprint()
-            found = {} if pool_fingerprint is None else self.stored(digests, lambda _worker_id: pool_fingerprint)
+            found = {} if pool_fingerprint is None else self.stored(digests, lambda *_of: pool_fingerprint)
             wanted: frozenset[str] = frozenset()
         else:
-            fingerprints = self.fingerprints(workers)
-            found = self.stored(digests, fingerprints.get)
+            fingerprints = self.fingerprints([w for w in workers if not isinstance(w, TrainableWorker)])
+            found = self.stored(digests, lambda worker_id, _digest: fingerprints.get(worker_id))
             wanted = frozenset(fingerprints)
         complete = {digest: dict(sorted(e.items())) for digest, e in found.items() if wanted <= e.keys()}
         examples = {e.files.digest: e for e in self.store.iterate_examples() if e.files is not None}
@@ -286,33 +331,73 @@ class Evaluator:
         listener: Listener,
         *,
         reevaluate: bool,
-    ) -> _Fresh:
+    ) -> FreshResults:
         if not workers:
             raise NoWorkersError
-        fingerprints = self.fingerprints(workers)
-        found = {} if reevaluate else self.stored(examples, fingerprints.get)
+        fixed = [worker for worker in workers if not isinstance(worker, TrainableWorker)]
+        names = {
+            w: observation_name(w.worker_id, describe_object(w)) for w in workers if isinstance(w, TrainableWorker)
+        }
+        fingerprints = self.fingerprints(fixed)
+        found = {} if reevaluate else self.stored(examples, lambda worker_id, _digest: fingerprints.get(worker_id))
+        observed = {} if reevaluate else {w: self.store.find_observations(name, examples) for w, name in names.items()}
         tasks = []
         for digest, example in examples.items():
-            missing = tuple(worker for worker in workers if worker.worker_id not in found.get(digest, {}))
-            if missing:
-                tasks.append(self._task(digest, example, missing))
-        fresh = _Fresh(found, fingerprints.get, keeps_previews=self.store.is_read_only)
+            missing = tuple(worker for worker in fixed if worker.worker_id not in found.get(digest, {}))
+            observers = tuple(worker for worker in names if digest not in observed.get(worker, ()))
+            if missing or observers:
+                tasks.append(self.task(digest, example, missing, observers=observers))
+        fresh = FreshResults(
+            found,
+            lambda worker_id, _digest: fingerprints.get(worker_id),
+            keeps_previews=self.store.is_read_only,
+            observation_names={worker.worker_id: name for worker, name in names.items()},
+            targets={digest: example.known_files.target.sha256 for digest, example in examples.items()},
+        )
         wanted = {worker.worker_id for task in tasks for worker in task.workers}
-        self._runner.check([worker for worker in workers if worker.worker_id in wanted])
-        with execution(self.executor) as executor:
-            run = TaskRun(tasks, executor, self.memory_budget)
+        self._runner.check([worker for worker in fixed if worker.worker_id in wanted])
+        self.run_tasks(tasks, fresh, listener, self.executor)
+        for digest in examples:
+            fresh.found.setdefault(digest, {})  # where all workers are trainable
+        fresh.sort()
+        return fresh
+
+    def run_tasks(
+        self,
+        tasks: Sequence[Task],
+        fresh: FreshResults,
+        listener: Listener,
+        executor: Executor | None,
+        superseding: tuple[str, ...] = (),
+    ) -> None:
+        """Run tasks and keep what comes of them, also where something ends the work.
+
+        Args:
+            tasks: Any number.
+            fresh: Takes the results.
+            listener: Is told of each.
+            executor: Where to run them; None for threads of this call's own.
+            superseding: Ids of workers that were fitted anew; see `TrainingStore.save_evaluations`.
+        """
+        with execution(executor) as running:
+            run = TaskRun(tasks, running, self.memory_budget)
             try:
-                self.collect(run.results, fresh, len(tasks), listener)
+                self.collect(run.results, fresh, len(tasks), listener, superseding=superseding)
             except BaseException as error:
                 # Asked to stop, we wait for the examples that have begun; an error or Ctrl-C keeps what is done.
                 finish = isinstance(error, TrainingStoppedError)
                 with ending_with(error, self.store, "keep the last evaluations"):
-                    self.collect(lambda _poll: run.call_off(finish=finish), fresh, len(tasks), Listener())
+                    self.collect(
+                        lambda _poll: run.call_off(finish=finish),
+                        fresh,
+                        len(tasks),
+                        Listener(),
+                        superseding=superseding,
+                    )
                 raise
-        fresh.sort()
-        return fresh
 
-    def _task(self, digest: str, example: TrainingExample, workers: tuple[Worker, ...]) -> Task:
+    def task(self, digest: str, example: TrainingExample, workers: tuple[Worker, ...], **settings: Any) -> Task:
+        """Return the task of running workers on an example; further settings are those of a task."""
         return Task(
             example_id=digest,
             source_path=example.source_path,
@@ -323,6 +408,7 @@ class Evaluator:
             judge=self.judge,
             limits=self.limits,
             runner=self._runner,
+            **settings,
         )
 
     @property
@@ -330,7 +416,14 @@ class Evaluator:
         return cast("WorkerPool", self.pool).runner  # only pools of ours get here
 
     def collect(
-        self, results: ResultsOf, fresh: _Fresh, total: int, listener: Listener, patience: float = _COMMIT_SECONDS
+        self,
+        results: ResultsOf,
+        fresh: FreshResults,
+        total: int,
+        listener: Listener,
+        *,
+        patience: float = _COMMIT_SECONDS,
+        superseding: tuple[str, ...] = (),
     ) -> None:
         """Keep results as they come, at the latest `patience` seconds later, and whatever happens.
 
@@ -340,9 +433,10 @@ class Evaluator:
             total: How many there will be.
             listener: Is told of each.
             patience: How long a result may wait for others to be committed with.
+            superseding: Ids of workers that were fitted anew; see `TrainingStore.save_evaluations`.
         """
         metric = self.judge.metric_fingerprint
-        pending = _Pending()
+        pending = _Pending(superseding=superseding)
         started = time.monotonic()
         total_accuracy, scored = 0.0, 0
 
@@ -365,16 +459,20 @@ class Evaluator:
         self._commit(pending, 0.0)
 
     def _commit(self, pending: _Pending, patience: float) -> None:
-        if pending.evaluations and time.monotonic() - pending.since >= patience:
-            if not self.store.is_read_only:  # then the caller has them for this call, and nobody else
-                self.store.save_evaluations(pending.evaluations, pending.previews)
-            pending.evaluations, pending.previews, pending.since = [], [], time.monotonic()
+        is_waiting = pending.evaluations or pending.observations
+        if is_waiting and time.monotonic() - pending.since >= patience:
+            if self._writes:  # otherwise the caller has them for this call, and nobody else
+                self.store.save_evaluations(
+                    pending.evaluations, pending.previews, pending.observations, superseding=pending.superseding
+                )
+            pending.evaluations, pending.previews, pending.observations = [], [], []
+            pending.since = time.monotonic()
 
     # --- saying why ---
 
     def explain(self, examples: Sequence[TrainingExample]) -> list[CacheEntry]:
         """Tell for each example and worker whether its result is stored and why not."""
-        workers = own_workers(self.pool) or ()
+        workers = [w for w in own_workers(self.pool) or () if not isinstance(w, TrainableWorker)]
         fingerprints = self.fingerprints(workers)
         metric = self.judge.metric_fingerprint
         stored: dict[tuple[str, str], list[EvaluationKey]] = {}
@@ -413,7 +511,7 @@ def _reason(keys: Sequence[EvaluationKey], fingerprint: str, metric: str) -> str
 
 
 @attrs.define
-class _Fresh:
+class FreshResults:
     """The evaluations of a call, by digest and worker id, as they come together."""
 
     found: dict[str, dict[str, Evaluation]]
@@ -423,28 +521,48 @@ class _Fresh:
     """Previews are kept for this call, since they are not stored."""
     previews: dict[str, dict[str, bytes]] = attrs.field(factory=dict)
     room: int = attrs.field(factory=lambda: PREVIEW_BYTES)
+    observation_names: Mapping[str, str] = attrs.field(factory=dict)
+    """The name of the observations of each trainable worker, by worker id."""
+    targets: Mapping[str, str] = attrs.field(factory=dict)
+    """Digests of the target pictures, by example digest."""
+    observations: dict[str, dict[str, bytes]] = attrs.field(factory=dict)
+    """Observations that are kept for this call only, by name and example digest."""
+    unobserved: dict[str, list[str]] = attrs.field(factory=dict)
+    """Why trainable workers could note nothing, by worker id."""
+    is_kept: bool = False
+    """True where previews of outputs stay as long as the example."""
 
     def add(self, result: ScoredExample, metric: str, now: datetime, pending: _Pending) -> None:
+        """Take what came of a task, and leave in `pending` what is to be stored of it."""
         digest = result.example_id
         if result.skipped is not None:
             self.skipped[digest] = result.skipped
             return
         before = len(pending.previews)
-        pending.previews += [Preview(digest, name, png) for name, png in result.input_previews.items()]
+        pending.previews += [Preview(digest, name, png, None) for name, png in result.input_previews.items()]
+        for worker_id, content in result.observations.items():
+            name = self.observation_names[worker_id]
+            pending.observations.append(ObservationRecord(digest, name, content))
+            if self.keeps_previews:
+                self.observations.setdefault(name, {})[digest] = content
+        for worker_id, reason in result.unobserved.items():
+            self.unobserved.setdefault(worker_id, []).append(reason)
+        rank = None if self.is_kept else preview_rank(self.targets.get(digest, digest))
         for score in result.scores:
-            fingerprint = self.fingerprint_of(score.worker_id) or ""
+            fingerprint = self.fingerprint_of(score.worker_id, digest) or ""
             evaluation = _evaluation(EvaluationKey(digest, score.worker_id, fingerprint, metric), score, now)
             self.found.setdefault(digest, {})[score.worker_id] = evaluation
             if evaluation.failure_kind in PASSING_FAILURES:
                 continue  # it counts in this call; the next one tries again
             pending.evaluations.append(evaluation)
             if score.preview is not None:
-                pending.previews.append(Preview(digest, preview_name(score.worker_id, fingerprint), score.preview))
+                name = preview_name(score.worker_id, fingerprint)
+                pending.previews.append(Preview(digest, name, score.preview, rank))
         if self.keeps_previews:
             new = pending.previews[before:]
             self.room -= sum(len(preview.png) for preview in new)
             if self.room > 0:
-                self.previews[digest] = {preview.name: preview.png for preview in new}
+                self.previews.setdefault(digest, {}).update({preview.name: preview.png for preview in new})
 
     def sort(self) -> None:
         """Put the workers of each example in order of id, so that nothing depends on who finished first."""
@@ -454,6 +572,19 @@ class _Fresh:
 def preview_name(worker_id: str, fingerprint: str) -> str:
     """Return the name under which the preview of a worker's output is kept."""
     return f"{worker_id}@{fingerprint}"
+
+
+def preview_rank(target_sha256: str) -> float:
+    """Return the rank of the previews of an example's outputs: where there is no room for all, the lowest stay.
+
+    `train` holds out the first fifth of the targets in this order unless it is told otherwise. Held-out examples and
+    the others take turns until all of the first have their place: a verdict needs pictures as much as a blend does.
+
+    Args:
+        target_sha256: Of the example's target picture.
+    """
+    place = split_place(target_sha256)
+    return place if place < _HELD_OUT else place - _HELD_OUT
 
 
 def _evaluation(key: EvaluationKey, score: Score, now: datetime) -> Evaluation:
@@ -480,12 +611,13 @@ class _Foreign:
 
     evaluator: Evaluator
 
-    def run(self, examples: Mapping[str, TrainingExample], listener: Listener, *, reevaluate: bool) -> _Fresh:
+    def run(self, examples: Mapping[str, TrainingExample], listener: Listener, *, reevaluate: bool) -> FreshResults:
         evaluator = self.evaluator
         pool_fingerprint = self.fingerprint()
         fingerprint = pool_fingerprint or uuid.uuid4().hex
         is_forgotten = pool_fingerprint is None or evaluator.store.is_read_only
-        fresh = _Fresh({}, lambda _worker_id: fingerprint, keeps_previews=is_forgotten)
+        targets = {digest: example.known_files.target.sha256 for digest, example in examples.items()}
+        fresh = FreshResults({}, lambda *_of: fingerprint, keeps_previews=is_forgotten, targets=targets)
         if pool_fingerprint is not None and not reevaluate:
             fresh.found = evaluator.stored(examples, fresh.fingerprint_of)
         missing = {digest: example for digest, example in examples.items() if digest not in fresh.found}
@@ -517,7 +649,7 @@ class _Foreign:
         return score_results(digest, iter(results), triple, evaluator.judge)
 
     def _keep_for_this_call(
-        self, results: Iterator[ScoredExample], fresh: _Fresh, total: int, listener: Listener
+        self, results: Iterator[ScoredExample], fresh: FreshResults, total: int, listener: Listener
     ) -> None:
         metric = self.evaluator.judge.metric_fingerprint
         started = time.monotonic()

@@ -88,7 +88,7 @@ class Fits:
 def _fitted(blend: BlendFit | None, digests: tuple[str, ...], followed: float, gone: Set[str]) -> FittedBlend | None:
     if blend is None or not gone.isdisjoint(digests):
         return None
-    return FittedBlend(blend.shares, blend.solver, followed, digests)
+    return FittedBlend(blend.shares, blend.solver, followed, digests, blend.safe)
 
 
 @attrs.define
@@ -132,19 +132,21 @@ class Fitter:
         for label in sorted({label for label in labels.values() if label is not None}):
             members = frozenset(digest for digest, each in labels.items() if each == label)
             own = self.examples([item for item in items if item.digest in members])
-            # A group must be better off on its own than with the blend of all.
             rivals = [] if blend is None else [FixedShares("all_groups", blend.shares)]
-            groups[label] = members, fit_blend(own, self.solver, rivals), _digests(own)
+            safe = None if blend is None else blend.safe
+            groups[label] = members, fit_blend(own, self.solver, rivals, safe), _digests(own)
         return Fits(frozenset(labels), blend, _digests(examples), group_by, groups)
 
     def examples(self, items: Sequence[EvaluatedExample]) -> list[BlendExample]:
         """Return those of the examples whose blended pictures can be judged: the first ones that have previews."""
-        return list(first_of(items, self._example, MOST_FITTED_EXAMPLES, _MOST_BYTES))
+        found = first_of(items, self._example, MOST_FITTED_EXAMPLES, _MOST_BYTES)
+        return sorted(found, key=lambda example: example.digest)
 
     def _example(self, item: EvaluatedExample) -> BlendExample | None:
         if (known := self._known.examples.get(item.digest)) is not None:
             return known
-        if (previewed := self.previews.get(item)) is None:
+        previewed = self.previews.get(item)
+        if previewed is None or not previewed.is_complete:
             return None
         example = blend_example(previewed, self.scorer, self.metric_name, self.poll)
         self._known.add(example)

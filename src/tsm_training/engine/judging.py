@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Final, TypedDict
 
 import attrs
@@ -14,10 +14,12 @@ from tsm_training.engine.listener import Listener
 from tsm_training.engine.previews import BLENDED, Previews, ScorerFactory
 from tsm_training.engine.reports import EvaluatedExample
 from tsm_training.engine.tasks import checked_similarity
+from tsm_training.metrics import ColorDifference
 
 __all__ = ["ExampleJudgement", "Judging", "Pictures", "rival_truths"]
 
 _CONTROL: Final = "control"
+_COLORS: Final = ColorDifference()
 
 
 class ExampleJudgement(TypedDict):
@@ -30,7 +32,10 @@ class ExampleJudgement(TypedDict):
     """True where nothing was ever learned from it."""
     scores: dict[str, float]
     """Similarity to the ground truth by contender, in [0, 1]; ``control`` is the trained ensemble's picture beside
-    another example's ground truth. Empty where no pictures could be compared."""
+    another example's ground truth. Who has no picture is missing: it failed, or small pictures of its workers are no
+    longer kept."""
+    delta_e: dict[str, float]
+    """Mean colour difference ΔE00 from the ground truth by contender, whatever the metric."""
 
 
 @attrs.frozen(eq=False)
@@ -40,6 +45,8 @@ class Pictures:
     outputs: Mapping[str, Image]
     target: Image
     ground_truth: Image
+    valid: Collection[str] | None = None
+    """Ids of all workers that did not fail; None where `outputs` has a picture of each."""
 
 
 @attrs.frozen(eq=False)
@@ -54,6 +61,11 @@ class Judging:
     metric_name: str
     whole_pictures: Callable[[EvaluatedExample], Pictures | None] | None = None
     """Makes the whole pictures of an example; None judges previews."""
+    earlier: Callable[[EvaluatedExample, Pictures], Mapping[str, Image]] | None = None
+    """Gives pictures of trainable workers with the fits that were in use before, by worker id; without it, "previous"
+    is judged with the fits of today."""
+    is_color_difference: bool = False
+    """Whether the scorer's similarity is `ColorDifference` already."""
 
     def judge(self, items: Sequence[EvaluatedExample], listener: Listener) -> list[ExampleJudgement]:
         """Return the scores of every example, in order.
@@ -67,31 +79,42 @@ class Judging:
         total, pictured = 0.0, 0
         for item in items:
             listener.poll()
-            scores = self._scores(item)
+            scores, delta_e = self._judged(item)
             judged.append(
                 {
                     "example_id": item.example.example_id,
                     "group": self.contenders.label_of(item.example.metadata),
                     "is_unseen": item.digest not in seen,
                     "scores": scores,
+                    "delta_e": delta_e,
                 }
             )
-            total, pictured = total + scores.get("trained", 0.0), pictured + bool(scores)
+            total, pictured = total + scores.get("trained", 0.0), pictured + ("trained" in scores)
             listener.tell("validating", len(judged), len(items), started, total / pictured if pictured else None)
         return judged
 
-    def _scores(self, item: EvaluatedExample) -> dict[str, float]:
+    def _judged(self, item: EvaluatedExample) -> tuple[dict[str, float], dict[str, float]]:
+        """Return the similarity of every contender's picture, and its mean colour difference."""
         pictures, rival = self._pictures(item), self.rivals.get(item.digest)
         if pictures is None:
-            return {}
+            return {}, {}
         truth = pictures.ground_truth
         score = self.scorer(truth)
-        scores = {}
-        for name, picture in self.contenders.pictures(pictures.outputs, pictures.target, item.example.metadata):
-            scores[str(name)] = self._checked(score, picture)
+        closeness = None if self.is_color_difference else _COLORS.prepare(truth)
+        scores: dict[str, float] = {}
+        delta_e: dict[str, float] = {}
+        for name, picture in self.contenders.pictures(
+            pictures.outputs,
+            pictures.target,
+            item.example.metadata,
+            valid=pictures.valid,
+            earlier=None if self.earlier is None else self.earlier(item, pictures),
+        ):
+            scores[name] = self._checked(score, picture)
+            delta_e[name] = 100.0 * (1.0 - (scores[name] if closeness is None else closeness(picture)))
             if name == "trained" and rival is not None:
                 scores[_CONTROL] = self._checked(self.scorer(resampled(rival, truth.shape)), picture)
-        return scores
+        return scores, delta_e
 
     def _checked(self, score: Callable[[Image], object], picture: Image) -> float:
         return checked_similarity(lambda: score(picture), self.metric_name, BLENDED)
@@ -100,7 +123,10 @@ class Judging:
         if self.whole_pictures is not None:
             return self.whole_pictures(item)
         preview = self.previews.get(item)
-        return None if preview is None else Pictures(preview.outputs, preview.target, preview.ground_truth)
+        valid = [worker_id for worker_id, accuracy in item.accuracies.items() if accuracy is not None]
+        if preview is None or not valid:
+            return None
+        return Pictures(preview.outputs, preview.target, preview.ground_truth, valid)
 
 
 def rival_truths(items: Sequence[EvaluatedExample], previews: Previews) -> dict[str, Image]:

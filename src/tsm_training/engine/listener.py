@@ -20,7 +20,7 @@ _log = logging.getLogger("tsm_training")
 StopRequest: TypeAlias = Callable[[], bool]
 """Asked several times a second, in the calling thread, whether the work should end."""
 
-Phase: TypeAlias = Literal["evaluating", "learning", "validating"]
+Phase: TypeAlias = Literal["evaluating", "fitting", "learning", "validating"]
 
 
 def write_log(level: int, text: str, *arguments: object, exc_info: bool = False) -> None:

@@ -9,9 +9,9 @@ import attrs
 
 from tsm_training.arrays import Image
 from tsm_training.data import TrainingStore
-from tsm_training.engine.evaluator import EvaluationRun, preview_name
+from tsm_training.engine.evaluator import EvaluationRun, preview_name, preview_rank
 from tsm_training.engine.reports import EvaluatedExample
-from tsm_training.engine.tasks import TARGET, TRUTH, checked_similarity
+from tsm_training.engine.tasks import SOURCE, TARGET, TRUTH, checked_similarity
 from tsm_training.ensemble import BlendExample, decode_preview
 from tsm_training.errors import ImageFormatError
 
@@ -33,9 +33,16 @@ class PreviewedExample:
 
     item: EvaluatedExample
     outputs: Mapping[str, Image]
-    """Of each worker that gave a usable picture, by worker id; at least one."""
+    """Of the workers that gave a usable picture, by worker id, as far as there was room to keep them."""
     target: Image
     ground_truth: Image
+
+    @property
+    def is_complete(self) -> bool:
+        """Tell whether the picture of every worker that gave one is there."""
+        accuracies = self.item.accuracies
+        valid = {worker_id for worker_id, accuracy in accuracies.items() if accuracy is not None}
+        return bool(valid) and self.outputs.keys() == valid
 
 
 @attrs.frozen(eq=False)
@@ -51,34 +58,42 @@ class Previews:
         return cls(store, run.previews)
 
     def get(self, item: EvaluatedExample) -> PreviewedExample | None:
-        """Return an example's previews; None where one is missing or damaged, or no worker gave a picture."""
+        """Return an example's previews; None where those of the target or the ground truth are missing or damaged."""
         stored = self._stored(item)
         names = {
             worker_id: preview_name(worker_id, evaluation.key.worker_fingerprint)
             for worker_id, evaluation in sorted(item.evaluations.items())
             if evaluation.accuracy is not None
         }
-        if not names or not {TARGET, TRUTH, *names.values()} <= stored.keys():
+        found = {
+            key: picture
+            for key, name in [(None, TARGET), ("", TRUTH), *names.items()]
+            if (picture := _decoded(stored.get(name))) is not None
+        }
+        target, truth = found.pop(None, None), found.pop("", None)
+        if target is None or truth is None or target.shape != truth.shape:
             return None
-        try:
-            outputs = {worker_id: decode_preview(stored[name]) for worker_id, name in names.items()}
-            target, truth = decode_preview(stored[TARGET]), decode_preview(stored[TRUTH])
-        except ImageFormatError:  # a damaged preview is like one that was pushed out
-            return None
-        if any(image.shape != truth.shape for image in (target, *outputs.values())):
-            return None
+        outputs = {w: picture for w, picture in found.items() if w and picture.shape == truth.shape}
         return PreviewedExample(item, outputs, target, truth)
 
     def ground_truth(self, item: EvaluatedExample) -> Image | None:
         """Return the small ground truth of an example; None where there is none."""
-        png = self._stored(item).get(TRUTH)
-        try:
-            return None if png is None else decode_preview(png)
-        except ImageFormatError:
-            return None
+        return _decoded(self._stored(item).get(TRUTH))
+
+    def source(self, item: EvaluatedExample) -> Image | None:
+        """Return the small source of an example; None where there is none: only trainable workers need it."""
+        return _decoded(self._stored(item).get(SOURCE))
 
     def _stored(self, item: EvaluatedExample) -> dict[str, bytes]:
         return {**self.store.load_previews(item.digest), **self.kept.get(item.digest, {})}
+
+
+def _decoded(png: bytes | None) -> Image | None:
+    """Return the picture of a preview; a damaged one is like one that was pushed out."""
+    try:
+        return None if png is None else decode_preview(png)
+    except ImageFormatError:
+        return None
 
 
 def first_of(
@@ -87,12 +102,13 @@ def first_of(
     most: int,
     most_bytes: int,
 ) -> Iterator[BlendExample]:
-    """Yield the examples that have previews, each content once and in order of digest, so many or so much at most.
+    """Yield the examples that have previews, each content once and in order of rank, so many or so much at most.
 
     Which ones that are depends on the examples only, not on the order in which they were evaluated.
     """
     found = missed = used = 0
-    for _digest, item in sorted({item.digest: item for item in items}.items()):
+    each_once = {item.digest: item for item in items}
+    for item in sorted(each_once.values(), key=lambda item: (preview_rank(_target(item)), item.digest)):
         example = find(item)
         if example is None:
             missed += 1
@@ -104,6 +120,10 @@ def first_of(
             yield example
         if found == most or missed == _PATIENCE:
             return
+
+
+def _target(item: EvaluatedExample) -> str:
+    return item.example.known_files.target.sha256
 
 
 def picture_bytes(example: BlendExample) -> int:

@@ -101,6 +101,7 @@ def epoch_metrics(
     shares: Mapping[str, float],
     shares_of: Callable[[EvaluatedExample], Mapping[str, float]],
     *,
+    equal: Mapping[str, float],
     weights: Mapping[str, float],
     weights_before: Mapping[str, float],
     weight_stds: Mapping[str, float] | None = None,
@@ -112,12 +113,12 @@ def epoch_metrics(
         examples: At least one on which some worker gave a picture, or the means are 0.
         shares: Those of the ensemble after this epoch.
         shares_of: Those that it uses for an example, which may belong to a group.
+        equal: Those of an untrained ensemble.
         weights: After this epoch, per worker.
         weights_before: Before it.
         weight_stds: How uncertain they are, per worker; None where that is not known.
     """
     means = worker_means(examples)
-    equal = equal_shares(means)
     changes = [abs(weight - weights_before.get(worker_id, weight)) for worker_id, weight in weights.items()]
     return {
         "epoch": epoch,

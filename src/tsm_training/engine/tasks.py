@@ -26,14 +26,25 @@ import attrs
 from tsm_training.arrays import Image, frozen_copy
 from tsm_training.data import ExampleFiles, TrainingExample
 from tsm_training.engine.footprint import bytes_to_evaluate
-from tsm_training.ensemble import encode_preview, sample_grid
-from tsm_training.errors import ExecutorError, ImageError, ImageSizeMismatchError, MetricError
+from tsm_training.ensemble import decode_preview, encode_preview, sample_grid
+from tsm_training.errors import ExecutorError, ImageError, ImageFormatError, ImageSizeMismatchError, MetricError
 from tsm_training.images import ImageLimits, read_image
 from tsm_training.metrics import Metric
 from tsm_training.metrics.protocols import similarity_or_none
-from tsm_training.workers import ThreadRunner, Worker, WorkerFailure, WorkerRequest, WorkerResult, WorkerRunner
+from tsm_training.workers import (
+    MOST_OBSERVATION_BYTES,
+    ThreadRunner,
+    TrainableWorker,
+    Worker,
+    WorkerFailure,
+    WorkerRequest,
+    WorkerResult,
+    WorkerRunner,
+    shown,
+)
 
 __all__ = [
+    "SOURCE",
     "TARGET",
     "TRUTH",
     "Judge",
@@ -48,6 +59,7 @@ __all__ = [
     "score_results",
 ]
 
+SOURCE: Final = "source"
 TARGET: Final = "target"
 TRUTH: Final = "ground_truth"
 
@@ -56,6 +68,7 @@ Scorer: TypeAlias = Callable[[Image], object]
 _MAX_THREADS: Final = 8
 _MAX_IN_FLIGHT: Final = 64
 _POLL_SECONDS: Final = 0.1
+_SAMPLE_BYTES: Final = 4 * 1024**2  # what a task on samples takes, its fitted worker not counted
 _PICKLING_ERRORS: Final = (pickle.PicklingError, AttributeError, TypeError)  # what Python says of what it cannot pickle
 
 
@@ -95,10 +108,20 @@ class Task:
     judge: Judge
     limits: ImageLimits
     runner: WorkerRunner = attrs.field(factory=ThreadRunner)
+    observers: tuple[TrainableWorker, ...] = ()
+    """Those that note what they may learn from the example."""
+    group: str | None = None
+    """The group that the request belongs to."""
+    is_sampled: bool = False
+    """True where workers and judge get samples of the pictures only."""
+    samples: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
+    """The samples as PNG files, by role, where they are known; otherwise the pictures are read."""
 
     @property
     def bytes_in_flight(self) -> int:
         """How much memory the evaluation takes at most, unless workers or metric exceed what they are allowed."""
+        if self.samples:
+            return _SAMPLE_BYTES
         return bytes_to_evaluate(self.files, self.workers, self.judge.known_metric, self.runner)
 
 
@@ -123,7 +146,12 @@ class ScoredExample:
     example_id: str
     scores: tuple[Score, ...] = ()
     input_previews: Mapping[str, bytes] = attrs.field(factory=dict)
-    """The sampled target and ground truth as PNG files, by role."""
+    """Samples of the pictures that were read, as PNG files, by role: target and ground truth, and the source where
+    trainable workers noted something."""
+    observations: Mapping[str, bytes] = attrs.field(factory=dict)
+    """What trainable workers noted, by worker id; no bytes where there is nothing to learn."""
+    unobserved: Mapping[str, str] = attrs.field(factory=dict)
+    """Why a trainable worker could note nothing, by worker id."""
     skipped: str | None = None
     """Why the example could not be used; None where it could."""
 
@@ -163,13 +191,50 @@ def evaluate(task: Task) -> ScoredExample:
         ExecutorError: workers cannot be run here at all.
     """
     try:
-        triple = load_triple(task, task.files, task.limits)
+        triple = _sampled(task) if task.is_sampled else load_triple(task, task.files, task.limits)
     except (ImageError, ImageSizeMismatchError) as error:
         return ScoredExample(task.example_id, skipped=str(error))
-    request = WorkerRequest(triple.source, triple.target)
-    scoring = _Scoring.of(triple, task.judge)
+    request = WorkerRequest(triple.source, triple.target, task.group)
+    observations, unobserved = _observed(task.observers, triple)
+    roles = () if task.samples else (SOURCE, TARGET, TRUTH) if task.observers else (TARGET, TRUTH)
+    scoring = _Scoring.of(triple, task.judge, roles)
     del triple  # a metric need not keep the ground truth as it is
-    return scoring.score(task.example_id, (task.runner.run(worker, request) for worker in task.workers))
+    scored = scoring.score(task.example_id, (task.runner.run(worker, request) for worker in task.workers))
+    return attrs.evolve(scored, observations=observations, unobserved=unobserved)
+
+
+def _sampled(task: Task) -> Triple:
+    """Return the samples of an example's pictures: those that the task brings, or else taken from the pictures."""
+    try:
+        pictures = {role: decode_preview(task.samples[role]) for role in (SOURCE, TARGET, TRUTH)}
+    except (KeyError, ImageFormatError):  # a damaged sample is like one that is missing
+        whole = load_triple(task, task.files, task.limits)
+        pictures = {
+            SOURCE: sample_grid(whole.source),
+            TARGET: sample_grid(whole.target),
+            TRUTH: sample_grid(whole.ground_truth),
+        }
+    source, target = (frozen_copy(pictures[role]) for role in (SOURCE, TARGET))
+    return Triple(source, target, pictures[TRUTH])
+
+
+def _observed(observers: Sequence[TrainableWorker], triple: Triple) -> tuple[dict[str, bytes], dict[str, str]]:
+    """Return what each worker notes of an example, and why one could not; all pictures are read-only."""
+    truth = frozen_copy(triple.ground_truth) if observers else triple.ground_truth
+    notes: dict[str, bytes] = {}
+    reasons: dict[str, str] = {}
+    for worker in observers:
+        try:
+            noted = worker.observe(triple.source, triple.target, truth)
+            if not isinstance(noted, bytes):
+                raise TypeError(f"observe must return bytes, got {type(noted).__name__}")
+            if len(noted) > MOST_OBSERVATION_BYTES:
+                raise ValueError(f"observe returned {len(noted)} bytes; at most {MOST_OBSERVATION_BYTES} can be kept")
+            notes[worker.worker_id] = noted
+        except (Exception, SystemExit, GeneratorExit) as error:  # the last two must not end the host
+            notes[worker.worker_id] = b""
+            reasons[worker.worker_id] = f"{type(error).__name__}: {shown(error)}"
+    return notes, reasons
 
 
 def score_results(example_id: str, results: Iterator[WorkerResult], triple: Triple, judge: Judge) -> ScoredExample:
@@ -190,9 +255,9 @@ class _Scoring:
     input_previews: Mapping[str, bytes]
 
     @classmethod
-    def of(cls, triple: Triple, judge: Judge) -> _Scoring:
-        inputs = {TARGET: triple.target, TRUTH: triple.ground_truth}
-        previews = {role: encode_preview(sample_grid(image)) for role, image in inputs.items()}
+    def of(cls, triple: Triple, judge: Judge, roles: Sequence[str] = (TARGET, TRUTH)) -> _Scoring:
+        inputs = {SOURCE: triple.source, TARGET: triple.target, TRUTH: triple.ground_truth}
+        previews = {role: encode_preview(sample_grid(inputs[role])) for role in roles}
         return cls(judge, judge.scorer(triple.ground_truth), previews)
 
     def score(self, example_id: str, results: Iterator[WorkerResult]) -> ScoredExample:
@@ -328,7 +393,7 @@ class TaskRun:
 
 def _unpicklable_part(task: Task) -> str | None:
     """Name what keeps a task from travelling to another process, or return None where it can be pickled."""
-    parts: dict[str, object] = {f"worker {worker.worker_id!r}": worker for worker in task.workers}
+    parts: dict[str, object] = {f"worker {w.worker_id!r}": w for w in (*task.workers, *task.observers)}
     parts |= {"the judge": task.judge, "the pool's runner": task.runner}
     for name, part in parts.items():
         try:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from datetime import datetime
 from typing import Final, Protocol
 
@@ -24,10 +24,11 @@ from tsm_training.engine.fitting import Fits, Fitter
 from tsm_training.engine.listener import Listener, write_log
 from tsm_training.engine.reports import EvaluatedExample, epoch_metrics, worker_means
 from tsm_training.engine.results import ValidationResults
+from tsm_training.engine.trainables import Fit, Trainables, forgotten
 from tsm_training.errors import SessionNotFoundError, TrainingStoppedError
 from tsm_training.evidence import ExampleEvidence, LearnedState
 from tsm_training.persistence import LearnerStorage
-from tsm_training.weights import LearnerCell, WeightLearner
+from tsm_training.weights import LearnerCell, WeightLearner, refitted
 
 __all__ = ["Reporter", "Training"]
 
@@ -51,6 +52,30 @@ class Reporter(Protocol):
 
 
 @attrs.frozen(eq=False)
+class _Refit:
+    """What trainable workers were fitted to, and what they do on all that is learned from."""
+
+    evidence: Sequence[ExampleEvidence]
+    documents: Mapping[str, bytes]
+    """By worker id; see `Fit.to_document`."""
+    unfitted: frozenset[str]
+    """Ids of trainable workers that could not be fitted."""
+
+    def applied_to(self, state: LearnedState, gone: Set[str] = frozenset()) -> LearnedState:
+        """Return a learned state with these fits in the place of its own.
+
+        Args:
+            state: What was learned.
+            gone: Digests of examples that were removed meanwhile: no fit may hold them.
+        """
+        if not self.documents and not self.unfitted & state.fits.keys():
+            return state
+        kept = {w: document for w, document in state.fits.items() if w not in self.unfitted}
+        state = refitted(state, self.evidence, self.documents, self.unfitted)
+        return attrs.evolve(state, fits={**kept, **forgotten(self.documents, gone)})
+
+
+@attrs.frozen(eq=False)
 class Training:
     """One training session: evaluate, learn, validate, and only then commit.
 
@@ -64,6 +89,7 @@ class Training:
     storage: LearnerStorage
     report: Reporter
     fitter: Callable[[EvaluationRun, Listener], Fitter]
+    trainables: Trainables
     listener: Listener
     clock: Callable[[], datetime]
 
@@ -90,6 +116,8 @@ class Training:
 
     def _complete(self, *, reevaluate: bool) -> TrainingSession:
         run = self.evaluator.evaluate([*self.training, *self.validation], self.listener, reevaluate=reevaluate)
+        fits, run, earlier = self._fitted(run, reevaluate=reevaluate)
+        self.evaluator.note_results(run.evaluated)
         learned = run.of(self.training)
         learned.require_a_picture()
         training = learned.evaluated
@@ -99,8 +127,9 @@ class Training:
         initial_weights = self._learner.get_all_weights()
         evidence = _without_repeats(training)
         before = self._with(self._learner.cell.state)
-        fits = self._fit(run, training)
-        state, history = self._learn(evidence, training, fits)
+        refit = self._refit(fits, [*earlier, *training], run)
+        blends = self._blends(run, [*training, *earlier])
+        state, history = self._learn(evidence, training, refit, blends)
         report = None
         if self.validation:
             report = self.report(run.of(self.validation), self._with(state), self.listener, previous=before)
@@ -113,7 +142,7 @@ class Training:
             skipped=run.skipped,
             validation=report,
         )
-        return self._commit(session, training, evidence, fits)
+        return self._commit(session, training, evidence, refit, blends)
 
     def _note_troubles(self, run: EvaluationRun) -> None:
         """Tell whoever watches what would otherwise be found in the stored session only."""
@@ -133,28 +162,60 @@ class Training:
         if self.session.validation_split and not self.validation:
             self.listener.note("nothing could be held out for validation: all examples have the same target picture")
 
-    def _fit(self, run: EvaluationRun, training: Sequence[EvaluatedExample]) -> Fits:
+    def _fitted(
+        self, run: EvaluationRun, *, reevaluate: bool
+    ) -> tuple[dict[str, Fit], EvaluationRun, list[EvaluatedExample]]:
+        """Plan what the trainable workers are fitted to, and score them.
+
+        Returns:
+            The fits by worker id; the run with their scores; the examples of earlier trainings that are learned from
+            too, with their scores.
+        """
+        held_out = {item.digest for item in run.of(self.validation).evaluated}
+        training = run.of(self.training).evaluated
+        digests = self._learner.cell.state.absorbed.keys() - held_out - {item.digest for item in training}
+        earlier = self.evaluator.evaluated_before(digests)
+        documents = self._learner.cell.state.fits
+        fits = self.trainables.planned([*training, *earlier], self.session.group_by, documents, run.observations)
+        both = attrs.evolve(run, evaluated=(*run.evaluated, *earlier))
+        both = self.trainables.scored(both, fits, self.listener, reevaluate=reevaluate)
+        count = len(run.evaluated)
+        return fits, attrs.evolve(both, evaluated=both.evaluated[:count]), list(both.evaluated[count:])
+
+    def _refit(self, fits: Mapping[str, Fit], learned: Sequence[EvaluatedExample], run: EvaluationRun) -> _Refit:
+        unfitted = self.trainables.workers.keys() - fits.keys()
+        for worker_id in sorted(unfitted):
+            self.listener.note(f"worker {worker_id!r} is not fitted: there are too few examples, or targets, for it")
+        documents = {}
+        for worker_id, fit in fits.items():
+            self.listener.poll()
+            documents[worker_id] = self.trainables.finished(fit, run.observations).to_document()
+        evidence = {item.digest: item.to_evidence() for item in learned}
+        return _Refit(tuple(evidence.values()), documents, frozenset(unfitted))
+
+    def _blends(self, run: EvaluationRun, learned: Sequence[EvaluatedExample]) -> Fits:
         """Fit the blend on all that is learned from: these examples, and those of earlier trainings."""
         self.listener.poll()
-        held_out = {item.digest for item in run.of(self.validation).evaluated}
-        earlier = self._learner.cell.state.absorbed.keys() - held_out - {item.digest for item in training}
-        items = [*training, *self.evaluator.evaluated_before(earlier)]
-        return self.fitter(run, self.listener).fit(items, self.session.group_by)
+        return self.fitter(run, self.listener).fit(learned, self.session.group_by)
 
     def _learn(
-        self, evidence: Sequence[ExampleEvidence], training: Sequence[EvaluatedExample], fits: Fits
+        self,
+        evidence: Sequence[ExampleEvidence],
+        training: Sequence[EvaluatedExample],
+        refit: _Refit,
+        blends: Fits,
     ) -> tuple[LearnedState, list[EpochMetrics]]:
         """Return what the learner's state becomes, and how it got there; the learner itself is not touched."""
         started = time.monotonic()
         worker_ids = tuple(sorted(worker_means(training)))
-        state = self._learner.cell.state
+        state = refit.applied_to(self._learner.cell.state)
         before = self._learner.get_all_weights()
         history: list[EpochMetrics] = []
         for epoch in range(1, self.session.epochs + 1):
             self.listener.poll()
-            state = fits.applied_to(self._learner.absorb(state, evidence))
+            state = blends.applied_to(self._learner.absorb(state, evidence))
             learner = self._with(state)
-            contenders = Contenders(learner, worker_ids)
+            contenders = Contenders(learner, worker_ids, trainable=self.trainables.workers.keys())
             shares = contenders.shares()["trained"]
             statistics = learner.get_all_statistics()
             history.append(
@@ -163,6 +224,7 @@ class Training:
                     training,
                     shares,
                     contenders.trained_shares,
+                    equal=contenders.shares()["equal_weights"],
                     weights=learner.get_all_weights(),
                     weight_stds={worker_id: known["weight_std"] for worker_id, known in statistics.items()},
                     weights_before=before,
@@ -177,7 +239,8 @@ class Training:
         session: TrainingSession,
         training: Sequence[EvaluatedExample],
         evidence: Sequence[ExampleEvidence],
-        fits: Fits,
+        refit: _Refit,
+        blends: Fits,
     ) -> TrainingSession:
         learner = self._learner
         end_time = self.clock()
@@ -186,10 +249,10 @@ class Training:
         stored_digests = self._stored_digests()
         # What was removed or changed meanwhile could never be forgotten again.
         evidence = [item for item in evidence if item.digest in stored_digests]
-        gone = fits.learned - stored_digests
+        gone = blends.learned - stored_digests
 
         def learned(held: LearnedState) -> LearnedState:
-            return fits.applied_to(learner.absorb(held, evidence, session.epochs), gone)
+            return blends.applied_to(learner.absorb(refit.applied_to(held, gone), evidence, session.epochs), gone)
 
         change = self.storage.committed(learned)
 

@@ -42,6 +42,13 @@ class Prediction:
     """The share of each worker whose picture was used; sum 1."""
     results: Mapping[str, WorkerResult] = attrs.field(repr=False)
     """What each worker that was run gave, by worker id, failures included."""
+    familiarity: float | None = None
+    """How familiar the look of the request is, in [0, 1], to the worker with the greatest share of those that have
+    learned looks; None where there is none."""
+    group: str | None = None
+    """The group that the request belongs to; None where it was given none."""
+    is_known_group: bool | None = None
+    """False where no example has that group: the look was then recognised from the source. None without a group."""
 
     def _repr_html_(self) -> str:
         """Show a small picture, and who has a part in it, in a notebook."""
@@ -52,9 +59,13 @@ class Prediction:
         _done, png = cv2.imencode(".png", np.ascontiguousarray(small))
         source = f"data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}"
         failed = {name: str(result.failure) for name, result in self.results.items() if result.failure is not None}
-        facts = {"blended of": shares_text(self.blend_weights)} | {
-            f"{name} failed": why for name, why in failed.items()
-        }
+        facts: dict[str, str | None] = {"blended of": shares_text(self.blend_weights)}
+        if self.familiarity is not None:
+            facts["familiarity of the look"] = f"{self.familiarity:.0%}"
+        if self.group is not None:
+            unknown = "" if self.is_known_group else ", which no example has: the look was recognised from the source"
+            facts["group"] = f"{self.group}{unknown}"
+        facts |= {f"{name} failed": why for name, why in failed.items()}
         picture = image(source, "the ensemble's picture", *size)
         return card(f"Prediction, {width}×{height} pixels", picture, facts_table(facts))
 

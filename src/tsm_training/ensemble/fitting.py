@@ -54,9 +54,11 @@ class BlendFit:
     solver: str
     """The name of the solver that was chosen."""
     compared: Mapping[str, float]
-    """Mean similarity of each solver's blended pictures on examples that it had not seen; empty where one was set."""
+    """Mean similarity of each solver's blended pictures on targets that it had not seen; empty where one was set."""
     metric_calls: int
     """How many blended previews were judged."""
+    safe: Mapping[str, float]
+    """The shares of the best simple answer, for as far as the fit is not followed."""
 
 
 def solver_named(choice: str | BlendSolver) -> BlendSolver | None:
@@ -81,21 +83,25 @@ def _check_name(name: object) -> None:
 
 
 def fit_blend(
-    examples: Sequence[BlendExample], solver: BlendSolver | None = None, simple: Sequence[BlendSolver] = ()
+    examples: Sequence[BlendExample],
+    solver: BlendSolver | None = None,
+    simple: Sequence[BlendSolver] = (),
+    safe: Mapping[str, float] | None = None,
 ) -> BlendFit | None:
     """Return the shares with which the workers' pictures are to be blended, or None where too little is known.
 
-    Unless a solver is given, each of ours is fitted on three quarters of the groups and judged on the fourth, four
+    Unless a solver is given, each of ours is fitted on three quarters of the targets and judged on the fourth, four
     times. A blend is chosen only where it beats the better of the simple answers (best single worker, equal weights) by
-    more than noise; otherwise that one is.
+    more than noise; otherwise that one is. All means are over targets, each of which counts alike.
 
     Per example at most ``MOST_BLENDS`` metric calls for each of the two searching solvers and each of five fits, and
     one for each judgement of every solver: in all no more than 150, and typically about 40.
 
     Args:
         examples: Each content once.
-        solver: Used without comparison.
+        solver: Used without comparison; only the simple answers are compared, for two metric calls per example.
         simple: More answers that a blend has to beat.
+        safe: The safe shares of more examples than these: better ones must beat them by more than noise.
 
     Raises:
         BlendSolverError: a solver gave something that is no shares, or raised.
@@ -105,15 +111,19 @@ def fit_blend(
     if len(groups) < FEWEST_GROUPS or not problem.worker_ids:
         return None
     before = _calls(examples)
-    compared: dict[str, list[float]] = {}
+
+    def best(safest: Sequence[BlendSolver], others: Sequence[BlendSolver]) -> tuple[BlendSolver, dict[str, float]]:
+        rivals = (*safest, *others)
+        means = {each.name: _held_out_means(each, problem, groups) for each in rivals}
+        chosen = _chosen(means, [each.name for each in safest])
+        return next(each for each in rivals if each.name == chosen), {name: _mean(m) for name, m in means.items()}
+
+    safest, _means = best(_SIMPLE, ()) if safe is None else best([FixedShares("safe", safe)], _SIMPLE)
+    compared: dict[str, float] = {}
     if solver is None:
-        simple = (*_SIMPLE, *simple)
-        compared = {each.name: _held_out_scores(each, problem, groups) for each in (*simple, *_BLENDS)}
-        chosen = _chosen(compared, [each.name for each in simple], [each.group for each in examples])
-        solver = next(each for each in (*simple, *_BLENDS) if each.name == chosen)
+        solver, compared = best((*_SIMPLE, *simple), _BLENDS)
     shares = _solved(solver, problem)
-    means = {name: math.fsum(scores) / len(scores) for name, scores in compared.items()}
-    return BlendFit(shares, solver.name, means, _calls(examples) - before)
+    return BlendFit(shares, solver.name, compared, _calls(examples) - before, _solved(safest, problem))
 
 
 def _problem(examples: Sequence[BlendExample]) -> BlendProblem:
@@ -130,18 +140,18 @@ def _calls(examples: Sequence[BlendExample]) -> int:
     return sum(example.metric_calls for example in examples)
 
 
-def _held_out_scores(solver: BlendSolver, problem: BlendProblem, groups: Sequence[str]) -> list[float]:
-    """Return what the solver's blends score on each example when it was not among those it was fitted on."""
+def _held_out_means(solver: BlendSolver, problem: BlendProblem, groups: Sequence[str]) -> list[float]:
+    """Return each group's mean score of the blends that the solver finds without it, in order of group."""
     count = min(_MOST_FOLDS, len(groups))
     fold_of = {group: number % count for number, group in enumerate(groups)}
-    scores = dict.fromkeys(problem.examples, 0.0)
+    scores: dict[str, list[float]] = {group: [] for group in groups}
     for fold in range(count):
         known = [example for example in problem.examples if fold_of[example.group] != fold]
         shares = _solved(solver, problem.among(known))
         for example in problem.examples:
             if fold_of[example.group] == fold:
-                scores[example] = example.blended_score(shares)
-    return list(scores.values())
+                scores[example.group].append(example.blended_score(shares))
+    return [_mean(each) for each in scores.values()]
 
 
 def _solved(solver: BlendSolver, problem: BlendProblem) -> dict[str, float]:
@@ -171,21 +181,23 @@ def _as_share(value: object) -> float | None:
     return number if 0.0 <= number <= _MOST_SHARE else None
 
 
-def _chosen(compared: Mapping[str, Sequence[float]], simple: Sequence[str], groups: Sequence[str]) -> str:
-    """Return the name of the best simple solver, or of a blend that is better than it beyond noise."""
-    means = {name: math.fsum(scores) / len(scores) for name, scores in compared.items()}
+def _chosen(compared: Mapping[str, Sequence[float]], simple: Sequence[str]) -> str:
+    """Return the name of the best simple answer, or of another that is better than it beyond noise.
+
+    Args:
+        compared: Per name, one mean per group.
+        simple: The names of those that need not be better than noise.
+    """
+    means = {name: _mean(each) for name, each in compared.items()}
     fallback = max(simple, key=lambda name: means[name])
     best = max(compared, key=lambda name: means[name])
     if best in simple:
         return fallback
-    gains = _group_means([a - b for a, b in zip(compared[best], compared[fallback], strict=True)], groups)
-    gain = math.fsum(gains) / len(gains)
+    gains = [a - b for a, b in zip(compared[best], compared[fallback], strict=True)]
+    gain = _mean(gains)
     spread = math.fsum((value - gain) ** 2 for value in gains) / (len(gains) - 1)
     return best if gain > _NOISE * math.sqrt(spread / len(gains)) else fallback
 
 
-def _group_means(values: Sequence[float], groups: Sequence[str]) -> list[float]:
-    members: dict[str, list[float]] = {}
-    for group, value in zip(groups, values, strict=True):
-        members.setdefault(group, []).append(value)
-    return [math.fsum(each) / len(each) for _group, each in sorted(members.items())]
+def _mean(values: Sequence[float]) -> float:
+    return math.fsum(values) / len(values)

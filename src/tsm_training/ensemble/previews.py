@@ -12,14 +12,14 @@ from tsm_training.errors import ImageFormatError
 
 __all__ = ["PREVIEW_SIDE", "decode_preview", "encode_preview", "sample_grid"]
 
-PREVIEW_SIDE: Final = 128
+PREVIEW_SIDE: Final = 96
 """The longest side of a preview, in pixels."""
 
 _PNG_START: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 
 def sample_grid(image: Image) -> Image:
-    """Return a picture of at most 128 pixels a side, made of pixels of `image` on an even grid.
+    """Return a picture of at most 96 pixels a side, made of pixels of `image` on an even grid.
 
     Pixels are picked, not averaged: averaging would change the histograms of different workers' pictures unequally.
     Pictures of one size are always sampled at the same places.

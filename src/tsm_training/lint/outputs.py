@@ -11,8 +11,8 @@ import numpy as np
 from tsm_training.arrays import Image
 from tsm_training.data import ExampleFiles, PictureFile, TrainingSession
 from tsm_training.engine import TrainingEngine, own_workers
-from tsm_training.engine.evaluator import preview_name
-from tsm_training.engine.tasks import TARGET, TRUTH
+from tsm_training.engine.evaluator import preview_name, trainable_workers
+from tsm_training.engine.tasks import SOURCE, TARGET, TRUTH
 from tsm_training.ensemble import NEGLIGIBLE_SHARE, decode_preview, renormalised, sample_grid
 from tsm_training.errors import ImageError, ImageFormatError, WorkerPoolError
 from tsm_training.images import read_image
@@ -20,7 +20,7 @@ from tsm_training.lint.findings import LintFinding
 from tsm_training.lint.pictures import Looked
 from tsm_training.lint.sketches import SAME_COLORS, Cells, color_difference, mean_cells
 from tsm_training.lint.subjects import Subject, finding
-from tsm_training.workers import WorkerPool, WorkerRequest, WorkerResult, ask_pool
+from tsm_training.workers import TrainableWorker, Worker, WorkerPool, WorkerRequest, WorkerResult, ask_pool
 
 __all__ = ["Ensemble", "NoEnsemble", "Outputs", "WhatIsKnown", "self_made"]
 
@@ -90,8 +90,7 @@ class Ensemble:
         """Return the ensemble's shares now and after its latest trainings, and what messages call them."""
         self.engine.prepare_learner()
         workers = own_workers(self.engine.worker_pool)
-        ids = None if workers is None else [worker.worker_id for worker in workers]
-        present = self.engine.weight_learner.get_blend_weights(worker_ids=ids)
+        present = self.engine.weight_learner.get_blend_weights(worker_ids=None if workers is None else self._fixed_ids)
         known: dict[_Key, tuple[str, Mapping[str, float]]] = {_frozen(present): ("with its present shares", present)}
         known.setdefault((), ("with equal shares", dict.fromkeys(present, 1.0)))
         for session in list(self.engine.store.iterate_sessions())[: -_SESSIONS - 1 : -1]:
@@ -101,7 +100,16 @@ class Ensemble:
 
     def present_fingerprints(self) -> Mapping[str, str]:
         """Return the fingerprints of the workers as they are now, by worker id."""
-        return self.engine.evaluator.fingerprints(own_workers(self.engine.worker_pool) or ())
+        return self.engine.evaluator.fingerprints(self._fixed)
+
+    @property
+    def _fixed(self) -> list[Worker]:
+        """The workers that learn nothing: coming near to a truth is what the others are for, and no sign of a fault."""
+        return [w for w in own_workers(self.engine.worker_pool) or () if not isinstance(w, TrainableWorker)]
+
+    @property
+    def _fixed_ids(self) -> list[str]:
+        return [worker.worker_id for worker in self._fixed]
 
     def outputs(self, subject: Subject, files: ExampleFiles) -> Outputs | None:
         """Return what the workers make of an example with these contents, from the store if it is there."""
@@ -110,7 +118,10 @@ class Ensemble:
 
     def _stored(self, files: ExampleFiles) -> Outputs | None:
         cells = {}
+        trainable = {worker.worker_id for worker in trainable_workers(self.engine.worker_pool)}
         for name, png in self.engine.store.load_previews(files.digest).items():
+            if name == SOURCE or _worker_of(name) in trainable:
+                continue
             try:
                 cells[name] = mean_cells(decode_preview(png))
             except ImageFormatError:  # a damaged preview is like one that was pushed out
@@ -144,9 +155,9 @@ class Ensemble:
     def _results(self, source: Image, target: Image) -> Iterable[WorkerResult]:
         """Return what each worker makes; our own run one after the other, so that one result is held at a time."""
         pool = self.engine.worker_pool
-        workers = own_workers(pool)
-        if workers is None or not isinstance(pool, WorkerPool):
+        if own_workers(pool) is None or not isinstance(pool, WorkerPool):
             return ask_pool(pool, source, target)
+        workers = self._fixed
         pool.runner.check(workers)
         request = WorkerRequest(source, target)
         return (pool.runner.run(worker, request) for worker in workers)

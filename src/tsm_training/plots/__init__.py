@@ -10,14 +10,16 @@ read nor change the host's settings of matplotlib. Colours can be told apart by 
 from __future__ import annotations
 
 import importlib
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
-from tsm_training.arguments import check_ids, check_whole_number
+from tsm_training.arguments import check_ids, check_whole_number, is_number
 from tsm_training.data import TrainingExample, TrainingSession
 from tsm_training.errors import InvalidArgumentError, MissingExtraError
 from tsm_training.views import (
+    Growth,
     Judged,
     SessionLike,
     Trained,
@@ -27,6 +29,7 @@ from tsm_training.views import (
     completed_sessions,
     contest_of,
     example_names,
+    growth_of,
     learning_curve,
     weight_paths,
     weight_rows,
@@ -36,7 +39,7 @@ from tsm_training.weights import LearnerStatistics, WeightLearner
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["plot_contenders", "plot_examples", "plot_learning_curve", "plot_weights", "plot_workers"]
+__all__ = ["plot_contenders", "plot_examples", "plot_growth", "plot_learning_curve", "plot_weights", "plot_workers"]
 
 _Kind = TypeVar("_Kind")
 
@@ -115,6 +118,42 @@ def plot_learning_curve(session: SessionLike) -> Figure:
     """
     figure: Figure = _drawings("plot_learning_curve").draw_curve(learning_curve(session))
     return figure
+
+
+def plot_growth(subject: Trained | Iterable[TrainingSession] | Growth) -> Figure:
+    """Plot the similarity on held-out examples over the number of examples learned from, before the guide's band.
+
+    Args:
+        subject: A `TrainingManager`, or sessions: a point for each training that had new examples and judged others,
+            and the untrained ensemble at 0. Or points of your own: pairs of a number of examples and a similarity.
+
+    Raises:
+        InvalidArgumentError: there are fewer than two points.
+        MissingExtraError: the extra ``plots`` is not installed.
+    """
+    drawings = _drawings("plot_growth")
+    points = _growth_in(subject)
+    if points is None or len(points) < 2:  # noqa: PLR2004 - one point is no curve
+        expected = "a TrainingManager, sessions, or pairs (number of examples, similarity), with at least two points"
+        raise InvalidArgumentError("subject", subject, expected)
+    figure: Figure = drawings.draw_growth(points)
+    return figure
+
+
+def _growth_in(subject: object) -> Growth | None:
+    if isinstance(subject, Trained):
+        return growth_of(subject.training_engine.store.iterate_sessions())
+    things = list(subject) if isinstance(subject, Iterable) else []
+    if things and all(isinstance(each, TrainingSession) for each in things):
+        return growth_of(things)
+    return sorted((float(each[0]), float(each[1])) for each in things) if all(map(_is_point, things)) else None
+
+
+def _is_point(thing: object) -> bool:
+    """Tell whether this is a pair of a number of examples and a similarity."""
+    if not isinstance(thing, Sequence) or len(thing) != 2 or not all(map(is_number, thing)):  # noqa: PLR2004
+        return False
+    return bool(0.0 <= thing[0] < math.inf and 0.0 <= thing[1] <= 1.0)
 
 
 def plot_workers(

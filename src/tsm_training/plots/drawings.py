@@ -35,19 +35,20 @@ from tsm_training.plots.look import (
     write,
 )
 from tsm_training.views import (
-    CONTENDER_NAMES,
     AccuracyRow,
     Contest,
     ContestRow,
+    Growth,
     LearningCurve,
     PathPoint,
     WeightPath,
     WeightRow,
     foremost,
+    guide_band,
     shortened,
 )
 
-__all__ = ["draw_contest", "draw_curve", "draw_examples", "draw_weights", "draw_workers"]
+__all__ = ["draw_contest", "draw_curve", "draw_examples", "draw_growth", "draw_weights", "draw_workers"]
 
 _ROW: Final = 0.26
 """Height of a row in inches."""
@@ -57,6 +58,7 @@ _LEAST_HEIGHT: Final = 2.4
 _WIDE: Final = 4.2
 """Height of a plot of curves in inches."""
 _DOT: Final = 5.5
+_LONGEST_LABEL: Final = 44
 _COLORED: Final = 5
 """So many bands can be told apart where they overlap."""
 
@@ -223,6 +225,26 @@ def draw_curve(curve: LearningCurve) -> Plot:
     return finished(plot)
 
 
+def draw_growth(points: Growth) -> Plot:
+    """Draw similarity on held-out examples over the number of examples learned from, before the guide's band."""
+    plot, (axes,) = new_plot(7.5, _WIDE)
+    title(plot, "What examples bring")
+    measure(axes, "examples learned from", "similarity on held-out examples")
+    rules(axes, "y")
+    counts, values = zip(*points, strict=True)
+    places, lows, highs = zip(*guide_band(max(counts)), strict=True)
+    axes.fill_between(places, lows, highs, color=RULE, alpha=0.8, linewidth=0.0, zorder=0)
+    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
+    _line(axes, counts, values, CONTENDER_STYLES["trained"], "-")
+    step, free = 0.1 * max(counts), min(counts)
+    for count, value in points:
+        if count >= free:  # figures of near neighbours would stand over each other
+            write(axes, count, value, f" {value:.3f}", ha="left", va="top", color=INK)
+            free = count + step
+    caption(plot, "Mean similarity of the ensemble's pictures; at 0 with equal weights. Band: what the guide expects.")
+    return finished(plot)
+
+
 def _line(axes: Axes, xs: Sequence[float], ys: Sequence[float], style: MarkStyle, dashes: str) -> Line2D:
     (line,) = axes.plot(
         xs,
@@ -334,21 +356,24 @@ def draw_contest(contest: Contest) -> Plot:
     plot, (left, right) = new_plot(11.0, max(_LEAST_HEIGHT, _FRAME + 0.5 * len(names)), (1.15, 1.0))
     heading(left, "What each contender scored")
     measure(left, "similarity to the ground truth")
-    name_rows(left, [CONTENDER_NAMES[name] for name in names])
+    labels = shortened([contest.labels[name] for name in names], _LONGEST_LABEL)
+    name_rows(left, [labels[contest.labels[name]] for name in names])
     rows = contest.judged
     for row in rows:
-        scores = [row.scores[name] for name in names]
-        left.plot(scores, range(len(names)), **_thin(0.7))
+        places = [number for number, name in enumerate(names) if name in row.scores]
+        left.plot([row.scores[names[number]] for number in places], places, **_thin(0.7))
     for number, name in enumerate(names):
         style = CONTENDER_STYLES[name]
-        left.plot([row.scores[name] for row in rows], [number] * len(rows), **_dot(style, 4.5, alpha=0.55))
+        scores = contest.scores(name)
+        left.plot(scores, [number] * len(scores), **_dot(style, 4.5, alpha=0.55))
         mean = contest.means[name]
         left.plot(
             [mean, mean], [number - 0.3, number + 0.3], color=INK, linewidth=2.0, linestyle="-", marker="", zorder=5
         )
     _draw_gains(right, contest)
     kind = "never learned from" if rows[0].is_unseen else "learned from"
-    words = f"Lines link the {counted(len(rows), 'example')} {kind}; black bars are means, each target counting once."
+    judged = counted(len(rows), "example") if len(rows) >= contest.num_held_out else contest.words
+    words = f"Lines link the {judged} {kind}; black bars are means, each target counting once."
     caption(plot, f"{words} Right: mean and, from 8 targets on, 90 % interval; band: practically equal.")
     return finished(plot)
 
@@ -379,14 +404,15 @@ def draw_examples(contest: Contest, rows: Sequence[ContestRow], names: Sequence[
     short = shortened(names)
     name_rows(axes, [short[name] for name in names], [INK if row.is_unseen else GREY for row in rows])
     for number, row in enumerate(rows):
-        scores = [row.scores[name] for name in contest.names]
+        scores = list(row.scores.values())
         axes.plot([min(scores), max(scores)], [number] * 2, **_thin(1.0))
+    labels = shortened([contest.labels[name] for name in contest.names], _LONGEST_LABEL)
     marks = []
     for name in reversed(contest.names):  # the trained ensemble on top
         style = CONTENDER_STYLES[name]
-        values = [row.scores[name] for row in rows]
-        (line,) = axes.plot(values, range(len(rows)), **_dot(style, 6.0))
-        marks.append((line, CONTENDER_NAMES[name]))
+        places = [number for number, row in enumerate(rows) if name in row.scores]
+        (line,) = axes.plot([rows[number].scores[name] for number in places], places, **_dot(style, 6.0))
+        marks.append((line, labels[contest.labels[name]]))
     key(axes, reversed(marks))
     words = "Best for the trained ensemble first."
     if left_out:

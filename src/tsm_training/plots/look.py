@@ -85,6 +85,7 @@ CONTENDER_STYLES: Final = {
     "previous": MarkStyle(COLORS[3], "D"),
     "equal_weights": MarkStyle(COLORS[1], "s"),
     "best_single": MarkStyle(COLORS[2], "^"),
+    "best_fixed": MarkStyle(COLORS[4], "v"),
     "untouched": MarkStyle(GREY, "X"),
 }
 

@@ -14,11 +14,12 @@ from tsm_training.engine import TrainingEngine
 from tsm_training.files import replace_file
 from tsm_training.lint import LintReport
 from tsm_training.report.contents import gathered
+from tsm_training.report.growth import growth_chart
 from tsm_training.report.page import render
 from tsm_training.report.sheet import DEFAULT_ROWS, contact_sheet
 from tsm_training.report.showing import Shown, show
 
-__all__ = ["Shown", "contact_sheet", "report_page", "show", "write_report"]
+__all__ = ["Shown", "contact_sheet", "growth_chart", "report_page", "show", "write_report"]
 
 DEFAULT_TITLE: Final = "Training report"
 

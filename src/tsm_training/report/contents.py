@@ -20,12 +20,14 @@ from tsm_training.lint import LintReport
 from tsm_training.report.sheet import SheetRow, look_at_examples
 from tsm_training.views import (
     Contest,
+    Growth,
     LearningCurve,
     WeightPath,
     WeightRow,
     completed_sessions,
     contest_of,
     example_names,
+    growth_of,
     learning_curve,
     weight_paths,
     weight_rows,
@@ -61,6 +63,8 @@ class ReportContents:
     verdict: VerdictDocument | None
     contest: Contest | None
     """All contenders on the examples that the session held out; None where none were."""
+    growth: Growth
+    """Of all sessions; fewer than two points where no two trainings have judged anything."""
     curve: LearningCurve | None
     weights: Sequence[WeightRow]
     paths: Sequence[WeightPath]
@@ -111,6 +115,7 @@ def gathered(
         session=session,
         verdict=None if session is None else _verdict(session),
         contest=None if session is None else _contest(session),
+        growth=growth_of(sessions),
         curve=None if session is None else _curve(session),
         weights=weight_rows(learner.get_all_statistics(), learner.get_blend_weights()),
         paths=weight_paths(sessions) if len(sessions) > 1 else [],

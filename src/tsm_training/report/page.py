@@ -28,6 +28,7 @@ from tsm_training.markup import (
     joined,
     legend,
     line_chart,
+    listed,
     percent_text,
     probability_text,
     seconds_text,
@@ -35,9 +36,10 @@ from tsm_training.markup import (
     tag,
 )
 from tsm_training.report.contents import ReportContents
+from tsm_training.report.growth import growth_chart
 from tsm_training.report.sheet import SheetRow, fitted, heat_picture, heat_scale, heat_top
 from tsm_training.report.style import STYLE
-from tsm_training.views import CONTENDER_NAMES, Contest, WeightPath, foremost
+from tsm_training.views import Contest, WeightPath, foremost
 
 __all__ = ["render"]
 
@@ -50,6 +52,7 @@ _COLORED: Final = 5
 _DECISIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "ship": ("ship", "✓", "Ship"),
     "don't ship": ("dont", "✗", "Don't ship"),
+    "no gain": ("none", "=", "No gain"),
     "collect more": ("more", "+", "Collect more"),
 }
 """Class, sign and words of each decision: never the colour alone."""
@@ -62,6 +65,7 @@ def render(contents: ReportContents) -> str:
         _verdict(contents),
         _facts(contents),
         _contenders(contents),
+        _growth(contents),
         _weights(contents),
         _curve(contents),
         _sheet(contents.sheet),
@@ -140,7 +144,11 @@ def _facts(contents: ReportContents) -> Markup:
         if unseen is not None and unseen < len(session.validation_ids):
             facts.append(("never learned from", str(unseen)))
     if contest is not None:
+        if len(contest.judged) < contest.num_held_out:
+            facts.append(("judged", f"{len(contest.judged)} of {contest.num_held_out}"))
         facts.append(("similarity reached", figure_text(contest.means[TRAINED])))
+        if contest.delta_e[TRAINED] is not None:
+            facts.append(("mean ΔE00", figure_text(contest.delta_e[TRAINED], 2)))
     return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts")
 
 
@@ -154,29 +162,38 @@ def _contenders(contents: ReportContents) -> Markup | None:
         return None
     scale = _gain_scale(contest)
     rows = [
-        [CONTENDER_NAMES[name], figure_text(contest.means[name]), _gain(contest, name, scale)] for name in contest.names
+        [
+            breakable(contest.labels[name]),
+            figure_text(contest.means[name]),
+            figure_text(contest.delta_e[name], 2),
+            _gain(contest, name, scale),
+        ]
+        for name in contest.names
     ]
-    shown = table(
-        _contenders_words(contest), ["contender", "similarity", "gain of the trained ensemble"], rows, _CONTENDERS_KINDS
-    )
+    head = ["contender", "similarity", "ΔE00", "gain of the trained ensemble"]
+    shown = table(_contenders_words(contest), head, rows, _CONTENDERS_KINDS)
     marks = "Dots are single examples."
     if contest.rope:
         marks += f" Within the grey band (up to {contest.rope:g}) a difference is practically none."
     return _section("The trained ensemble and its contenders", shown, tag("p", marks, class_="soft"))
 
 
-_CONTENDERS_KINDS: Final = {1: "number", 2: "gain"}
+_CONTENDERS_KINDS: Final = {1: "number", 2: "number", 3: "gain"}
 
 
 def _contenders_words(contest: Contest) -> str:
-    examples = counted(len(contest.judged), "held-out example")
+    examples = contest.words
     if not any(row.is_unseen for row in contest.rows):
         return f"Mean similarity to the ground truth on {examples}, all of them learned from: it flatters the ensemble."
     targets = contest.num_targets or 0
     words = (
-        f"Mean similarity to the ground truth on {examples} never learned from, each of their "
-        f"{counted(targets, 'target')} counting once, and what the trained ensemble gains over each contender"
+        f"Mean similarity and colour difference ΔE00 (about 1 can be seen) to the ground truth on {examples} never "
+        f"learned from, each of their {counted(targets, 'target')} counting once, and what the trained ensemble gains "
+        "over each contender"
     )
+    short = [contest.labels[name] for name in contest.names if len(contest.scores(name)) < len(contest.judged)]
+    if short:
+        words += f", on fewer examples for want of pictures over {listed(short)}"
     if targets < MIN_EXAMPLES:
         return f"{words}. Intervals and probabilities need {MIN_EXAMPLES} targets."
     return f"{words}: mean, 90 % interval, and probability that it is better."
@@ -208,6 +225,13 @@ def _gain(contest: Contest, name: str, scale: Scale) -> Markup | str:
 
 def _measure(figures: Any, bar: Markup) -> Markup:
     return tag("div", tag("span", figures, class_="figures"), bar, class_="measure")
+
+
+def _growth(contents: ReportContents) -> Markup | None:
+    points = contents.growth
+    if len(points) < 2:  # noqa: PLR2004 - one point is no curve
+        return None
+    return _section("What examples bring", growth_chart(points))
 
 
 def _weights(contents: ReportContents) -> Markup | None:

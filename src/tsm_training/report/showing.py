@@ -20,13 +20,13 @@ from tsm_training.markup import (
     seconds_text,
     small_table,
 )
-from tsm_training.views import CONTENDER_NAMES, shortened
+from tsm_training.views import contender_labels, guide_band, shortened
 
 __all__ = ["Shown", "show"]
 
 Results: TypeAlias = TrainingResults | ValidationResults | CrossValidationResults | Explanation | TrainingProgress
 
-_LONGEST_NAME: Final = 40
+_LONGEST_NAME: Final = 48
 
 _EXPECTED: Final = "what train(), validate(), cross_validate(), explain() or get_training_progress() returned"
 
@@ -89,8 +89,19 @@ def _training(document: Mapping[str, Any]) -> Shown:
     facts = {
         "learned from": f"{counted(session['num_examples'], 'example')}, {counted(session['epochs'], 'epoch')}",
         **_judged_facts(validation),
+        "learning curve": _growth_text(session["num_examples"], validation.get("contenders", {})),
     }
     return Shown("Training", facts, *_contender_table(validation))
+
+
+def _growth_text(num_examples: int, contenders: Mapping[str, Any]) -> str | None:
+    """Say what the examples brought, and what the user guide expects of so many."""
+    before, after = (contenders.get(name, {}).get("mean") for name in ("equal_weights", "trained"))
+    if before is None or after is None:
+        return None
+    _count, low, high = guide_band(num_examples)[-1]
+    reached = f"{figure_text(before)} with equal weights, {figure_text(after)} after {counted(num_examples, 'example')}"
+    return f"{reached}; the guide expects {figure_text(low, 2)} to {figure_text(high, 2)}"
 
 
 def _validation(document: Mapping[str, Any]) -> Shown:
@@ -107,11 +118,15 @@ def _judged_facts(document: Mapping[str, Any]) -> dict[str, str | None]:
     unseen = document.get("unseen_examples")
     seen = "" if unseen is None else f", of which {unseen} were never learned from"
     skipped = document.get("skipped", {})
+    pictures, delta_e = document.get("ensemble_accuracy"), document.get("mean_delta_e")
     return {
         "judged on": f"{counted(document['num_examples'], 'example')}{seen}",
         "workers by share": None
         if trained is None
         else f"{figure_text(trained)}, with equal shares {figure_text(equal)}",
+        "ensemble's pictures": None
+        if pictures is None
+        else f"similarity {figure_text(pictures)}, mean ΔE00 {figure_text(delta_e, 2)}",
         "verdict": (document.get("verdict") or {}).get("sentence"),
         "skipped": counted(len(skipped), "example") if skipped else None,
     }
@@ -121,15 +136,16 @@ def _contender_table(document: Mapping[str, Any]) -> tuple[tuple[str, ...], tupl
     contenders = document.get("contenders", {})
     compared = (document.get("verdict") or {}).get("comparisons", {})
     rows = []
-    for name, words in CONTENDER_NAMES.items():
+    for name, words in contender_labels(document).items():
         if name in contenders:
             known = compared.get(name, {})
             gain = figure_text(known.get("mean_difference"), signed=True)
             gain += interval_text(known.get("interval"), signed=True)
-            rows.append((words, figure_text(contenders[name]["mean"]), gain))
+            mean, delta_e = contenders[name]["mean"], contenders[name].get("mean_delta_e")
+            rows.append((words, figure_text(mean), figure_text(delta_e, 2), gain))
     has_intervals = any(known.get("interval") for known in compared.values())
     gain = f"gain of the trained ensemble{', 90 % interval' if has_intervals else ''}"
-    return ("contender", "similarity", gain), tuple(rows)
+    return ("contender", "similarity", "ΔE00", gain), tuple(rows)
 
 
 def _explanation(document: Mapping[str, Any]) -> Shown:

@@ -39,12 +39,14 @@ p { margin: 0.5rem 0; max-width: 54rem; }
 .soft, caption, figcaption, .legend, .unit, footer { color: var(--soft); font-size: 0.9rem; }
 .verdict { border-left: 0.4rem solid var(--open); background: var(--raised); padding: 0.8rem 1.1rem; margin: 1.3rem 0; }
 .verdict.ship { border-color: var(--good); }
+.verdict.none { border-color: var(--quiet); }
 .verdict.dont { border-color: var(--bad); }
 .verdict h2 { margin: 0; font-size: 1.05rem; }
 .verdict .decision {
   font-size: 1.5rem; font-weight: 700; line-height: 1.25; margin: 0.1rem 0 0.3rem; color: var(--open);
 }
 .verdict.ship .decision { color: var(--good); }
+.verdict.none .decision { color: var(--ink); }
 .verdict.dont .decision { color: var(--bad); }
 dl.facts {
   display: grid; grid-template-columns: repeat(auto-fit, minmax(8.2rem, 1fr)); gap: 0.8rem 1.4rem; margin: 1rem 0;
@@ -62,7 +64,8 @@ tbody th, dt { overflow-wrap: normal; }
 tbody th { font-weight: 600; min-width: 8rem; }
 th.number, td.number { text-align: right; }
 td.number, .short { white-space: nowrap; }
-th.broad, td.broad, th.gain, td.gain { width: 62%; }
+th.broad, td.broad { width: 62%; }
+th.gain, td.gain { width: 56%; }
 .measure { display: flex; flex-wrap: wrap; align-items: center; gap: 0 1rem; }
 .measure .figures { flex: 0 0 13.5rem; white-space: nowrap; }
 .measure .bar { flex: 1 1 9rem; min-width: 0; }
@@ -118,7 +121,9 @@ footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 0.6re
 }
 @media (max-width: 23rem) {
   th.broad, td.broad { min-width: 8rem; }
-  tbody th { min-width: 4.5rem; }
+  tbody th { min-width: 4rem; }
+  table { font-size: 0.85rem; }
+  th, td { padding-right: 0.35rem; }
 }
 @media print {
   :root {

@@ -20,7 +20,10 @@ import pytest
 
 from tsm_training.data import (
     PREVIEW_BYTES,
+    Evaluation,
+    EvaluationKey,
     ExampleScores,
+    ObservationRecord,
     Preview,
     SessionCommit,
     TrainingExample,
@@ -111,7 +114,7 @@ def _at_once(actions: Sequence[Callable[[], T]]) -> list[T]:
 
 
 def _fits_that_change() -> list[LearnedState]:
-    """Return states whose fitted blend and groups come, change and go while the evidence stays."""
+    """Return states whose fitted blend, groups and workers' fits come, change and go while the evidence stays."""
     first, second = make_learned_state(1), make_learned_state(2)
     label, *_others = first.groups
     return [
@@ -122,8 +125,21 @@ def _fits_that_change() -> list[LearnedState]:
         attrs.evolve(first, groups={label: first.groups[label]}),
         attrs.evolve(first, group_by=second.group_by, groups=second.groups),
         attrs.evolve(first, group_by=None, groups={}),
+        attrs.evolve(first, fits={}),
+        attrs.evolve(first, fits=second.fits),
+        attrs.evolve(first, fits={**first.fits, "another": b"{}"}),
+        attrs.evolve(first, fits={"good": b""}),
         first,
     ]
+
+
+def _keyed(worker_id: str, fingerprint: str = "1", metric: str = "m", digest: str = "d0") -> Evaluation:
+    """Return an evaluation under that key."""
+    return make_evaluation(key=EvaluationKey(digest, worker_id, fingerprint, metric))
+
+
+def _pictured(*names: str, digest: str = "d0") -> list[Preview]:
+    return [Preview(digest, name, name.encode()) for name in names]
 
 
 # --- the contract ---------------------------------------------------------------------------------------------------
@@ -163,6 +179,8 @@ class TrainingStoreContract(ABC):
         assert store.get_all_sessions() == []
         assert store.load_evaluations(["digest"]) == []
         assert store.load_previews("digest") == {}
+        assert store.load_observations("worker@1", ["digest"]) == {}
+        assert store.find_observations("worker@1", ["digest"]) == set()
 
     def test_a_new_store_has_learned_nothing(self, store: TrainingStore) -> None:
         learning = store.load_learning()
@@ -489,14 +507,107 @@ class TrainingStoreContract(ABC):
 
     def test_evaluations_sessions_and_metrics_outlive_an_example(self, store: TrainingStore) -> None:
         self._add(store, "example")
-        store.save_evaluations([make_evaluation()], [Preview("digest", "good", b"png")])
+        digest = make_files("example").digest
+        store.save_evaluations([make_evaluation(digest)], [Preview("digest", "good", b"png")])
         store.begin_session(make_session())
         session = self._commit(store, metrics=[make_metric_row()])
         store.remove_example("example")
-        assert store.load_evaluations(["digest"]) == [make_evaluation()]
+        assert store.load_evaluations([digest]) == [make_evaluation(digest)]
         assert store.load_previews("digest") == {"good": b"png"}
         assert store.get_all_sessions() == [session]
         assert store.get_metrics("session") == [make_metric_row()]
+
+    # --- what goes with the contents of an example ---
+
+    def _note(self, store: TrainingStore, *names: str) -> None:
+        """Store an observation and two previews of the contents of each name."""
+        for name in names:
+            digest = make_files(name).digest
+            previews = [Preview(digest, "target", b"png", None), Preview(digest, "w@1", b"png")]
+            store.save_evaluations([], previews, [ObservationRecord(digest, "w@1", name.encode())])
+
+    def _noted(self, store: TrainingStore, *names: str) -> list[str]:
+        """Return of which contents everything is there that `_note` stores; of the others nothing must be."""
+        found = []
+        for name in names:
+            digest = make_files(name).digest
+            previews = store.load_previews(digest)
+            if previews:
+                found.append(name)
+            expected = {"target": b"png", "w@1": b"png"} if previews else {}
+            assert previews == expected
+            assert store.load_observations("w@1", [digest]) == ({digest: name.encode()} if previews else {})
+            assert store.find_observations("w@1", [digest]) == ({digest} if previews else set())
+        return found
+
+    def _share(self, store: TrainingStore, **contents: str | None) -> None:
+        """Add examples that have the contents of these names."""
+        for example_id, name in contents.items():
+            store.add_examples([make_example(example_id, files=None if name is None else make_files(name))])
+
+    def test_observations_and_previews_go_with_the_last_example_of_their_contents(self, store: TrainingStore) -> None:
+        self._share(store, one="p", two="p", three="q", four=None)
+        self._note(store, "p", "q", "r")
+        for example_id in ("one", "four"):
+            store.remove_example(example_id)
+            assert self._noted(store, "p", "q", "r") == ["p", "q", "r"]
+        store.remove_example("two", _count_up)
+        assert self._noted(store, "p", "q", "r") == ["q", "r"]
+        self._share(store, one="p")
+        assert self._noted(store, "p") == []
+
+    def test_contents_that_differ_in_one_file_are_different(self, store: TrainingStore) -> None:
+        files, other = make_files("p"), make_files("q")
+        for number, role in enumerate(("source", "target", "ground_truth")):
+            store.add_examples([make_example(str(number), files=attrs.evolve(files, **{role: getattr(other, role)}))])
+        self._share(store, one="p")
+        self._note(store, "p")
+        store.remove_example("one")
+        assert self._noted(store, "p") == []
+
+    def test_observations_and_previews_stay_where_a_removal_fails(self, store: TrainingStore) -> None:
+        self._share(store, one="p")
+        self._note(store, "p")
+        with pytest.raises(_FailureError):
+            store.remove_example("one", _fail)
+        assert self._noted(store, "p") == ["p"]
+
+    def test_observations_and_previews_go_with_contents_that_are_replaced(self, store: TrainingStore) -> None:
+        self._share(store, one="p", two="p", three="q", four="r", five=None)
+        self._note(store, "p", "q", "r", "s")
+        store.save_evaluations([make_evaluation(make_files("p").digest)])
+        store.update_examples([make_example("one", files=make_files("s"))])
+        assert self._noted(store, "p", "q", "r", "s") == ["p", "q", "r", "s"]
+        store.update_examples(
+            [
+                make_example("two", files=make_files("s")),
+                make_example("three", files=None),
+                make_example("four", files=make_files("r"), metadata={"new": True}),
+                make_example("five", files=make_files("r")),
+            ],
+            _count_up,
+        )
+        assert self._noted(store, "p", "q", "r", "s") == ["r", "s"]
+        assert len(store.load_evaluations([make_files("p").digest])) == 1
+
+    def test_contents_that_change_hands_in_one_call_lose_nothing(self, store: TrainingStore) -> None:
+        self._share(store, one="p", two="q")
+        self._note(store, "p", "q")
+        swapped = [make_example("one", files=make_files("q")), make_example("two", files=make_files("p"))]
+        store.update_examples(swapped)
+        assert self._noted(store, "p", "q") == ["p", "q"]
+
+    def test_observations_and_previews_stay_where_an_update_fails(self, store: TrainingStore) -> None:
+        self._share(store, one="p", two="q")
+        self._note(store, "p", "q")
+        replaced = make_example("one", files=make_files("s"))
+        with pytest.raises(_FailureError):
+            store.update_examples([replaced], _fail)
+        with pytest.raises(_FailureError):
+            store.edit_examples({"one": lambda _stored: replaced, "two": _fail_to_edit})
+        with pytest.raises(ExampleNotFoundError):
+            store.update_examples([replaced, make_example("nobody")])
+        assert self._noted(store, "p", "q") == ["p", "q"]
 
     # --- evaluations and previews ---
 
@@ -580,8 +691,127 @@ class TrainingStoreContract(ABC):
         store.save_evaluations([], [Preview(f"d{number}", "p", bytes(size)) for number, size in enumerate(sizes)])
         assert self._previews(store) == [("d0", "p"), ("d1", "p")]
 
+    def test_previews_of_the_lowest_rank_stay_whatever_their_names(self, store: TrainingStore) -> None:
+        half = bytes(PREVIEW_BYTES // 2)
+        kept = [Preview("d2", "z", half, -1.5), Preview("d1", "z", half, 0.25)]
+        store.save_evaluations([], [Preview("d0", "a", b"x", 0.5), *kept, Preview("d0", "b", b"x", 1 / 3)])
+        assert self._previews(store) == [("d1", "z"), ("d2", "z")]
+        store.save_evaluations([], [Preview("d0", "c", b"x", 0.25)])  # the same rank, and an earlier digest
+        assert self._previews(store) == [("d0", "c"), ("d1", "z"), ("d2", "z")]
+        store.save_evaluations([], [Preview("d0", "d", half, 0.0)])
+        assert self._previews(store) == [("d0", "d"), ("d2", "z")]
+
+    def test_previews_without_a_rank_are_all_kept_and_count_nothing(self, store: TrainingStore) -> None:
+        half = bytes(PREVIEW_BYTES // 2)
+        store.save_evaluations([], [Preview("d0", name, half, None) for name in "abc"])
+        store.save_evaluations([], [Preview("d1", name, half, 0.5) for name in "abc"])
+        assert self._previews(store) == [("d0", "a"), ("d0", "b"), ("d0", "c"), ("d1", "a"), ("d1", "b")]
+        store.save_evaluations([], [Preview("d2", "z", b"x", None), Preview("d2", "a", b"x", 0.75)])
+        assert self._previews(store)[3:] == [("d1", "a"), ("d1", "b"), ("d2", "z")]
+
+    def test_a_replaced_preview_has_its_new_rank(self, store: TrainingStore) -> None:
+        whole = bytes(PREVIEW_BYTES)
+        store.save_evaluations([], [Preview("d0", "a", whole, None), Preview("d1", "a", whole, 0.5)])
+        store.save_evaluations([], [Preview("d0", "a", whole, 1.0)])
+        assert self._previews(store) == [("d1", "a")]
+        store.save_evaluations([], [Preview("d1", "a", whole, None), Preview("d2", "a", whole, 2.0)])
+        assert self._previews(store) == [("d1", "a"), ("d2", "a")]
+
     def _previews(self, store: TrainingStore) -> list[tuple[str, str]]:
         return [(digest, name) for digest in ("d0", "d1", "d2") for name in sorted(store.load_previews(digest))]
+
+    # --- observations ---
+
+    def test_observations_come_back_by_digest_and_byte_for_byte(self, store: TrainingStore) -> None:
+        contents = {"digest": bytes(range(256)) * 3, "empty": b"", "zero": b"\0", ODD_TEXT: b"{}"}
+        for name in ("worker@1", ODD_TEXT, ""):
+            store.save_evaluations([], (), [ObservationRecord(digest, name, c) for digest, c in contents.items()])
+            assert store.load_observations(name, contents) == contents
+            assert store.find_observations(name, contents) == set(contents)
+            assert all(type(content) is bytes for content in store.load_observations(name, contents).values())
+
+    def test_an_observation_with_the_same_digest_and_name_replaces_the_old_one(self, store: TrainingStore) -> None:
+        store.save_evaluations([], (), [ObservationRecord("digest", name, b"old") for name in ("a@1", "a@2")])
+        new = [ObservationRecord("digest", "a@1", content) for content in (b"newer", b"")]
+        store.save_evaluations([], (), new)
+        assert store.load_observations("a@1", ["digest"]) == {"digest": b""}
+        assert store.load_observations("a@2", ["digest"]) == {"digest": b"old"}
+
+    def test_observations_come_back_for_the_wanted_name_and_examples_only(self, store: TrainingStore) -> None:
+        names = ["a", "A", "a ", "a@1", "ab", "á"]
+        records = [ObservationRecord(d, n, f"{d} {n}".encode()) for d in ("d0", "d1", "D0") for n in names]
+        store.save_evaluations([], (), records)
+        for name in names:
+            assert store.load_observations(name, ["d1", "nothing"]) == {"d1": f"d1 {name}".encode()}
+            assert store.find_observations(name, ["d1", "nothing"]) == {"d1"}
+            assert store.load_observations(name, []) == {}
+            assert store.find_observations(name, []) == set()
+        for name in ("", "b", "a@", "a%", "A@1"):
+            assert store.load_observations(name, ["d0", "d1"]) == {}
+            assert store.find_observations(name, ["d0", "d1"]) == set()
+
+    def test_observations_may_be_asked_for_by_many_digests_and_by_any_iterable(self, store: TrainingStore) -> None:
+        expected = {f"digest {number}": str(number).encode() for number in (3, 1_999, 40_000)}
+        store.save_evaluations(
+            [], (), [ObservationRecord(digest, "a", content) for digest, content in expected.items()]
+        )
+        assert store.load_observations("a", (f"digest {number}" for number in range(40_001))) == expected
+        assert store.find_observations("a", (f"digest {number}" for number in range(40_001))) == set(expected)
+        assert store.load_observations("a", ["digest 3", "digest 3"]) == {"digest 3": b"3"}
+
+    def test_what_comes_in_one_call_is_all_there(self, store: TrainingStore) -> None:
+        store.save_evaluations([make_evaluation()], _pictured("a@1"), [ObservationRecord("d0", "a@1", b"x")])
+        assert store.load_evaluations(["digest"]) == [make_evaluation()]
+        assert store.load_previews("d0") == {"a@1": b"a@1"}
+        assert store.load_observations("a@1", ["d0"]) == {"d0": b"x"}
+
+    # --- workers that were fitted anew ---
+
+    def test_a_worker_that_was_fitted_anew_supersedes_what_is_stored_of_it(self, store: TrainingStore) -> None:
+        store.save_evaluations([_keyed("a", "1"), _keyed("a", "2"), _keyed("a", "new")], _pictured("a@1", "a@2"))
+        new = [attrs.evolve(_keyed("a", "new"), accuracy=0.5), _keyed("a", "newer")]
+        store.save_evaluations(new, _pictured("a@new", "a@newer"), superseding=["a"])
+        assert store.load_evaluations(["d0"]) == new
+        assert store.load_previews("d0") == {"a@new": b"a@new", "a@newer": b"a@newer"}
+        store.save_evaluations([_keyed("a", "3")], superseding={"a"})
+        assert store.load_evaluations(["d0"]) == [_keyed("a", "3")]
+        assert store.load_previews("d0") == {}
+
+    def test_nothing_of_other_workers_metrics_and_examples_is_superseded(self, store: TrainingStore) -> None:
+        others = ["a@", "a@b", "ab", "b", "A", "@a", "", "a%", "_"]
+        evaluations = [_keyed(worker_id, "1") for worker_id in others]
+        evaluations += [_keyed("a", "1", "another metric"), _keyed("a", "1", digest="d1")]
+        pictures = [*(f"{worker_id}@1" for worker_id in others), "a", "target", "ground_truth", ODD_TEXT]
+        noted = [ObservationRecord("d0", "a@1", b"1"), ObservationRecord("d0", "a@2", b"2")]
+        store.save_evaluations(evaluations, _pictured(*pictures) + _pictured("a@1", digest="d1"), noted)
+        store.save_evaluations([_keyed("a", "old")], _pictured("a@old"))
+        store.save_evaluations([_keyed("a", "new")], superseding=("a",))
+        assert store.load_evaluations(["d0", "d1"]) == [*evaluations, _keyed("a", "new")]
+        assert store.load_previews("d0") == {name: name.encode() for name in pictures}
+        assert store.load_previews("d1") == {"a@1": b"a@1"}
+        assert store.load_observations("a@1", ["d0"]) == {"d0": b"1"}
+        assert store.load_observations("a@2", ["d0"]) == {"d0": b"2"}
+
+    def test_workers_whose_ids_begin_alike_are_superseded_each_for_itself(self, store: TrainingStore) -> None:
+        workers = ["a", "a@b", "a@b@c", "ab"]
+        for worker_id in workers:
+            names = [f"{w}@1" for w in workers]
+            store.save_evaluations([_keyed(w, "1") for w in workers], _pictured(*names), superseding=workers)
+            store.save_evaluations([_keyed(worker_id, "2")], _pictured(f"{worker_id}@2"), superseding=[worker_id])
+            expected = {f"{w}@{2 if w == worker_id else 1}" for w in workers}
+            assert set(store.load_previews("d0")) == expected
+            found = {f"{e.key.worker_id}@{e.key.worker_fingerprint}" for e in store.load_evaluations(["d0"])}
+            assert found == expected
+
+    def test_only_evaluations_of_the_named_workers_supersede_anything(self, store: TrainingStore) -> None:
+        before = [_keyed("a", "1"), _keyed("b", "1"), _keyed("c", "1")]
+        store.save_evaluations(before, _pictured("a@1", "b@1", "c@1"))
+        store.save_evaluations([_keyed("a", "2")], _pictured("a@2", "b@2"))
+        store.save_evaluations([_keyed("a", "3")], superseding=())
+        store.save_evaluations([_keyed("b", "3")], _pictured("c@3"), superseding=["c", "nobody"])
+        fingerprints = [("a", "1"), ("b", "1"), ("c", "1"), ("a", "2"), ("a", "3"), ("b", "3")]
+        assert [e.key[1:3] for e in store.load_evaluations(["d0"])] == fingerprints
+        assert set(store.load_previews("d0")) == {"a@1", "b@1", "c@1", "a@2", "b@2", "c@3"}
 
     # --- sessions ---
 
@@ -740,6 +970,7 @@ class TrainingStoreContract(ABC):
         store.update_learning(_becomes(expected))
         state = store.load_learning().state
         assert state.fitted == expected.fitted
+        assert dict(state.fits) == dict(expected.fits)
         assert (state.group_by, list(state.groups)) == (expected.group_by, list(expected.groups))
         for label, group in expected.groups.items():
             assert state.groups[label] == group
@@ -774,7 +1005,8 @@ class TrainingStoreContract(ABC):
 
     def test_what_the_new_state_lacks_is_gone(self, store: TrainingStore) -> None:
         store.update_learning(_becomes(make_learned_state(1)))
-        smaller = LearnedState({"good": WorkerBase(2.0)}, {"digest": {"good": Absorbed(0.5, 1.0, 0.0)}})
+        outcomes = {"digest": {"good": Absorbed(0.5, 1.0, 0.0)}}
+        smaller = LearnedState({"good": WorkerBase(2.0)}, outcomes, fits={"good": b"2"})
         store.update_learning(_becomes(smaller))
         assert store.load_learning().state == smaller
         store.update_learning(_becomes(LearnedState()))
@@ -907,7 +1139,8 @@ class TrainingStoreContract(ABC):
         def keep_results() -> None:
             for number in range(6):
                 store.update_example_results("kept", worker_results={"w": make_outcome(number / 8)})
-                store.save_evaluations([make_evaluation(f"digest {number}")])
+                observation = ObservationRecord(f"digest {number}", "w@1", str(number).encode())
+                store.save_evaluations([make_evaluation(f"digest {number}")], (), [observation], superseding=["w"])
 
         _at_once([edit, edit, remove, learn, keep_results])
         assert store.load_learning().state.bases["counter"].update_count == 24
@@ -915,7 +1148,9 @@ class TrainingStoreContract(ABC):
         assert [(e.example_id, e.metadata, e.worker_results) for e in kept] == [
             ("kept", {"count": 12}, {"w": make_outcome(5 / 8)})
         ]
-        assert len(store.load_evaluations(f"digest {number}" for number in range(6))) == 6
+        digests = [f"digest {number}" for number in range(6)]
+        assert len(store.load_evaluations(digests)) == 6
+        assert store.load_observations("w@1", digests) == {digest: digest[-1].encode() for digest in digests}
 
     def test_a_change_that_fails_in_one_thread_takes_nothing_of_the_others_with_it(self, store: TrainingStore) -> None:
         self._add(store, "a")
@@ -942,13 +1177,14 @@ class TrainingStoreContract(ABC):
         for name in names:
             store.add_examples([make_example(name)])
             if name in others:
-                store.save_evaluations([make_evaluation(name)])
+                store.save_evaluations([make_evaluation(name)], (), [ObservationRecord(name, "w@1", name.encode())])
                 store.update_example_results(name, worker_results={})
                 store.update_learning(_count_up)
         stored = store.get_all_examples()
         assert [example.example_id for example in stored] == names
         assert [example.example_id for example in stored if example.worker_results is not None] == others
         assert [evaluation.key.example_digest for evaluation in store.load_evaluations(names)] == others
+        assert store.load_observations("w@1", names) == {name: name.encode() for name in others}
         assert store.load_learning().state.bases["counter"].update_count == len(others)
 
     def test_nothing_that_is_gone_lends_its_place_to_something_else(self, store: TrainingStore) -> None:
@@ -979,6 +1215,10 @@ class TrainingStoreContract(ABC):
             lambda: store.get_all_examples(1),
             lambda: store.load_evaluations(["digest"]),
             lambda: store.load_previews("digest"),
+            lambda: store.load_observations("worker@1", ["digest"]),
+            lambda: store.load_observations("worker@1", []),
+            lambda: store.find_observations("worker@1", ["digest"]),
+            lambda: store.find_observations("worker@1", []),
             lambda: store.get_session("session"),
             lambda: list(store.iterate_sessions()),
             store.get_all_sessions,
@@ -1004,6 +1244,8 @@ class TrainingStoreContract(ABC):
             lambda: store.update_example_results("a"),
             lambda: store.remove_example("a"),
             lambda: store.save_evaluations([make_evaluation()]),
+            lambda: store.save_evaluations([], (), [ObservationRecord("digest", "worker@1", b"")]),
+            lambda: store.save_evaluations([make_evaluation()], superseding=["worker"]),
             lambda: store.begin_session(make_session("b")),
             lambda: store.commit_session("session", lambda _held: commit),
             lambda: store.update_learning(_count_up),
@@ -1059,6 +1301,40 @@ class DurableTrainingStoreContract(TrainingStoreContract):
             assert again.load_evaluations(["digest"]) == [make_evaluation()]
             assert again.load_previews("digest") == {"good": b"png"}
 
+    def test_observations_survive_reopening_byte_for_byte(self, store: TrainingStore) -> None:
+        contents = {"digest": bytes(range(256)), "empty": b""}
+        store.save_evaluations([], (), [ObservationRecord(digest, ODD_TEXT, c) for digest, c in contents.items()])
+        store.close()
+        with self._reopened(store) as again:
+            assert again.load_observations(ODD_TEXT, contents) == contents
+            assert again.find_observations(ODD_TEXT, contents) == set(contents)
+
+    def test_the_ranks_of_previews_survive_reopening(self, store: TrainingStore) -> None:
+        half = bytes(PREVIEW_BYTES // 2)
+        store.save_evaluations([], [Preview("d0", "a", half, 0.5), Preview("d1", "a", half, -1.0)])
+        store.save_evaluations([], [Preview("d0", "b", half, None)])
+        store.close()
+        with self._reopened(store) as again:
+            again.save_evaluations([], [Preview("d2", "a", half, 0.25)])
+            assert self._previews(again) == [("d0", "b"), ("d1", "a"), ("d2", "a")]
+
+    def test_what_went_with_an_example_or_was_superseded_is_not_there_after_reopening(
+        self, store: TrainingStore
+    ) -> None:
+        self._share(store, one="p", two="q", three="r")
+        self._note(store, "p", "q", "r")
+        store.save_evaluations([_keyed("a", "1")], _pictured("a@1"))
+        store.save_evaluations([_keyed("a", "2")], _pictured("a@2"), superseding=["a"])
+        store.remove_example("one")
+        store.update_examples([make_example("two", files=None)])
+        with pytest.raises(_FailureError):
+            store.remove_example("three", _fail)
+        store.close()
+        with self._reopened(store) as again:
+            assert self._noted(again, "p", "q", "r") == ["r"]
+            assert again.load_evaluations(["d0"]) == [_keyed("a", "2")]
+            assert again.load_previews("d0") == {"a@2": b"a@2"}
+
     def test_learned_state_survives_reopening_to_the_last_bit(self, store: TrainingStore) -> None:
         before = store.update_learning(_becomes(make_learned_state()))
         store.close()
@@ -1090,12 +1366,13 @@ class DurableTrainingStoreContract(TrainingStoreContract):
             self._add(other, "b")
             store.begin_session(make_session())
             self._commit(other, metrics=[make_metric_row()])
-            other.save_evaluations([make_evaluation()])
+            other.save_evaluations([make_evaluation()], (), [ObservationRecord("digest", "worker@1", b"x")])
             for handle in (store, other):
                 assert self._ids(handle) == ["a", "b"]
                 assert handle.get_session("session") == complete_session("session")
                 assert handle.get_metrics("session") == [make_metric_row()]
                 assert handle.load_evaluations(["digest"]) == [make_evaluation()]
+                assert handle.load_observations("worker@1", ["digest"]) == {"digest": b"x"}
 
     def test_what_is_no_longer_learned_is_gone_for_other_handles_too(self, store: TrainingStore) -> None:
         with self._reopened(store) as other:

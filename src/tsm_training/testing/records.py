@@ -145,7 +145,8 @@ def make_metric_row(session_id: str = "session", worker_id: str = "good", **chan
 def make_learned_state(number: int = 1) -> LearnedState:
     """Return learned state that differs with `number`, with floats that only an exact store gives back.
 
-    It has a fitted blend and groups; those of odd numbers are grouped by one key, those of even numbers by another.
+    It has a fitted blend and groups; those of odd numbers are grouped by one key, those of even numbers by another. The
+    workers' fits are bytes that stand for nothing.
     """
     floats = [value / number for value in _ODD_FLOATS]
     bases = {
@@ -156,16 +157,17 @@ def make_learned_state(number: int = 1) -> LearnedState:
     shares = {"good": floats[0], ODD_TEXT: 1.0 - floats[0], "tiny": floats[3]}
     digests = ("digest", f"digest {number}")
     groups = {
-        ODD_TEXT: Group(digests, bases, FittedBlend(shares, ODD_TEXT, floats[1], digests)),
+        ODD_TEXT: Group(digests, bases, FittedBlend(shares, ODD_TEXT, floats[1], digests, shares)),
         "imported": Group(bases={"good": bases["good"]}, fitted=FittedBlend({"good": 1.0}, "greedy", 0.0)),
         "": Group(digests[1:]),
     }
     return LearnedState(
         bases,
         dict.fromkeys(digests, outcomes),
-        fitted=FittedBlend(shares, "", 1.0, digests[1:]),
+        fitted=FittedBlend(shares, "", 1.0, digests[1:], {ODD_TEXT: 1.0}),
         group_by="style" if number % 2 else ODD_TEXT,
         groups=groups,
+        fits={"good": bytes(range(256)) * number, ODD_TEXT: b""},
     )
 
 

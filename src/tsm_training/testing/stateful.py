@@ -27,7 +27,7 @@ import copy
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final, TypeVar
@@ -37,12 +37,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from tsm_training.data import (
+    PREVIEW_BYTES,
     DatasetStatistics,
     Evaluation,
     EvaluationKey,
     ExampleEdit,
     ExampleScores,
     MetricRow,
+    ObservationRecord,
     Preview,
     SessionCommit,
     SessionStatus,
@@ -66,6 +68,7 @@ from tsm_training.testing.records import (
     MOMENT,
     make_evaluation,
     make_example,
+    make_files,
     make_learned_state,
     make_metric_row,
     make_outcome,
@@ -79,7 +82,11 @@ __all__ = ["DurableTrainingStoreMachine", "TrainingStoreMachine"]
 T = TypeVar("T")
 
 _EXAMPLE_IDS: Final = st.sampled_from(["a", "b", "c", "d", "Ü 🎨"])
-_DIGESTS: Final = ("p", "q", "Ü 🎨")
+_FILES: Final = (make_files("p"), make_files("q"))
+_DIGESTS: Final = (*(files.digest for files in _FILES), "Ü 🎨")
+"""Those of contents that several examples may have, and one that is of none."""
+_WORKERS: Final = ("v", "v@w", "vw")
+_NAMES: Final = ("v@1", "v@2", "v@w@1", "vw@1")
 _SESSION_IDS: Final = st.sampled_from(["s", "t", "Ü 🎨"])
 _TEXTS: Final = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=5)
 _SHARES: Final = st.floats(0, 1)
@@ -100,13 +107,15 @@ _EXAMPLES: Final = st.builds(
     metadata=_METADATA,
     worker_results=st.none() | _RESULTS,
     created_at=st.integers(-3, 3).map(lambda days: MOMENT + timedelta(days=days)),
+    files=st.none() | st.sampled_from(_FILES),
 )
 
 
 def _partly(state: LearnedState, *, is_fitted: bool, is_grouped: bool) -> LearnedState:
-    """Return a state as it is, or without its fitted blend, or without its groups."""
-    fitted = state.fitted if is_fitted else None
-    return with_fits(state, fitted, state.group_by, state.groups if is_grouped else None)
+    """Return a state as it is, or without its fitted blend and the workers' fits, or without its groups."""
+    if not is_fitted:
+        state = attrs.evolve(state, fitted=None, fits={})
+    return with_fits(state, state.fitted, state.group_by, state.groups if is_grouped else None)
 
 
 _STATES: Final = st.sampled_from(
@@ -118,19 +127,27 @@ _STATES: Final = st.sampled_from(
         for is_grouped in (True, False)
     ]
 )
-_EVALUATIONS: Final = st.builds(
-    make_evaluation, st.sampled_from(_DIGESTS), st.sampled_from(["v", "w"]), accuracy=_SHARES
-) | st.builds(
-    make_evaluation,
+_KEYS: Final = st.builds(
+    EvaluationKey,
     st.sampled_from(_DIGESTS),
-    st.sampled_from(["v", "w"]),
+    st.sampled_from(_WORKERS),
+    st.sampled_from(["1", "2"]),
+    st.sampled_from(["metric", "metric", "another"]),
+)
+_EVALUATIONS: Final = st.builds(make_evaluation, key=_KEYS, accuracy=_SHARES) | st.builds(
+    make_evaluation,
+    key=_KEYS,
     accuracy=st.none(),
     failure_kind=st.just("raised"),
     failure_type=_TEXTS,
     failure_message=_TEXTS,
 )
+_RANKS: Final = st.sampled_from([None, -1.0, 0.0, 0.5, 0.5])
 _PREVIEWS: Final = st.builds(
-    Preview, st.sampled_from(_DIGESTS), st.sampled_from(["truth", "v@1"]), st.binary(max_size=20)
+    Preview, st.sampled_from(_DIGESTS), st.sampled_from(["truth", *_NAMES]), st.binary(max_size=20), _RANKS
+)
+_OBSERVATIONS: Final = st.builds(
+    ObservationRecord, st.sampled_from(_DIGESTS), st.sampled_from(_NAMES), st.binary(max_size=20)
 )
 _WHICH: Final = st.integers(0, 3)
 """Picks one of the handles that are open."""
@@ -178,7 +195,8 @@ class _Model:
 
     examples: dict[str, TrainingExample] = attrs.field(factory=dict)
     evaluations: dict[EvaluationKey, Evaluation] = attrs.field(factory=dict)
-    previews: dict[tuple[str, str], bytes] = attrs.field(factory=dict)
+    previews: dict[tuple[str, str], Preview] = attrs.field(factory=dict)
+    observations: dict[tuple[str, str], bytes] = attrs.field(factory=dict)
     sessions: dict[str, TrainingSession] = attrs.field(factory=dict)
     metrics: dict[str, list[MetricRow]] = attrs.field(factory=dict)
     state: LearnedState = attrs.field(factory=LearnedState)
@@ -202,7 +220,7 @@ class _Model:
         present = {i: edit for i, edit in edits.items() if i in self.examples or not skip_missing}
         new = {example_id: edit(self.get_example(example_id)) for example_id, edit in present.items()}
         state = self._changed(change)
-        self.examples |= new
+        self._hold(self.examples | new)
         return state
 
     def update_examples(
@@ -226,8 +244,19 @@ class _Model:
     def remove_example(self, example_id: str, change: StateChange | None = None) -> LearnedState | None:
         self.get_example(example_id)
         state = self._changed(change)
-        del self.examples[example_id]
+        self._hold({i: example for i, example in self.examples.items() if i != example_id})
         return state
+
+    def _hold(self, examples: dict[str, TrainingExample]) -> None:
+        """Take these examples for the old ones, and let go of what belongs to contents that none of them has."""
+        before, after = (
+            {example.files.digest for example in held.values() if example.files is not None}
+            for held in (self.examples, examples)
+        )
+        gone = before - after
+        self.examples = examples
+        self.observations = {key: content for key, content in self.observations.items() if key[0] not in gone}
+        self.previews = {key: preview for key, preview in self.previews.items() if key[0] not in gone}
 
     def _changed(self, change: StateChange | None) -> LearnedState | None:
         return None if change is None else self.update_learning(change)
@@ -237,12 +266,31 @@ class _Model:
         self.changes += 1
         return self.state
 
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
+    def save_evaluations(
+        self,
+        evaluations: Sequence[Evaluation],
+        previews: Sequence[Preview] = (),
+        observations: Sequence[ObservationRecord] = (),
+        *,
+        superseding: Collection[str] = (),
+    ) -> None:
+        for digest, worker_id, _fingerprint, metric in [e.key for e in evaluations if e.key.worker_id in superseding]:
+            for key in [k for k in self.evaluations if (k[0], k[1], k[3]) == (digest, worker_id, metric)]:
+                del self.evaluations[key]
+            for owner, name in [k for k in self.previews if k[0] == digest]:
+                if "@" in name and name[: name.rindex("@")] == worker_id:
+                    del self.previews[owner, name]
         for evaluation in evaluations:
             self.evaluations.pop(evaluation.key, None)
             self.evaluations[evaluation.key] = evaluation
-        for preview in previews:
-            self.previews[preview.example_digest, preview.name] = preview.png
+        self.observations |= {(record.example_digest, record.name): record.content for record in observations}
+        self.previews |= {(preview.example_digest, preview.name): preview for preview in previews}
+        used = 0
+        ranked = [preview for preview in self.previews.values() if preview.rank is not None]
+        for preview in sorted(ranked, key=lambda p: (p.rank, p.example_digest, p.name)):
+            if used >= PREVIEW_BYTES:
+                del self.previews[preview.example_digest, preview.name]
+            used += len(preview.png)
 
     def begin_session(self, session: TrainingSession) -> None:
         if session.session_id in self.sessions:
@@ -308,6 +356,7 @@ class TrainingStoreMachine(RuleBasedStateMachine):
         """The handle on which each session that is running was begun."""
         self.model: _Model = _Model()
         self.version: int = 0
+        self.was_full: bool = False
 
     def teardown(self) -> None:
         if hasattr(self, "model"):
@@ -384,9 +433,33 @@ class TrainingStoreMachine(RuleBasedStateMachine):
     def learn(self, which: int, change: StateChange) -> None:
         self._both(which, "update_learning", change)
 
-    @rule(which=_WHICH, evaluations=st.lists(_EVALUATIONS, max_size=3), previews=st.lists(_PREVIEWS, max_size=2))
-    def evaluate(self, which: int, evaluations: list[Evaluation], previews: list[Preview]) -> None:
-        self._both(which, "save_evaluations", evaluations, previews)
+    @rule(
+        which=_WHICH,
+        evaluations=st.lists(_EVALUATIONS, max_size=3),
+        previews=st.lists(_PREVIEWS, max_size=2),
+        observations=st.lists(_OBSERVATIONS, max_size=2),
+        superseding=st.just(()) | st.sets(st.sampled_from(_WORKERS)),
+    )
+    def evaluate(
+        self,
+        which: int,
+        evaluations: list[Evaluation],
+        previews: list[Preview],
+        observations: list[ObservationRecord],
+        superseding: Collection[str],
+    ) -> None:
+        self._both(which, "save_evaluations", evaluations, previews, observations, superseding=superseding)
+
+    @precondition(lambda self: not self.was_full)
+    @rule(which=_WHICH, rank=_RANKS, digest=st.sampled_from(_DIGESTS))
+    def fill_up(self, which: int, rank: float | None, digest: str) -> None:
+        """Keep a preview that leaves no room for those behind it, and make room again: once, since it takes a while."""
+        self.was_full = True
+        for size in (PREVIEW_BYTES, 0):
+            self._both(which, "save_evaluations", [], [Preview(digest, "full@1", bytes(size), rank)])
+            stored = {d: self.handle(which).load_previews(d) for d in _DIGESTS}
+            sizes = {(d, name): len(png) for d, previews in stored.items() for name, png in previews.items()}
+            assert sizes == {key: len(preview.png) for key, preview in self.model.previews.items()}
 
     @rule(which=_WHICH, session_id=_SESSION_IDS)
     def begin_session(self, which: int, session_id: str) -> None:
@@ -457,6 +530,8 @@ class TrainingStoreMachine(RuleBasedStateMachine):
             assert _outcome(lambda ask=ask: ask("nobody")) is SessionNotFoundError  # type: ignore[misc]
         assert store.load_evaluations(["nothing"]) == []
         assert store.load_previews("nothing") == {}
+        assert store.load_observations("v@1", ["nothing"]) == {}
+        assert store.find_observations("nothing", _DIGESTS) == set()
 
     @invariant()
     def agree(self) -> None:
@@ -472,8 +547,12 @@ class TrainingStoreMachine(RuleBasedStateMachine):
         assert {s: store.get_metrics(s) for s in model.sessions} == model.metrics
         assert store.load_evaluations(_DIGESTS) == list(model.evaluations.values())
         for digest in _DIGESTS:
-            expected = {name: png for (owner, name), png in model.previews.items() if owner == digest}
+            expected = {name: preview.png for (owner, name), preview in model.previews.items() if owner == digest}
             assert store.load_previews(digest) == expected
+        for name in _NAMES:
+            contents = {digest: content for (digest, noted), content in model.observations.items() if noted == name}
+            assert store.load_observations(name, _DIGESTS) == contents
+            assert store.find_observations(name, _DIGESTS) == set(contents)
         assert store.load_learning().state == model.state
         assert store.get_dataset_stats() == model.get_dataset_stats()
 

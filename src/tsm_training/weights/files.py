@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import codecs
 import json
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime
 from typing import Any, Final, NoReturn, TypedDict
@@ -13,7 +15,7 @@ from typing import Any, Final, NoReturn, TypedDict
 import attrs
 
 from tsm_training.errors import WeightsFileError
-from tsm_training.evidence import FittedBlend, Group, LearnedState, WorkerBase
+from tsm_training.evidence import FittedBlend, Group, LearnedState, Observation, WorkerBase
 from tsm_training.files import FileTooLargeError, read_regular_file, replace_file, system_reason
 from tsm_training.weights.rule import posterior_mean, with_fits
 
@@ -21,20 +23,23 @@ __all__ = [
     "MAX_WEIGHTS_FILE_BYTES",
     "WEIGHTS_FORMAT_VERSION",
     "BlendDocument",
+    "FitDocument",
     "GroupDocument",
+    "ObservationDocument",
     "PlainWeightsDocument",
     "PosteriorSums",
     "WeightsDocument",
     "WeightsFile",
+    "WorkerFit",
     "read_weights_file",
     "weights_document",
     "write_weights_file",
 ]
 
 WEIGHTS_FORMAT_VERSION: Final = 2
-"""What is written. History: 1 had no blends and no groups; it is read as well."""
+"""What is written. History: 1 had no blends, groups and fits; it is read as well."""
 
-MAX_WEIGHTS_FILE_BYTES: Final = 1_000_000
+MAX_WEIGHTS_FILE_BYTES: Final = 32_000_000
 """A larger file is refused before it is read."""
 
 _MAX_ID_LENGTH: Final = 128
@@ -44,6 +49,9 @@ _MAX_WORKERS: Final = 1000
 _MAX_LABEL_LENGTH: Final = 200
 _MAX_GROUPS: Final = 1000
 _MAX_WEIGHT: Final = 1e9
+_MAX_OBSERVATIONS: Final = 1000
+_MAX_OBSERVATION_BYTES: Final = 16_000
+_DIGEST: Final = re.compile("[0-9a-f]{64}")
 _CONSISTENCY: Final = 1e-9  # a weight must be what its posterior sums say, but for the last digits of another machine
 
 _TINY: Final = 1e-290
@@ -69,6 +77,8 @@ class BlendDocument(TypedDict):
     shares: dict[str, float]
     solver: str
     absorbed: float
+    safe: dict[str, float]
+    """Empty where no safe shares are known."""
 
 
 class GroupDocument(TypedDict):
@@ -78,6 +88,28 @@ class GroupDocument(TypedDict):
     """The sums of their evidence alone, per worker; it is part of the posterior of all."""
     blend: BlendDocument | None
     """What was fitted on the group's pictures; null where nothing was."""
+
+
+class ObservationDocument(TypedDict):
+    """What a trainable worker noted of one training example; see `tsm_training.workers.Observation`."""
+
+    digest: str
+    source_digest: str
+    target_digest: str
+    group: str | None
+    data: str
+    """Base64."""
+
+
+class FitDocument(TypedDict):
+    """What a trainable worker was fitted to."""
+
+    group_by: str | None
+    """The metadata key that makes the groups of the observations."""
+    observations: list[ObservationDocument]
+    """In order of digest, at least one."""
+    state: str | None
+    """What the worker made of them, base64; null where it is fitted again when it is needed."""
 
 
 class PlainWeightsDocument(TypedDict):
@@ -100,6 +132,35 @@ class WeightsDocument(PlainWeightsDocument, total=False):
     """What was fitted on the pictures of all examples."""
     group_by: str
     groups: dict[str, GroupDocument]
+    fits: dict[str, FitDocument]
+    """What trainable workers were fitted to, by worker id. The observations hold samples of colours, no layout."""
+
+
+@attrs.frozen
+class WorkerFit:
+    """What a trainable worker was fitted to, as a weights file holds it."""
+
+    observations: tuple[Observation, ...]
+    """In order of digest, at least one."""
+    state: bytes | None
+    group_by: str | None
+
+    def to_document(self) -> FitDocument:
+        """Return the fit as an entry of a weights file."""
+        return FitDocument(
+            group_by=self.group_by,
+            observations=[
+                ObservationDocument(
+                    digest=o.digest,
+                    source_digest=o.source_digest,
+                    target_digest=o.target_digest,
+                    group=o.group,
+                    data=base64.b64encode(o.data).decode(),
+                )
+                for o in self.observations
+            ],
+            state=None if self.state is None else base64.b64encode(self.state).decode(),
+        )
 
 
 @attrs.frozen
@@ -116,6 +177,8 @@ class WeightsFile:
     fitted: FittedBlend | None = None
     group_by: str | None = None
     groups: Mapping[str, Group] = attrs.field(factory=dict)
+    fits: Mapping[str, WorkerFit] = attrs.field(factory=dict, repr=False)
+    """By worker id."""
 
     def bases(self) -> dict[str, WorkerBase]:
         """Return where each worker starts after importing: its exact posterior, or its weight as a prior."""
@@ -124,12 +187,18 @@ class WeightsFile:
         return {worker_id: WorkerBase(weight) for worker_id, weight in self.weights.items()}
 
     def state(self) -> LearnedState:
-        """Return the learned state that importing the file makes."""
+        """Return the learned state that importing the file makes, but for its fits."""
         return with_fits(LearnedState(self.bases()), self.fitted, self.group_by, self.groups)
 
 
 def weights_document(
-    state: LearnedState, weights: Mapping[str, float], alpha: float, prior_strength: float | None, now: datetime
+    state: LearnedState,
+    weights: Mapping[str, float],
+    alpha: float,
+    prior_strength: float | None,
+    now: datetime,
+    *,
+    fits: Mapping[str, WorkerFit] | None = None,
 ) -> WeightsDocument:
     """Return the document that describes a learned state, its entries sorted by worker id.
 
@@ -139,6 +208,7 @@ def weights_document(
         alpha: The learner's rate.
         prior_strength: The learner's, or None for a learner that has none; the posterior sums are then left out.
         now: The time of the export, aware.
+        fits: What trainable workers were fitted to, by worker id.
     """
     document = WeightsDocument(
         format_version=WEIGHTS_FORMAT_VERSION,
@@ -160,6 +230,8 @@ def weights_document(
             )
             for label, group in state.groups.items()
         }
+    if fits:
+        document["fits"] = {worker_id: fit.to_document() for worker_id, fit in sorted(fits.items())}
     return document
 
 
@@ -168,7 +240,9 @@ def _posterior_document(sums: Mapping[str, WorkerBase]) -> dict[str, PosteriorSu
 
 
 def _blend_document(fitted: FittedBlend) -> BlendDocument:
-    return BlendDocument(shares=dict(fitted.shares), solver=fitted.solver, absorbed=fitted.absorbed)
+    return BlendDocument(
+        shares=dict(fitted.shares), solver=fitted.solver, absorbed=fitted.absorbed, safe=dict(fitted.safe)
+    )
 
 
 def _posterior_sums(sums: WorkerBase) -> PosteriorSums:
@@ -223,7 +297,7 @@ def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
     """Read and check a weights file.
 
     Raises:
-        WeightsFileError: it cannot be read, is larger than 1 MB, is not strict JSON, names more than 1000 workers, or
+        WeightsFileError: it cannot be read, is larger than 32 MB, is not strict JSON, names more than 1000 workers, or
             has an entry that is out of order.
     """
     name = os.fspath(path)
@@ -269,6 +343,7 @@ class _Reader:
             posterior,
             self._blend(document["blend"], "blend", weights) if "blend" in document else None,
             *self._groups(document, weights),
+            self._fits(document),
         )
         self._check_consistency(result)
         return result
@@ -339,17 +414,73 @@ class _Reader:
 
     def _blend(self, entry: object, key: str, weights: Mapping[str, float]) -> FittedBlend:
         fields = self._record(entry, key, BlendDocument.__annotations__)
-        shares = {
-            worker_id: self._number(share, f"{key}.shares[{worker_id!r}]", 0.0, 1.0)
-            for worker_id, share in self._entries(fields, "shares", f"{key}.").items()
-        }
-        self._known(shares, weights, f"{key}.shares")
-        if abs(math.fsum(shares.values()) - 1.0) > _CONSISTENCY:
-            self.fail("must hold shares whose sum is 1", f"{key}.shares")
+        shares = self._shares(fields, "shares", key, weights)
+        safe = self._shares(fields, "safe", key, weights) if fields["safe"] != {} else {}
         absorbed = self._number(fields["absorbed"], f"{key}.absorbed", high=1.0)
         if absorbed < 0.0:
             self.fail(f"must be at least 0, got {_described(absorbed)}", f"{key}.absorbed")
-        return FittedBlend(shares, self._label(fields["solver"], f"{key}.solver"), absorbed)
+        return FittedBlend(shares, self._label(fields["solver"], f"{key}.solver"), absorbed, safe=safe)
+
+    def _shares(
+        self, fields: Mapping[str, Any], name: str, where: str, weights: Mapping[str, float]
+    ) -> dict[str, float]:
+        key = f"{where}.{name}"
+        shares = {
+            worker_id: self._number(share, f"{key}[{worker_id!r}]", 0.0, 1.0)
+            for worker_id, share in self._entries(fields, name, f"{where}.").items()
+        }
+        self._known(shares, weights, key)
+        if abs(math.fsum(shares.values()) - 1.0) > _CONSISTENCY:
+            self.fail("must hold shares whose sum is 1", key)
+        return shares
+
+    def _fits(self, document: Mapping[str, Any]) -> dict[str, WorkerFit]:
+        if "fits" not in document:
+            return {}
+        return {
+            worker_id: self._fit(entry, f"fits[{worker_id!r}]")
+            for worker_id, entry in self._entries(document, "fits").items()
+        }
+
+    def _fit(self, entry: object, key: str) -> WorkerFit:
+        fields = self._record(entry, key, FitDocument.__annotations__)
+        listed = fields["observations"]
+        if not isinstance(listed, list) or not 0 < len(listed) <= _MAX_OBSERVATIONS:
+            self.fail(
+                f"must be a list of 1 to {_MAX_OBSERVATIONS} observations, got {_described(listed)}",
+                f"{key}.observations",
+            )
+        observations = tuple(self._observation(each, f"{key}.observations[{n}]") for n, each in enumerate(listed))
+        digests = [o.digest for o in observations]
+        if digests != sorted(set(digests)):
+            self.fail("must be in order of digest, each once", f"{key}.observations")
+        state = (
+            None if fields["state"] is None else self._base64(fields["state"], f"{key}.state", MAX_WEIGHTS_FILE_BYTES)
+        )
+        group_by = None if fields["group_by"] is None else self._label(fields["group_by"], f"{key}.group_by")
+        return WorkerFit(observations, state, group_by)
+
+    def _observation(self, entry: object, key: str) -> Observation:
+        fields = self._record(entry, key, ObservationDocument.__annotations__)
+        for name in ("digest", "source_digest", "target_digest"):
+            if not isinstance(fields[name], str) or not _DIGEST.fullmatch(fields[name]):
+                self.fail(f"must be 64 hexadecimal digits, got {_described(fields[name])}", f"{key}.{name}")
+        return Observation(
+            fields["digest"],
+            fields["source_digest"],
+            fields["target_digest"],
+            None if fields["group"] is None else self._label(fields["group"], f"{key}.group"),
+            self._base64(fields["data"], f"{key}.data", _MAX_OBSERVATION_BYTES),
+        )
+
+    def _base64(self, value: object, key: str, most: int) -> bytes:
+        try:
+            content = base64.b64decode(value, validate=True) if isinstance(value, str) else None
+        except ValueError:
+            content = None
+        if content is None or len(content) > most:
+            self.fail(f"must be at most {most} bytes in base64, got {_described(value)}", key)
+        return content
 
     def _groups(self, document: Mapping[str, Any], weights: Mapping[str, float]) -> tuple[str | None, dict[str, Group]]:
         if "groups" not in document and "group_by" not in document:

@@ -295,8 +295,9 @@ class BayesianWeightLearner:
         where n is the evidence of usable pictures only: an untested worker, or one that always fails, gets none once
         others are tested. While nothing was observed the priors alone decide, and equal priors give equal shares.
 
-        Where a blend was fitted on the training examples, the shares are ``(1 − r) · posterior + r · fitted``: r is how
-        far those examples are absorbed, so that rate and epochs decide how far the fit is followed.
+        Where a blend was fitted on the training examples, the shares are ``(1 − r) · safe + r · fitted``: r is how far
+        those examples are absorbed, so that rate and epochs decide how far the fit is followed, and the safe shares are
+        those of the best simple answer on them. The posterior shares stand in for safe ones that are not known.
 
         Args:
             features: Ignored: these shares are the same for all pictures.
@@ -309,7 +310,8 @@ class BayesianWeightLearner:
         posterior = self._posterior_shares(state.sums, ids)
         if state.fitted is None:
             return posterior
-        return rule.mixed(posterior, state.fitted.shares, state.fitted.absorbed)
+        safe = rule.mixed(posterior, state.fitted.safe, 1.0)
+        return rule.mixed(safe, state.fitted.shares, state.fitted.absorbed)
 
     def _posterior_shares(self, known: Mapping[str, WorkerBase], ids: Sequence[str]) -> dict[str, float]:
         sums = {worker_id: known.get(worker_id, WorkerBase(self.prior_weight)) for worker_id in ids}
@@ -402,8 +404,9 @@ _SMALLEST_STD: Final = 1e-9  # keeps the quadrature defined where a posterior ha
 
 
 def reset_state(state: LearnedState, default_weight: float) -> LearnedState:
-    """Return a state that knows the same workers and nothing else about them."""
-    return LearnedState({worker_id: WorkerBase(float(default_weight)) for worker_id in state.sums})
+    """Return a state that knows the same workers and nothing else about them; fitted ones are not fitted any more."""
+    ids = [worker_id for worker_id in state.sums if worker_id not in state.fits]
+    return LearnedState({worker_id: WorkerBase(float(default_weight)) for worker_id in ids})
 
 
 def _with_full_confidence(evidence: ExampleEvidence) -> ExampleEvidence:

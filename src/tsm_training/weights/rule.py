@@ -34,6 +34,7 @@ __all__ = [
     "posterior_mean",
     "posterior_std",
     "probability_best",
+    "refitted",
     "shrunk_to",
     "with_fits",
     "with_workers",
@@ -96,6 +97,36 @@ def with_fits(
 ) -> LearnedState:
     """Return the state with these fitted blends in the place of those that it has; without groups there is no key."""
     return attrs.evolve(state, fitted=fitted, group_by=group_by if groups else None, groups=groups or {})
+
+
+def refitted(
+    state: LearnedState, evidence: Iterable[ExampleEvidence], fitted: Iterable[str], unfitted: Iterable[str]
+) -> LearnedState:
+    """Return the state in which workers that were fitted anew have their new outcomes on the absorbed examples.
+
+    What a worker did with an earlier fit no longer counts there. Its outcome is absorbed as far as the least absorbed
+    one of the other workers on that example, so that all have evidence on the same examples.
+
+    Args:
+        state: What was learned.
+        evidence: The new outcomes, per example; those of other workers are passed over.
+        fitted: Ids of the workers that were fitted.
+        unfitted: Ids of workers that are fitted no longer: their outcomes go.
+    """
+    fitted, gone = frozenset(fitted), frozenset(unfitted)
+    new = {
+        item.digest: {worker_id: o for worker_id, o in item.outcomes.items() if worker_id in fitted}
+        for item in evidence
+    }
+    absorbed = {}
+    for digest, outcomes in state.absorbed.items():
+        kept = {w: o for w, o in outcomes.items() if w not in gone and w not in new.get(digest, {})}
+        peers = [o.residual for w, o in kept.items() if w not in fitted] or [o.residual for o in outcomes.values()]
+        absorbed[digest] = kept | {
+            worker_id: Absorbed(outcome.accuracy, outcome.confidence, max(peers))
+            for worker_id, outcome in new.get(digest, {}).items()
+        }
+    return attrs.evolve(state, absorbed={digest: outcomes for digest, outcomes in absorbed.items() if outcomes})
 
 
 def forget(state: LearnedState, digests: Iterable[str]) -> LearnedState:
@@ -161,8 +192,9 @@ def in_group(state: LearnedState, group: str, strength: float) -> LearnedState:
     """Return what a state says about requests of one group, as a state of its own without evidence per example.
 
     Evidence and fitted blend of the group are shrunk to those of all examples: see `shrunk_to`; of the shares, those
-    fitted on the group count ``n / (n + strength)``, with n its mean evidence. For a group without any evidence, all is
-    as it is for all examples.
+    fitted on the group count ``n / (n + strength)``, with n its mean evidence. The group's safe shares count in full:
+    they are a choice, and halfway between two good answers may be a worse one. For a group without any evidence, all
+    is as it is for all examples.
 
     Args:
         state: What was learned, by groups.
@@ -180,23 +212,24 @@ def in_group(state: LearnedState, group: str, strength: float) -> LearnedState:
     part = evidence / (evidence + strength)
     ids = sorted({*state.fitted.shares, *fitted.shares})
     shares = {w: (1.0 - part) * state.fitted.shares.get(w, 0.0) + part * fitted.shares.get(w, 0.0) for w in ids}
-    return LearnedState(bases, fitted=attrs.evolve(state.fitted, shares=shares, solver=fitted.solver))
+    safe = fitted.safe or state.fitted.safe
+    return LearnedState(bases, fitted=attrs.evolve(state.fitted, shares=shares, solver=fitted.solver, safe=safe))
 
 
-def mixed(posterior: Mapping[str, float], fitted: Mapping[str, float], part: float) -> dict[str, float]:
-    """Return shares that follow `fitted` to a part and `posterior` for the rest.
+def mixed(known: Mapping[str, float], other: Mapping[str, float], part: float) -> dict[str, float]:
+    """Return shares that follow `other` to a part and `known` for the rest.
 
-    Of the fitted shares those of the workers in `posterior` count, scaled to sum 1; where there are none, nothing does.
+    Of the other shares those of the workers in `known` count, scaled to sum 1; where there are none, nothing does.
 
     Args:
-        posterior: Per worker id, at least 0, sum 1.
-        fitted: Per worker id, at least 0.
+        known: Per worker id, at least 0, sum 1.
+        other: Per worker id, at least 0.
         part: In [0, 1].
     """
-    total = math.fsum(fitted.get(worker_id, 0.0) for worker_id in posterior)
+    total = math.fsum(other.get(worker_id, 0.0) for worker_id in known)
     if total <= 0.0 or part <= 0.0:
-        return dict(posterior)
-    blended = {w: (1.0 - part) * share + part * fitted.get(w, 0.0) / total for w, share in posterior.items()}
+        return dict(known)
+    blended = {w: (1.0 - part) * share + part * other.get(w, 0.0) / total for w, share in known.items()}
     whole = math.fsum(blended.values())
     return {worker_id: share / whole for worker_id, share in blended.items()}
 

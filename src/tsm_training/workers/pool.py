@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import attrs
@@ -15,11 +15,13 @@ from tsm_training.errors import (
     ExecutorError,
     InvalidArgumentError,
     NoWorkersError,
+    WorkerNotFittedError,
     WorkerNotFoundError,
 )
 from tsm_training.forking import guard_forks
 from tsm_training.workers.records import WorkerRequest, WorkerResult
 from tsm_training.workers.runners import ThreadRunner, WorkerRunner
+from tsm_training.workers.trainable import TrainableWorker
 from tsm_training.workers.worker import Worker, check_worker_id, time_limit_of
 
 __all__ = ["WorkerPool"]
@@ -45,6 +47,7 @@ class WorkerPool:
 
     max_workers: int = attrs.field(default=10, validator=at_least(1))
     runner: WorkerRunner = attrs.field(factory=ThreadRunner, kw_only=True, validator=_check_runner)
+    _fitted: dict[str, Callable[[], Worker]] = attrs.field(factory=dict, init=False, repr=False)
     _registry: dict[str, Worker] = attrs.field(factory=dict, init=False, repr=False)
     _lock: threading.Lock = attrs.field(factory=lambda: guard_forks(threading.Lock()), init=False, repr=False)
 
@@ -95,35 +98,68 @@ class WorkerPool:
                 raise WorkerNotFoundError(worker_id)
             return self._registry[worker_id]
 
+    def set_fitted(self, fitted: Mapping[str, Callable[[], Worker]]) -> None:
+        """Say what the trainable workers are fitted to: by worker id, what gives the fitted worker when it is needed.
+
+        A manager calls this when it has trained, imported or forgotten something. Those that are not named are not
+        asked.
+        """
+        with self._lock:
+            self._fitted.clear()
+            self._fitted.update(fitted)
+
     def execute_parallel(self, data: Mapping[str, Image], /) -> list[WorkerResult]:
         """Run every worker on one request and return their results in order of registration.
 
+        A `TrainableWorker` answers once a manager of this pool has fitted it; until then it is left out.
+
         Args:
-            data: ``data["source"]`` and ``data["target"]``, each uint8, H×W×3, BGR.
+            data: ``data["source"]`` and ``data["target"]``, each uint8, H×W×3, BGR; also ``data["group"]``, a text,
+                where the request belongs to a group of examples.
 
         Raises:
             NoWorkersError: no worker is registered.
+            WorkerNotFittedError: all of them are trainable, and none is fitted.
             InvalidArgumentError: a picture is missing or is none.
             WorkerNotIsolatableError: a worker cannot be run in the way that the pool's runner wants.
             ExecutorError: no thread or process can be started, or the interpreter is about to exit.
         """
         return self.execute(data)
 
-    def execute(self, data: Mapping[str, Image], /, worker_ids: Iterable[str] | None = None) -> list[WorkerResult]:
+    def execute(
+        self,
+        data: Mapping[str, Image],
+        /,
+        worker_ids: Iterable[str] | None = None,
+        *,
+        fitted: Mapping[str, Callable[[], Worker]] | None = None,
+    ) -> list[WorkerResult]:
         """Do what `execute_parallel` does, for some of the workers only.
 
         Args:
-            data: ``data["source"]`` and ``data["target"]``, each uint8, H×W×3, BGR.
+            data: As for `execute_parallel`: two pictures, uint8, H×W×3, BGR, and perhaps a group.
             worker_ids: Which ones; unknown ids are passed over. None for all.
+            fitted: What the trainable workers are fitted to, for this call; None for what `set_fitted` said.
 
         Raises:
             NoWorkersError: none of them is registered.
+            WorkerNotFittedError: all of them are trainable, and none is fitted.
             TsmTrainingError: as for `execute_parallel`.
         """
         wanted = None if worker_ids is None else frozenset(worker_ids)
         workers = [w for w in self.workers if wanted is None or w.worker_id in wanted]
         if not workers:
             raise NoWorkersError
+        with self._lock:
+            fitted = dict(self._fitted) if fitted is None else fitted
+        unfitted = workers[0].worker_id
+        workers = [
+            fitted[w.worker_id]() if isinstance(w, TrainableWorker) else w
+            for w in workers
+            if not isinstance(w, TrainableWorker) or w.worker_id in fitted
+        ]
+        if not workers:
+            raise WorkerNotFittedError(unfitted)
         request = _as_request(data)
         self.runner.check(workers)
         # A pool of threads per request: it costs a fraction of a millisecond, leaves nothing behind for a fork or for
@@ -155,4 +191,8 @@ def _as_request(data: object) -> WorkerRequest:
     if not isinstance(data, Mapping) or not data.keys() >= {"source", "target"}:
         seen = list(data) if isinstance(data, Mapping) else data
         raise InvalidArgumentError("data", seen, "a mapping with the keys 'source' and 'target'")
-    return WorkerRequest(check_image(data["source"], "data['source']"), check_image(data["target"], "data['target']"))
+    group = data.get("group")
+    if group is not None and not isinstance(group, str):
+        raise InvalidArgumentError("data['group']", group, "text, or None")
+    source, target = (check_image(data[role], f"data[{role!r}]") for role in ("source", "target"))
+    return WorkerRequest(source, target, group)

@@ -18,6 +18,7 @@ __all__ = [
     "WorkerRequest",
     "WorkerResult",
     "WorkerResultLike",
+    "group_of",
     "shared",
 ]
 
@@ -34,12 +35,15 @@ PASSING_FAILURES: Final[frozenset[FailureKind]] = frozenset({"timed_out", "died"
 class WorkerRequest(dict[str, Image]):
     """The two pictures of one request under ``'source'`` and ``'target'``, with a memo that workers may share.
 
-    Both pictures are ``uint8``, H×W×3, BGR, and read-only for good. Several workers start from the same conversions of
+    Both pictures are ``uint8``, H×W×3, BGR, and read-only for good. A request that belongs to a group of examples has
+    the group's name, a text, under ``'group'``. Several workers start from the same conversions of
     the same pictures (Lab, say); `shared` computes each of them once per request, whichever thread asks first.
     """
 
-    def __init__(self, source: Image, target: Image) -> None:
+    def __init__(self, source: Image, target: Image, group: str | None = None) -> None:
         super().__init__(source=frozen_copy(source), target=frozen_copy(target))
+        if group is not None:
+            self["group"] = cast("Image", group)  # the one entry that is no picture; `group_of` reads it
         self._memo: dict[Hashable, Any] = {}
         self._lock = threading.RLock()
 
@@ -60,6 +64,16 @@ def shared(data: Mapping[str, Image], key: Hashable, compute: Callable[[], T]) -
         compute: Makes the value, which must never be changed afterwards.
     """
     return data.shared(key, compute) if isinstance(data, WorkerRequest) else compute()
+
+
+def group_of(data: Mapping[str, Image]) -> str | None:
+    """Return the group that a request belongs to: the text under ``'group'``; None where it has none.
+
+    Args:
+        data: What `Worker.process` got: two pictures, uint8, H×W×3, BGR.
+    """
+    group: object = data.get("group")
+    return group if isinstance(group, str) else None
 
 
 @attrs.frozen
@@ -90,6 +104,8 @@ class WorkerResult:
     """Why there is no picture; None where there is one."""
     seconds: float = 0.0
     """Wall-clock time that the worker took."""
+    familiarity: float | None = None
+    """How familiar the look of the request is to a worker that has learned looks, in [0, 1]; None for any other."""
 
     def is_valid(self) -> bool:
         """Tell whether there is a picture to use."""

@@ -42,14 +42,16 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
     worker_id = worker.worker_id
     value: Image | None = None
     confidence = 0.0
+    familiarity: float | None = None
     try:
         reads_only = worker.reads_only
-        data = request if reads_only else {name: picture.copy() for name, picture in request.items()}
+        data = request if reads_only else _private_copies(request)
         output = worker.process(data)
         failure = _output_fault(output, request["target"])
         if failure is None:
             value = _plain_copy(output)
             confidence, failure = _checked_confidence(worker.get_confidence(data, output))
+            familiarity = _checked_familiarity(worker.get_familiarity(data, output))
     except BaseException as error:  # SystemExit from a worker must not end the host
         if _is_the_users(error):
             raise
@@ -57,7 +59,18 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
     seconds = time.perf_counter() - started
     if failure is not None:
         return WorkerResult(worker_id, None, 0.0, failure, seconds)
-    return WorkerResult(worker_id, value, confidence, None, seconds)
+    return WorkerResult(worker_id, value, confidence, None, seconds, familiarity)
+
+
+def _private_copies(request: WorkerRequest) -> dict[str, Image]:
+    pictures = {role: request[role].copy() for role in ("source", "target")}
+    return {**request, **pictures}
+
+
+def _checked_familiarity(value: object) -> float | None:
+    """Return a number in [0, 1] as it is, and nothing for anything else: nothing depends on it."""
+    number, fault = (0.0, True) if value is None else _checked_confidence(value)
+    return None if fault else number
 
 
 def _is_the_users(error: BaseException) -> bool:
@@ -132,7 +145,8 @@ def check_again(result: WorkerResult, target: Image) -> WorkerResult:
     fault = _output_fault(result.value, target) or confidence_fault
     if fault is not None:
         return WorkerResult(result.worker_id, None, 0.0, fault, result.seconds)
-    return WorkerResult(result.worker_id, result.value, confidence, None, result.seconds)
+    familiarity = _checked_familiarity(result.familiarity)
+    return WorkerResult(result.worker_id, result.value, confidence, None, result.seconds, familiarity)
 
 
 def _plain_copy(output: Image) -> Image:

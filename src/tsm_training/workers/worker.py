@@ -103,6 +103,15 @@ class Worker(ABC):
         """
         return 1.0
 
+    def get_familiarity(self, data: Mapping[str, Image], result: Image) -> float | None:
+        """Say how familiar the request's look is, in [0, 1], for a worker that has learned looks; None for any other.
+
+        Args:
+            data: What `process` got: two pictures, uint8, H×W×3, BGR.
+            result: What `process` gave: uint8, BGR, of the target's size.
+        """
+        return None
+
 
 def check_time_limit(name: str, value: object) -> None:
     """Raise InvalidArgumentError unless `value` is a finite number of seconds above 0, or None."""

@@ -245,7 +245,7 @@ def quarantine_faults(connection: sqlite3.Connection, path: str, now: datetime) 
         _put_aside(connection, name, row.values, reason, now)
         where, parameters = _condition(("rowid",) if row.table.has_rowid else row.table.key, key)
         connection.execute(f"DELETE FROM {name} {where}", parameters)  # noqa: S608 - our own names
-    if any(name in ("learned_bases", "absorbed_evidence", "learned_blends") for name, _key in moving):
+    if any(name in ("learned_bases", "absorbed_evidence", "learned_blends", "learned_fits") for name, _key in moving):
         connection.execute("UPDATE learning_version SET version = version + 1")
     stray = [fault for fault in _abandoned_sessions(connection, path) if fault.remedy == _INTERRUPT]
     for fault in stray:

@@ -8,7 +8,7 @@ import math
 import os
 import sqlite3
 import sys
-from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,8 +20,10 @@ from tsm_training.arguments import check_path, is_number
 from tsm_training.data.records import (
     DatasetStatistics,
     Evaluation,
+    ExampleFiles,
     Learning,
     MetricRow,
+    ObservationRecord,
     Preview,
     SessionCommit,
     TrainingExample,
@@ -45,6 +47,8 @@ from tsm_training.data.sqlite.rows import (
     files_json,
     metric_of,
     metric_row,
+    observation_row,
+    preview_row,
     read_learning,
     session_of,
     session_row,
@@ -249,13 +253,20 @@ class TrainingDataManager(TrainingStore):
         self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
     ) -> Learning | None:
         """Change stored examples, and learned state with them; see `TrainingStore`."""
+        replaced = []
         with self._database.writing() as connection:
             for example_id, edit in edits.items():
                 row = connection.execute(f"SELECT {EXAMPLE_COLUMNS} WHERE e.example_id = ?", (example_id,)).fetchone()
                 if row is not None:
-                    self._replace_example(connection, edit(example_of(row)))
+                    old = example_of(row)
+                    new = edit(old)
+                    self._replace_example(connection, new)
+                    if old.files != new.files:
+                        replaced.append(old.files)
                 elif not skip_missing:
                     raise ExampleNotFoundError(example_id)
+            for files in replaced:  # not before all are edited: one may take over what another had
+                _forget_contents(connection, files)
             learning = self._change_learning(connection, change)
         return self._remember(learning)
 
@@ -273,17 +284,29 @@ class TrainingDataManager(TrainingStore):
     def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
         """Remove an example, and change learned state with it; see `TrainingStore`."""
         with self._database.writing() as connection:
+            held = connection.execute("SELECT files FROM example_files WHERE example_id = ?", (example_id,)).fetchone()
             cursor = connection.execute("DELETE FROM training_examples WHERE example_id = ?", (example_id,))
             if cursor.rowcount == 0:
                 raise ExampleNotFoundError(example_id)
+            with contextlib.suppress(FaultyValueError):  # what cannot be read names no contents
+                _forget_contents(connection, loaded("example_files", (example_id, *(held or (None,))))["files"])
             learning = self._change_learning(connection, change)
         return self._remember(learning)
 
     # --- evaluations ---
 
-    def save_evaluations(self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = ()) -> None:
-        """Keep evaluations and previews; see `TrainingStore`."""
+    def save_evaluations(
+        self,
+        evaluations: Sequence[Evaluation],
+        previews: Sequence[Preview] = (),
+        observations: Sequence[ObservationRecord] = (),
+        *,
+        superseding: Collection[str] = (),
+    ) -> None:
+        """Keep evaluations, previews and observations; see `TrainingStore`."""
         with self._database.writing() as connection:
+            if superseding:
+                _drop_superseded(connection, evaluations, superseding)
             connection.executemany(
                 "INSERT OR REPLACE INTO evaluations (example_digest, worker_id, worker_fingerprint, "
                 "metric_fingerprint, accuracy, confidence, failure_kind, failure_type, failure_message, seconds, "
@@ -292,10 +315,14 @@ class TrainingDataManager(TrainingStore):
             )
             if previews:
                 connection.executemany(
-                    "INSERT OR REPLACE INTO previews (example_digest, name, png) VALUES (?, ?, ?)",
-                    [(preview.example_digest, preview.name, preview.png) for preview in previews],
+                    "INSERT OR REPLACE INTO previews (example_digest, name, png, rank) VALUES (?, ?, ?, ?)",
+                    map(preview_row, previews),
                 )
                 _drop_surplus_previews(connection)
+            connection.executemany(
+                "INSERT OR REPLACE INTO observations (example_digest, name, content) VALUES (?, ?, ?)",
+                map(observation_row, observations),
+            )
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         """Return all evaluations of these examples, the oldest first; see `TrainingStore`."""
@@ -308,6 +335,24 @@ class TrainingDataManager(TrainingStore):
             "SELECT name, png FROM previews WHERE example_digest = ? ORDER BY sequence", (example_digest,)
         )
         return {name: png for name, png in rows if isinstance(name, str) and isinstance(png, bytes)}
+
+    def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
+        """Return the contents of the observations of that name on these examples; see `TrainingStore`."""
+        rows = self._database.fetch(
+            "SELECT example_digest, content FROM observations "
+            "WHERE example_digest IN (SELECT value FROM json_each(?)) AND name = ? ORDER BY example_digest",
+            (dump(sorted(set(example_digests))), name),
+        )
+        return {digest: content for digest, content in rows if isinstance(digest, str) and isinstance(content, bytes)}
+
+    def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
+        """Return on which of these examples there is an observation of that name; see `TrainingStore`."""
+        rows = self._database.fetch(
+            "SELECT example_digest FROM observations WHERE example_digest IN (SELECT value FROM json_each(?)) "
+            "AND name = ? AND typeof(content) = 'blob'",
+            (dump(sorted(set(example_digests))), name),
+        )
+        return {cast("str", digest) for (digest,) in rows}
 
     # --- sessions ---
 
@@ -524,10 +569,37 @@ class TrainingDataManager(TrainingStore):
         self._ownership.release_all()
 
 
+def _forget_contents(connection: sqlite3.Connection, files: ExampleFiles | None) -> None:
+    """Drop observations and previews of contents that no example has any more."""
+    if (
+        files is None
+        or connection.execute("SELECT 1 FROM example_files WHERE files = ? LIMIT 1", (files_json(files),)).fetchone()
+    ):
+        return
+    for table in ("observations", "previews"):
+        connection.execute(f"DELETE FROM {table} WHERE example_digest = ?", (files.digest,))  # noqa: S608 - our names
+
+
+def _drop_superseded(
+    connection: sqlite3.Connection, evaluations: Sequence[Evaluation], worker_ids: Collection[str]
+) -> None:
+    keys = [evaluation.key for evaluation in evaluations if evaluation.key.worker_id in worker_ids]
+    connection.executemany(
+        "DELETE FROM evaluations WHERE example_digest = ? AND worker_id = ? AND metric_fingerprint = ?",
+        [(key.example_digest, key.worker_id, key.metric_fingerprint) for key in keys],
+    )
+    pictured = {(key.example_digest, key.worker_id) for key in keys}
+    for digest in sorted({digest for digest, _worker_id in pictured}):
+        rows = connection.execute("SELECT sequence, name FROM previews WHERE example_digest = ?", (digest,)).fetchall()
+        # The last @ counts: a worker's id may hold others, a fingerprint has none.
+        gone = [(sequence,) for sequence, name in rows if (digest, str(name).rpartition("@")[0]) in pictured]
+        connection.executemany("DELETE FROM previews WHERE sequence = ?", gone)
+
+
 def _drop_surplus_previews(connection: sqlite3.Connection) -> None:
     connection.execute(
         "DELETE FROM previews WHERE sequence IN (SELECT sequence FROM (SELECT sequence, "
-        "SUM(LENGTH(png)) OVER (ORDER BY example_digest, name) - LENGTH(png) AS bytes_before FROM previews) "
-        "WHERE bytes_before >= ?)",
+        "SUM(LENGTH(png)) OVER (ORDER BY rank, example_digest, name) - LENGTH(png) AS bytes_before "
+        "FROM previews WHERE rank IS NOT NULL) WHERE bytes_before >= ?)",
         (PREVIEW_BYTES,),
     )

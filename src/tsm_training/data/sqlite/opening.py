@@ -7,6 +7,7 @@ import errno
 import itertools
 import logging
 import os
+import re
 import sqlite3
 import uuid
 from pathlib import Path
@@ -37,6 +38,7 @@ from tsm_training.files import system_reason
 __all__ = ["prepare", "recognise", "recognised_version"]
 
 
+_ADDED_COLUMN: Final = re.compile(r"ALTER TABLE (\w+) ADD COLUMN (\w+)")
 _NO_ROOM: Final = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 _log = logging.getLogger("tsm_training")
@@ -176,7 +178,9 @@ def _adopt_rows_of_others(connection: sqlite3.Connection) -> None:
 def _run(connection: sqlite3.Connection, schema: str) -> None:
     # One statement at a time: executescript() would end the transaction first.
     for statement in schema.split(";\n"):
-        if statement.strip():
+        added = _ADDED_COLUMN.search(statement)
+        is_done = added is not None and added[2] in _columns(connection, added[1])
+        if statement.strip() and not is_done:
             connection.execute(statement)
 
 

@@ -15,10 +15,12 @@ from tsm_training.data.records import (
     ExampleFiles,
     Learning,
     MetricRow,
+    ObservationRecord,
+    Preview,
     TrainingExample,
     TrainingSession,
 )
-from tsm_training.data.sqlite.rules import UnstorableValueError, dump, loaded, storable
+from tsm_training.data.sqlite.rules import TABLES, UnstorableValueError, dump, faults, loaded, storable
 from tsm_training.evidence import Absorbed, FittedBlend, Group, LearnedState, WorkerBase
 
 __all__ = [
@@ -33,6 +35,8 @@ __all__ = [
     "files_json",
     "metric_of",
     "metric_row",
+    "observation_row",
+    "preview_row",
     "read_learning",
     "session_of",
     "session_row",
@@ -114,6 +118,20 @@ def evaluation_row(evaluation: Evaluation) -> Sequence[object]:
     return storable("evaluations", row)
 
 
+def preview_row(preview: Preview) -> Sequence[object]:
+    """Return the columns of a preview; UnstorableValueError where SQLite would keep something else."""
+    row = (preview.example_digest, preview.name, preview.png, preview.rank)
+    for column, problem in faults(TABLES["previews"], row):
+        if column != "png":  # whether it is a picture matters to whoever looks at it
+            raise UnstorableValueError(f"previews, {column}: {problem}")
+    return row
+
+
+def observation_row(record: ObservationRecord) -> Sequence[object]:
+    """Return the columns of an observation; UnstorableValueError where SQLite would keep something else."""
+    return storable("observations", (record.example_digest, record.name, record.content))
+
+
 def session_row(session: TrainingSession) -> Sequence[object]:
     """Return the guide's columns of a session; UnstorableValueError where they could not be read again."""
     row = (
@@ -154,7 +172,11 @@ def read_learning(connection: sqlite3.Connection, version: int) -> Learning:
         values = loaded("absorbed_evidence", row)
         outcomes = absorbed.setdefault(values["example_digest"], {})
         outcomes[values["worker_id"]] = Absorbed(values["accuracy"], values["confidence"], values["residual"])
-    return Learning(version, _with_blends(LearnedState(bases, absorbed), connection))
+    fits = {}
+    for row in connection.execute("SELECT worker_id, document FROM learned_fits"):
+        values = loaded("learned_fits", row)
+        fits[values["worker_id"]] = values["document"]
+    return Learning(version, _with_blends(LearnedState(bases, absorbed, fits=fits), connection))
 
 
 def _with_blends(state: LearnedState, connection: sqlite3.Connection) -> LearnedState:
@@ -213,6 +235,17 @@ def write_changes(connection: sqlite3.Connection, old: LearnedState, new: Learne
         ],
     )
     _write_blends(connection, old, new)
+    connection.executemany(
+        "DELETE FROM learned_fits WHERE worker_id = ?", [(w,) for w in old.fits.keys() - new.fits.keys()]
+    )
+    connection.executemany(
+        "INSERT OR REPLACE INTO learned_fits VALUES (?, ?)",
+        [
+            storable("learned_fits", (w, document))
+            for w, document in sorted(new.fits.items())
+            if old.fits.get(w) != document
+        ],
+    )
 
 
 def _write_blends(connection: sqlite3.Connection, old: LearnedState, new: LearnedState) -> None:

@@ -7,7 +7,7 @@ import math
 import re
 import sys
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeAlias, cast, get_args
 
@@ -94,6 +94,12 @@ def _text(value: Any) -> str:
         value.encode()
     except UnicodeEncodeError:
         raise ValueError("the text is damaged: it is not UTF-8") from None
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    if not isinstance(value, bytes):
+        raise ValueError(f"bytes are expected, not {_shown(value)}")
     return value
 
 
@@ -195,12 +201,12 @@ def _list_of(rule: Rule) -> Rule:
     return check
 
 
-def _record_of(rules: Mapping[str, Rule], *, complete: bool) -> Rule:
-    """Return a rule for an object with certain keys and no others."""
+def _record_of(rules: Mapping[str, Rule], *, complete: bool, newer: Collection[str] = ()) -> Rule:
+    """Return a rule for an object with certain keys and no others; `newer` ones an older version did not write."""
 
     def check(value: Any) -> dict[str, Any]:
         unknown = _object(value).keys() - rules.keys()
-        missing = rules.keys() - value.keys() if complete else set()
+        missing = rules.keys() - value.keys() - set(newer) if complete else set()
         if unknown or missing:
             names = ", ".join(sorted(map(_shown, unknown or missing)))
             raise ValueError(f"{names} {'is unknown' if unknown else 'is missing'}")
@@ -367,22 +373,29 @@ def _bases(value: Any) -> dict[str, WorkerBase]:
     return bases
 
 
+_SHARES: Final = _object_of(_number(0.0, 1.0, low_allowed=False, expected="a number above 0 and at most 1"))
+
 _FITTED: Final = _record_of(
     {
-        "shares": _object_of(_number(0.0, 1.0, low_allowed=False, expected="a number above 0 and at most 1")),
+        "shares": _SHARES,
         "solver": _text,
         "absorbed": _SHARE,
         "digests": _list_of(_text),
+        "safe": _SHARES,
     },
     complete=True,
+    newer=("safe",),
 )
 
 
 def _fitted(value: Any) -> FittedBlend:
     fields = _FITTED(value)
-    blend = FittedBlend(fields["shares"], fields["solver"], fields["absorbed"], tuple(fields["digests"]))
+    digests = tuple(fields["digests"])
+    blend = FittedBlend(fields["shares"], fields["solver"], fields["absorbed"], digests, fields.get("safe", {}))
     if abs(math.fsum(blend.shares.values()) - 1.0) > _TOLERANCE:
         raise ValueError("the shares do not add up to 1")
+    if blend.safe and abs(math.fsum(blend.safe.values()) - 1.0) > _TOLERANCE:
+        raise ValueError("the safe shares do not add up to 1")
     return blend
 
 
@@ -476,7 +489,18 @@ _ALL: Final = (
         },
         relation=_evaluation_relation,
     ),
-    Table("previews", ("example_digest", "name"), {"example_digest": _text, "name": _text, "png": _png}),
+    Table(
+        "previews",
+        ("example_digest", "name"),
+        {"example_digest": _text, "name": _text, "png": _png, "rank": _optional(_number())},
+    ),
+    Table(
+        "observations",
+        ("example_digest", "name"),
+        {"example_digest": _text, "name": _text, "content": _bytes},
+        has_rowid=False,
+    ),
+    Table("learned_fits", ("worker_id",), {"worker_id": _text, "document": _bytes}, has_rowid=False),
     Table(
         "learned_bases",
         ("worker_id",),

@@ -9,11 +9,12 @@ __all__ = ["APPLICATION_ID", "GUIDE_SCHEMA", "GUIDE_TABLES", "OWN_SCHEMA", "SCHE
 APPLICATION_ID: Final = 0x54534D31
 """``PRAGMA application_id`` of our files ("TSM1"), so that tools can tell them from any other SQLite database."""
 
-SCHEMA_VERSION: Final = 3
+SCHEMA_VERSION: Final = 4
 """``PRAGMA user_version``.
 
 History: 0 with the guide's tables is an application's own file; 1, the first version; 2 knows who runs a session, and
-has a place for rows that cannot be used; 3 keeps fitted blends, and what was learned group by group.
+has a place for rows that cannot be used; 3 keeps fitted blends, and what was learned group by group; 4 keeps what
+trainable workers have noted and were fitted to, and ranks previews.
 """
 
 GUIDE_SCHEMA: Final = """
@@ -123,12 +124,14 @@ CREATE TABLE evaluations (
     created_at TEXT NOT NULL,
     UNIQUE (example_digest, worker_id, worker_fingerprint, metric_fingerprint)
 );
--- Small samples of pictures, so that blends can be compared without running a worker.
+-- Small samples of pictures, so that blends can be compared without running a worker. Where there is no room for all,
+-- those of the lowest rank stay; without one (NULL) they stay as long as the example.
 CREATE TABLE previews (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     example_digest TEXT NOT NULL,
     name TEXT NOT NULL,
     png BLOB NOT NULL,
+    rank REAL DEFAULT 1.0,
     UNIQUE (example_digest, name)
 );
 -- The learned state: where each worker starts, and what was absorbed of each example since.
@@ -182,13 +185,31 @@ CREATE TABLE IF NOT EXISTS learned_blends (
     group_label TEXT NOT NULL,  -- the value under it
     members TEXT NOT NULL,  -- JSON: the digests of the group's examples
     bases TEXT NOT NULL,  -- JSON: imported sums, per worker
-    fitted TEXT,  -- JSON: shares, solver, absorbed, digests; NULL where nothing was fitted
+    fitted TEXT,  -- JSON: shares, solver, absorbed, digests, safe; NULL where nothing was fitted
     PRIMARY KEY (group_by, group_label)
 ) WITHOUT ROWID;
 """
 
-OWN_SCHEMA: Final = _FIRST_SCHEMA + _SECOND_SCHEMA + _THIRD_SCHEMA
+_FOURTH_SCHEMA: Final = """
+-- What workers that learn have noted of each example.
+CREATE TABLE IF NOT EXISTS observations (
+    example_digest TEXT NOT NULL,
+    name TEXT NOT NULL,  -- the worker's id and fingerprint
+    content BLOB NOT NULL,
+    PRIMARY KEY (example_digest, name)
+) WITHOUT ROWID;
+-- What they were fitted to.
+CREATE TABLE IF NOT EXISTS learned_fits (
+    worker_id TEXT PRIMARY KEY,
+    document BLOB NOT NULL
+) WITHOUT ROWID;
+"""
+
+OWN_SCHEMA: Final = _FIRST_SCHEMA + _SECOND_SCHEMA + _THIRD_SCHEMA + _FOURTH_SCHEMA
 """Our own tables, beside the guide's."""
 
-UPGRADES: Final = {1: _SECOND_SCHEMA, 2: _THIRD_SCHEMA}
-"""What brings a file of each older schema version one version further."""
+_RANK: Final = "ALTER TABLE previews ADD COLUMN rank REAL DEFAULT 1.0;\n"
+"""Previews that are there already come behind all others, in the order in which they were kept so far."""
+
+UPGRADES: Final = {1: _SECOND_SCHEMA, 2: _THIRD_SCHEMA, 3: _RANK + _FOURTH_SCHEMA}
+"""What brings a file of each older schema version one version further; what is there already is left as it is."""
