@@ -1,12 +1,13 @@
 """What training learns of looks, on real photographs and film looks; exits with 1 if a figure is out of bounds.
 
-160 triples of 256 pixels, the default pool, ``alpha`` 0.15 and five epochs; whole pictures of held-out examples are
-predicted and scored. *Best* is the best fixed worker on the training part. Splits come from fixed seeds.
+160 triples of 256 pixels (PNG), the default pool, ``alpha`` 0.15 and five epochs; whole pictures of held-out examples
+are predicted and scored. *Best* is the best fixed worker on the training part. Splits come from fixed seeds.
 
     python benchmarks/looks.py [--full] [--jpeg]
 
 TSM_TRAINING_REAL_DATA names the folder of photographs and looks; without it there is nothing to measure. ``--full``
-takes every split, which may last half an hour; otherwise the rows that cost most have fewer.
+takes four splits of every row and the bounds as they are demanded, which may last half an hour. Otherwise one
+split of most rows stands for them, and bounds are looser by what single splits differ: 0.02 in similarity, 10 % in ΔE.
 """
 
 from __future__ import annotations
@@ -53,6 +54,9 @@ ALPHA, EPOCHS = 0.15, 5
 LEARNED = "learned_look"
 HELD_OUT = 48
 """Of 160 examples, where they are divided at random: the same ones for every number of examples to learn from."""
+
+FEW_SPLITS = 0.02
+"""By how much the similarity of one split may differ from the mean of four."""
 
 FOLDS = 5
 MEGABYTES = 500
@@ -341,6 +345,16 @@ class Demand:
             words.append(f"ΔE ≤ {self.of_best:.2f} best's")
         return ", ".join(words)
 
+    def loosened(self) -> Demand:
+        """Return what one or two splits have to reach."""
+        above, most, part = self.above_best, self.difference, self.of_best
+        return Demand(
+            max(0.0, self.similarity - FEW_SPLITS),
+            None if above is None else above - FEW_SPLITS,
+            None if most is None else 1.1 * most,
+            None if part is None else 1.1 * part,
+        )
+
     def misses(self, row: Mean) -> list[str]:
         above_best, of_best = row.similarity - row.best_similarity, row.difference / row.best_difference
         least = [
@@ -360,7 +374,7 @@ class Row:
     divide: Divide
     demand: Demand
     splits: int
-    """Without ``--full``; with it there are four."""
+    """Without ``--full``, where 0 leaves the row out; with it there are four."""
     is_told: bool = False
 
 
@@ -403,18 +417,15 @@ CURVE: Final = {10: 0.845, 20: 0.865, 40: 0.895, 80: 0.915}
 
 ROWS: Final = (
     Row("random 70/30", at_random(112), Demand(0.910, 0.06, 3.6), 1),
-    Row("by photograph", by_photograph, Demand(0.875, 0.035, 6.0), 2),
-    Row("by target", by("target"), Demand(0.91), 1),
-    Row("by source", by("source"), Demand(0.895), 1),
-    Row("by look (unseen)", by_look, Demand(0.0, -0.002, None, 0.95), 2),
-    *(
-        Row(f"{number} examples", at_random(number), Demand(least, NEVER_BELOW), 2 if number <= 20 else 1)
-        for number, least in CURVE.items()
-    ),
+    Row("by photograph", by_photograph, Demand(0.875, 0.035, 6.0), 1),
+    Row("by target", by("target"), Demand(0.91), 0),
+    Row("by source", by("source"), Demand(0.895), 0),
+    Row("by look (unseen)", by_look, Demand(0.0, -0.002, None, 0.95), 1),
+    *(Row(f"{number} examples", at_random(number), Demand(least, NEVER_BELOW), 1) for number, least in CURVE.items()),
     Row("style known, target held out", by("target"), Demand(0.960, None, 1.6), 1, is_told=True),
-    Row("look and photographs unseen", by_look_and_photograph, Demand(0.0, -0.015), 2),
+    Row("look and photographs unseen", by_look_and_photograph, Demand(0.0, -0.015), 0),
     Row("look told, 1 pair", told(1), Demand(0.92, None, 3.6), 1, is_told=True),
-    Row("look told, 4 pairs", told(4), Demand(0.955, None, 2.7), 1, is_told=True),
+    Row("look told, 4 pairs", told(4), Demand(0.955, None, 2.7), 0, is_told=True),
 )
 
 
@@ -434,9 +445,9 @@ def table(bench: Bench, misses: list[str], *, is_full: bool) -> dict[str, Mean]:
     print("similarity / mean ΔE00 of whole held-out pictures; share: of the learned look")
     print(f"{'':30}   train/test        ensemble              best fixed      share     time   demand")
     means = {}
-    for row in ROWS:
+    for row in (row for row in ROWS if is_full or row.splits):
         means[row.name] = mean = measured(bench, row, is_full=is_full)
-        missed = row.demand.misses(mean)
+        missed = (row.demand if is_full else row.demand.loosened()).misses(mean)
         misses += [f"{row.name}: {each}" for each in missed]
         print(f"{row.name:30} {mean}   {row.demand}   {'MISSED' if missed else 'ok'}", flush=True)
     return means

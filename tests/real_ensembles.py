@@ -25,6 +25,7 @@ from tsm_training import (
     BayesianWeightLearner,
     GuideSimilarity,
     Image,
+    TrainableWorker,
     TrainingEngine,
     TrainingManager,
     Worker,
@@ -54,10 +55,11 @@ class Remembering(Worker):
 
 
 def remembering_pool() -> WorkerPool:
-    """Return the built-in workers, each of which remembers its answers."""
+    """Return the built-in workers that learn nothing, each of which remembers its answers."""
     pool = WorkerPool()
     for worker in create_color_transfer_workers():
-        pool.register_worker(Remembering(worker))
+        if not isinstance(worker, TrainableWorker):
+            pool.register_worker(Remembering(worker))
     return pool
 
 

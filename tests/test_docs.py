@@ -43,7 +43,7 @@ PRINTED = {
     "docs/howto/report.md": [r"^Training\n  learned from: \d examples, 5 epochs", r"^What each worker brings"],
     "docs/howto/store.md": [r"session with 5 examples: completed"],
     "docs/howto/asgi.md": [r"^200 3\nimage/png PNG\n404 There is no such training example\.\n400 An argument has"],
-    "docs/howto/embedding.md": [r"evaluating: 6 of 6\nlearning: 2 of 2\nvalidating: 1 of 1"],
+    "docs/howto/embedding.md": [r"evaluating: 6 of 6\nfitting: 6 of 6\nlearning: 2 of 2\nvalidating: 1 of 1"],
     "docs/howto/web-app.md": [r"^200 \['session', 'validation'\]", r"^400 An argument has a value that cannot be used"],
     "docs/explanation/storage.md": [r"\['interrupted'\]\n\['interrupted', 'completed'\]"],
     "docs/explanation/similarity.md": [

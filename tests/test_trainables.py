@@ -30,7 +30,13 @@ from tsm_training import (
     WorkerPool,
 )
 from tsm_training.engine.trainables import Fit, FitRow
-from tsm_training.errors import MetricError, NoWorkersError, TrainingStoppedError, WorkerNotFittedError
+from tsm_training.errors import (
+    MetricError,
+    NoWorkersError,
+    TrainingStoppedError,
+    WeightsFileError,
+    WorkerNotFittedError,
+)
 from tsm_training.evidence import Absorbed, ExampleEvidence, LearnedState, Outcome, WorkerBase
 from tsm_training.weights import refitted
 from tsm_training.workers import group_of, learned_version
@@ -334,10 +340,13 @@ def test_cross_validation_fits_anew_in_each_fold_and_stores_nothing(tmp_path: Pa
 # --- what is done once ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("is_dumped", [False, True])
 @pytest.mark.parametrize("is_color_map", [False, True])
-def test_unchanged_data_are_fitted_scored_and_observed_once(tmp_path: Path, is_color_map: bool) -> None:
+def test_unchanged_data_are_fitted_scored_and_observed_once(
+    tmp_path: Path, is_color_map: bool, is_dumped: bool
+) -> None:
     log = Log()
-    manager = trainable_manager(tmp_path, log, is_color_map=is_color_map)
+    manager = trainable_manager(tmp_path, log, is_color_map=is_color_map, is_dumped=is_dumped)
     train(manager)
     assert len(log.observed) == 8
     keys = [e.key for e in manager.data_manager.load_evaluations([x.known_files.digest for x in examples_of(manager)])]
@@ -620,6 +629,48 @@ def test_a_removed_example_goes_from_what_was_imported_too(tmp_path: Path) -> No
     assert len(fit_of(manager).imported) == 7
 
 
+def test_a_worker_with_other_settings_is_not_fitted_on_what_another_one_noted(tmp_path: Path) -> None:
+    manager = trainable_manager(tmp_path, db_path=tmp_path / "x.db")
+    train(manager)
+    manager.export_weights(tmp_path / "a.json")
+    manager.close()
+    log = Log()
+    changed = trainable_manager(tmp_path, log, examples=0, db_path=tmp_path / "x.db", min_observations=2)
+    assert "shift" not in changed.predict(picture(0), picture(1), run_all=True).results
+    other = trainable_manager(tmp_path / "other", examples=0, min_observations=2)
+    other.import_weights(tmp_path / "a.json")
+    assert "shift" not in other.predict(picture(0), picture(1), run_all=True).results
+    other.add_training_examples([save_triple(tmp_path / "other", seed) for seed in range(60, 64)])
+    train(other)
+    assert fit_of(other).imported == ()
+    assert not log.fitted
+    train(changed)
+    assert "shift" in changed.predict(picture(0), picture(1), run_all=True).results
+    changed.close()
+
+
+def test_a_file_on_which_its_worker_cannot_be_fitted_is_refused(tmp_path: Path) -> None:
+    manager = trainable_manager(tmp_path, is_dumped=False)
+    train(manager)
+    manager.export_weights(tmp_path / "a.json")
+    document = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
+    document["fits"]["shift"]["observations"][0]["data"] = "AAAA"
+    (tmp_path / "a.json").write_text(json.dumps(document), encoding="utf-8")
+    before = manager.weight_learner.cell.state
+    with pytest.raises(WeightsFileError, match="its fit failed"):
+        manager.import_weights(tmp_path / "a.json")
+    assert manager.weight_learner.cell.state == before
+
+
+def test_examples_that_a_file_knows_are_not_taken_for_unseen(tmp_path: Path) -> None:
+    manager = trainable_manager(tmp_path)
+    train(manager, validation_split=0.0)
+    manager.export_weights(tmp_path / "a.json")
+    other = trainable_manager(tmp_path, examples=8)
+    other.import_weights(tmp_path / "a.json")
+    assert other.validate()["unseen_examples"] == 0
+
+
 def test_the_fit_of_a_worker_that_is_not_here_is_kept_for_the_next_export(tmp_path: Path) -> None:
     manager = trainable_manager(tmp_path)
     train(manager)
@@ -644,6 +695,8 @@ class Troubled(MeanShift):
             raise RuntimeError("cannot look at this")
         if self.trouble == "too much":
             return bytes(16_001)
+        if self.trouble == "empty":
+            return b""
         if self.trouble == "no bytes":
             return 5
         if self.trouble == "writes":
@@ -659,6 +712,13 @@ class Troubled(MeanShift):
             return self
         return MeanShift.fit(self, observations)
 
+    def dump_fit(self, fitted: Worker) -> Any:
+        if self.trouble == "dump raises":
+            raise RuntimeError("cannot dump this")
+        if self.trouble == "dump gives text":
+            return "text"
+        return bytes(1001) if self.trouble == "dump gives too much" else MeanShift.dump_fit(self, fitted)
+
 
 @pytest.mark.parametrize("trouble", ["fit raises", "no worker", "fits on"])
 def test_a_fit_that_fails_is_a_failure_on_every_example(tmp_path: Path, trouble: str) -> None:
@@ -669,6 +729,22 @@ def test_a_fit_that_fails_is_a_failure_on_every_example(tmp_path: Path, trouble:
     outcome = (examples_of(manager)[0].worker_results or {})["shift"]
     assert "its fit failed" in (outcome["error"] or "")
     assert shares_of(manager) == {"far": 1.0}
+
+
+@pytest.mark.parametrize("trouble", ["dump raises", "dump gives text", "dump gives too much"])
+def test_a_state_that_cannot_be_stored_costs_a_fit_and_nothing_else(
+    tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tsm_training.engine.trainables._MOST_STATE_BYTES", 1000)
+    manager = manager_with(tmp_path, pool=pool_of(brightening("far", -60), Troubled(trouble=trouble)))
+    train(manager)
+    assert fit_of(manager).state == b""
+    assert manager.weight_learner.get_all_weights()["shift"] > 1.0
+
+
+def test_a_pool_takes_no_worker_that_wants_half_an_observation() -> None:
+    with pytest.raises(ValueError, match="min_observations of worker 'shift' must be"):
+        pool_of(MeanShift(min_observations=0))
 
 
 @pytest.mark.parametrize("trouble", ["too much", "no bytes", "writes"])
@@ -688,8 +764,17 @@ def test_an_example_that_cannot_be_observed_is_left_out_of_the_fit(tmp_path: Pat
     manager = manager_with(tmp_path, 12, pool=pool_of(brightening("far", -60), worker))
     train(manager, validation_split=0.0)
     assert 0 < max(map(len, log.fitted)) < 12
-    train(manager, validation_split=0.0)
-    assert manager.weight_learner.get_all_weights()["shift"] > 1.0
+    outcomes = [(example.worker_results or {})["shift"] for example in examples_of(manager)]
+    failed = [outcome["error"] for outcome in outcomes if not outcome["is_valid"]]
+    assert len(failed) == 12 - max(map(len, log.fitted))
+    assert set(failed) == {"raised: observe: RuntimeError: cannot look at this"}
+
+
+def test_where_no_observation_says_anything_the_fit_fails_with_that_reason(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, pool=pool_of(brightening("far", -60), Troubled(trouble="empty")))
+    train(manager)
+    outcome = (examples_of(manager)[0].worker_results or {})["shift"]
+    assert "there is nothing to learn from in 0 observations" in (outcome["error"] or "")
 
 
 def test_a_judge_that_fails_ends_the_training_and_nothing_is_learned(tmp_path: Path) -> None:
@@ -821,6 +906,25 @@ def test_a_trial_keeps_its_fit_to_itself_until_it_is_adopted(tmp_path: Path) -> 
     manager.close()
 
 
+def test_what_a_trial_learns_and_an_empty_database_change_nothing_for_who_asks_the_pool(tmp_path: Path) -> None:
+    manager = trainable_manager(tmp_path)
+    train(manager, num_examples=4)
+    request = {"source": picture(0), "target": picture(1)}
+
+    def answer() -> bytes:
+        results = {result.worker_id: result for result in manager.worker_pool.execute_parallel(request)}
+        value = results["shift"].value
+        assert value is not None
+        return value.tobytes()
+
+    before = answer()
+    manager.add_training_examples([save_triple(tmp_path / "more", seed, levels=90) for seed in range(20, 26)])
+    train(manager.with_learner(manager.weight_learner.fork()))
+    assert answer() == before
+    TrainingManager(manager.worker_pool, BayesianWeightLearner(), storage=InMemoryStore())
+    assert answer() == before
+
+
 def test_two_threads_predict_while_a_third_forgets(tmp_path: Path) -> None:
     manager = trainable_manager(tmp_path)
     train(manager, validation_split=0.0)
@@ -850,7 +954,7 @@ def fit_with(count: int, groups: int = 0) -> Fit:
     rows = tuple(
         FitRow(f"{n:05}", "s", f"t{n % 100}", f"g{n // (count // groups)}" if groups else None) for n in range(count)
     )
-    return Fit("shift", "f", rows)
+    return Fit("shift", "f", "i", rows)
 
 
 def test_a_fit_holds_a_thousand_observations_at_most_and_some_of_every_group() -> None:

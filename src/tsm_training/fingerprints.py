@@ -16,7 +16,7 @@ from typing import Any, Final
 import attrs
 import numpy as np
 
-__all__ = ["describe_object"]
+__all__ = ["describe_object", "describe_settings"]
 
 _PROCESS_TOKEN: Final = secrets.token_hex(8)
 _NO_SETTINGS: Final = frozenset(
@@ -35,6 +35,19 @@ def describe_object(thing: object) -> str:
     change in a helper that the source merely calls is not seen: declare a new ``version`` then.
     """
     return _Describer().describe(thing)[:32]
+
+
+def describe_settings(thing: object) -> str:
+    """Return 32 hexadecimal digits for a thing's kind, declared version and public settings, whatever its source says.
+
+    They tell whether what one installation stored can be used by another. Without a declared version they are those of
+    `describe_object`.
+    """
+    version = str(getattr(thing, "version", "") or "")
+    if not version:
+        return describe_object(thing)
+    settings = {name: value for name, value in _settings(thing).items() if name not in _NO_SETTINGS}
+    return describe_object([f"{type(thing).__module__}.{type(thing).__qualname__}", version, settings])
 
 
 def _digest(text: str) -> str:

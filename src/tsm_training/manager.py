@@ -160,7 +160,8 @@ class TrainingManager:
         try:
             self.training_engine.learner_storage.attach(self.restore)
             self.training_engine.prepare_learner()
-            self.training_engine.share_fits()
+            if self.weight_learner.cell.state.fits:
+                self.training_engine.share_fits()
         except BaseException:
             if self.storage is None:
                 self.data_manager.close()
@@ -730,7 +731,7 @@ class TrainingManager:
         if known and not known & file.weights.keys():
             raise WeightsFileError(file.path, f"names none of the workers here ({', '.join(sorted(known))})", "weights")
         with self.weight_learner.cell:
-            fits = self.training_engine.imported_fits(file.fits)
+            fits = self.training_engine.imported_fits(file.path, file.fits)
             state = attrs.evolve(file.state(), fits=fits)
             known_ids = [worker_id for worker_id in ids if worker_id not in trainable or worker_id in fits]
             self.training_engine.learner_storage.change(

@@ -150,6 +150,7 @@ class Contenders:
         *,
         valid: Iterable[str] | None = None,
         earlier: Mapping[str, Image] | None = None,
+        ungrouped: Mapping[str, Image] | None = None,
     ) -> Iterator[tuple[ContenderName, Image]]:
         """Yield each contender's picture (uint8, H×W×3, BGR), one at a time, as far as its workers' pictures are there.
 
@@ -159,12 +160,14 @@ class Contenders:
             metadata: Of the request: it may belong to a group.
             valid: Ids of all workers that did not fail, at least one; None for those in `outputs`.
             earlier: What trainable workers gave with the fits that were in use before, by worker id.
+            ungrouped: What they give where they are not told the group.
         """
         valid = set(outputs if valid is None else valid)
         for name, shares in self.shares(metadata).items():
             if name in self.bests and self.bests[name] not in valid:
                 continue  # it failed here: that is no picture of its own
-            pictures = {**outputs, **(earlier or {})} if name == "previous" else outputs
+            others = {"previous": earlier, "without_groups": ungrouped}.get(name)
+            pictures = {**outputs, **(others or {})}
             wanted = renormalised(shares, valid)
             used = {worker_id: picture for worker_id, picture in pictures.items() if worker_id in wanted}
             missing = [share for worker_id, share in wanted.items() if worker_id not in used]

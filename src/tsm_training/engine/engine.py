@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import attrs
 import numpy as np
@@ -40,10 +40,11 @@ from tsm_training.errors import (
     NothingEvaluatedError,
     NoWorkersError,
     PredictionError,
+    WeightsFileError,
     WorkerNotFittedError,
     WorkerPoolError,
 )
-from tsm_training.fingerprints import describe_object
+from tsm_training.fingerprints import describe_object, describe_settings
 from tsm_training.images import ImageLimits
 from tsm_training.metrics import ColorDifference, GuideSimilarity, Metric, prepare_metric
 from tsm_training.persistence import LearnerStorage
@@ -231,9 +232,13 @@ class TrainingEngine:
 
     @final
     def share_fits(self) -> None:
-        """Have the pool's trainable workers answer with what they are fitted to now, whoever asks the pool."""
-        if isinstance(self.worker_pool, WorkerPool) and own_workers(self.worker_pool) is not None:
-            self.worker_pool.set_fitted(self.trainables.ready(self._fits))
+        """Have the pool's trainable workers answer with what they are fitted to now, whoever asks the pool.
+
+        What a trial learns is its own business.
+        """
+        is_ours = isinstance(self.worker_pool, WorkerPool) and own_workers(self.worker_pool) is not None
+        if is_ours and not self.weight_learner.cell.is_trial:
+            cast("WorkerPool", self.worker_pool).set_fitted(self.trainables.ready(self._fits))
 
     @final
     def exported_fits(self) -> dict[str, WorkerFit]:
@@ -245,25 +250,34 @@ class TrainingEngine:
             if fit is not None:  # of a worker that is not here: what a weights file brought goes on
                 fits[worker_id] = fit
         return {
-            worker_id: WorkerFit(observations, fit.state, fit.group_by)
+            worker_id: WorkerFit(observations, fit.state or None, fit.group_by, fit.identity)
             for worker_id, fit in fits.items()
             if (observations := trainables.observations_of(fit))
         }
 
     @final
-    def imported_fits(self, fits: Mapping[str, WorkerFit]) -> dict[str, bytes]:
-        """Return the documents to keep of what a weights file holds, by worker id."""
-        workers = self.trainables.workers
-        return {
-            worker_id: Fit(
+    def imported_fits(self, path: str, fits: Mapping[str, WorkerFit]) -> dict[str, bytes]:
+        """Return the documents to keep of what a weights file holds, by worker id.
+
+        Raises:
+            WeightsFileError: a worker of the pool cannot be fitted on the observations that are meant for it.
+        """
+        trainables, documents = self.trainables, {}
+        for worker_id, held in fits.items():
+            worker = trainables.workers.get(worker_id)
+            fit = Fit(
                 worker_id,
-                describe_object(workers[worker_id]) if worker_id in workers else "",
-                imported=fit.observations,
-                group_by=fit.group_by,
-                state=fit.state,
-            ).to_document()
-            for worker_id, fit in fits.items()
-        }
+                "" if worker is None else describe_object(worker),
+                held.identity,
+                imported=held.observations,
+                group_by=held.group_by,
+                state=held.state,
+            )
+            is_usable = worker is not None and held.identity == describe_settings(worker)
+            if is_usable and (reason := trainables.fault(fit)) is not None:
+                raise WeightsFileError(path, reason, f"fits[{worker_id!r}]")
+            documents[worker_id] = fit.to_document()
+        return documents
 
     @final
     @property
@@ -466,36 +480,36 @@ class TrainingEngine:
             whole = functools.partial(self._whole_pictures, worker_ids=worker_ids)
             judging = attrs.evolve(judging, whole_pictures=whole)
         if isinstance(previous, WeightLearner):
-            judging = attrs.evolve(judging, earlier=self._earlier_pictures(previous, learner, run))
+            before, now = previous.cell.state.fits, learner.cell.state.fits
+            changed = {worker_id: each for worker_id, each in before.items() if each != now.get(worker_id)}
+            judging = attrs.evolve(judging, earlier=self._fitted_pictures(changed, run, previous.cell.state.group_by))
+        if learner.cell.state.groups:
+            judging = attrs.evolve(judging, ungrouped=self._fitted_pictures(learner.cell.state.fits, run, None))
         judged = judging.judge(evaluated, listener)
         self._note_scores(evaluated, judged, contenders)
         return validation_results(run, judged, contenders, self.rope)
 
-    def _earlier_pictures(
-        self, previous: WeightLearner, learner: WeightLearner, run: EvaluationRun
-    ) -> Callable[[EvaluatedExample, Pictures], Mapping[str, Image]] | None:
-        """Return what makes the pictures of trainable workers with the fits that were in use before, if they differ."""
-        before, now = previous.cell.state.fits, learner.cell.state.fits
-        trainables = self.trainables
-        fits = trainables.current({worker_id: each for worker_id, each in before.items() if each != now.get(worker_id)})
-        previews = Previews.of(self.store, run)
+    def _fitted_pictures(
+        self, documents: Mapping[str, bytes], run: EvaluationRun, group_by: str | None
+    ) -> Callable[[EvaluatedExample, Pictures], Mapping[str, Image]]:
+        """Return what makes the pictures of trainable workers with other fits, or for other groups, than in a run.
+
+        Only those are made that change each pixel by its colour alone: the source is a sample.
+        """
+        trainables, previews = self.trainables, Previews.of(self.store, run)
+        fits = trainables.current(documents)
+        maps = {worker_id: fit for worker_id, fit in fits.items() if trainables.workers[worker_id].is_color_map}
 
         def pictures(item: EvaluatedExample, judged: Pictures) -> dict[str, Image]:
-            source = previews.source(item)
+            source = previews.source(item) if maps else None
             if source is None:
                 return {}
-            request = WorkerRequest(
-                source, judged.target, group_label(item.example.metadata, previous.cell.state.group_by)
-            )
-            ready = trainables.ready_for(item.example, fits)
-            made = {
-                worker_id: run_worker(fitted(), request).value
-                for worker_id, fitted in ready.items()
-                if trainables.workers[worker_id].is_color_map
-            }
+            request = WorkerRequest(source, judged.target, group_label(item.example.metadata, group_by))
+            ready = trainables.ready_for(item.example, maps)
+            made = {worker_id: run_worker(fitted(), request).value for worker_id, fitted in ready.items()}
             return {worker_id: picture for worker_id, picture in made.items() if picture is not None}
 
-        return pictures if fits else None
+        return pictures
 
     def _judging(self, run: EvaluationRun) -> Callable[[Contenders], Judging]:
         """Return what makes judges of contenders on the examples of a run, or on some of them."""
@@ -506,6 +520,7 @@ class TrainingEngine:
             rivals=rival_truths(run.evaluated, previews),
             scorer=self.scorer,
             metric_name=self.metric_name,
+            imported=self.trainables.imported(self.weight_learner.cell.state.fits),
             is_color_difference=type(self.known_metric) is ColorDifference,
         )
 
@@ -759,6 +774,8 @@ class TrainingEngine:
         self.prepare_learner()
         workers = own_workers(self.worker_pool)
         fits = self._fits
+        if example is None:
+            self.share_fits()  # another process may have forgotten something
         ready = self.trainables.ready(fits) if example is None else self.trainables.ready_for(example, fits)
         ids = None
         if workers is not None:

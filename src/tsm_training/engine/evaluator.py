@@ -109,6 +109,8 @@ class EvaluationRun:
     """Previews that are kept for this call only, by digest and name (a foreign pool's)."""
     observations: Mapping[str, Mapping[str, bytes]] = attrs.field(factory=dict)
     """Observations that are kept for this call only, by their name and digest (where the store is read-only)."""
+    unobserved: Mapping[str, Mapping[str, str]] = attrs.field(factory=dict)
+    """Why a trainable worker could note nothing, by worker id and digest."""
 
     def of(self, examples: Iterable[TrainingExample]) -> EvaluationRun:
         """Return the part of the run that concerns these examples."""
@@ -118,6 +120,7 @@ class EvaluationRun:
             skipped={example_id: reason for example_id, reason in self.skipped.items() if example_id in ids},
             previews=self.previews,
             observations=self.observations,
+            unobserved=self.unobserved,
         )
 
     def require_a_picture(self) -> None:
@@ -248,8 +251,9 @@ class Evaluator:
             else:
                 evaluated.append(EvaluatedExample(example, _digest(example), fresh.found[_digest(example)]))
         for worker_id, reasons in sorted(fresh.unobserved.items()):
-            listener.note(f"worker {worker_id!r} cannot learn from {len(reasons)} of the examples; {reasons[0]}")
-        return EvaluationRun(tuple(evaluated), skipped, fresh.previews, fresh.observations)
+            reason = next(iter(reasons.values()))
+            listener.note(f"worker {worker_id!r} cannot learn from {len(reasons)} of the examples; {reason}")
+        return EvaluationRun(tuple(evaluated), skipped, fresh.previews, fresh.observations, fresh.unobserved)
 
     def with_files(self, examples: Sequence[TrainingExample]) -> tuple[list[TrainingExample], dict[str, str]]:
         """Return the examples with the contents of their files known, and why the others were left out.
@@ -527,10 +531,12 @@ class FreshResults:
     """Digests of the target pictures, by example digest."""
     observations: dict[str, dict[str, bytes]] = attrs.field(factory=dict)
     """Observations that are kept for this call only, by name and example digest."""
-    unobserved: dict[str, list[str]] = attrs.field(factory=dict)
-    """Why trainable workers could note nothing, by worker id."""
+    unobserved: dict[str, dict[str, str]] = attrs.field(factory=dict)
+    """Why trainable workers could note nothing, by worker id and digest."""
     is_kept: bool = False
     """True where previews of outputs stay as long as the example."""
+    pictured: Set[str] | None = None
+    """Digests of the examples whose outputs get a preview; None for all."""
 
     def add(self, result: ScoredExample, metric: str, now: datetime, pending: _Pending) -> None:
         """Take what came of a task, and leave in `pending` what is to be stored of it."""
@@ -546,7 +552,7 @@ class FreshResults:
             if self.keeps_previews:
                 self.observations.setdefault(name, {})[digest] = content
         for worker_id, reason in result.unobserved.items():
-            self.unobserved.setdefault(worker_id, []).append(reason)
+            self.unobserved.setdefault(worker_id, {})[digest] = reason
         rank = None if self.is_kept else preview_rank(self.targets.get(digest, digest))
         for score in result.scores:
             fingerprint = self.fingerprint_of(score.worker_id, digest) or ""
@@ -555,7 +561,7 @@ class FreshResults:
             if evaluation.failure_kind in PASSING_FAILURES:
                 continue  # it counts in this call; the next one tries again
             pending.evaluations.append(evaluation)
-            if score.preview is not None:
+            if score.preview is not None and (self.pictured is None or digest in self.pictured):
                 name = preview_name(score.worker_id, fingerprint)
                 pending.previews.append(Preview(digest, name, score.preview, rank))
         if self.keeps_previews:

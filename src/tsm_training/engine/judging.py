@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from typing import Final, TypedDict
 
 import attrs
@@ -64,6 +64,10 @@ class Judging:
     earlier: Callable[[EvaluatedExample, Pictures], Mapping[str, Image]] | None = None
     """Gives pictures of trainable workers with the fits that were in use before, by worker id; without it, "previous"
     is judged with the fits of today."""
+    ungrouped: Callable[[EvaluatedExample, Pictures], Mapping[str, Image]] | None = None
+    """Gives pictures of trainable workers that are not told the example's group, by worker id."""
+    imported: Set[str] = frozenset()
+    """Digests of examples that came with a weights file: its shares were learned from them."""
     is_color_difference: bool = False
     """Whether the scorer's similarity is `ColorDifference` already."""
 
@@ -84,7 +88,7 @@ class Judging:
                 {
                     "example_id": item.example.example_id,
                     "group": self.contenders.label_of(item.example.metadata),
-                    "is_unseen": item.digest not in seen,
+                    "is_unseen": item.digest not in seen and item.digest not in self.imported,
                     "scores": scores,
                     "delta_e": delta_e,
                 }
@@ -109,6 +113,7 @@ class Judging:
             item.example.metadata,
             valid=pictures.valid,
             earlier=None if self.earlier is None else self.earlier(item, pictures),
+            ungrouped=None if self.ungrouped is None else self.ungrouped(item, pictures),
         ):
             scores[name] = self._checked(score, picture)
             delta_e[name] = 100.0 * (1.0 - (scores[name] if closeness is None else closeness(picture)))

@@ -42,7 +42,7 @@ class PreviewedExample:
         """Tell whether the picture of every worker that gave one is there."""
         accuracies = self.item.accuracies
         valid = {worker_id for worker_id, accuracy in accuracies.items() if accuracy is not None}
-        return bool(valid) and self.outputs.keys() == valid
+        return bool(valid) and set(self.outputs) == valid
 
 
 @attrs.frozen(eq=False)

@@ -232,7 +232,6 @@ def _observed(observers: Sequence[TrainableWorker], triple: Triple) -> tuple[dic
                 raise ValueError(f"observe returned {len(noted)} bytes; at most {MOST_OBSERVATION_BYTES} can be kept")
             notes[worker.worker_id] = noted
         except (Exception, SystemExit, GeneratorExit) as error:  # the last two must not end the host
-            notes[worker.worker_id] = b""
             reasons[worker.worker_id] = f"{type(error).__name__}: {shown(error)}"
     return notes, reasons
 

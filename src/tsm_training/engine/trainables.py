@@ -13,7 +13,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from typing import Any, Final
 
 import attrs
@@ -21,17 +21,25 @@ import attrs
 from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample
 from tsm_training.data.split import folds_of
-from tsm_training.engine.evaluator import EvaluationRun, Evaluator, FreshResults, observation_name, trainable_workers
-from tsm_training.engine.fitting import group_label
+from tsm_training.engine.evaluator import (
+    EvaluationRun,
+    Evaluator,
+    FreshResults,
+    observation_name,
+    preview_rank,
+    trainable_workers,
+)
+from tsm_training.engine.fitting import MOST_FITTED_EXAMPLES, group_label
 from tsm_training.engine.listener import Listener, write_log
 from tsm_training.engine.reports import EvaluatedExample
-from tsm_training.engine.tasks import SOURCE, TARGET, TRUTH
-from tsm_training.fingerprints import describe_object
-from tsm_training.workers import MOST_OBSERVATIONS, Observation, TrainableWorker, Worker, shown
+from tsm_training.engine.tasks import SOURCE, TARGET, TRUTH, Score, ScoredExample
+from tsm_training.fingerprints import describe_object, describe_settings
+from tsm_training.workers import MOST_OBSERVATIONS, Observation, TrainableWorker, Worker, WorkerFailure, shown
 
 __all__ = ["Fit", "FitRow", "Trainables", "forgotten"]
 
 _FOLDS: Final = 5
+_MOST_STATE_BYTES: Final = 8 * 1024**2
 _MOST_READY: Final = 2
 """Fitted workers that are held ready beside the newest, of each trainable worker: what was in use before, for one."""
 
@@ -55,6 +63,8 @@ class Fit:
     worker_id: str
     fingerprint: str
     """Of the worker as it was registered; its observations have it in their name."""
+    identity: str = ""
+    """What kind of worker, with which version and settings, made the observations: no other can be fitted on them."""
     rows: tuple[FitRow, ...] = ()
     """In order of digest."""
     imported: tuple[Observation, ...] = ()
@@ -62,7 +72,7 @@ class Fit:
     group_by: str | None = None
     """The metadata key that makes the groups."""
     state: bytes | None = attrs.field(default=None, repr=False)
-    """What the worker made of the fit of all, if it gave something to store."""
+    """What the worker made of the fit of all: empty where it gives nothing to store, None where it was not asked."""
 
     @classmethod
     def of(cls, worker_id: str, document: bytes) -> Fit | None:
@@ -73,6 +83,7 @@ class Fit:
         """Return the document that `of` reads."""
         document = {
             "fingerprint": self.fingerprint,
+            "identity": self.identity,
             "group_by": self.group_by,
             "rows": [attrs.astuple(row) for row in self.rows],
             "imported": [[*attrs.astuple(o)[:-1], base64.b64encode(o.data).decode()] for o in self.imported],
@@ -172,6 +183,7 @@ def _parsed(worker_id: str, document: bytes) -> Fit | None:
         return Fit(
             worker_id,
             found["fingerprint"],
+            found["identity"],
             tuple(FitRow(*row) for row in found["rows"]),
             tuple(imported),
             found["group_by"],
@@ -233,6 +245,9 @@ class Trainables:
             fit = Fit.of(worker_id, documents[worker_id]) if worker_id in documents else None
             if fit is None:
                 continue
+            if fit.identity != describe_settings(worker):
+                write_log(logging.INFO, "worker %r is not fitted: its version or settings have changed", worker_id)
+                continue
             held = self.evaluator.store.find_observations(fit.name, [row.digest for row in fit.rows])
             if len(held) < len(fit.rows):
                 fit = attrs.evolve(fit, rows=tuple(row for row in fit.rows if row.digest in held), state=None)
@@ -258,13 +273,15 @@ class Trainables:
         rows = {item.digest: _row(item, group_by) for item in items}
         plans = {}
         for worker_id, worker in self.workers.items():
-            name = observation_name(worker_id, describe_object(worker))
+            fingerprint, identity = describe_object(worker), describe_settings(worker)
+            name = observation_name(worker_id, fingerprint)
             held = self.evaluator.store.find_observations(name, rows) | observations.get(name, {}).keys()
             before = Fit.of(worker_id, documents[worker_id]) if worker_id in documents else None
-            imported = () if before is None else before.imported
+            imported = before.imported if before is not None and before.identity == identity else ()
             fit = Fit(
                 worker_id,
-                describe_object(worker),
+                fingerprint,
+                identity,
                 tuple(rows[digest] for digest in sorted(rows) if digest in held),
                 imported,
                 group_by,
@@ -288,11 +305,13 @@ class Trainables:
         worker = self.workers[fit.worker_id]
         known = self._observations(fit, fold, observations or {})
         fitted: Worker | None = None
-        if fold is None and fit.state is not None:
+        if fold is None and fit.state:
             try:
                 fitted = worker.load_fit(fit.state, known)
             except ValueError as error:
                 write_log(logging.WARNING, "the stored fit of worker %r is fitted again: %s", fit.worker_id, error)
+        if fitted is None and len(known) < max(1, worker.min_observations):
+            fitted = _FailedFit(worker.worker_id, f"there is nothing to learn from in {len(known)} observations")
         if fitted is None:
             fitted = _fitted(worker, known)
         if fold is None:
@@ -329,7 +348,7 @@ class Trainables:
         fitted = self.fitted(fit, None, observations)
         if isinstance(fitted, _FailedFit):
             return fit
-        return attrs.evolve(fit, state=self.workers[fit.worker_id].dump_fit(fitted))
+        return attrs.evolve(fit, state=_dumped(self.workers[fit.worker_id], fitted) or b"")
 
     def ready(self, fits: Mapping[str, Fit]) -> dict[str, Callable[[], Worker]]:
         """Return what gives each fitted worker when it is needed."""
@@ -337,12 +356,25 @@ class Trainables:
 
     def ready_for(self, example: TrainingExample, fits: Mapping[str, Fit]) -> dict[str, Callable[[], Worker]]:
         """Return what gives the fitted workers that do not know an example."""
-        target = example.known_files.target.sha256
+        if example.files is None:  # nothing was learned from it yet
+            return self.ready(fits)
+        target = example.files.target.sha256
         return {
             worker_id: functools.partial(self.fitted, fit, fold)
             for worker_id, fit in fits.items()
             if fit.selected(fold := fit.fold_of(target))
         }
+
+    def fault(self, fit: Fit) -> str | None:
+        """Return why a worker cannot be fitted, or None where it can."""
+        fitted = self.fitted(fit)
+        return fitted.reason if isinstance(fitted, _FailedFit) else None
+
+    @staticmethod
+    def imported(documents: Mapping[str, bytes]) -> frozenset[str]:
+        """Return the digests of all examples that came with a weights file."""
+        fits = (Fit.of(worker_id, document) for worker_id, document in documents.items())
+        return frozenset(o.digest for fit in fits if fit is not None for o in fit.imported)
 
     # --- scoring ---
 
@@ -404,16 +436,22 @@ class Trainables:
             return keys.get(digest) if worker_id == fit.worker_id else None
 
         found = {} if reevaluate else evaluator.stored(keys, fingerprint_of)
+        blind = {digest: why for digest, why in run.unobserved.get(fit.worker_id, {}).items() if digest in keys}
+        found = {digest: each for digest, each in found.items() if digest not in blind}
         fresh = FreshResults(
             found,
             fingerprint_of,
             keeps_previews=not is_kept or evaluator.store.is_read_only,
             targets={digest: item.example.known_files.target.sha256 for digest, item in items.items()},
         )
-        missing: dict[int | None, list[str]] = {}
-        for digest in keys.keys() - found.keys():
-            missing.setdefault(fit.fold_of(items[digest].example.known_files.target.sha256), []).append(digest)
         quiet = attrs.evolve(listener, callbacks=())  # it is told of fits, not of each score
+        # A blend is fitted on the first ones in order of rank, so of the others no picture is wanted.
+        ranks = {digest: (preview_rank(target), digest) for digest, target in fresh.targets.items()}
+        foremost = frozenset(sorted(ranks, key=ranks.__getitem__)[: 2 * MOST_FITTED_EXAMPLES])
+        missing: dict[int | None, list[str]] = {}
+        evaluator.collect(lambda _poll: _unobserved(fit.worker_id, blind), fresh, len(blind), quiet)
+        for digest in keys.keys() - found.keys() - blind.keys():
+            missing.setdefault(fit.fold_of(items[digest].example.known_files.target.sha256), []).append(digest)
         started = time.monotonic()
         for number, fold in enumerate(sorted(missing, key=lambda fold: (fold is None, fold)), 1):
             listener.poll()
@@ -427,9 +465,10 @@ class Trainables:
                     is_sampled=is_sampled,
                     samples=self._samples(digest, run) if is_sampled else {},
                 )
-                for digest in sorted(missing[fold])
+                for digest in sorted(missing[fold], key=ranks.__getitem__)
             ]
             fresh.is_kept = fold is None  # held-out examples need their pictures for a verdict
+            fresh.pictured = None if fresh.is_kept else foremost
             executor = None if is_sampled else evaluator.executor  # a fit is large, and its task on a sample small
             evaluator.run_tasks(tasks, fresh, quiet, executor, (fit.worker_id,))
             listener.tell("fitting", number, len(missing), started)
@@ -441,9 +480,29 @@ class Trainables:
         return {role: held[role] for role in roles} if held.keys() >= set(roles) else {}
 
 
+def _unobserved(worker_id: str, reasons: Mapping[str, str]) -> Iterator[ScoredExample]:
+    """Yield the failures of a worker that could not note what it needs."""
+    for digest, reason in sorted(reasons.items()):
+        failure = WorkerFailure("raised", "observe", reason)
+        yield ScoredExample(digest, (Score(worker_id, None, 0.0, failure, 0.0),))
+
+
 def _row(item: EvaluatedExample, group_by: str | None) -> FitRow:
     files = item.example.known_files
     return FitRow(item.digest, files.source.sha256, files.target.sha256, group_label(item.example.metadata, group_by))
+
+
+def _dumped(worker: TrainableWorker, fitted: Worker) -> bytes | None:
+    """Return the state of a fit; None where the worker gives none that can be stored: it is then fitted again."""
+    try:
+        state: object = worker.dump_fit(fitted)
+    except (Exception, SystemExit, GeneratorExit) as error:
+        state = f"it raised {type(error).__name__}: {shown(error)}"
+    if state is None or (isinstance(state, bytes) and len(state) <= _MOST_STATE_BYTES):
+        return state
+    what = f"{len(state)} bytes" if isinstance(state, bytes) else shown(state)
+    write_log(logging.WARNING, "worker %r gave no state of its fit that can be stored: %s", worker.worker_id, what)
+    return None
 
 
 def _fitted(worker: TrainableWorker, observations: Sequence[Observation]) -> Worker:

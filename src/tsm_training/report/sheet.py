@@ -18,7 +18,6 @@ from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample, TrainingStore
 from tsm_training.engine import TrainingEngine, describe_files, own_workers
 from tsm_training.engine.contenders import best_single_worker
-from tsm_training.engine.fitting import group_label
 from tsm_training.engine.tasks import checked_similarity, load_triple
 from tsm_training.errors import (
     ImageError,
@@ -242,17 +241,17 @@ class _Look:
     ) -> tuple[Image | None, Image | None, str | None]:
         """Return the ensemble's picture, that of the best single worker, and that worker's id."""
         engine = self.engine
-        label = group_label(example.metadata, engine.weight_learner.cell.state.group_by)
         workers = own_workers(engine.worker_pool)
         statistics = engine.weight_learner.get_all_statistics()
         ids = list(statistics) if workers is None else [worker.worker_id for worker in workers]
         best = best_single_worker(statistics, ids)
         try:
-            prediction = engine.predict(source, target, group=label)
+            prediction = engine.predict_example(example, source, target)
         except PredictionError:
             return None, None, best
         result = prediction.results.get(best) if best is not None else None
-        if result is None and best is not None and isinstance(engine.worker_pool, WorkerPool):
+        is_fixed = best not in engine.trainables.workers  # a fitted one without a share has no picture here
+        if result is None and best is not None and is_fixed and isinstance(engine.worker_pool, WorkerPool):
             (result,) = engine.worker_pool.execute({"source": source, "target": target}, [best])
         return prediction.image, None if result is None else result.value, best
 

@@ -104,6 +104,8 @@ class ObservationDocument(TypedDict):
 class FitDocument(TypedDict):
     """What a trainable worker was fitted to."""
 
+    worker: str
+    """What kind of worker, with which version and settings, made the observations."""
     group_by: str | None
     """The metadata key that makes the groups of the observations."""
     observations: list[ObservationDocument]
@@ -144,10 +146,13 @@ class WorkerFit:
     """In order of digest, at least one."""
     state: bytes | None
     group_by: str | None
+    identity: str
+    """What kind of worker, with which version and settings, made the observations."""
 
     def to_document(self) -> FitDocument:
         """Return the fit as an entry of a weights file."""
         return FitDocument(
+            worker=self.identity,
             group_by=self.group_by,
             observations=[
                 ObservationDocument(
@@ -458,7 +463,7 @@ class _Reader:
             None if fields["state"] is None else self._base64(fields["state"], f"{key}.state", MAX_WEIGHTS_FILE_BYTES)
         )
         group_by = None if fields["group_by"] is None else self._label(fields["group_by"], f"{key}.group_by")
-        return WorkerFit(observations, state, group_by)
+        return WorkerFit(observations, state, group_by, self._label(fields["worker"], f"{key}.worker"))
 
     def _observation(self, entry: object, key: str) -> Observation:
         fields = self._record(entry, key, ObservationDocument.__annotations__)

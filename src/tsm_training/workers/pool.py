@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import attrs
 
-from tsm_training.arguments import at_least
+from tsm_training.arguments import at_least, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.errors import (
     DuplicateWorkerError,
@@ -71,6 +71,8 @@ class WorkerPool:
             )
         check_worker_id(worker.worker_id)
         time_limit_of(worker, None)
+        if isinstance(worker, TrainableWorker):
+            check_whole_number(f"min_observations of worker {worker.worker_id!r}", worker.min_observations)
         with self._lock:
             if worker.worker_id in self._registry:
                 raise DuplicateWorkerError(worker.worker_id)

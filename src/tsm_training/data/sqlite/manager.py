@@ -318,7 +318,8 @@ class TrainingDataManager(TrainingStore):
                     "INSERT OR REPLACE INTO previews (example_digest, name, png, rank) VALUES (?, ?, ?, ?)",
                     map(preview_row, previews),
                 )
-                _drop_surplus_previews(connection)
+                if any(preview.rank is not None for preview in previews):
+                    _drop_surplus_previews(connection)
             connection.executemany(
                 "INSERT OR REPLACE INTO observations (example_digest, name, content) VALUES (?, ?, ?)",
                 map(observation_row, observations),
