@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,6 @@ from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 from tsm_training.data import (
     Evaluation,
     ExampleEdit,
-    ExampleFiles,
     InMemoryStore,
     Learning,
     Preview,
@@ -165,16 +164,6 @@ class DropsOneWriteInThree(InMemoryStore):
         super().save_evaluations(evaluations if calls % 3 else (), *more, **others)
 
 
-class KeepsWhatBelongsToNothing(InMemoryStore):
-    def _forget_contents(self, files: ExampleFiles | None) -> None:
-        """Leave observations and previews where they are."""
-
-
-class NeverSupersedes(InMemoryStore):
-    def save_evaluations(self, *records: Any, superseding: Collection[str] = ()) -> None:
-        super().save_evaluations(*records)
-
-
 class ForgetsObservations(InMemoryStore):
     def save_evaluations(
         self, evaluations: Sequence[Evaluation], previews: Sequence[Preview] = (), *_more: Any, **others: Any
@@ -198,8 +187,6 @@ class IgnoresRanks(InMemoryStore):
         (KeepsLiveRecords, TrainingStoreMachine),
         (FitsOnlyWithNewEvidence, TrainingStoreMachine),
         (DropsOneWriteInThree, TrainingStoreMachine),
-        (KeepsWhatBelongsToNothing, TrainingStoreMachine),
-        (NeverSupersedes, TrainingStoreMachine),
         (ForgetsObservations, TrainingStoreMachine),
         (IgnoresRanks, TrainingStoreMachine),
     ],
