@@ -17,7 +17,7 @@ import numpy as np
 
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import create_color_transfer_workers
-from tsm_training.workers import WorkerRequest
+from tsm_training.workers import TrainableWorker, WorkerRequest
 
 SIDE = 1000
 ROUNDS = 9
@@ -35,7 +35,7 @@ def main() -> int:
     if len(sys.argv) > 1:
         cv2.setNumThreads(int(sys.argv[1]))
     source, target = picture(1), picture(2)
-    workers = create_color_transfer_workers()
+    workers = [worker for worker in create_color_transfer_workers() if not isinstance(worker, TrainableWorker)]
     seconds: dict[str, list[float]] = {worker.worker_id: [] for worker in workers}
     for _ in range(ROUNDS):
         for worker in workers:
