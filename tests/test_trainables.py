@@ -448,6 +448,7 @@ def test_another_process_removes_an_example(tmp_path: Path) -> None:
         with trainable_manager(tmp_path, examples=0, db_path=path) as other:
             other.remove_training_example(gone.example_id)
         manager.predict(picture(0), picture(1))
+        manager.worker_pool.execute_parallel({"source": picture(0), "target": picture(1)})
         assert len(log.fitted) == 1
         assert gone.known_files.digest not in log.fitted[0]
 
@@ -478,8 +479,8 @@ def test_forgetting_is_exact(tmp_path: Path) -> None:
 # --- groups -----------------------------------------------------------------------------------------------------------
 
 
-def grouped_manager(folder: Path, log: Log | None = None) -> TrainingManager:
-    manager = trainable_manager(folder, log, examples=0)
+def grouped_manager(folder: Path, log: Log | None = None, **settings: Any) -> TrainingManager:
+    manager = trainable_manager(folder, log, examples=0, **settings)
     styles = {"soft": 10, "hard": 50}
     manager.add_training_examples(
         [
@@ -501,6 +502,13 @@ def test_a_known_group_reaches_the_fitted_worker(tmp_path: Path) -> None:
         assert np.abs(value.astype(int) - brighter(picture(1), levels)).max() <= 5
         assert (prediction.group, prediction.is_known_group) == (style, True)
         assert style in prediction._repr_html_()
+
+
+def test_without_groups_a_fitted_worker_is_not_told_the_group_either(tmp_path: Path) -> None:
+    manager = grouped_manager(tmp_path, is_color_map=True)
+    results = train(manager, group_by="style", epochs=20, validation_split=0.4)
+    means = {name: each["mean"] for name, each in results["validation"]["contenders"].items()}
+    assert means["trained"] > means["without_groups"] + 0.01
 
 
 def test_an_unknown_group_falls_back_and_says_so(tmp_path: Path) -> None:
