@@ -10,8 +10,10 @@ import pathlib
 import subprocess
 import sys
 import textwrap
+import time
 import types
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -296,6 +298,7 @@ def test_a_class_is_told_by_the_source_of_its_bases_too(monkeypatch: pytest.Monk
         return honest(item) + ("# edited" if item is Base else "")
 
     monkeypatch.setattr(inspect, "getsource", edited)
+    monkeypatch.setattr("tsm_training.fingerprints._class_sources", {})  # as in another process
     assert describe_object(Derived()) != before[0]
     assert describe_object(Base()) != before[1]
 
@@ -308,6 +311,7 @@ def test_a_file_that_was_edited_into_nonsense_leaves_a_fingerprint_for_this_proc
 
     before = describe_object(Base())
     monkeypatch.setattr(inspect, "getsource", broken)
+    monkeypatch.setattr("tsm_training.fingerprints._class_sources", {})  # as in another process
     assert describe_object(Base()) == describe_object(Base()) != before
 
 
@@ -405,3 +409,23 @@ def test_fingerprints_are_the_same_in_another_process_where_source_can_be_compar
     assert with_source == with_source_again
     assert len(set(with_source)) == len(with_source) - 1  # the method, and the same method again
     assert not set(without) & set(without_again)
+
+
+def test_the_source_of_a_class_is_read_once_and_never_in_two_threads_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    kinds = [type(f"Kind{number}", (Configured,), {}) for number in range(4)]
+    reading, most, read = [0], [0], []
+
+    def slowly(kind: type) -> str:
+        reading[0] += 1
+        most[0] = max(most[0], reading[0])
+        read.append(kind)
+        time.sleep(0.001)
+        reading[0] -= 1
+        return kind.__name__
+
+    monkeypatch.setattr(inspect, "getsource", slowly)
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(describe_object, kinds * 4))
+    assert most == [1]
+    assert [read.count(kind) for kind in kinds] == [1, 1, 1, 1]
+    assert len(set(answers)) == 4

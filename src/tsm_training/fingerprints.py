@@ -9,12 +9,16 @@ import hashlib
 import inspect
 import json
 import secrets
+import threading
+import weakref
 from collections.abc import Mapping
 from types import CodeType, FunctionType, MethodType, ModuleType
 from typing import Any, Final
 
 import attrs
 import numpy as np
+
+from tsm_training.forking import guard_forks
 
 __all__ = ["describe_object", "describe_settings"]
 
@@ -23,6 +27,8 @@ _NO_SETTINGS: Final = frozenset(
     {"version", "time_limit"}
 )  # the first has its own entry; no result depends on the other
 _OUTSIDE: Final = frozenset({"builtins", "abc", "typing", "tsm_training"})
+_class_sources: Final[weakref.WeakKeyDictionary[type, str]] = weakref.WeakKeyDictionary()
+_reading_sources: Final = guard_forks(threading.Lock())
 
 
 def describe_object(thing: object) -> str:
@@ -147,8 +153,13 @@ def _source_digest(code: Any) -> str:
 
 
 def _source_text(item: Any) -> str:
-    if not isinstance(item, FunctionType):
-        return inspect.getsource(item)
+    if isinstance(item, type):
+        # Up to Python 3.12 inspect parses the file, and two threads that parse at once can break each other's syntax
+        # tree ("AST constructor recursion depth mismatch"). So one of them does, and once for each class.
+        with _reading_sources:
+            if item not in _class_sources:
+                _class_sources[item] = inspect.getsource(item)
+            return _class_sources[item]
     # The code, because a decorated function would lead inspect to what it wraps; that is found in its closure.
     if item.__code__.co_filename == "<string>":  # exec'd; Python 3.13 would show lines of ``python -c`` instead
         raise OSError("there is no source text")
