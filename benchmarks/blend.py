@@ -29,8 +29,8 @@ from tsm_training import (
     WorkerPool,
     create_color_transfer_workers,
 )
-from tsm_training.engine.listener import Listener
 from tsm_training.ensemble import BlendFit
+from tsm_training.evaluation.listener import Listener
 from tsm_training.images import write_image
 
 EXAMPLES, WORKERS, ROUNDS = 6, 12, 3

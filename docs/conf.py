@@ -22,7 +22,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from drawn_pictures import write_pictures
 
 import tsm_training
-from tsm_training.data import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_VERSION
+from tsm_training.storage import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_VERSION
 
 project = "tsm_training"
 author = "The tsm_training authors"
@@ -152,8 +152,8 @@ def _schema_page() -> str:
             head,
             "=" * len(head),
             "",
-            "`tsm_training.data.TrainingDataManager` keeps everything in one SQLite file. This page is made from the",
-            "constants ``GUIDE_SCHEMA`` and ``OWN_SCHEMA`` of ``tsm_training.data``, which also make the tables.",
+            "`tsm_training.storage.TrainingDataManager` keeps everything in one SQLite file. This page is made from",
+            "the constants ``GUIDE_SCHEMA`` and ``OWN_SCHEMA`` of ``tsm_training.storage``, which also make the tables.",
             "",
             f"``PRAGMA user_version`` is {SCHEMA_VERSION}, ``PRAGMA application_id`` is {APPLICATION_ID:#x}.",
             "A file with the guide's three tables and version 0, written by an application of its own, opens as it is;",
@@ -182,7 +182,7 @@ def write_reference() -> None:
                 _ATTRIBUTE_DOCS[name] = lines
     pages = {"tsm_training": _front_door(), "database": _schema_page()}
     pages |= {f"tsm_training.{name}": _module_page(f"tsm_training.{name}") for name in public_modules()}
-    pages["tsm_training.weights.rule"] = _module_page("tsm_training.weights.rule", members=False)
+    pages["tsm_training.learning.rule"] = _module_page("tsm_training.learning.rule", members=False)
     pages["tsm_training.testing.stateful"] = _module_page("tsm_training.testing.stateful")
     _GENERATED.mkdir(parents=True, exist_ok=True)
     for old in _GENERATED.glob("*.rst"):

@@ -24,16 +24,16 @@ from tsm_training import (
 from tsm_training.analysis import MIN_EXAMPLES
 from tsm_training.data import Preview, SessionCommit, TrainingExample
 from tsm_training.engine import ValidationResults
-from tsm_training.engine.contenders import Contenders, best_single_worker, resampled, shares_for
-from tsm_training.engine.judging import Judging, Pictures
-from tsm_training.engine.listener import Listener
-from tsm_training.engine.previews import PreviewedExample, Previews
-from tsm_training.engine.reports import EvaluatedExample
-from tsm_training.engine.results import verdict_on
 from tsm_training.ensemble import blend, renormalised, sample_grid
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.evidence import FittedBlend, Group
+from tsm_training.evaluation.contenders import Contenders, best_single_worker, resampled, shares_for
+from tsm_training.evaluation.judging import Judging, Pictures
+from tsm_training.evaluation.listener import Listener
+from tsm_training.evaluation.previews import PreviewedExample, Previews
+from tsm_training.evaluation.reports import EvaluatedExample
+from tsm_training.evaluation.results import verdict_on
 from tsm_training.images import read_image
+from tsm_training.learning import FittedBlend, Group
 from tsm_training.metrics import ColorDifference, GuideSimilarity, color_difference
 from tsm_training.testing import make_session
 from tsm_training.weights import LearnerCell, with_fits
@@ -379,7 +379,7 @@ def test_an_example_counts_for_everybody_whose_pictures_are_there(
     manager = level_manager(tmp_path, 0, pool=level_pool(above=50, below=10))
     rows = [save_triple(tmp_path, number, levels=truth) for number in range(24)]
     manager.add_training_examples(rows)
-    monkeypatch.setattr("tsm_training.engine.engine.Previews", Forgetful)
+    monkeypatch.setattr("tsm_training.engine.Previews", Forgetful)
     engine = manager.training_engine
     examples = manager.data_manager.get_all_examples()
     engine.train_batch(examples[16:], 30, verbose=False)

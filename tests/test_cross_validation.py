@@ -14,10 +14,11 @@ from levels import LEVELS, Level, level_manager
 from support import HostPool, brighter, failing, pool_of, save_triple
 from tsm_training import BayesianWeightLearner, TrainingManager
 from tsm_training.data import TrainingExample
-from tsm_training.data.split import fold_examples
-from tsm_training.engine import CrossValidationResults, ExampleJudgement, crossvalidation
-from tsm_training.engine.contenders import Contenders
+from tsm_training.engine import CrossValidationResults, ExampleJudgement
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, NothingEvaluatedError, NoWorkersError
+from tsm_training.evaluation import crossvalidation
+from tsm_training.evaluation.contenders import Contenders
+from tsm_training.evaluation.split import fold_examples
 
 
 def ids(examples: Sequence[TrainingExample]) -> list[str]:

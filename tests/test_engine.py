@@ -43,10 +43,6 @@ from tsm_training import (
     guide_similarity,
 )
 from tsm_training.arguments import check_whole_number
-from tsm_training.engine.evaluator import preview_name
-from tsm_training.engine.listener import Listener
-from tsm_training.engine.reports import blend_accuracy, epoch_metrics, mean, worker_accuracies
-from tsm_training.engine.tasks import Task, TaskRun, evaluate
 from tsm_training.ensemble import blend, decode_preview, encode_preview, renormalised, sample_grid
 from tsm_training.errors import (
     ExampleNotFoundError,
@@ -61,6 +57,10 @@ from tsm_training.errors import (
     TrainingStoppedError,
     WorkerPoolError,
 )
+from tsm_training.evaluation.evaluator import preview_name
+from tsm_training.evaluation.listener import Listener
+from tsm_training.evaluation.reports import blend_accuracy, epoch_metrics, mean, worker_accuracies
+from tsm_training.evaluation.tasks import Task, TaskRun, evaluate
 from tsm_training.images import ImageLimits, read_image
 
 
@@ -292,7 +292,7 @@ def test_one_thread_many_threads_and_processes_agree_to_the_last_bit(tmp_path: P
 
 
 def test_few_tasks_are_handed_out_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tsm_training.engine.tasks._MAX_IN_FLIGHT", 2)
+    monkeypatch.setattr("tsm_training.evaluation.tasks._MAX_IN_FLIGHT", 2)
     manager = manager_with(tmp_path, examples=9)
     assert manager.validate()["num_examples"] == 9
 
@@ -729,7 +729,7 @@ def test_previews_of_a_foreign_pool_take_a_bounded_part_of_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manager = manager_with(tmp_path, pool=host_pool())
-    monkeypatch.setattr("tsm_training.engine.evaluator.PREVIEW_BYTES", 5000)
+    monkeypatch.setattr("tsm_training.evaluation.evaluator.PREVIEW_BYTES", 5000)
     report = manager.validate()
     assert 0 < report["ensemble_examples"] < report["num_examples"] == 6
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsm_training.evidence import (
+from tsm_training.learning import (
     Absorbed,
     ExampleEvidence,
     FittedBlend,

@@ -17,10 +17,10 @@ from tsm_training import Image, TrainingManager
 from tsm_training.analysis import compare, probability_best
 from tsm_training.data import Preview
 from tsm_training.engine import Explanation
-from tsm_training.engine.explaining import explanation
-from tsm_training.engine.reports import EvaluatedExample
 from tsm_training.ensemble import BlendExample, BlendProblem
 from tsm_training.errors import ExampleNotFoundError, InvalidArgumentError, NoExamplesError, NothingEvaluatedError
+from tsm_training.evaluation.explaining import explanation
+from tsm_training.evaluation.reports import EvaluatedExample
 from tsm_training.testing import make_evaluation, make_example
 
 GREY = np.full((4, 6, 3), 100, np.uint8)

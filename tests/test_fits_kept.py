@@ -13,7 +13,7 @@ from support import manager_with, picture, save_triple
 from tsm_training import BayesianWeightLearner, InMemoryStore, TrainingDataManager, TrainingManager
 from tsm_training.data import TrainingExample
 from tsm_training.errors import InvalidArgumentError, LearnerConflictError, StorageReadOnlyError
-from tsm_training.evidence import LearnedState
+from tsm_training.learning import LearnedState
 from tsm_training.progress import Progress
 
 STYLES = ("warm", "cold")

@@ -29,11 +29,6 @@ from support import (
 )
 from tsm_training import FunctionWorker, Image, InMemoryStore, Progress, TrainingManager
 from tsm_training.data import Preview, TrainingExample
-from tsm_training.engine.evaluator import preview_rank
-from tsm_training.engine.fitting import MOST_FITTED_EXAMPLES, group_label
-from tsm_training.engine.listener import Listener
-from tsm_training.engine.previews import first_of
-from tsm_training.engine.reports import EvaluatedExample
 from tsm_training.ensemble import (
     COMPARED_SOLVERS,
     BlendExample,
@@ -50,7 +45,12 @@ from tsm_training.errors import (
     MetricError,
     TrainingStoppedError,
 )
-from tsm_training.evidence import FittedBlend, LearnedState
+from tsm_training.evaluation.evaluator import preview_rank
+from tsm_training.evaluation.fitting import MOST_FITTED_EXAMPLES, group_label
+from tsm_training.evaluation.listener import Listener
+from tsm_training.evaluation.previews import first_of
+from tsm_training.evaluation.reports import EvaluatedExample
+from tsm_training.learning import FittedBlend, LearnedState
 from tsm_training.testing import make_example
 
 
@@ -332,7 +332,7 @@ def test_where_the_store_keeps_few_previews_the_blend_is_fitted_on_those(
     previews = [manager.data_manager.load_previews(e.known_files.digest) for e in examples]
     sizes = [sum(len(png) for name, png in each.items() if "@" in name) for each in previews]
     # The fourth example keeps a part of its previews only, which is as good as none.
-    monkeypatch.setattr("tsm_training.data.memory.PREVIEW_BYTES", sum(sizes[:3]) + sizes[3] // 2)
+    monkeypatch.setattr("tsm_training.storage.memory.PREVIEW_BYTES", sum(sizes[:3]) + sizes[3] // 2)
     manager.data_manager.save_evaluations([])
     assert 2 < len(manager.data_manager.load_previews(examples[3].known_files.digest)) < 5
     assert manager.data_manager.load_previews(examples[-1].known_files.digest).keys() == {"target", "ground_truth"}
@@ -578,7 +578,7 @@ def test_behind_many_examples_without_previews_none_is_looked_for() -> None:
 
 def test_no_more_examples_are_fitted_than_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert MOST_FITTED_EXAMPLES == 64
-    monkeypatch.setattr("tsm_training.engine.fitting.MOST_FITTED_EXAMPLES", 4)
+    monkeypatch.setattr("tsm_training.evaluation.fitting.MOST_FITTED_EXAMPLES", 4)
     manager = level_manager(tmp_path)
     train_all(manager)
     ranked = sorted(all_examples(manager), key=lambda example: preview_rank(example.known_files.target.sha256))
@@ -594,7 +594,7 @@ def test_previews_are_read_once_for_all_groups_as_far_as_there_is_room(
     run = engine.evaluator.evaluate(all_examples(manager), Listener())
     fitter = engine.fitter(run, Listener())
     each = 4 * 12 * 16 * 3  # three pictures and a ground truth
-    monkeypatch.setattr("tsm_training.engine.fitting._MOST_BYTES", 4 * each)
+    monkeypatch.setattr("tsm_training.evaluation.fitting._MOST_BYTES", 4 * each)
 
     def kept(items: Sequence[EvaluatedExample]) -> int:
         first, again = fitter.examples(items), fitter.examples(items)

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 
 from tsm_training import forking
-from tsm_training.data import TrainingDataManager
+from tsm_training.storage import TrainingDataManager
 from tsm_training.testing import make_example
 
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 IN_THE_MIDDLE = """
 import os, sys, threading
-from tsm_training.data import TrainingDataManager
+from tsm_training.storage import (TrainingDataManager)
 from tsm_training.testing import make_example
 
 store = TrainingDataManager(sys.argv[1], busy_timeout=5.0)

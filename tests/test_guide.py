@@ -17,7 +17,6 @@ import pytest
 import doc_fixtures as docs
 from tsm_training import BayesianWeightLearner, InMemoryStore, TrainingManager, guide_similarity
 from tsm_training.data import (
-    GUIDE_SCHEMA,
     DatasetStatistics,
     EpochMetrics,
     ExampleList,
@@ -35,6 +34,7 @@ from tsm_training.documents import (
     WorkerProgress,
 )
 from tsm_training.engine import ValidationDocument, ValidationResults
+from tsm_training.storage import GUIDE_SCHEMA
 from tsm_training.weights import LearnerStatistics, WeightsDocument, WorkerProgressStatistics
 
 GUIDE = docs.DOCS / "guide.md"

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from tsm_training.arguments import check_number
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
-from tsm_training.evidence import Absorbed, ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
+from tsm_training.learning import Absorbed, ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
 from tsm_training.weights import (
     CREDIBLE_MASS,
     BayesianWeightLearner,

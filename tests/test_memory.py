@@ -17,9 +17,9 @@ from tsm_training import FunctionWorker, GuideSimilarity, Image, TrainingEngine,
 from tsm_training.arrays import frozen_copy
 from tsm_training.color_transfer import ColorTransferWorker, create_color_transfer_workers
 from tsm_training.data import ExampleFiles, PictureFile
-from tsm_training.engine.footprint import bytes_to_evaluate
-from tsm_training.engine.tasks import ScoredExample, Task, TaskRun
 from tsm_training.ensemble import blend
+from tsm_training.evaluation.footprint import bytes_to_evaluate
+from tsm_training.evaluation.tasks import ScoredExample, Task, TaskRun
 from tsm_training.images import ImageLimits
 from tsm_training.metrics import Metric
 from tsm_training.workers import ThreadRunner, TrainableWorker, WorkerRequest, WorkerResult

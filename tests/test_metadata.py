@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsm_training.data import check_metadata
-from tsm_training.data.metadata import MAX_METADATA_BYTES
+from tsm_training.data import MAX_METADATA_BYTES, check_metadata
 from tsm_training.errors import InvalidArgumentError, InvalidMetadataError
 
 TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=8)

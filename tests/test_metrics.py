@@ -13,13 +13,13 @@ from hypothesis.extra import numpy as hnp
 from metric_support import PAIRS, PICTURES, natural, noise, opencv_threads, plain
 from tsm_training.arrays import Image
 from tsm_training.errors import ImageSizeMismatchError, InvalidArgumentError
+from tsm_training.measures import histograms
 from tsm_training.metrics import (
     GuideSimilarity,
     Metric,
     PreparableMetric,
     guide_similarity,
     histogram_correlation,
-    histograms,
     lab_histograms,
     mean_squared_error,
     prepare_metric,

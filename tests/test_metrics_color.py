@@ -15,14 +15,8 @@ from skimage import color
 from metric_support import PAIRS, PICTURES, natural, noise, plain
 from tsm_training.arrays import Image
 from tsm_training.errors import ImageSizeMismatchError, InvalidArgumentError
-from tsm_training.metrics import (
-    ColorDifference,
-    bgr_to_lab,
-    ciede2000,
-    color_difference,
-    color_difference_map,
-    delta_e,
-)
+from tsm_training.measures import delta_e
+from tsm_training.metrics import ColorDifference, bgr_to_lab, ciede2000, color_difference, color_difference_map
 
 # Sharma, Wu, Dalal: "The CIEDE2000 color-difference formula: implementation notes, supplementary test data, and
 # mathematical observations", Color Research and Application 30(1), 2005, table 1: two colours, and ΔE00.

@@ -27,8 +27,9 @@ from tsm_training.metrics import (
     PeakSignalToNoise,
     StructuralSimilarity,
     prepare_metric,
+    similarity_or_none,
+    stated_memory,
 )
-from tsm_training.metrics.protocols import similarity_or_none, stated_memory
 
 PARTS = [(0.5, ColorDifference()), (0.3, StructuralSimilarity()), (0.2, HistogramDistance())]
 

@@ -20,8 +20,8 @@ from tsm_training import InMemoryStore, ThreadRunner, TrainingEngine, create_col
 from tsm_training import metrics as kit
 from tsm_training.arrays import Image
 from tsm_training.data import ExampleFiles, PictureFile
-from tsm_training.engine.footprint import bytes_to_evaluate
 from tsm_training.errors import ImageSizeMismatchError, InvalidArgumentError
+from tsm_training.evaluation.footprint import bytes_to_evaluate
 from tsm_training.fingerprints import describe_object
 from tsm_training.metrics import (
     ColorDifference,

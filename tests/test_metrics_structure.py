@@ -18,15 +18,14 @@ from skimage import metrics as oracle
 from metric_support import PAIRS, PICTURES, natural, noise, opencv_threads, plain
 from tsm_training.arrays import Image
 from tsm_training.errors import ImageSizeMismatchError, InvalidArgumentError
+from tsm_training.measures import histograms, structure
 from tsm_training.metrics import (
     HistogramDistance,
     PeakSignalToNoise,
     StructuralSimilarity,
     histogram_distance,
-    histograms,
     psnr,
     structural_similarity,
-    structure,
 )
 
 LUMA, BGR = StructuralSimilarity(), StructuralSimilarity("bgr")

@@ -15,16 +15,18 @@ from pathlib import Path
 
 import pytest
 
-from tsm_training.data import SessionCommit, TrainingDataManager
-from tsm_training.data.sqlite import ownership
+from tsm_training.data import SessionCommit
 from tsm_training.errors import StorageBusyError, StorageError
+from tsm_training.storage import TrainingDataManager
+from tsm_training.storage.sqlite import ownership
 from tsm_training.testing import MOMENT, make_evaluation, make_session
 
 ENDED = make_session(status="completed", end_time=MOMENT)
 
 CHILD = """
 import os, signal, sys
-from tsm_training.data import SessionCommit, TrainingDataManager
+from tsm_training.data import (SessionCommit)
+from tsm_training.storage import (TrainingDataManager)
 from tsm_training.testing import MOMENT, make_evaluation, make_session
 store = TrainingDataManager(sys.argv[1])
 store.begin_session(make_session())

@@ -24,7 +24,7 @@ from packaging.requirements import Requirement
 from trove_classifiers import classifiers as known_classifiers
 
 import tsm_training
-from tsm_training.data import SCHEMA_VERSION
+from tsm_training.storage import SCHEMA_VERSION
 
 PROJECT = Path(__file__).parent.parent
 CONSUMER = Path(__file__).parent / "consumer"

@@ -9,7 +9,7 @@ import pytest
 
 from tsm_training import BayesianWeightLearner, InMemoryStore
 from tsm_training.errors import LearnerConflictError
-from tsm_training.evidence import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
+from tsm_training.learning import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
 from tsm_training.persistence import LearnerStorage
 from tsm_training.weights import CellHome, LearnerCell, absorb, with_fits, with_workers
 

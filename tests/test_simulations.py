@@ -35,7 +35,7 @@ from tsm_training import (
 )
 from tsm_training.analysis import ScoreTable, judge
 from tsm_training.ensemble import BlendExample, blend, fit_blend
-from tsm_training.evidence import FittedBlend
+from tsm_training.learning import FittedBlend
 from tsm_training.weights import with_fits
 
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tsm_training.data import TrainingExample
-from tsm_training.data.split import Split, fold_examples, split_examples
+from tsm_training.evaluation.split import Split, fold_examples, split_examples
 from tsm_training.testing import make_example, make_files
 
 LAW = settings(derandomize=True, deadline=None, max_examples=120)

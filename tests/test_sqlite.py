@@ -16,16 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tsm_training.data import (
-    APPLICATION_ID,
-    SCHEMA_VERSION,
-    ObservationRecord,
-    Preview,
-    SessionCommit,
-    TrainingDataManager,
-    TrainingExample,
-)
-from tsm_training.data.sqlite.connection import Database
+from tsm_training.data import ObservationRecord, Preview, SessionCommit, TrainingExample
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,
@@ -35,7 +26,9 @@ from tsm_training.errors import (
     StorageCorruptError,
     StorageError,
 )
-from tsm_training.evidence import Absorbed, FittedBlend, Group, LearnedState, WorkerBase
+from tsm_training.learning import Absorbed, FittedBlend, Group, LearnedState, WorkerBase
+from tsm_training.storage import APPLICATION_ID, SCHEMA_VERSION, TrainingDataManager
+from tsm_training.storage.sqlite.connection import Database
 from tsm_training.testing import (
     MOMENT,
     make_epoch_metrics,
@@ -895,7 +888,7 @@ def test_nothing_is_written_to_a_file_that_was_deleted(path: Path, store: Traini
 OPENER = """
 import sys
 from pathlib import Path
-from tsm_training.data import TrainingDataManager
+from tsm_training.storage import (TrainingDataManager)
 from tsm_training.testing import make_example
 me = sys.argv[1]
 print("ready", flush=True)
@@ -908,8 +901,8 @@ for line in sys.stdin:
 
 COUNTER = """
 import sys
-from tsm_training.data import TrainingDataManager
-from tsm_training.evidence import LearnedState, WorkerBase
+from tsm_training.storage import (TrainingDataManager)
+from tsm_training.learning import LearnedState, WorkerBase
 
 def count_up(held):
     base = held.bases.get("counter", WorkerBase(1.0))
@@ -993,7 +986,7 @@ def test_changes_of_learned_state_by_two_processes_all_count(path: Path) -> None
 
 FORKING = """
 import os, sys
-from tsm_training.data import TrainingDataManager
+from tsm_training.storage import (TrainingDataManager)
 from tsm_training.errors import StorageClosedError, StorageError
 from tsm_training.testing import make_example
 
@@ -1072,7 +1065,7 @@ def test_another_pid_means_another_connection(store: TrainingDataManager, monkey
 
 KILLED = """
 import os, sys
-from tsm_training.data import TrainingDataManager
+from tsm_training.storage import (TrainingDataManager)
 from tsm_training.testing import make_example
 store = TrainingDataManager(sys.argv[1])
 store.add_examples([make_example("acknowledged")])

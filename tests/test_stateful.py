@@ -15,19 +15,10 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import precondition, rule, run_state_machine_as_test
 
-from tsm_training.data import (
-    Evaluation,
-    ExampleEdit,
-    InMemoryStore,
-    Learning,
-    Preview,
-    StateChange,
-    TrainingDataManager,
-    TrainingExample,
-    TrainingStore,
-)
+from tsm_training.data import Evaluation, ExampleEdit, Learning, Preview, StateChange, TrainingExample, TrainingStore
 from tsm_training.errors import SessionNotFoundError
-from tsm_training.evidence import LearnedState
+from tsm_training.learning import LearnedState
+from tsm_training.storage import InMemoryStore, TrainingDataManager
 from tsm_training.testing import make_example, make_session
 from tsm_training.testing.stateful import DurableTrainingStoreMachine, TrainingStoreMachine
 

@@ -19,8 +19,7 @@ import pytest
 
 from support import manager_with
 from tsm_training import TrainingDataManager
-from tsm_training.data import ObservationRecord, Preview, StorageFault
-from tsm_training.data.sqlite import backup, copying, network
+from tsm_training.data import ObservationRecord, Preview
 from tsm_training.errors import (
     InvalidArgumentError,
     StorageBusyError,
@@ -30,6 +29,8 @@ from tsm_training.errors import (
     StorageFullError,
     StorageReadOnlyError,
 )
+from tsm_training.storage import StorageFault
+from tsm_training.storage.sqlite import backup, copying, network
 from tsm_training.testing import make_evaluation, make_example, make_session
 
 

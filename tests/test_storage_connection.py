@@ -14,9 +14,9 @@ import attrs
 import pytest
 
 from tsm_training import TrainingDataManager
-from tsm_training.data.sqlite import connection as connection_module
-from tsm_training.data.sqlite.connection import Database, OpenMode
 from tsm_training.errors import StorageClosedError, StorageError, StorageMovedError
+from tsm_training.storage.sqlite import connection as connection_module
+from tsm_training.storage.sqlite.connection import Database, OpenMode
 from tsm_training.testing import make_example
 
 DESCRIPTORS = Path("/proc/self/fd")

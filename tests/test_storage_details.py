@@ -16,8 +16,6 @@ import pytest
 
 from tsm_training import InMemoryStore, TrainingDataManager
 from tsm_training.data import SessionCommit, TrainingExample, TrainingStore
-from tsm_training.data.sqlite.connection import storage_error
-from tsm_training.data.sqlite.ownership import ABANDONED, is_abandoned
 from tsm_training.errors import (
     DatabaseNotOursError,
     DuplicateExampleError,
@@ -33,6 +31,8 @@ from tsm_training.errors import (
     StorageMovedError,
     StorageReadOnlyError,
 )
+from tsm_training.storage.sqlite.connection import storage_error
+from tsm_training.storage.sqlite.ownership import ABANDONED, is_abandoned
 from tsm_training.testing import make_example, make_learned_state, make_metric_row, make_session
 
 LOOK_ONLY = "to look at it only, give a TrainingManager storage=TrainingDataManager(path, read_only=True)"
@@ -104,7 +104,7 @@ def test_a_table_or_column_that_is_not_there_is_damage(path: Path, lack: str) ->
     assert (type(error), error.location) == (StorageCorruptError, str(path))
     assert error.reason == (
         f"the file is damaged ({lack}); restore a backup, or save what can still be read with "
-        "tsm_training.data.salvage(); do not delete the file"
+        "tsm_training.storage.salvage(); do not delete the file"
     )
 
 
@@ -222,7 +222,7 @@ def test_without_a_copy_there_is_no_upgrade(
     def broken(*_arguments: object) -> None:
         raise fault
 
-    monkeypatch.setattr("tsm_training.data.sqlite.opening.copy_database", broken)
+    monkeypatch.setattr("tsm_training.storage.sqlite.opening.copy_database", broken)
     with pytest.raises(StorageError) as caught:
         TrainingDataManager(path)
     assert (type(caught.value), caught.value.location) == (kind, str(path))
@@ -305,7 +305,7 @@ def test_a_session_counts_as_abandoned_only_where_its_mark_can_be_trusted(
 
     store = TrainingDataManager(path)
     store.begin_session(make_session())
-    monkeypatch.setattr("tsm_training.data.sqlite.ownership.is_on_network", is_on_network)
+    monkeypatch.setattr("tsm_training.storage.sqlite.ownership.is_on_network", is_on_network)
     assert not is_abandoned(store.location, "session", host)
     store.abandon_session("session")
     assert is_abandoned(store.location, "session", host) == (host == platform.node() or network is False)

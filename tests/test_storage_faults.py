@@ -19,8 +19,6 @@ from typing import Any
 import pytest
 
 from tsm_training import TrainingDataManager
-from tsm_training.data.sqlite import connection as connection_module
-from tsm_training.data.sqlite.connection import Database, OpenMode, storage_error
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,
@@ -31,7 +29,9 @@ from tsm_training.errors import (
     StorageMovedError,
     StorageReadOnlyError,
 )
-from tsm_training.evidence import LearnedState
+from tsm_training.learning import LearnedState
+from tsm_training.storage.sqlite import connection as connection_module
+from tsm_training.storage.sqlite.connection import Database, OpenMode, storage_error
 from tsm_training.testing import make_evaluation, make_example, make_learned_state, make_session
 
 
@@ -175,7 +175,7 @@ def test_a_place_that_the_system_does_not_let_us_see_is_an_error_by_name(
 AFTER_A_FORK = """
 import os, sys
 from pathlib import Path
-from tsm_training.data import TrainingDataManager
+from tsm_training.storage import (TrainingDataManager)
 from tsm_training.errors import StorageMovedError
 from tsm_training.testing import make_example
 path = Path(sys.argv[1])
@@ -211,7 +211,8 @@ def test_the_child_of_a_fork_connects_to_the_same_file_or_not_at_all(path: Path,
 
 FILLING = """
 import contextlib, resource, sys
-from tsm_training.data import ObservationRecord, Preview, TrainingDataManager
+from tsm_training.data import (ObservationRecord, Preview)
+from tsm_training.storage import (TrainingDataManager)
 from tsm_training.errors import StorageFullError
 from tsm_training.testing import make_evaluation, make_example, make_learned_state, make_session
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tsm_training.data.sqlite import network
-from tsm_training.data.sqlite.network import file_system_type, is_on_network
+from tsm_training.storage.sqlite import network
+from tsm_training.storage.sqlite.network import file_system_type, is_on_network
 
 MOUNTS = (
     "49 22 0:48 / /untold rw - \n"

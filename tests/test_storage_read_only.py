@@ -15,7 +15,7 @@ import pytest
 
 from support import HostPool, brighter, manager_with, usual_pool
 from tsm_training import BayesianWeightLearner, InMemoryStore, TrainingDataManager, TrainingManager
-from tsm_training.data import SCHEMA_VERSION, SessionCommit
+from tsm_training.data import SessionCommit
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,
@@ -23,7 +23,8 @@ from tsm_training.errors import (
     StorageError,
     StorageReadOnlyError,
 )
-from tsm_training.evidence import LearnedState
+from tsm_training.learning import LearnedState
+from tsm_training.storage import SCHEMA_VERSION
 from tsm_training.testing import make_evaluation, make_example, make_session
 
 

@@ -21,9 +21,9 @@ from tsm_training.data import (
     TrainingExample,
     TrainingSession,
 )
-from tsm_training.data.sqlite.rules import TABLES
 from tsm_training.errors import StorageError
-from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
+from tsm_training.learning import Absorbed, LearnedState, WorkerBase
+from tsm_training.storage.sqlite.rules import TABLES
 from tsm_training.testing import make_evaluation, make_example, make_files, make_metric_row, make_session
 
 # Everything that Python calls a text or a number: halves of pairs, NUL, −0.0, NaN, and whole numbers without end.

@@ -13,7 +13,8 @@ from typing import Any, Final, TypeAlias
 import pytest
 
 from tsm_training.data import ExampleFiles, PictureFile
-from tsm_training.data.sqlite.rules import (
+from tsm_training.learning import FittedBlend, WorkerBase
+from tsm_training.storage.sqlite.rules import (
     TABLES,
     FaultyValueError,
     UnstorableValueError,
@@ -23,7 +24,6 @@ from tsm_training.data.sqlite.rules import (
     loaded,
     storable,
 )
-from tsm_training.evidence import FittedBlend, WorkerBase
 
 LARGEST: Final = sys.float_info.max
 SHA: Final = "0123456789abcdef" * 4

@@ -18,9 +18,7 @@ import pytest
 from support import manager_with
 from test_storage_rules import PNG
 from tsm_training import TrainingDataManager, TrainingExample
-from tsm_training.data import ObservationRecord, Preview, salvage
-from tsm_training.data.sqlite.checking import insert_row
-from tsm_training.data.sqlite.salvage import _opened
+from tsm_training.data import ObservationRecord, Preview
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,
@@ -31,7 +29,10 @@ from tsm_training.errors import (
     StorageFullError,
     StorageReadOnlyError,
 )
-from tsm_training.evidence import Group, LearnedState
+from tsm_training.learning import Group, LearnedState
+from tsm_training.storage import salvage
+from tsm_training.storage.sqlite.checking import insert_row
+from tsm_training.storage.sqlite.salvage import _opened
 from tsm_training.testing import make_example, make_learned_state, make_session
 
 PAGE = 4096

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tsm_training.data.sqlite.rules import TABLES
-from tsm_training.data.sqlite.salvage import _Reader
+from tsm_training.storage.sqlite.rules import TABLES
+from tsm_training.storage.sqlite.salvage import _Reader
 
 DAMAGED = b"damaged"
 FIRST, LAST = -(2**63), 2**63 - 1

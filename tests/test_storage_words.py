@@ -16,9 +16,7 @@ import attrs
 import pytest
 
 from tsm_training import TrainingDataManager
-from tsm_training.data import GUIDE_SCHEMA, SCHEMA_VERSION, SessionCommit, StorageFault
-from tsm_training.data.sqlite.checking import insert_row, storage_faults
-from tsm_training.data.sqlite.connection import Database
+from tsm_training.data import SessionCommit
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,
@@ -27,6 +25,9 @@ from tsm_training.errors import (
     StorageError,
     StorageReadOnlyError,
 )
+from tsm_training.storage import GUIDE_SCHEMA, SCHEMA_VERSION, StorageFault
+from tsm_training.storage.sqlite.checking import insert_row, storage_faults
+from tsm_training.storage.sqlite.connection import Database
 from tsm_training.testing import (
     MOMENT,
     make_evaluation,
@@ -40,7 +41,7 @@ from tsm_training.testing import (
 QUARANTINE = "quarantine() puts the row aside"
 INTERRUPT = "if no program runs it, quarantine() marks it as interrupted"
 REOPEN = "opening the file for writing mends it"
-SALVAGE = "restore a backup, or save what can still be read with tsm_training.data.salvage()"
+SALVAGE = "restore a backup, or save what can still be read with tsm_training.storage.salvage()"
 
 Moved = tuple[str, dict[str, Any], str]
 
@@ -328,7 +329,7 @@ def test_running_sessions_are_told_apart_by_what_is_known_of_who_runs_them(
 def test_a_session_that_was_left_here_is_told_also_where_the_file_may_be_far_away(
     store: TrainingDataManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tsm_training.data.sqlite.ownership.is_on_network", lambda _path: None)
+    monkeypatch.setattr("tsm_training.storage.sqlite.ownership.is_on_network", lambda _path: None)
     store.begin_session(make_session("left"))
     store.abandon_session("left")
     assert [(fault.row, fault.remedy) for fault in store.check()] == [("'left'", REOPEN)]
@@ -598,7 +599,7 @@ def test_a_database_on_another_machine_is_told_with_what_helps(
         asked.append(name)
         return True
 
-    monkeypatch.setattr("tsm_training.data.sqlite.manager.is_on_network", is_on_network)
+    monkeypatch.setattr("tsm_training.storage.sqlite.manager.is_on_network", is_on_network)
     TrainingDataManager(path).close()
     TrainingDataManager(":memory:").close()
     assert asked == [str(path)]

@@ -17,19 +17,18 @@ from tsm_training.data import (
     Evaluation,
     ExampleEdit,
     ExampleFiles,
-    InMemoryStore,
     Learning,
     MetricRow,
     ObservationRecord,
     Preview,
     SessionCommit,
     StateChange,
-    TrainingDataManager,
     TrainingExample,
     TrainingSession,
     TrainingStore,
 )
-from tsm_training.evidence import LearnedState
+from tsm_training.learning import LearnedState
+from tsm_training.storage import InMemoryStore, TrainingDataManager
 from tsm_training.testing import (
     MOMENT,
     DurableTrainingStoreContract,

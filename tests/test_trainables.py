@@ -29,7 +29,6 @@ from tsm_training import (
     Worker,
     WorkerPool,
 )
-from tsm_training.engine.trainables import Fit, FitRow
 from tsm_training.errors import (
     MetricError,
     NoWorkersError,
@@ -37,7 +36,8 @@ from tsm_training.errors import (
     WeightsFileError,
     WorkerNotFittedError,
 )
-from tsm_training.evidence import Absorbed, ExampleEvidence, LearnedState, Outcome, WorkerBase
+from tsm_training.evaluation.trainables import Fit, FitRow
+from tsm_training.learning import Absorbed, ExampleEvidence, LearnedState, Outcome, WorkerBase
 from tsm_training.weights import refitted
 from tsm_training.workers import group_of, learned_version
 
@@ -743,7 +743,7 @@ def test_a_fit_that_fails_is_a_failure_on_every_example(tmp_path: Path, trouble:
 def test_a_state_that_cannot_be_stored_costs_a_fit_and_nothing_else(
     tmp_path: Path, trouble: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("tsm_training.engine.trainables._MOST_STATE_BYTES", 1000)
+    monkeypatch.setattr("tsm_training.evaluation.trainables._MOST_STATE_BYTES", 1000)
     manager = manager_with(tmp_path, pool=pool_of(brightening("far", -60), Troubled(trouble=trouble)))
     train(manager)
     assert fit_of(manager).state == b""

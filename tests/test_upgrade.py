@@ -18,9 +18,10 @@ import pytest
 
 from test_sqlite import GUIDE
 from tsm_training import BayesianWeightLearner, TrainingManager, WorkerPool
-from tsm_training.data import PREVIEW_BYTES, SCHEMA_VERSION, ObservationRecord, Preview, TrainingDataManager
-from tsm_training.data.sqlite import opening
+from tsm_training.data import PREVIEW_BYTES, ObservationRecord, Preview
 from tsm_training.errors import SchemaTooNewError, StorageCorruptError, StorageError, StorageFullError
+from tsm_training.storage import SCHEMA_VERSION, TrainingDataManager
+from tsm_training.storage.sqlite import opening
 from tsm_training.testing import make_learned_state
 
 DUMPS = Path(__file__).with_name("databases")
@@ -238,7 +239,7 @@ def test_a_copy_that_cannot_be_made_leaves_nothing_behind(path: Path, monkeypatc
     def refuse(_descriptor: int) -> None:
         raise OSError(5, "Input/output error")
 
-    monkeypatch.setattr("tsm_training.data.sqlite.copying.os.fsync", refuse)
+    monkeypatch.setattr("tsm_training.storage.sqlite.copying.os.fsync", refuse)
     with pytest.raises(StorageError, match="no copy could be made of it before upgrading it: Input/output error"):
         TrainingDataManager(path)
     assert list(path.parent.iterdir()) == [path]
@@ -246,7 +247,7 @@ def test_a_copy_that_cannot_be_made_leaves_nothing_behind(path: Path, monkeypatc
 
 KILLED = """
 import os, signal, sqlite3, sys
-from tsm_training.data import TrainingDataManager
+from tsm_training.storage import (TrainingDataManager)
 steps = 0
 def step():
     global steps

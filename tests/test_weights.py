@@ -12,7 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsm_training.evidence import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
+from tsm_training.learning import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
+from tsm_training.learning.rule import mixed, shrunk_to
 from tsm_training.weights import (
     PRIOR_SPREAD,
     absorb,
@@ -24,7 +25,6 @@ from tsm_training.weights import (
     with_fits,
     with_workers,
 )
-from tsm_training.weights.rule import mixed, shrunk_to
 
 KAPPA = 3.0
 UNIT = st.floats(0.0, 1.0)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from tsm_training.errors import WeightsFileError
-from tsm_training.evidence import ExampleEvidence, LearnedState, Outcome
+from tsm_training.learning import ExampleEvidence, LearnedState, Outcome
 from tsm_training.weights import (
     MAX_WEIGHTS_FILE_BYTES,
     BayesianWeightLearner,

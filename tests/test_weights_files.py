@@ -18,7 +18,8 @@ from hypothesis import strategies as st
 from support import manager_with, picture
 from tsm_training.ensemble import renormalised
 from tsm_training.errors import WeightsFileError
-from tsm_training.evidence import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
+from tsm_training.learning import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
+from tsm_training.learning import files as weights_files
 from tsm_training.weights import (
     MAX_WEIGHTS_FILE_BYTES,
     WEIGHTS_FORMAT_VERSION,
@@ -30,7 +31,6 @@ from tsm_training.weights import (
     with_fits,
     write_weights_file,
 )
-from tsm_training.weights import files as weights_files
 
 NOON = datetime(2025, 1, 2, 12, tzinfo=UTC)
 UNIT = st.floats(0.0, 1.0)

@@ -3,12 +3,12 @@
 from tsm_training._version import __version__
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import LearnedLook, create_color_transfer_workers
-from tsm_training.data import InMemoryStore, TrainingDataManager, TrainingExample, TrainingSession, TrainingStore
+from tsm_training.data import TrainingExample, TrainingSession, TrainingStore
 from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
 from tsm_training.engine import TrainingEngine, ValidationResults
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import TsmTrainingError
-from tsm_training.evidence import ExampleEvidence, Outcome
+from tsm_training.learning import ExampleEvidence, Outcome
 from tsm_training.lint import LintFinding, LintReport
 from tsm_training.manager import TrainingManager
 from tsm_training.metrics import (
@@ -22,6 +22,7 @@ from tsm_training.metrics import (
     guide_similarity,
 )
 from tsm_training.progress import Progress
+from tsm_training.storage import InMemoryStore, TrainingDataManager
 from tsm_training.weights import BayesianWeightLearner, WeightLearner
 from tsm_training.workers import (
     FunctionWorker,

@@ -30,12 +30,10 @@ from tsm_training.data import (
     ExampleList,
     Learning,
     StateChange,
-    TrainingDataManager,
     TrainingExample,
     TrainingStore,
     check_metadata,
 )
-from tsm_training.data.split import split_examples
 from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
 from tsm_training.engine import (
     CrossValidationResults,
@@ -51,11 +49,13 @@ from tsm_training.engine import (
 )
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, TsmTrainingError, WeightsFileError
-from tsm_training.evidence import LearnedState
+from tsm_training.evaluation.split import split_examples
 from tsm_training.images import read_image
 from tsm_training.ingest import read_folder, read_manifest, relinked
+from tsm_training.learning import LearnedState
 from tsm_training.lint import MIN_GROUP, LintReport, lint_store
 from tsm_training.progress import ProgressCallback
+from tsm_training.storage import TrainingDataManager
 from tsm_training.weights import (
     WeightLearner,
     forget,

@@ -6,7 +6,7 @@ import attrs
 
 from tsm_training.data import Learning, StateChange, TrainingStore
 from tsm_training.errors import LearnerConflictError
-from tsm_training.evidence import LearnedState
+from tsm_training.learning import LearnedState
 from tsm_training.weights import CellHome, LearnerCell, WeightLearner, with_workers
 
 __all__ = ["LearnerStorage"]

@@ -33,8 +33,8 @@ from tsm_training import (
 )
 from tsm_training.data import Learning, SessionCommit
 from tsm_training.errors import ImageNotFoundError, TsmTrainingError
-from tsm_training.evidence import LearnedState
 from tsm_training.images import read_image, write_image
+from tsm_training.learning import LearnedState
 
 
 # A worker with settings, one with a plain name, and one that is a function.

@@ -19,7 +19,7 @@ from tests.soak.counting import counted_pool
 from tests.soak.support import Tell, Verdict, fork, make_pictures, parse, raw, scratch, soundness, triple
 
 from tsm_training import BayesianWeightLearner, TrainingManager
-from tsm_training.data.sqlite.schema import GUIDE_SCHEMA
+from tsm_training.storage.sqlite.schema import GUIDE_SCHEMA
 
 
 def by_the_guide(path: Path, pictures: Path) -> None:

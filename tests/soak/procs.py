@@ -38,7 +38,7 @@ from tests.soak.support import (
 
 from tsm_training import BayesianWeightLearner, ExampleEvidence, Outcome, TrainingExample, TrainingManager
 from tsm_training.data import MetricRow
-from tsm_training.evidence import LearnedState, WorkerBase
+from tsm_training.learning import LearnedState, WorkerBase
 from tsm_training.weights import forget
 
 ALPHA: Final = 0.15

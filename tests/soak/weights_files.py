@@ -29,7 +29,7 @@ from tests.support import brightening, pool_of
 
 from tsm_training import BayesianWeightLearner, ExampleEvidence, InMemoryStore, Outcome, TrainingManager
 from tsm_training.errors import WeightsFileError
-from tsm_training.evidence import FittedBlend, Group, LearnedState
+from tsm_training.learning import FittedBlend, Group, LearnedState
 from tsm_training.weights import LearnerCell, in_group, weights_document, with_fits
 
 _QUICK: Final = 1500

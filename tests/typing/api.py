@@ -48,7 +48,6 @@ from tsm_training import (
     create_color_transfer_workers,
 )
 from tsm_training.analysis import BestWorker, Comparison, Conclusion, VerdictDocument
-from tsm_training.data import SalvageReport, StorageFault, salvage
 from tsm_training.documents import ResetRequest, TrainRequest, ValidateRequest
 from tsm_training.engine import CrossValidationResults, ExampleJudgement, Explanation, SubsetAdvice
 from tsm_training.ensemble import BlendFit, BlendProblem, BlendSolver, Greedy, LeastSquares, fit_blend
@@ -58,6 +57,7 @@ from tsm_training.metrics import bgr_to_lab, ciede2000, color_difference, color_
 from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
 from tsm_training.report import Shown, contact_sheet
 from tsm_training.report import show as shown
+from tsm_training.storage import SalvageReport, StorageFault, salvage
 from tsm_training.workers import WorkerRequest, run_worker
 
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from tsm_training.arrays import Image
 from tsm_training.ensemble.blending import blend, renormalised
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.evidence import ExampleEvidence, Outcome
+from tsm_training.learning import ExampleEvidence, Outcome
 from tsm_training.weights import BayesianWeightLearner
 
 __all__ = ["MOST_BLENDS", "BlendExample", "BlendProblem", "BlendSolver"]

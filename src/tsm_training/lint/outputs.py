@@ -11,10 +11,10 @@ import numpy as np
 from tsm_training.arrays import Image
 from tsm_training.data import ExampleFiles, PictureFile, TrainingSession
 from tsm_training.engine import TrainingEngine, own_workers
-from tsm_training.engine.evaluator import preview_name, trainable_workers
-from tsm_training.engine.tasks import SOURCE, TARGET, TRUTH
 from tsm_training.ensemble import NEGLIGIBLE_SHARE, decode_preview, renormalised, sample_grid
 from tsm_training.errors import ImageError, ImageFormatError, WorkerPoolError
+from tsm_training.evaluation.evaluator import preview_name, trainable_workers
+from tsm_training.evaluation.tasks import SOURCE, TARGET, TRUTH
 from tsm_training.images import read_image
 from tsm_training.lint.findings import LintFinding
 from tsm_training.lint.pictures import Looked

@@ -17,8 +17,6 @@ from tsm_training.arguments import check_ids, check_whole_number
 from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample, TrainingStore
 from tsm_training.engine import TrainingEngine, describe_files, own_workers
-from tsm_training.engine.contenders import best_single_worker
-from tsm_training.engine.tasks import checked_similarity, load_triple
 from tsm_training.errors import (
     ImageError,
     ImageSizeMismatchError,
@@ -26,6 +24,8 @@ from tsm_training.errors import (
     NoExamplesError,
     PredictionError,
 )
+from tsm_training.evaluation.contenders import best_single_worker
+from tsm_training.evaluation.tasks import checked_similarity, load_triple
 from tsm_training.metrics import color_difference_map
 from tsm_training.views import Trained, completed_sessions, example_names, target_name
 from tsm_training.workers import WorkerPool

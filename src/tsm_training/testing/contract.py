@@ -38,7 +38,7 @@ from tsm_training.errors import (
     StorageClosedError,
     StorageError,
 )
-from tsm_training.evidence import Absorbed, LearnedState, WorkerBase
+from tsm_training.learning import Absorbed, LearnedState, WorkerBase
 from tsm_training.testing.records import (
     MOMENT,
     ODD_TEXT,

@@ -19,7 +19,7 @@ from tsm_training.data import (
     TrainingSession,
     WorkerOutcome,
 )
-from tsm_training.evidence import Absorbed, FittedBlend, Group, LearnedState, WorkerBase
+from tsm_training.learning import Absorbed, FittedBlend, Group, LearnedState, WorkerBase
 
 __all__ = [
     "MOMENT",

@@ -63,7 +63,7 @@ from tsm_training.errors import (
     StorageError,
     TsmTrainingError,
 )
-from tsm_training.evidence import LearnedState, WorkerBase
+from tsm_training.learning import LearnedState, WorkerBase
 from tsm_training.testing.records import (
     MOMENT,
     make_evaluation,

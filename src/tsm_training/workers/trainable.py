@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 
 from tsm_training.arrays import Image
 from tsm_training.errors import WorkerNotFittedError
-from tsm_training.evidence import Observation
+from tsm_training.learning import Observation
 from tsm_training.workers.worker import Worker
 
 __all__ = ["MOST_OBSERVATIONS", "MOST_OBSERVATION_BYTES", "Observation", "TrainableWorker", "learned_version"]

@@ -1,0 +1,864 @@
+"""What is stored: the records, and what a store must do, written out for whoever writes another one."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+from abc import abstractmethod
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from datetime import datetime
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
+
+import attrs
+
+from tsm_training.arguments import check_limit
+from tsm_training.errors import InvalidMetadataError, StorageReadOnlyError
+from tsm_training.learning import LearnedState
+from tsm_training.markup import Markup, card, counted, facts_table, figure_text, joined, seconds_text, small_table, tag
+
+__all__ = [
+    "PREVIEW_BYTES",
+    "ROLES",
+    "DatasetStatistics",
+    "EpochMetrics",
+    "Evaluation",
+    "EvaluationKey",
+    "ExampleDocument",
+    "ExampleEdit",
+    "ExampleFiles",
+    "ExampleList",
+    "ExampleReference",
+    "ExampleScores",
+    "ExampleSummary",
+    "Learning",
+    "MetricRow",
+    "PictureFile",
+    "Preview",
+    "SessionCommit",
+    "SessionDocument",
+    "SessionStatus",
+    "SessionSummary",
+    "StateChange",
+    "TrainingExample",
+    "TrainingSession",
+    "TrainingStore",
+    "WorkerAccuracy",
+    "WorkerOutcome",
+    "check_metadata",
+]
+
+MAX_METADATA_BYTES: Final = 1_000_000
+_MAX_DEPTH: Final = 50
+_INT_LIMIT: Final = 2**63
+
+
+def check_metadata(metadata: object) -> dict[str, Any]:
+    """Return a private copy of an example's metadata.
+
+    Raises:
+        InvalidMetadataError: it is no mapping with text keys, or holds something that JSON cannot give back exactly:
+            a NaN, bytes, a set, a value nested deeper than 50 levels, or more than 1 MB in all. The error names
+            the place.
+    """
+    if metadata is None:
+        return {}
+    if not isinstance(metadata, Mapping):
+        raise InvalidMetadataError("metadata", metadata, "a mapping of JSON values, or None")
+    checked: dict[str, Any] = _Checker().checked(metadata, "metadata", 0)
+    size = len(json.dumps(checked, ensure_ascii=False).encode())
+    if size > MAX_METADATA_BYTES:
+        raise InvalidMetadataError("metadata", f"{size} bytes of JSON", f"at most {MAX_METADATA_BYTES} bytes of JSON")
+    return checked
+
+
+class _Checker:
+    """Copies values, and counts them: a list that holds one other list many times grows beyond all bounds as JSON."""
+
+    def __init__(self) -> None:
+        self._left = MAX_METADATA_BYTES // 2  # no value takes less than a character and what separates it
+
+    def checked(self, value: Any, place: str, depth: int) -> Any:
+        self._left -= 1
+        if self._left < 0:
+            raise InvalidMetadataError("metadata", "more", f"at most {MAX_METADATA_BYTES} bytes of JSON")
+        if depth > _MAX_DEPTH:
+            raise InvalidMetadataError(place, "deeper nesting", f"nested at most {_MAX_DEPTH} levels deep")
+        if isinstance(value, Mapping):
+            return {_key(k, place): self.checked(item, f"{place}[{k!r}]", depth + 1) for k, item in value.items()}
+        if isinstance(value, list):
+            return [self.checked(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
+        if not _is_plain(value):
+            expected = "a JSON value (text, finite number, True, False, None, list or dict)"
+            raise InvalidMetadataError(place, value, expected)
+        return value
+
+
+def _is_plain(value: Any) -> bool:
+    if type(value) is int:
+        return -_INT_LIMIT <= value < _INT_LIMIT
+    if type(value) is float:
+        return math.isfinite(value)
+    if type(value) is str:
+        return _is_encodable(value)
+    return value is None or type(value) is bool
+
+
+def _key(key: object, place: str) -> str:
+    if type(key) is not str or not _is_encodable(key):
+        raise InvalidMetadataError(f"a key of {place}", key, "text that UTF-8 can hold")
+    return key
+
+
+def _is_encodable(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
+    return "\0" not in text
+
+
+_LONGEST_REPR: Final = 120
+_MOST_SHOWN: Final = 8
+
+SessionStatus: TypeAlias = Literal["running", "completed", "failed", "interrupted"]
+"""How far a session has come; only a completed one has changed what is learned."""
+
+
+# --- documents ------------------------------------------------------------------------------------------------------
+
+
+class ExampleReference(TypedDict):
+    """What the guide answers when an example was added."""
+
+    example_id: str
+
+
+class ExampleSummary(ExampleReference):
+    """One example in the guide's list of examples."""
+
+    created_at: str
+    metadata: dict[str, Any]
+    has_results: bool
+    """True where it was evaluated at least once."""
+
+
+class ExampleDocument(ExampleSummary):
+    """Everything about one example."""
+
+    source_path: str
+    target_path: str
+    ground_truth_path: str
+    worker_results: dict[str, WorkerOutcome] | None
+    validation_scores: ExampleScores | None
+
+
+class ExampleList(TypedDict):
+    """The guide's list of examples."""
+
+    examples: list[ExampleSummary]
+    total: int
+    """How many examples are stored, which may be more than are listed."""
+
+
+class WorkerOutcome(TypedDict):
+    """What a worker did on an example: an entry of ``worker_results``."""
+
+    accuracy: float | None
+    """Similarity to the ground truth, in [0, 1]; None where the worker failed."""
+    confidence: float
+    is_valid: bool
+    """True where there was a usable picture."""
+    error: str | None
+    seconds: float
+
+
+class ExampleScores(TypedDict):
+    """How the ensemble did on an example when it was last validated: ``validation_scores``."""
+
+    avg_accuracy: float | None
+    equal_weights_accuracy: float | None
+    ensemble_accuracy: float | None
+    validated_at: str
+    """Aware UTC, ISO 8601."""
+
+
+class EpochMetrics(TypedDict):
+    """One entry of a session's ``metrics_history``."""
+
+    epoch: int
+    """From 1."""
+    avg_accuracy: float
+    """Blend-weighted mean accuracy of the workers over the training examples, with the weights after this epoch."""
+    equal_weights_accuracy: float
+    worker_accuracies: dict[str, float | None]
+    """Mean accuracy per worker over the training examples where it gave a picture."""
+    weights: dict[str, float]
+    weight_stds: dict[str, float]
+    """Posterior standard deviation of each weight after this epoch."""
+    blend_weights: dict[str, float]
+    max_weight_change: float
+    """The largest change of any weight in this epoch: near 0 means that more epochs would change nothing."""
+
+
+class WorkerAccuracy(TypedDict):
+    """A worker's accuracies over several examples: `mean`, standard deviation `std`, `min` and `max`, all in [0, 1].
+
+    They are None where it gave no picture at all.
+    """
+
+    mean: float | None
+    std: float | None
+    min: float | None
+    max: float | None
+
+
+class SessionDocument(TypedDict):
+    """The session as the guide's training response shows it."""
+
+    session_id: str
+    num_examples: int
+    epochs: int
+    initial_weights: dict[str, float]
+    """Per worker id, before the session; 1.0 is the average worker."""
+    final_weights: dict[str, float]
+    """Per worker id, after it."""
+    metrics_history: list[EpochMetrics]
+
+
+class SessionSummary(SessionDocument):
+    """Everything about one session."""
+
+    start_time: str
+    end_time: str | None
+    learning_rate: float
+    status: SessionStatus
+    seed: int | None
+    validation_split: float | None
+    training_ids: list[str]
+    validation_ids: list[str]
+    skipped: dict[str, str]
+    error: str | None
+    is_trial: bool
+    validation: dict[str, Any] | None
+    group_by: str | None
+
+
+class DatasetStatistics(TypedDict):
+    """The guide's counts."""
+
+    total_examples: int
+    """Examples that are stored."""
+    processed_examples: int
+    """Examples that were evaluated at least once."""
+    unprocessed_examples: int
+    """The others."""
+    total_sessions: int
+    """Sessions of every status."""
+
+
+# --- examples -------------------------------------------------------------------------------------------------------
+
+
+@attrs.frozen
+class PictureFile:
+    """What is known of a picture file since it was added."""
+
+    sha256: str
+    """Of the file's bytes, 64 hexadecimal digits."""
+    num_bytes: int
+    width: int
+    """In pixels, after the file's orientation is applied."""
+    height: int
+
+
+@attrs.frozen
+class ExampleFiles:
+    """The contents of an example's three files: `source`, `target` and `ground_truth`."""
+
+    source: PictureFile
+    target: PictureFile
+    ground_truth: PictureFile
+
+    @property
+    def digest(self) -> str:
+        """64 hexadecimal digits that name the contents of all three."""
+        joined = "\n".join((self.source.sha256, self.target.sha256, self.ground_truth.sha256))
+        return hashlib.sha256(joined.encode()).hexdigest()
+
+
+def _cut(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= _LONGEST_REPR else f"{text[:_LONGEST_REPR]}…"
+
+
+def _metadata(value: Mapping[str, Any] | None) -> Mapping[str, Any]:
+    return dict(value or {})
+
+
+@attrs.frozen
+class TrainingExample:
+    """A triple of picture files: source gives the colours, target is changed, ground truth is the wanted result."""
+
+    example_id: str
+    source_path: str
+    """Absolute, as are the other two."""
+    target_path: str
+    ground_truth_path: str
+    created_at: datetime
+    """Aware, UTC."""
+    metadata: Mapping[str, Any] = attrs.field(factory=dict, converter=_metadata, repr=_cut)
+    """Anything that JSON can hold."""
+    worker_results: Mapping[str, WorkerOutcome] | None = attrs.field(default=None, repr=False)
+    """What each worker did when the example was last evaluated; None until then."""
+    validation_scores: ExampleScores | None = attrs.field(default=None, repr=False)
+    """How the ensemble did when the example was last validated; None until then."""
+    files: ExampleFiles | None = attrs.field(default=None, repr=False)
+    """Contents of the files; None for an example from a database that did not keep them, until it is first used."""
+
+    @property
+    def known_files(self) -> ExampleFiles:
+        """The contents of the files; ValueError while they are not known."""
+        if self.files is None:
+            raise ValueError(f"the files of example {self.example_id!r} were not looked at yet")
+        return self.files
+
+    def to_reference(self) -> ExampleReference:
+        """Return the guide's answer to adding this example."""
+        return {"example_id": self.example_id}
+
+    def to_summary(self) -> ExampleSummary:
+        """Return this example as the guide lists it."""
+        return {
+            "example_id": self.example_id,
+            "created_at": self.created_at.isoformat(),
+            "metadata": dict(self.metadata),
+            "has_results": self.worker_results is not None,
+        }
+
+    def to_dict(self) -> ExampleDocument:
+        """Return everything about this example, ready for JSON."""
+        return {
+            **self.to_summary(),
+            "source_path": self.source_path,
+            "target_path": self.target_path,
+            "ground_truth_path": self.ground_truth_path,
+            "worker_results": None if self.worker_results is None else dict(self.worker_results),
+            "validation_scores": self.validation_scores,
+        }
+
+
+# --- evaluations ----------------------------------------------------------------------------------------------------
+
+
+class EvaluationKey(NamedTuple):
+    """What an evaluation depends on: the same key means the same result."""
+
+    example_digest: str
+    worker_id: str
+    worker_fingerprint: str
+    metric_fingerprint: str
+
+
+@attrs.frozen
+class Evaluation:
+    """One worker's result on one example under one metric."""
+
+    key: EvaluationKey
+    accuracy: float | None
+    """In [0, 1]; None where the worker failed."""
+    confidence: float
+    failure_kind: str | None
+    """How the worker failed, as `WorkerFailure.kind` says it; None where it gave a usable picture, as the next two."""
+    failure_type: str | None
+    """The exception's class name, or the name of the check that failed."""
+    failure_message: str | None
+    """At most 500 characters."""
+    seconds: float
+    """Wall-clock time of the worker."""
+    created_at: datetime
+    """Aware, UTC."""
+
+    def to_outcome(self) -> WorkerOutcome:
+        """Return this evaluation as an entry of an example's ``worker_results``."""
+        failed = self.accuracy is None
+        return {
+            "accuracy": self.accuracy,
+            "confidence": self.confidence,
+            "is_valid": not failed,
+            "error": f"{self.failure_kind}: {self.failure_type}: {self.failure_message}" if failed else None,
+            "seconds": self.seconds,
+        }
+
+
+@attrs.frozen
+class Preview:
+    """A small sample of one picture of an example, kept so that blends can be compared without running a worker."""
+
+    example_digest: str
+    """Names the contents of the example's files; see `ExampleFiles.digest`."""
+    name: str
+    """The worker's id and fingerprint with an @ between them, or the role of an input picture."""
+    png: bytes
+    """The sampled pixels as a PNG file."""
+    rank: float | None = 0.0
+    """Which previews stay where there is no room for all: those of the lowest rank. None stays as long as the
+    example."""
+
+
+@attrs.frozen
+class ObservationRecord:
+    """What a trainable worker noted of an example: a document that no store needs to understand."""
+
+    example_digest: str
+    """Names the contents of the example's files; see `ExampleFiles.digest`."""
+    name: str
+    """The worker's id and fingerprint."""
+    content: bytes
+    """What the worker noted."""
+
+
+class MetricRow(NamedTuple):
+    """A row of the guide's ``training_metrics`` table: one per session, example and worker."""
+
+    session_id: str
+    epoch: int
+    """The session's last epoch; figures of single epochs are in the session's ``metrics_history``."""
+    example_id: str
+    worker_id: str
+    accuracy: float | None
+    """None where the worker failed."""
+    confidence: float
+    loss: float | None
+    """1 − accuracy."""
+    timestamp: str
+
+
+# --- sessions and learning ------------------------------------------------------------------------------------------
+
+
+def _history(value: Sequence[EpochMetrics]) -> tuple[EpochMetrics, ...]:
+    return tuple(value)
+
+
+def _ids(value: Sequence[str]) -> tuple[str, ...]:
+    return tuple(value)
+
+
+@attrs.frozen
+class TrainingSession:
+    """One training: what went in, what came out, and how it went epoch by epoch."""
+
+    session_id: str
+    """A text that no other session has."""
+    start_time: datetime
+    """Aware, UTC."""
+    epochs: int
+    learning_rate: float
+    """The learner's alpha, in (0, 1]."""
+    initial_weights: Mapping[str, float] = attrs.field(repr=False)
+    end_time: datetime | None = None
+    """None while it runs."""
+    num_examples: int = 0
+    """How many training examples were really used; skipped ones do not count."""
+    final_weights: Mapping[str, float] = attrs.field(factory=dict, repr=False)
+    metrics_history: tuple[EpochMetrics, ...] = attrs.field(default=(), converter=_history, repr=False)
+    status: SessionStatus = "running"
+    """``completed`` and all learned, or ``failed`` or ``interrupted`` and nothing learned, or still ``running``."""
+    seed: int | None = None
+    """What the split was drawn with; None where the caller chose the examples."""
+    validation_split: float | None = None
+    training_ids: tuple[str, ...] = attrs.field(default=(), converter=_ids, repr=False)
+    """Ids of the examples to learn from, skipped ones included."""
+    validation_ids: tuple[str, ...] = attrs.field(default=(), converter=_ids, repr=False)
+    """Ids of the examples held out."""
+    skipped: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """Why an example could not be used, by example id."""
+    error: str | None = None
+    """Why the session failed or was interrupted."""
+    is_trial: bool = False
+    """True where a fork was trained: the stored weights were left alone."""
+    validation: Mapping[str, Any] | None = attrs.field(default=None, repr=False)
+    """The validation report; None where nothing was held out."""
+    group_by: str | None = None
+    """The metadata key by which weights were learned group by group."""
+
+    def _repr_html_(self) -> str:
+        """Show the session in a notebook."""
+        validation = self.validation or {}
+        seconds = None if self.end_time is None else (self.end_time - self.start_time).total_seconds()
+        facts = {
+            "examples": f"{self.num_examples}, held out {len(self.validation_ids)}",
+            "epochs": f"{self.epochs}, learning rate {self.learning_rate:g}",
+            "started": f"{self.start_time:%Y-%m-%d %H:%M} UTC",
+            "took": None if seconds is None else seconds_text(seconds),
+            "accuracy on held-out examples": figure_text(validation.get("avg_accuracy")),
+            "verdict": (validation.get("verdict") or {}).get("sentence"),
+            "skipped": counted(len(self.skipped), "example") if self.skipped else None,
+            "error": self.error,
+        }
+        kind = "Trial training" if self.is_trial else "Training"
+        return card(f"{kind} session, {self.status}", facts_table(facts), self._weights_table())
+
+    def _weights_table(self) -> Markup | None:
+        ranked = sorted(self.final_weights, key=lambda worker_id: (-self.final_weights[worker_id], worker_id))
+        if not ranked:
+            return None
+        rows = [
+            [name, figure_text(self.initial_weights.get(name)), figure_text(self.final_weights[name])]
+            for name in ranked[:_MOST_SHOWN]
+        ]
+        left = len(ranked) - len(rows)
+        return joined(
+            small_table(["worker", "weight before", "after"], rows), tag("div", f"and {left} more") if left else None
+        )
+
+    def to_summary(self) -> SessionDocument:
+        """Return the session as the guide's training response shows it."""
+        return {
+            "session_id": self.session_id,
+            "num_examples": self.num_examples,
+            "epochs": self.epochs,
+            "initial_weights": dict(self.initial_weights),
+            "final_weights": dict(self.final_weights),
+            "metrics_history": list(self.metrics_history),
+        }
+
+    def to_dict(self) -> SessionSummary:
+        """Return everything about the session, ready for JSON."""
+        return {
+            **self.to_summary(),
+            "start_time": self.start_time.isoformat(),
+            "end_time": None if self.end_time is None else self.end_time.isoformat(),
+            "learning_rate": self.learning_rate,
+            "status": self.status,
+            "seed": self.seed,
+            "validation_split": self.validation_split,
+            "training_ids": list(self.training_ids),
+            "validation_ids": list(self.validation_ids),
+            "skipped": dict(self.skipped),
+            "error": self.error,
+            "is_trial": self.is_trial,
+            "validation": None if self.validation is None else dict(self.validation),
+            "group_by": self.group_by,
+        }
+
+
+@attrs.frozen
+class Learning:
+    """The learned state that a store holds, and a number that grows with every change of it."""
+
+    version: int
+    state: LearnedState
+
+
+@attrs.frozen
+class SessionCommit:
+    """How a session ends: the final record `session`, its rows of `metrics`, and the learned `state` that it leaves."""
+
+    session: TrainingSession
+    metrics: Sequence[MetricRow] = ()
+    state: LearnedState | None = None
+    """None leaves the learned state as it is."""
+
+
+ROLES: Final = ("source", "target", "ground_truth")
+"""The pictures of an example: gives the colours, is changed, is the wanted result."""
+
+ExampleEdit: TypeAlias = Callable[[TrainingExample], TrainingExample]
+"""Makes the next record of the stored one, with the same id; quick, and without side effects."""
+
+StateChange: TypeAlias = Callable[[LearnedState], LearnedState]
+"""Makes the next learned state of the one that the store holds; quick, and without side effects."""
+
+PREVIEW_BYTES = 32 * 1024 * 1024
+"""How many bytes of ranked previews a store keeps: in order of rank, digest and name, those before which are fewer.
+
+That order has nothing to do with when and in what order examples were evaluated, so what is kept is a fair sample, and
+the same one whatever the number of threads. The last one may therefore reach beyond the limit: were it left out for
+that, a smaller one behind it would be kept or not by who came first. Previews without a rank are all kept.
+"""
+
+
+@runtime_checkable
+class TrainingStore(Protocol):
+    """Keeps examples, evaluations, sessions, metrics and learned state.
+
+    Inherit from this class, implement the methods of its first part, and get those of the second. Then let the contract
+    tests of `tsm_training.testing` judge.
+
+    Every store may assume that values were checked by the caller (paths are absolute, metadata is JSON, times are aware
+    UTC, ids are text). Every store must see to it that:
+
+    - a call that returns has stored what it was given, as durably as the store promises, and a call that raises has
+      changed nothing: each method is one transaction;
+    - records come back equal to what went in, and changing what came back (a metadata dictionary, say) changes nothing
+      in the store; only learned state, which nobody changes, may be shared;
+    - examples and sessions come back in the order in which they were added, whatever their times say;
+    - ids are never given out again for something else;
+    - methods may be called from several threads, one after the other or at once;
+    - an error is one of `tsm_training.errors`: `StorageError` or a subclass where the store itself fails.
+    """
+
+    # --- the first part: what a store implements ---
+
+    @property
+    @abstractmethod
+    def location(self) -> str:
+        """Where the store is, for messages."""
+        ...
+
+    @property
+    @abstractmethod
+    def store_id(self) -> str:
+        """A text that no other store has; the same each time this one is opened."""
+        ...
+
+    @abstractmethod
+    def add_examples(self, examples: Sequence[TrainingExample], /) -> None:
+        """Add examples behind those already there: all of them or none.
+
+        Raises:
+            DuplicateExampleError: an id is already stored, or comes twice.
+        """
+        ...
+
+    @abstractmethod
+    def get_example(self, example_id: str, /) -> TrainingExample:
+        """Return one example.
+
+        Raises:
+            ExampleNotFoundError: no example has that id.
+        """
+        ...
+
+    @abstractmethod
+    def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
+        """Yield examples in order of addition: all, or the `newest` so many (at least 1).
+
+        What is added or removed while the iterator is in use may or may not appear; nothing appears twice.
+        """
+        ...
+
+    @abstractmethod
+    def edit_examples(
+        self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
+    ) -> Learning | None:
+        """Change stored examples, and learned state with them: all or nothing.
+
+        Each edit is called with the record that the store holds at that moment, while nobody else can change it. The
+        place in the order of addition stays. Returns the new learning where `change` is given.
+
+        Where no example has the old contents of an edited one any more, their observations and previews go with it.
+
+        Raises:
+            ExampleNotFoundError: an id is not stored, unless `skip_missing` says to pass it over.
+        """
+        ...
+
+    @abstractmethod
+    def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
+        """Remove an example, and change learned state with it. Evaluations, sessions and metrics stay.
+
+        Where no other example has the same contents, their observations and previews go with it.
+
+        Raises:
+            ExampleNotFoundError: no example has that id.
+        """
+        ...
+
+    @abstractmethod
+    def save_evaluations(
+        self,
+        evaluations: Sequence[Evaluation],
+        previews: Sequence[Preview] = (),
+        observations: Sequence[ObservationRecord] = (),
+        *,
+        superseding: Collection[str] = (),
+    ) -> None:
+        """Keep evaluations, previews and observations; those with the same key (or digest and name) are replaced.
+
+        Of all previews with a rank, in order of rank, digest and name, those are kept before which there are fewer than
+        `PREVIEW_BYTES` of them.
+
+        Args:
+            evaluations: Any number.
+            previews: Any number.
+            observations: Any number.
+            superseding: Ids of workers that were fitted anew: what else is stored of them on the examples of these
+                evaluations, evaluations under the same metric and previews, goes.
+        """
+        ...
+
+    @abstractmethod
+    def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
+        """Return all evaluations of these examples, the oldest first."""
+        ...
+
+    @abstractmethod
+    def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
+        """Return the PNG bytes of an example's previews, by name; empty where there are none."""
+        ...
+
+    @abstractmethod
+    def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
+        """Return the contents of the observations of that name on these examples, by example digest."""
+        ...
+
+    @abstractmethod
+    def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
+        """Return on which of these examples there is an observation of that name."""
+        ...
+
+    @abstractmethod
+    def begin_session(self, session: TrainingSession, /) -> None:
+        """Keep a session whose status is ``running``.
+
+        A durable store finds out, when it is opened (and perhaps here), which of its running sessions have lost their
+        process, and marks those ``interrupted``, with an `error` that says so; a session that still runs elsewhere is
+        left alone.
+
+        Raises:
+            StorageError: a session with that id is already stored.
+        """
+        ...
+
+    @abstractmethod
+    def commit_session(
+        self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
+    ) -> tuple[TrainingSession, Learning]:
+        """End a session: its final record, its metric rows and its learned state, together or not at all.
+
+        `finish` is called with the learned state that the store holds at that moment (another process may have trained
+        meanwhile), while nobody else can change it; it returns at once and has no side effects.
+
+        Metric rows are added behind those that an earlier commit of the session left.
+
+        Returns:
+            The session as it was stored, and the learning that the store now holds.
+
+        Raises:
+            SessionNotFoundError: no session has that id.
+        """
+        ...
+
+    @abstractmethod
+    def get_session(self, session_id: str, /) -> TrainingSession:
+        """Return one session.
+
+        Raises:
+            SessionNotFoundError: no session has that id.
+        """
+        ...
+
+    @abstractmethod
+    def iterate_sessions(self) -> Iterator[TrainingSession]:
+        """Yield all sessions, the oldest first."""
+        ...
+
+    @abstractmethod
+    def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
+        """Yield the metric rows of one session in the order in which they were committed.
+
+        Raises:
+            SessionNotFoundError: no session has that id.
+        """
+        ...
+
+    @abstractmethod
+    def load_learning(self) -> Learning:
+        """Return the learned state; version 0 and an empty state where nothing was ever learned."""
+        ...
+
+    @abstractmethod
+    def update_learning(self, change: StateChange, /) -> Learning:
+        """Replace the learned state by what `change` makes of it, while nobody else can; return what is now held."""
+        ...
+
+    @abstractmethod
+    def get_dataset_stats(self) -> DatasetStatistics:
+        """Count examples and sessions."""
+        ...
+
+    @abstractmethod
+    def close(self) -> None:
+        """Give everything back; closing twice is fine. Any other call then raises `StorageClosedError`."""
+        ...
+
+    # --- the second part: made of the first ---
+
+    @property
+    def is_read_only(self) -> bool:
+        """True where every method that writes raises `StorageReadOnlyError`; False unless a store says otherwise."""
+        return False
+
+    def require_writable(self) -> None:
+        """Make sure, before any work, that what will come of it can be stored.
+
+        Raises:
+            StorageReadOnlyError: the store is for reading only.
+        """
+        if self.is_read_only:
+            raise StorageReadOnlyError(self.location, "it was opened for reading only")
+
+    def hurrying(self) -> AbstractContextManager[None]:
+        """Have this thread's calls within a block wait for others a moment only: somebody has pressed Ctrl-C.
+
+        A store that never waits for others has nothing to do.
+        """
+        return contextlib.nullcontext()
+
+    def abandon_session(self, session_id: str, /) -> None:
+        """Let go of a running session whose end cannot be stored; a durable store finds it ``interrupted`` later."""
+        return  # a store that marks no sessions as its own has nothing to do
+
+    def get_all_examples(self, limit: int | None = None) -> list[TrainingExample]:
+        """Return examples in order of addition; with a limit, only the newest so many.
+
+        Raises:
+            InvalidArgumentError: `limit` is not None and not a whole number of at least 1.
+        """
+        return list(self.iterate_examples(check_limit("limit", limit)))
+
+    def get_all_sessions(self) -> list[TrainingSession]:
+        """Return all sessions, the oldest first."""
+        return list(self.iterate_sessions())
+
+    def get_metrics(self, session_id: str) -> list[MetricRow]:
+        """Return the metric rows of one session.
+
+        Raises:
+            SessionNotFoundError: no session has that id.
+        """
+        return list(self.iterate_metrics(session_id))
+
+    def update_example_results(
+        self,
+        example_id: str,
+        worker_results: Mapping[str, WorkerOutcome] | None = None,
+        validation_scores: ExampleScores | None = None,
+    ) -> None:
+        """Keep an example's latest results; what is None stays as it was.
+
+        Raises:
+            ExampleNotFoundError: no example has that id.
+        """
+        given: dict[str, Any] = {"worker_results": worker_results, "validation_scores": validation_scores}
+        new = {name: value for name, value in given.items() if value is not None}
+        self.edit_examples({example_id: lambda stored: attrs.evolve(stored, **new)})
+
+    def update_examples(
+        self, examples: Sequence[TrainingExample], change: StateChange | None = None
+    ) -> Learning | None:
+        """Replace stored examples by records with the same ids, and learned state with them: all or nothing.
+
+        Raises:
+            ExampleNotFoundError: an id is not stored.
+        """
+
+        def replacement(example: TrainingExample) -> ExampleEdit:
+            return lambda _stored: example
+
+        return self.edit_examples({example.example_id: replacement(example) for example in examples}, change)

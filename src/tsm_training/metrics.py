@@ -1,0 +1,282 @@
+"""What a metric must look like, the guide's similarity, and several metrics as one; the others are in `measures`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+
+import attrs
+import numpy as np
+
+from tsm_training.arguments import check_callable, is_number
+from tsm_training.arrays import Image, check_image
+from tsm_training.errors import InvalidArgumentError, MetricRangeError
+from tsm_training.measures import (
+    ColorDifference,
+    HistogramDistance,
+    PeakSignalToNoise,
+    SsimChannels,
+    StructuralSimilarity,
+    bgr_to_lab,
+    ciede2000,
+    color_difference,
+    color_difference_map,
+    histogram_correlation,
+    histogram_distance,
+    lab_histograms,
+    mean_squared_error,
+    psnr,
+    structural_similarity,
+)
+from tsm_training.measures.bands import check_same_size
+from tsm_training.measures.histograms import BAND_PIXELS, Histograms, bands_to_count, count_levels, to_lab_bytes
+from tsm_training.measures.pixels import squared_error
+
+__all__ = [
+    "ALLOWANCE",
+    "ColorDifference",
+    "CombinedMetric",
+    "GuideSimilarity",
+    "HistogramDistance",
+    "Metric",
+    "MetricThatStatesMemory",
+    "PeakSignalToNoise",
+    "PreparableMetric",
+    "SsimChannels",
+    "StructuralSimilarity",
+    "bgr_to_lab",
+    "ciede2000",
+    "color_difference",
+    "color_difference_map",
+    "guide_similarity",
+    "histogram_correlation",
+    "histogram_distance",
+    "lab_histograms",
+    "mean_squared_error",
+    "prepare_metric",
+    "psnr",
+    "similarity_or_none",
+    "stated_memory",
+    "structural_similarity",
+]
+
+ALLOWANCE: Final = 3 + 2 * 8 * 3
+"""Bytes per pixel for a metric that states nothing: the ground truth, and two pictures in float64."""
+
+_ROUNDING: Final = 1e-9
+"""A metric's own rounding may carry it past the ends by a few units in the last place."""
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Judges a picture: called positionally as ``metric(output, ground_truth)``, both uint8, H×W×3, BGR, of one size.
+
+    It must return a finite number in [0, 1], 1 for the best, and may raise anything: either fault ends the training
+    with `MetricError`. Several threads call it at once.
+    """
+
+    def __call__(self, output: Image, ground_truth: Image, /) -> float:
+        """Return the similarity of a worker's output to the ground truth, in [0, 1]."""
+        ...
+
+
+@runtime_checkable
+class PreparableMetric(Metric, Protocol):
+    """A metric that can do its work on the ground truth once, for all the outputs that are compared with it."""
+
+    def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
+        """Return a function of an output that gives exactly what ``metric(output, ground_truth)`` gives.
+
+        Both are uint8, H×W×3, BGR, of one size.
+        """
+        ...
+
+
+@runtime_checkable
+class MetricThatStatesMemory(Protocol):
+    """A metric that knows how much memory it takes, so that more examples may be in flight than on suspicion."""
+
+    def working_memory(self, pixels: int, /) -> int:
+        """Return how many bytes it takes at most besides an output: what it prepares and keeps, the truth included."""
+        ...
+
+
+def prepare_metric(metric: Metric, ground_truth: Image) -> Callable[[Image], float]:
+    """Return a function that scores outputs (uint8, H×W×3, BGR) against one ground truth of the same size."""
+    if isinstance(metric, PreparableMetric):
+        return metric.prepare(ground_truth)
+    return lambda output: metric(output, ground_truth)
+
+
+def stated_memory(metric: object, pixels: int) -> int | None:
+    """Return how many bytes a metric says that it takes for pictures of so many pixels; None where it says nothing.
+
+    A statement that raises, or is no whole number of at least 0, is none.
+    """
+    if not isinstance(metric, MetricThatStatesMemory):
+        return None
+    try:
+        stated: object = metric.working_memory(pixels)
+    except Exception:
+        return None
+    return stated if isinstance(stated, int) and stated >= 0 else None
+
+
+def similarity_or_none(value: object) -> float | None:
+    """Return what a metric gave as a float in [0, 1], or None if it is no finite number there."""
+    if not isinstance(value, (int, float, np.integer, np.floating)) or isinstance(value, bool):
+        return None
+    if not -_ROUNDING <= value <= 1.0 + _ROUNDING:  # before it becomes a float: a whole number may be too large
+        return None
+    return min(1.0, max(0.0, float(value)))
+
+
+_MSE_SHARE: Final = 0.6
+_HISTOGRAM_SHARE: Final = 0.4
+_MAX_SQUARED_ERROR: Final = 255**2
+
+
+def _similarity(mse: float, histograms1: Histograms, histograms2: Histograms) -> float:
+    closeness = 1.0 - mse / _MAX_SQUARED_ERROR
+    correlations = [max(0.0, histogram_correlation(a, b)) for a, b in zip(histograms1, histograms2, strict=True)]
+    combined = _MSE_SHARE * closeness + _HISTOGRAM_SHARE * (math.fsum(correlations) / len(correlations))
+    return max(0.0, min(1.0, combined))
+
+
+def guide_similarity(img1: Image, img2: Image) -> float:
+    """Return the guide's similarity of two pictures, in [0, 1]; symmetric, and exactly 1.0 for equal pictures.
+
+    ``0.6 · (1 − mse / 255²) + 0.4 · mean over L, a, b of max(0, correlation of the 256-bin histograms)`` on 8-bit Lab.
+    It is a weak judge: a picture turned upside down scores nearly 1, because on real photographs the histogram term
+    decides nearly everything.
+
+    Args:
+        img1: uint8, H×W×3, BGR.
+        img2: uint8, the same size, BGR.
+
+    Raises:
+        InvalidArgumentError: an argument is no picture.
+        ImageSizeMismatchError: the sizes differ; nothing is ever resized.
+    """
+    return GuideSimilarity().prepare(check_image(img2, "img2"))(check_image(img1, "img1"))
+
+
+@attrs.frozen
+class GuideSimilarity:
+    """The guide's similarity as a metric that converts the ground truth once; see `guide_similarity`."""
+
+    version: str = attrs.field(default="1", init=False)
+
+    def __call__(self, output: Image, ground_truth: Image, /) -> float:
+        """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1]."""
+        return guide_similarity(output, ground_truth)
+
+    def working_memory(self, pixels: int, /) -> int:
+        """Return how many bytes it takes besides an output: the ground truth in Lab, and a band of the output."""
+        return 3 * pixels + 3 * BAND_PIXELS
+
+    def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
+        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR).
+
+        It keeps the ground truth in Lab, not the picture itself.
+        """
+        lab_truth = to_lab_bytes(ground_truth)
+        truth_histograms = lab_histograms(lab_truth)
+
+        def score(output: Image) -> float:
+            check_same_size(output.shape, lab_truth.shape)
+            error = 0
+            histograms = np.zeros_like(truth_histograms)
+            for band in bands_to_count(output):
+                lab = to_lab_bytes(output[band])
+                error += squared_error(lab, lab_truth[band])
+                count_levels(lab, histograms)
+            return _similarity(error / output.size, histograms, truth_histograms)
+
+        return score
+
+
+_Parts: TypeAlias = tuple[tuple[float, Metric], ...]
+
+
+def _parts(parts: Iterable[tuple[float, Metric]]) -> _Parts:
+    given: Any = parts  # whatever it really is
+    pairs: list[tuple[Any, ...]] = []
+    if isinstance(given, Iterable):
+        pairs = [tuple(part) if isinstance(part, Iterable) else () for part in given]
+    if not pairs or any(len(pair) != 2 for pair in pairs):  # noqa: PLR2004
+        raise InvalidArgumentError("parts", given, "pairs of a weight and a metric, at least one")
+    return tuple((_weight(weight), _metric(metric)) for weight, metric in pairs)
+
+
+def _weight(value: object) -> float:
+    if not is_number(value) or not 0 < value < math.inf:
+        raise InvalidArgumentError("the weight of a metric", value, "a finite number above 0")
+    return float(value)
+
+
+def _metric(value: Any) -> Metric:
+    check_callable("a part of the metric", value, "a callable (output, ground_truth) -> similarity in [0, 1]")
+    if isinstance(value, type):
+        raise InvalidArgumentError("a part of the metric", value, f"an instance, {value.__name__}(), not the class")
+    metric: Metric = value
+    return metric
+
+
+@attrs.frozen
+class CombinedMetric:
+    """The weighted mean of several metrics, each of which prepares the ground truth once.
+
+    >>> from tsm_training.metrics import ColorDifference, StructuralSimilarity
+    >>> metric = CombinedMetric([(3, ColorDifference()), (1, StructuralSimilarity())])
+
+    Only the ratios of the weights count. What the metrics tell apart counts too: a metric whose values lie close
+    together has little to say beside one whose values are spread.
+
+    Args:
+        parts: Pairs of a weight, a finite number above 0, and a metric: one of ours, another combination, or any
+            callable ``(output, ground_truth) -> similarity in [0, 1]``.
+
+    Raises:
+        InvalidArgumentError: `parts` is empty, or holds something else.
+    """
+
+    parts: _Parts = attrs.field(converter=_parts)
+    version: str = attrs.field(default="1", init=False)
+
+    def __call__(self, output: Image, ground_truth: Image, /) -> float:
+        """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1].
+
+        Raises:
+            MetricRangeError: a part gave something else than a finite number in [0, 1].
+        """
+        return self.prepare(ground_truth)(output)
+
+    def working_memory(self, pixels: int, /) -> int:
+        """Return how many bytes it takes besides an output: what its parts state, or an allowance for each."""
+        stated = (stated_memory(metric, pixels) for _weight, metric in self.parts)
+        return sum(ALLOWANCE * pixels if memory is None else memory for memory in stated)
+
+    def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
+        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR).
+
+        Raises (when the result is called):
+            MetricRangeError: a part gave something else than a finite number in [0, 1].
+        """
+        largest = max(weight for weight, _metric in self.parts)
+        scorers = [(weight / largest, metric, prepare_metric(metric, ground_truth)) for weight, metric in self.parts]
+        total = math.fsum(weight for weight, *_ in scorers)
+
+        def score(output: Image) -> float:
+            terms = [weight * _checked(metric, part(output)) for weight, metric, part in scorers]
+            return min(1.0, math.fsum(terms) / total)
+
+        return score
+
+
+def _checked(metric: Metric, value: object) -> float:
+    similarity = similarity_or_none(value)
+    if similarity is None:
+        raise MetricRangeError(getattr(metric, "__qualname__", None) or type(metric).__qualname__, value)
+    return similarity

@@ -1,0 +1,17 @@
+"""The store in one SQLite file: opening, using, checking, copying and saving it."""
+
+from tsm_training.storage.sqlite.checking import StorageFault
+from tsm_training.storage.sqlite.manager import TrainingDataManager
+from tsm_training.storage.sqlite.salvage import SalvageReport, salvage
+from tsm_training.storage.sqlite.schema import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_VERSION
+
+__all__ = [
+    "APPLICATION_ID",
+    "GUIDE_SCHEMA",
+    "OWN_SCHEMA",
+    "SCHEMA_VERSION",
+    "SalvageReport",
+    "StorageFault",
+    "TrainingDataManager",
+    "salvage",
+]
