@@ -153,7 +153,7 @@ def _schema_page() -> str:
             "=" * len(head),
             "",
             "`tsm_training.storage.TrainingDataManager` keeps everything in one SQLite file. This page is made from",
-            "the constants ``GUIDE_SCHEMA`` and ``OWN_SCHEMA`` of ``tsm_training.storage``, which also make the tables.",
+            "the constants ``GUIDE_SCHEMA`` and ``OWN_SCHEMA`` of ``tsm_training.storage``, which make the tables too.",
             "",
             f"``PRAGMA user_version`` is {SCHEMA_VERSION}, ``PRAGMA application_id`` is {APPLICATION_ID:#x}.",
             "A file with the guide's three tables and version 0, written by an application of its own, opens as it is;",
