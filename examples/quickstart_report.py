@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 
 from tsm_training import TrainingResults, TrainingSession, ValidationResults
-from tsm_training.views import guide_band
+from tsm_training.report import guide_band
 from tsm_training.weights import LearnerStatistics
 
 _MOST_WORKERS = 6

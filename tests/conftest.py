@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Callable, Generator
+from pathlib import Path
 
 import pytest
-from hypothesis import Phase, settings
+from hypothesis import settings
+
+from tsm_training import InMemoryStore, TrainingDataManager, TrainingStore
 
 # So that a failure in the published contract shows both sides, as one in a test file does.
 pytest.register_assert_rewrite("tsm_training.testing")
 
 settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
-# For runs that repeat a test a thousand times (tests/mutation.py): fewer inputs, and no search for the simplest.
-settings.register_profile(
-    "brief", settings.get_profile("fixed"), max_examples=25, phases=[Phase.explicit, Phase.generate]
-)
-settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "fixed"))
+settings.load_profile("fixed")
 
 
 @pytest.hookimpl(wrapper=True)
@@ -29,3 +28,12 @@ def pytest_runtest_makereport(
         report.outcome = "failed"
         report.longrepr = f"skipped in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture(params=["memory", "file"])
+def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], TrainingStore]:
+    """Return what opens the same store, again and again."""
+    if request.param == "file":
+        return lambda: TrainingDataManager(tmp_path / "training.db")
+    store = InMemoryStore()
+    return lambda: store

@@ -78,7 +78,7 @@ def build_examples(data: Path, folder: Path, size: int) -> None:
 
 
 def held_out_means(folder: Path, pool: WorkerPool, metric: Any) -> list[Mapping[str, float]]:
-    """Return what every contender's pictures score on examples that were held out, for five random divisions."""
+    """Return what every baseline's pictures score on examples that were held out, for five random divisions."""
     path = folder / f"{type(metric).__name__}.db"
     factory = TrainingEngine.using(metric)
     means: list[Mapping[str, float]] = []
@@ -101,7 +101,7 @@ def averaged(means: list[Mapping[str, float]], name: str) -> float:
 
 
 def main() -> None:
-    """Write a line for each contender."""
+    """Write a line for each baseline."""
     parser = argparse.ArgumentParser(prog="python -m tests.real_ensembles", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("data", type=Path, help="the folder of photographs and looks")
     parser.add_argument("--size", type=int, default=512, help="the longest side of a picture, in pixels")
@@ -110,9 +110,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         build_examples(options.data, Path(name), options.size)
         guide, color = (held_out_means(Path(name), pool, metric) for metric in (GuideSimilarity(), ColorDifference()))
-    for contender in guide[0]:
-        error = 100.0 * (1.0 - averaged(color, contender))
-        print(f"{contender:14} {averaged(guide, contender):.4f}   dE {error:.2f}", flush=True)
+    for name in guide[0]:
+        error = 100.0 * (1.0 - averaged(color, name))
+        print(f"{name:14} {averaged(guide, name):.4f}   dE {error:.2f}", flush=True)
 
 
 if __name__ == "__main__":

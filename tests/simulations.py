@@ -153,7 +153,7 @@ def rare(rng: np.random.Generator, n: int) -> Floats:
 # --- verdicts -------------------------------------------------------------------------------------------------------
 
 _NOISE: Final = 0.02
-"""Standard deviation of each contender's errors: exponential, so that a few pictures are much worse than the others."""
+"""Standard deviation of each baseline's errors: exponential, so that a few pictures are much worse than the others."""
 
 
 def _errors(rng: np.random.Generator, n: int) -> Floats:
@@ -197,7 +197,7 @@ def noise_verdicts(
 ) -> Iterator[Verdict]:
     """Judge ensembles where the truths have nothing to do with anybody's pictures.
 
-    Each contender has luck of its own: its pictures look like any truth by more or less. Pictures and truths matter to
+    Each baseline has luck of its own: its pictures look like any truth by more or less. Pictures and truths matter to
     the score, each for itself, so own and control scores are exchangeable. Nothing was learned before.
 
     Args:
@@ -232,7 +232,7 @@ def decisions(verdicts: Iterator[Verdict]) -> dict[str, float]:
 
 
 def verdict_coverage(n: int, standard_errors: float = 2.0, repetitions: int = 300, seed: int = 0) -> float:
-    """Return how often the intervals of a verdict, over all contenders, hold the planted difference."""
+    """Return how often the intervals of a verdict, over all baselines, hold the planted difference."""
     gain = standard_errors * _NOISE * (2.0 / n) ** 0.5
     planted = {"previous": gain, "equal_weights": gain, "best_single": gain, "untouched": gain + 0.05}
     return float(

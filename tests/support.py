@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Executor, Future
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,14 @@ from tsm_training import (
     FunctionWorker,
     Image,
     InMemoryStore,
+    TrainingEngine,
+    TrainingExample,
     TrainingManager,
+    TrainingStore,
     Worker,
     WorkerPool,
 )
+from tsm_training.learning import LearnedState
 
 
 def picture(seed: int, height: int = 12, width: int = 16) -> Image:
@@ -101,6 +106,23 @@ def manager_with(folder: Path, examples: int = 6, **settings: Any) -> TrainingMa
     return manager
 
 
+class ByBrightness(TrainingEngine):
+    """A metric in the guide's way: an undecorated subclass that overrides the hook."""
+
+    def calculate_similarity(self, img1: Image, img2: Image) -> float:
+        return 1.0 - abs(float(img1.mean()) - float(img2.mean())) / 255.0
+
+
+@attrs.frozen(eq=False)
+class Scaled(TrainingEngine):
+    """A metric with a setting of its own, on top of the engine's."""
+
+    scale: float = attrs.field(default=1.0, kw_only=True)
+
+    def calculate_similarity(self, img1: Image, img2: Image) -> float:
+        return self.scale * super().calculate_similarity(img1, img2)
+
+
 @attrs.frozen(eq=False)
 class HostResult:
     """What a host's own pool returns: nothing of ours."""
@@ -127,3 +149,37 @@ class HostPool:
             HostResult(name, function(data["source"], data["target"]))
             for name, function in sorted(self.workers_by_name.items(), reverse=True)
         ]
+
+
+def learned_by(manager: TrainingManager) -> LearnedState:
+    """Return all that a manager's learner has learned, rows of examples included."""
+    state: LearnedState = manager.weight_learner.cell.whole().state
+    return state
+
+
+def members(state: LearnedState, label: str | None) -> set[str]:
+    """Return the digests of the examples of a group."""
+    return {digest for digest, row in state.rows.items() if row.group == label}
+
+
+def put_examples(store: TrainingStore, *examples: TrainingExample) -> None:
+    """Put these in the place of the stored examples with their ids."""
+    new = {example.example_id: example for example in examples}
+    store.edit_examples(dict.fromkeys(new, lambda stored: new[stored.example_id]))
+
+
+class Inline(Executor):
+    """Runs everything at once, in the calling thread, and pickles nothing; or raises whatever is asked."""
+
+    def __init__(self, fault: Exception | None = None) -> None:
+        self.fault = fault
+
+    def submit(self, function: Callable[..., Any], /, *arguments: Any, **keywords: Any) -> Future[Any]:
+        if self.fault is not None:
+            raise self.fault
+        future: Future[Any] = Future()
+        try:
+            future.set_result(function(*arguments))
+        except Exception as error:
+            future.set_exception(error)
+        return future

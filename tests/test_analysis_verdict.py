@@ -15,10 +15,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from tsm_training.analysis import (
-    CONTENDERS,
-    CONTROL,
+    COMPARED,
     MIN_EXAMPLES,
-    TRAINED,
+    Baseline,
     ScoreTable,
     Verdict,
     compare,
@@ -141,7 +140,9 @@ def test_without_enough_pictures_of_what_is_in_use_a_gain_over_doing_nothing_is_
 
 def test_a_gain_over_what_is_in_use_but_not_yet_over_the_untouched_target_asks_for_more() -> None:
     verdict = judge(table(untouched=column(-0.006, 20)))
-    assert verdict.sentence.startswith("Collect about 55 more examples to judge by, each with a target of its own: ")
+    assert verdict.sentence.startswith(
+        "Collect about 55 more examples to judge by, each with a different target image: "
+    )
     assert ", but it is undecided whether the trained ensemble or the untouched target is better, " in verdict.sentence
 
 
@@ -203,7 +204,7 @@ def test_below_the_least_number_of_targets_there_is_no_verdict() -> None:
     verdict = judge(table(MIN_EXAMPLES - 1))
     assert said(verdict) == (
         "collect more",
-        "Collect at least 1 more example to judge by, with a target of its own: not enough data to compare the "
+        "Collect at least 1 more example to judge by, with a different target image: not enough data to compare the "
         "trained ensemble with the ensemble in use: 7 targets with pictures of both, at least 8 are needed.",
     )
     assert verdict.more == 1
@@ -259,13 +260,13 @@ def test_what_scores_exactly_as_before_is_no_change() -> None:
     )
 
 
-@pytest.mark.parametrize("contender", ["equal_weights", "best_single", "best_fixed"])
-def test_what_is_worse_than_a_contender_beyond_doubt_is_not_shipped(contender: str) -> None:
-    verdict = judge(table(**{contender: column(0.02, 20)}))
+@pytest.mark.parametrize("baseline", ["equal_weights", "best_single", "best_fixed"])
+def test_what_is_worse_than_a_baseline_beyond_doubt_is_not_shipped(baseline: str) -> None:
+    verdict = judge(table(**{baseline: column(0.02, 20)}))
     figures = "0.020 (90 % interval 0.012 to 0.028, 20 targets; P > 0.99)"
     assert said(verdict) == (
         "don't ship",
-        f"Don't ship: the trained ensemble is worse than {CONTENDERS[contender]} by {figures}.",
+        f"Don't ship: the trained ensemble is worse than {Baseline(baseline).phrase} by {figures}.",
     )
 
 
@@ -292,14 +293,14 @@ def test_what_is_undecided_asks_for_enough_to_halve_the_interval() -> None:
     verdict = judge(table(previous=column(-0.006, 20)))
     assert said(verdict) == (
         "collect more",
-        "Collect about 55 more examples to judge by, each with a target of its own: it is undecided whether the "
+        "Collect about 55 more examples to judge by, each with a different target image: it is undecided whether the "
         "trained ensemble or the ensemble in use is better, the difference is 0.006 (90 % interval -0.002 to 0.014, "
         "20 targets; P = 0.89 that it is the trained ensemble).",
     )
     assert verdict.more == examples_for_half_width(20) - 20
 
 
-def test_what_may_be_worse_than_a_contender_asks_for_more() -> None:
+def test_what_may_be_worse_than_a_baseline_asks_for_more() -> None:
     verdict = judge(table(best_single=column(0.0, 20), best_fixed=column(0.001, 20)))
     assert verdict.decision == "collect more"
     assert verdict.sentence.endswith(
@@ -318,7 +319,7 @@ def test_a_wider_region_of_practical_equivalence_forgives_more(offset: float, de
     assert judge(made, rope=0.04).decision == "ship"
 
 
-def test_without_a_region_a_tie_with_a_contender_is_still_none_the_worse() -> None:
+def test_without_a_region_a_tie_with_a_baseline_is_still_none_the_worse() -> None:
     made = table(best_single=column(0.0, 20, SPREADS))
     assert judge(made, rope=0.0).decision == "ship"
     assert judge(table(best_single=column(0.0, 20)), rope=0.0).decision == "collect more"
@@ -336,7 +337,7 @@ def test_where_nothing_was_learned_before_equal_weights_are_in_use() -> None:
     assert set(verdict.comparisons) == {"equal_weights", "best_single", "untouched"}
 
 
-def test_a_contender_that_scores_as_what_is_in_use_is_named_once() -> None:
+def test_a_baseline_that_scores_as_what_is_in_use_is_named_once() -> None:
     verdict = judge(table(previous=column(-CLEARLY, 20, OTHER_SPREADS)))
     assert "equal weights" not in verdict.sentence
     assert verdict.comparisons["equal_weights"].mean_difference == verdict.comparisons["previous"].mean_difference
@@ -348,7 +349,7 @@ def test_two_alone_are_enough() -> None:
     assert verdict.sentence.endswith("; P > 0.99).")
 
 
-def test_a_contender_with_too_few_pictures_decides_nothing() -> None:
+def test_a_baseline_with_too_few_pictures_decides_nothing() -> None:
     few = [*column(0.3, 7), *[None] * 13]
     verdict = judge(table(best_single=few))
     assert verdict.decision == "ship"
@@ -359,7 +360,7 @@ def test_a_contender_with_too_few_pictures_decides_nothing() -> None:
 
 @pytest.mark.parametrize(
     "names",
-    [("trained",), ("previous", "equal_weights"), (*CONTENDERS, TRAINED, CONTROL)],
+    [("trained",), ("previous", "equal_weights"), (*COMPARED, Baseline.TRAINED, Baseline.CONTROL)],
     ids=["nothing trained", "nothing in use", "nothing"],
 )
 def test_a_table_without_the_columns_that_must_be_is_refused(names: tuple[str, ...]) -> None:
@@ -387,9 +388,9 @@ def test_the_comparisons_are_those_that_can_be_asked_for() -> None:
     made = table()
     verdict = judge(made, rope=0.01)
     assert verdict.comparisons == {
-        name: compare(made, TRAINED, name, rope=0.01) for name in CONTENDERS if name in made.scores
+        name: compare(made, "trained", str(name), rope=0.01) for name in COMPARED if name in made.scores
     }
-    assert verdict.relation == compare(made, TRAINED, CONTROL, rope=0.01)
+    assert verdict.relation == compare(made, "trained", "control", rope=0.01)
     assert verdict.rope == 0.01
 
 

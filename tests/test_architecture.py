@@ -7,8 +7,10 @@ import importlib
 import inspect
 import json
 import pkgutil
+import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -19,22 +21,22 @@ PACKAGE = Path(tsm_training.__file__).parent
 
 FLOORS = [
     {"_version", "errors"},
-    {"arguments", "arrays", "files", "forking", "markup", "progress"},
+    {"arguments", "arrays", "core", "files", "forking", "progress", "text"},
     {"fingerprints", "images", "learning", "measures"},
     {"data", "metrics", "weights", "workers"},
     {"storage", "color_transfer", "ensemble", "persistence", "ingest", "isolation", "analysis"},
     {"evaluation"},
     {"engine"},
     {"documents", "lint"},
-    {"views"},
-    {"plots", "report"},
+    {"report"},
+    {"plots"},
     {"manager"},
     {"testing"},
 ]
 """Rooms from the ground up: a room may import from lower floors."""
 
 OPTIONAL = {"tqdm", "matplotlib", "skimage", "sklearn", "flask", "PIL", "scipy", "pandas", "sqlalchemy", "pytest"}
-OPTIONAL |= {"cloudpickle", "loky", "pebble"}
+OPTIONAL |= {"cloudpickle", "loky"}
 
 
 def modules() -> dict[str, Path]:
@@ -45,9 +47,17 @@ def modules() -> dict[str, Path]:
     }
 
 
+def nodes_of(tree: ast.AST) -> Iterator[ast.AST]:
+    """Yield the nodes of a module but for those of `_repr_html_`: a notebook may ask the report's room for HTML."""
+    for node in ast.iter_child_nodes(tree):
+        if not (isinstance(node, ast.FunctionDef) and node.name == "_repr_html_"):
+            yield node
+            yield from nodes_of(node)
+
+
 def imported_rooms(path: Path) -> set[str]:
     names = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    for node in nodes_of(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tsm_training."):
             names.add(node.module.split(".")[1])
         if isinstance(node, ast.Import):
@@ -63,6 +73,36 @@ def test_imports_run_one_way(module: str) -> None:
     assert imported_rooms(modules()[module]) <= allowed
 
 
+OWN_ROOMS = {"data": "storage", "engine": "evaluation", "metrics": "measures", "weights": "learning"}
+"""The files that define the public types of a subject, and the room behind each, in which it is at home."""
+
+DOORS = {"report.figures", "report.notebook"}
+"""Second doors: what plots draw, and what objects show of themselves in notebooks."""
+
+
+@pytest.mark.parametrize("module", modules())
+def test_nobody_reaches_past_the_door_of_a_room(module: str) -> None:
+    room = module.split(".", maxsplit=1)[0]
+    own = {room, OWN_ROOMS.get(room, room)}
+    for node in ast.walk(ast.parse(modules()[module].read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("tsm_training."):
+            name = node.module.removeprefix("tsm_training.")
+            assert "." not in name or name.split(".")[0] in own or name in DOORS, node.module
+
+
+def test_public_types_are_defined_in_the_files_of_their_subjects() -> None:
+    homes = {
+        "data": ("TrainingStore", "TrainingExample", "TrainingSession"),
+        "engine": ("TrainingEngine",),
+        "metrics": ("Metric", "GuideSimilarity"),
+        "weights": ("WeightLearner", "BayesianWeightLearner"),
+    }
+    for subject, names in homes.items():
+        assert (PACKAGE / f"{subject}.py").is_file()
+        for name in names:
+            assert getattr(tsm_training, name).__module__ == f"tsm_training.{subject}"
+
+
 def test_opencv_and_sqlite_stay_in_their_rooms() -> None:
     users: dict[str, set[str]] = {"cv2": set(), "sqlite3": set()}
     for module, path in modules().items():
@@ -71,8 +111,19 @@ def test_opencv_and_sqlite_stay_in_their_rooms() -> None:
                 for alias in node.names:
                     if alias.name in users:
                         users[alias.name].add(module.split(".", maxsplit=1)[0])
-    assert users["cv2"] == {"images", "measures", "metrics", "color_transfer", "ensemble", "report"}
+    assert users["cv2"] == {"images", "measures", "color_transfer", "ensemble", "report"}
     assert users["sqlite3"] == {"storage"}
+
+
+def test_html_is_made_in_one_room() -> None:
+    elements = re.compile(r"</|<(div|span|svg|table|img)\b")
+    makers = {
+        module.split(".", maxsplit=1)[0]
+        for module, path in modules().items()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and elements.search(node.value)
+    }
+    assert makers == {"report"}
 
 
 def test_the_package_door_has_names_only() -> None:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from browser import Tab
 
 pytest_plugins = ["browser"]
+pytestmark = pytest.mark.slow
 
 PAGE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><title>A page</title>

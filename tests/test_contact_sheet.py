@@ -18,6 +18,7 @@ from support import (
     manager_with,
     picture,
     pool_of,
+    put_examples,
     save,
     save_triple,
     usual_pool,
@@ -26,7 +27,7 @@ from tsm_training import BayesianWeightLearner, Image, TrainingManager, WorkerPo
 from tsm_training.errors import ExampleNotFoundError, ImageError, InvalidArgumentError, NoExamplesError, NoWorkersError
 from tsm_training.metrics import color_difference, color_difference_map
 from tsm_training.report import contact_sheet
-from tsm_training.report.sheet import SheetRow, draw_sheet, fitted, heat_picture, heat_top, look_at_examples
+from tsm_training.report.pictures import SheetRow, draw_sheet, fitted, heat_picture, heat_top, look_at_examples
 
 
 @pytest.fixture
@@ -113,13 +114,8 @@ def test_a_row_shows_what_the_ensemble_and_the_best_worker_make_of_it(manager: T
     assert row.color_errors[0] == pytest.approx(color_difference(row.target, row.ground_truth), abs=1e-3)
     similarity = manager.training_engine.calculate_similarity
     assert row.scores == tuple(similarity(each, row.ground_truth) for each in (row.target, row.ensemble, row.single))
-    assert [heading for heading, _picture, _caption in row.cells] == [
-        "source",
-        "target",
-        "ground truth",
-        "ensemble",
-        "best single worker",
-    ]
+    headings = ["source", "target", "ground truth", "ensemble", "best single worker", "colour difference"]
+    assert [heading for heading, _picture, _caption in row.cells(10.0)] == headings
 
 
 def test_a_worker_without_a_share_is_run_for_the_sheet(tmp_path: Path) -> None:
@@ -172,7 +168,7 @@ def test_large_pictures_are_shrunk_before_the_workers_see_them(manager: Training
 
 def test_an_example_of_an_old_database_is_looked_at_first(manager: TrainingManager) -> None:
     example = manager.data_manager.get_all_examples()[0]
-    manager.data_manager.update_examples([attrs.evolve(example, files=None)])
+    put_examples(manager.data_manager, attrs.evolve(example, files=None))
     (row,) = rows_of(manager, example_ids=[example.example_id])
     assert row.target.shape == (12, 16, 3)
 
@@ -181,8 +177,7 @@ def test_where_nobody_gives_a_picture_its_place_says_so(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=2, pool=pool_of(failing("a"), failing("b")))
     (row, _other) = rows_of(manager)
     assert (row.ensemble, row.single, row.differences, row.single_id) == (None, None, None, None)
-    assert [caption for _heading, _picture, caption in row.cells][3:] == ["no picture", "no picture"]
-    assert row.heat_caption == "no picture"
+    assert [caption for _heading, _picture, caption in row.cells(10.0)][3:] == ["no picture"] * 3
     assert contact_sheet(manager).shape[2] == 3
 
 

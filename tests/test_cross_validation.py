@@ -17,7 +17,7 @@ from tsm_training.data import TrainingExample
 from tsm_training.engine import CrossValidationResults, ExampleJudgement
 from tsm_training.errors import InvalidArgumentError, NoExamplesError, NothingEvaluatedError, NoWorkersError
 from tsm_training.evaluation import crossvalidation
-from tsm_training.evaluation.contenders import Contenders
+from tsm_training.evaluation.baselines import Baselines
 from tsm_training.evaluation.split import fold_examples
 
 
@@ -98,15 +98,15 @@ def test_every_worker_runs_once_per_example_and_never_again(tmp_path: Path) -> N
 def test_what_was_learned_stays_as_it_was(tmp_path: Path) -> None:
     manager = level_manager(tmp_path, 8)
     fresh = manager.cross_validate(3)
-    assert manager.data_manager.load_learning().version == 0
+    assert manager.data_manager.load_state().token == ""
     manager.train(verbose=False, epochs=2)
     manager.import_weights(exported(manager, tmp_path))
-    state, stored = manager.weight_learner.cell.state, manager.data_manager.load_learning()
+    snapshot, stored = manager.weight_learner.cell.snapshot, manager.data_manager.load_state(None)
     examples = manager.data_manager.get_all_examples()
     # Nothing of it helps or hurts: each fold starts from nothing.
     assert manager.cross_validate(3) == fresh
-    assert manager.weight_learner.cell.state is state
-    assert manager.data_manager.load_learning() == stored
+    assert manager.weight_learner.cell.snapshot is snapshot
+    assert manager.data_manager.load_state(None) == stored
     assert manager.data_manager.get_all_examples() == examples
     assert len(manager.data_manager.get_all_sessions()) == 1
 
@@ -236,6 +236,6 @@ def test_where_the_best_worker_is_a_fixed_one_in_some_fold_it_stands_for_both() 
 
 
 def test_a_best_worker_is_named_where_all_folds_agree_on_it() -> None:
-    folds = [Contenders(BayesianWeightLearner(), ("a", "b"), None, best, "a") for best in ("a", "b", "a")]
+    folds = [Baselines(BayesianWeightLearner(), ("a", "b"), None, best, "a") for best in ("a", "b", "a")]
     assert crossvalidation._agreed(folds) == {"best_single": None, "best_fixed": "a"}
     assert crossvalidation._agreed(folds[::2]) == {"best_single": "a", "best_fixed": "a"}

@@ -52,9 +52,11 @@ class Public:
         own = (self.function.__doc__ or "") if self.said is None else self.said
         if self.owner is not None and not own:
             own = inspect.getdoc(getattr(self.owner, self.function.__name__)) or ""
-        for target in re.findall(r"[Ss]ee `(\w+(?:\.\w+)*)`", own):
-            own += "\n" + (inspect.getdoc(named(target, self.function)) or "")
-        return own
+        return "\n".join([own, *(inspect.getdoc(each) or "" for each in self.referred(own))])
+
+    def referred(self, doc: str) -> list[object]:
+        """Return what a docstring of this function says to see."""
+        return [named(target, self.function) for target in re.findall(r"[Ss]ee `(\w+(?:\.\w+)*)`", doc)]
 
 
 def named(target: str, function: types.FunctionType) -> object:
@@ -214,6 +216,53 @@ def test_a_field_that_nothing_explains_is_found() -> None:
     assert fields_without_a_word("HalfSummary", HalfSummary) == ["HalfSummary.strange_key"]
 
 
+# --- arguments ------------------------------------------------------------------------------------------------------
+
+
+def unsaid_arguments(public: Public) -> list[str]:
+    """Return the arguments of a function that neither its docstring explains, nor that of a function to see.
+
+    What takes the same argument on under the same name may explain it for both. A docstring with a section ``Args`` has
+    to explain all of them itself; that is for the linter to see. What implements a method says no more than that one.
+    """
+    own = inspect.getdoc(public.function) or ""
+    bases = {base.__name__ for base in (public.owner.__mro__ if public.owner else ())}
+    elsewhere = [
+        each
+        for each in public.referred(own)
+        if inspect.isfunction(each) and each.__qualname__.partition(".")[0] not in bases
+    ]
+    if "Args:" in own or not elsewhere:
+        return []
+    said = set(re.findall(r"`(\w+)`", own))
+    for function in elsewhere:
+        said |= explained_arguments(inspect.getdoc(function) or "") & inspect.signature(function).parameters.keys()
+    said.add("self")
+    return [f"{public.name}: {name}" for name in inspect.signature(public.function).parameters if name not in said]
+
+
+def test_who_leaves_arguments_to_another_docstring_finds_them_there() -> None:
+    assert not [missing for public in FUNCTIONS for missing in unsaid_arguments(public)]
+
+
+def explaining(first: int, second: int) -> None:
+    """Do something.
+
+    Args:
+        first: A number.
+        second: Another one.
+        gone: It had a third argument once.
+    """
+
+
+def leaving(first: int, second_one: int, third: int, gone: int) -> None:
+    """Do something with `third`; see `explaining`."""
+
+
+def test_an_argument_that_nothing_explains_is_found() -> None:
+    assert unsaid_arguments(Public("leaving", leaving)) == ["leaving: second_one", "leaving: gone"]
+
+
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 KINDS_OF_ARRAYS: Mapping[str, tuple[str, ...]] = {
@@ -369,9 +418,6 @@ IN_EXAMPLES = {
 }
 """What the example programs define; pages speak of them too."""
 
-PLACES_IN_THE_SOURCE = docs.DOCS / "explanation" / "mutation.md"
-"""This page lists changes of the source by their places in it, private ones too."""
-
 
 def prose_of(page: Path) -> str:
     return re.sub(r"^( *`{3,}).*?^\1$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
@@ -435,7 +481,7 @@ def wrong_paths(prose: str) -> list[str]:
     return [path for path in paths if not (docs.PROJECT / path).exists()]
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page != PLACES_IN_THE_SOURCE], ids=name_of)
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_what_a_page_names_exists(page: Path) -> None:
     prose = prose_of(page)
     assert not wrong_attributes(prose)

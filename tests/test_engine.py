@@ -5,10 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import pickle
 import threading
-from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
-from multiprocessing import get_context
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +15,18 @@ import numpy as np
 import pytest
 
 from support import (
+    ByBrightness,
     HostPool,
     HostResult,
+    Scaled,
     brightening,
     brighter,
     failing,
+    learned_by,
     manager_with,
     picture,
     pool_of,
+    put_examples,
     save,
     save_triple,
     usual_pool,
@@ -39,7 +41,6 @@ from tsm_training import (
     TrainingEngine,
     TrainingManager,
     WorkerPool,
-    create_color_transfer_workers,
     guide_similarity,
 )
 from tsm_training.arguments import check_whole_number
@@ -57,28 +58,10 @@ from tsm_training.errors import (
     TrainingStoppedError,
     WorkerPoolError,
 )
-from tsm_training.evaluation.evaluator import preview_name
-from tsm_training.evaluation.listener import Listener
+from tsm_training.evaluation.previews import preview_name
 from tsm_training.evaluation.reports import blend_accuracy, epoch_metrics, mean, worker_accuracies
-from tsm_training.evaluation.tasks import Task, TaskRun, evaluate
-from tsm_training.images import ImageLimits, read_image
-
-
-class ByBrightness(TrainingEngine):
-    """A custom metric in the guide's way: an undecorated subclass that overrides the hook."""
-
-    def calculate_similarity(self, img1: Image, img2: Image) -> float:
-        return 1.0 - abs(float(img1.mean()) - float(img2.mean())) / 255.0
-
-
-@attrs.frozen(eq=False)
-class Scaled(TrainingEngine):
-    """A custom metric with a setting of its own."""
-
-    scale: float = attrs.field(default=1.0, kw_only=True)
-
-    def calculate_similarity(self, img1: Image, img2: Image) -> float:
-        return self.scale * guide_similarity(img1, img2)
+from tsm_training.images import read_image
+from tsm_training.progress import ProgressReporter
 
 
 def constant(output: Image, ground_truth: Image) -> float:
@@ -164,6 +147,24 @@ def test_explain_cache_says_why_something_would_run(tmp_path: Path) -> None:
     assert entries["mid"]["reason"] == "the metric has changed"
 
 
+def test_what_was_scored_on_pictures_of_another_reader_is_scored_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[str] = []
+    manager = manager_with(tmp_path, examples=2, pool=usual_pool(calls), db_path=tmp_path / "training.db")
+    manager.train(verbose=False)
+    with monkeypatch.context() as patch:
+        patch.setattr("tsm_training.evaluation.evaluator.READER_VERSION", "another")
+        reasons = {entry["reason"] for entry in manager.training_engine.explain_cache()}
+        assert reasons == {"the picture reader has changed"}
+        manager.validate()
+        assert len(calls) == 12
+        assert all(entry["is_stored"] for entry in manager.training_engine.explain_cache())
+    manager.train(verbose=False)
+    assert len(calls) == 12  # what was scored before is found again
+    manager.close()
+
+
 def test_a_foreign_pool_has_nothing_to_explain(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=1, pool=HostPool({}))
     assert manager.training_engine.explain_cache() == []
@@ -231,10 +232,10 @@ def test_the_hook_names_itself_in_errors(tmp_path: Path) -> None:
 
 def test_settings_of_a_hook_belong_to_its_fingerprint() -> None:
     parts = (usual_pool(), BayesianWeightLearner(), InMemoryStore())
-    assert Scaled(*parts, scale=0.5).metric_fingerprint == Scaled(*parts, scale=0.5).metric_fingerprint
-    assert Scaled(*parts, scale=0.5).metric_fingerprint != Scaled(*parts, scale=0.6).metric_fingerprint
-    assert TrainingEngine(*parts).metric_fingerprint != ByBrightness(*parts).metric_fingerprint
-    assert TrainingEngine(*parts, memory_budget=1).metric_fingerprint == TrainingEngine(*parts).metric_fingerprint
+    assert Scaled(*parts, scale=0.5).judge.fingerprint == Scaled(*parts, scale=0.5).judge.fingerprint
+    assert Scaled(*parts, scale=0.5).judge.fingerprint != Scaled(*parts, scale=0.6).judge.fingerprint
+    assert TrainingEngine(*parts).judge.fingerprint != ByBrightness(*parts).judge.fingerprint
+    assert TrainingEngine(*parts, memory_budget=1).judge.fingerprint == TrainingEngine(*parts).judge.fingerprint
 
 
 def test_the_hook_can_be_called_by_anybody(tmp_path: Path) -> None:
@@ -256,98 +257,6 @@ def test_a_metric_is_prepared_once_for_each_truth_and_once_for_its_preview(tmp_p
     assert len(prepared) == 3 + 3  # the blend is fitted on previews
 
 
-# --- where it runs --------------------------------------------------------------------------------------------------
-
-
-def color_manager(folder: Path, executor: Executor | None = None, **settings: Any) -> TrainingManager:
-    pool = WorkerPool()
-    for worker in create_color_transfer_workers():
-        pool.register_worker(worker)
-    factory = TrainingEngine.using(GuideSimilarity(), executor=executor, **settings)
-    return manager_with(folder, pool=pool, engine_factory=factory)
-
-
-def facts(manager: TrainingManager) -> str:
-    """Return all that a training leaves, but for ids and times."""
-    results = manager.train(epochs=3, validation_split=0.3, verbose=False)
-    session = {key: value for key, value in results["session"].items() if key != "session_id"}
-    rows = [
-        (row.epoch, row.worker_id, row.accuracy, row.confidence, row.loss)
-        for row in manager.data_manager.get_metrics(results["session"]["session_id"])
-    ]
-    text = json.dumps([session, results["validation"], rows])
-    for number, example in enumerate(manager.data_manager.iterate_examples()):
-        text = text.replace(example.example_id, f"example {number}")
-    return text
-
-
-def test_one_thread_many_threads_and_processes_agree_to_the_last_bit(tmp_path: Path) -> None:
-    own = facts(color_manager(tmp_path))
-    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(8) as eight:
-        assert facts(color_manager(tmp_path, one)) == own
-        assert facts(color_manager(tmp_path, eight)) == own
-        assert facts(color_manager(tmp_path, eight, memory_budget=1)) == own
-    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
-        assert facts(color_manager(tmp_path, processes)) == own
-
-
-def test_few_tasks_are_handed_out_at_a_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tsm_training.evaluation.tasks._MAX_IN_FLIGHT", 2)
-    manager = manager_with(tmp_path, examples=9)
-    assert manager.validate()["num_examples"] == 9
-
-
-def test_an_engine_travels_as_a_judge_only(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, engine_factory=ByBrightness)
-    travelled = pickle.loads(pickle.dumps(manager.training_engine))
-    assert travelled.calculate_similarity(picture(1), picture(1)) == 1.0
-    assert not hasattr(travelled, "store")
-
-
-class _Watch(Executor):
-    """Runs tasks when they are asked for, and notes how many bytes were in flight at most."""
-
-    def __init__(self) -> None:
-        self.in_flight = 0
-        self.most = 0
-        self.threads = ThreadPoolExecutor(4)
-
-    def submit(self, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
-        (task,) = arguments
-        self.in_flight += task.bytes_in_flight
-        self.most = max(self.most, self.in_flight)
-        future = self.threads.submit(function, task)
-        future.add_done_callback(lambda _: None)
-        return future
-
-
-def test_pictures_in_flight_stay_within_the_budget(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=5)
-    engine = manager.training_engine
-    workers = tuple(usual_pool().workers)
-    tasks = [
-        Task(
-            e.example_id,
-            e.source_path,
-            e.target_path,
-            e.ground_truth_path,
-            e.known_files,
-            workers,
-            engine,
-            ImageLimits(),
-        )
-        for e in manager.data_manager.get_all_examples()
-    ]
-    watch = _Watch()
-    results = []
-    for result in TaskRun(tasks, watch, tasks[0].bytes_in_flight * 2).results(lambda: None):
-        watch.in_flight -= tasks[0].bytes_in_flight
-        results.append(result)
-    watch.threads.shutdown()
-    assert len(results) == 5
-    assert watch.most == 2 * tasks[0].bytes_in_flight
-
-
 # --- failures -------------------------------------------------------------------------------------------------------
 
 
@@ -359,7 +268,7 @@ def test_a_failing_worker_is_recorded_and_disturbs_nobody(tmp_path: Path) -> Non
     weights = manager.weight_learner.get_all_weights()
     assert weights.pop("bad") < 1.0
     assert weights == alone.weight_learner.get_all_weights()
-    rows = [row for row in manager.data_manager.get_metrics(session_id) if row.worker_id == "bad"]
+    rows = [row for row in manager.data_manager.iterate_metrics(session_id) if row.worker_id == "bad"]
     assert {(row.accuracy, row.loss) for row in rows} == {(None, None)}
     results = manager.data_manager.get_all_examples()[0].worker_results
     assert results is not None
@@ -398,7 +307,7 @@ def test_sizes_that_no_longer_agree_skip_the_example(tmp_path: Path) -> None:
     example = manager.data_manager.get_all_examples()[0]
     truth = save(tmp_path / "other.png", picture(5, 8, 8))
     mismatched = attrs.evolve(example, ground_truth_path=str(truth), files=None)
-    manager.data_manager.update_examples([mismatched])
+    put_examples(manager.data_manager, mismatched)
     results = manager.train(validation_split=0.0, verbose=False)
     session = manager.data_manager.get_session(results["session"]["session_id"])
     assert "must have the same size, got 16×12 and 8×8" in session.skipped[example.example_id]
@@ -411,7 +320,7 @@ def test_contents_that_were_recorded_with_a_wrong_size_skip_the_example(tmp_path
     digest = hashlib.sha256(truth.read_bytes()).hexdigest()
     files = example.known_files
     wrong = attrs.evolve(files, ground_truth=attrs.evolve(files.ground_truth, sha256=digest))
-    manager.data_manager.update_examples([attrs.evolve(example, ground_truth_path=str(truth), files=wrong)])
+    put_examples(manager.data_manager, attrs.evolve(example, ground_truth_path=str(truth), files=wrong))
     results = manager.train(validation_split=0.0, verbose=False)
     session = manager.data_manager.get_session(results["session"]["session_id"])
     assert list(session.skipped) == [example.example_id] != [other.example_id]
@@ -444,7 +353,7 @@ def test_an_empty_pool_is_refused_before_any_work(tmp_path: Path) -> None:
         with pytest.raises(NoWorkersError):
             action()
     with pytest.raises(NoWorkersError):
-        manager.training_engine.evaluator.evaluate(manager.data_manager.get_all_examples(), Listener())
+        manager.training_engine.evaluator.evaluate(manager.data_manager.get_all_examples(), ProgressReporter())
     assert manager.data_manager.get_all_sessions() == []
 
 
@@ -480,12 +389,6 @@ def test_numbers_of_numpy_count() -> None:
     assert BayesianWeightLearner(alpha=np.float32(0.5)).alpha == 0.5  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("bad", [0, -1, True, 1.5, "2", None])
-def test_counts_are_whole_numbers_of_at_least_one(bad: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match="epochs must be a whole number of at least 1, got"):
-        check_whole_number("epochs", bad)
-
-
 def test_the_memory_budget_is_checked() -> None:
     with pytest.raises(InvalidArgumentError, match="memory_budget"):
         TrainingEngine(usual_pool(), BayesianWeightLearner(), InMemoryStore(), memory_budget=0)
@@ -498,14 +401,14 @@ def test_should_stop_interrupts_the_session_and_keeps_evaluations(tmp_path: Path
     calls: list[str] = []
     manager = manager_with(tmp_path, pool=usual_pool(calls))
     uninterrupted = manager_with(tmp_path)
-    before = manager.weight_learner.cell.state
+    before = manager.weight_learner.cell.whole()
     done: list[Progress] = []
     with pytest.raises(TrainingStoppedError, match="again continues where it ended"):
         manager.train(verbose=False, on_progress=done.append, should_stop=lambda: len(done) >= 2)
     session = manager.data_manager.get_all_sessions()[-1]
     assert session.status == "interrupted"
     assert session.end_time is not None
-    assert manager.weight_learner.cell.state == before
+    assert manager.weight_learner.cell.whole() == before
     manager.train(verbose=False)
     uninterrupted.train(verbose=False)
     assert sorted(calls) == sorted(["far", "mid", "near"] * 6)
@@ -600,9 +503,7 @@ def test_training_on_one_example_again_makes_it_count_more(tmp_path: Path) -> No
     assert outcomes["near"]["is_valid"]
     assert 1.0 < weights[0] < weights[1] < weights[2]
     assert manager.weight_learner.get_statistics("near")["update_count"] == 1
-    assert (
-        manager.data_manager.load_learning().state.absorbed.keys() == manager.weight_learner.cell.state.absorbed.keys()
-    )
+    assert manager.data_manager.load_state(None).rows.keys() == {example.known_files.digest}
 
 
 def test_only_stored_examples_are_learned_from(tmp_path: Path) -> None:
@@ -613,7 +514,7 @@ def test_only_stored_examples_are_learned_from(tmp_path: Path) -> None:
         manager.training_engine.train_batch([example], verbose=False)
     with pytest.raises(ExampleNotFoundError):
         manager.training_engine.train_on_example(example)
-    assert manager.weight_learner.cell.state.absorbed == {}
+    assert learned_by(manager).rows == {}
 
 
 def test_metrics_history_describes_every_epoch(tmp_path: Path) -> None:
@@ -692,18 +593,6 @@ def test_a_foreign_pool_predicts_before_it_was_trained(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=0, pool=host_pool())
     prediction = manager.predict(picture(1), picture(2))
     assert prediction.blend_weights == {"far": 0.5, "near": 0.5}
-
-
-def test_a_foreign_pool_gets_copies_that_it_may_write_into(tmp_path: Path) -> None:
-    def spoil(source: Image, target: Image) -> Image:
-        target[:] = 0
-        return target
-
-    manager = manager_with(tmp_path, examples=2, pool=HostPool({"spoil": spoil}))
-    manager.train(validation_split=0.0, verbose=False)
-    results = manager.data_manager.get_all_examples()[0].worker_results
-    assert results is not None
-    assert results["spoil"]["is_valid"]
 
 
 def test_results_of_a_foreign_pool_are_not_reused_unless_it_declares_a_version(tmp_path: Path) -> None:
@@ -843,7 +732,7 @@ def test_validation_scores_are_kept_with_each_example(tmp_path: Path) -> None:
 
 def test_without_previews_the_blend_is_not_judged(tmp_path: Path) -> None:
     class NoPreviews(InMemoryStore):
-        def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
+        def load_previews(self, example_digests: Iterable[str], /) -> dict[str, dict[str, bytes]]:
             return {}
 
     manager = manager_with(tmp_path, storage=NoPreviews())
@@ -864,7 +753,7 @@ def test_examples_without_known_contents_are_looked_at_when_first_used(tmp_path:
     manager = manager_with(tmp_path, examples=3)
     bare = [attrs.evolve(e, files=None) for e in manager.data_manager.get_all_examples()]
     bare[2] = attrs.evolve(bare[2], target_path=str(tmp_path / "gone.png"))
-    manager.data_manager.update_examples(bare)
+    put_examples(manager.data_manager, *bare)
     results = manager.train(validation_split=0.0, verbose=False)
     assert results["session"]["num_examples"] == 2
     assert [e.files is not None for e in manager.data_manager.get_all_examples()] == [True, True, False]
@@ -1000,25 +889,6 @@ def test_figures_over_nothing_are_none() -> None:
     assert worker_accuracies([]) == {}
     entry = epoch_metrics(1, [], {}, lambda _example: {}, equal={}, weights={}, weights_before={}, weight_stds={})
     assert (entry["avg_accuracy"], entry["max_weight_change"]) == (0.0, 0.0)
-
-
-def test_evaluating_a_task_keeps_no_picture(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=1)
-    (example,) = manager.data_manager.get_all_examples()
-    task = Task(
-        "digest",
-        example.source_path,
-        example.target_path,
-        example.ground_truth_path,
-        example.known_files,
-        tuple(usual_pool().workers),
-        manager.training_engine,
-        ImageLimits(),
-    )
-    scored = evaluate(task)
-    assert [score.worker_id for score in scored.scores] == ["far", "mid", "near"]
-    assert not any(isinstance(value, np.ndarray) for score in scored.scores for value in attrs.astuple(score))
-    assert pickle.loads(pickle.dumps(scored)) == scored
 
 
 def test_an_evaluation_is_kept_while_a_longer_one_goes_on(tmp_path: Path) -> None:

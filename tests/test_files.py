@@ -3,7 +3,6 @@ from __future__ import annotations
 import errno
 import json
 import os
-import pickle
 import re
 import socket
 import stat
@@ -76,8 +75,8 @@ def test_a_file_at_the_limit_is_read_and_one_above_it_refused(path: Path) -> Non
     assert read_regular_file(path, 5) == b"12345"
     with pytest.raises(FileTooLargeError) as caught:
         read_regular_file(path, 4)
-    assert (caught.value.size, caught.value.limit) == (5, 4)
-    assert str(caught.value) == "has 5 bytes; at most 4 are allowed"
+    assert caught.value.errno == errno.EFBIG
+    assert system_reason(caught.value) == "has 5 bytes; at most 4 are allowed"
 
 
 def test_a_symbolic_link_is_followed(path: Path) -> None:
@@ -90,9 +89,8 @@ def test_a_symbolic_link_is_followed(path: Path) -> None:
 @needs_fifo
 def test_a_pipe_is_refused_at_once(path: Path) -> None:
     os.mkfifo(path)
-    with pytest.raises(NotARegularFileError, match="is a pipe; a regular file is expected") as caught:
+    with pytest.raises(NotARegularFileError, match="is a pipe"):
         read_regular_file(path, 10)
-    assert caught.value.kind == "a pipe"
 
 
 def test_what_is_no_file_is_refused_as_an_os_error(tmp_path: Path) -> None:
@@ -130,8 +128,10 @@ def test_the_kind_of_what_was_opened_is_named(
             return os.stat_result((mode | 0o644, *honest(descriptor)[1:]))
 
     monkeypatch.setattr(files, "os", Files())
-    with pytest.raises(NotARegularFileError, match=f"^is {kind}; a regular file is expected$"):
+    with pytest.raises(NotARegularFileError) as caught:
         read_regular_file(path, 10)
+    assert system_reason(caught.value) == f"is {kind}; a regular file is expected"
+    assert caught.value.errno == (errno.EISDIR if kind == "a directory" else errno.EINVAL)
 
 
 @pytest.mark.parametrize("change", [b"longer than before", b"s"])
@@ -162,20 +162,7 @@ def test_a_refusal_leaves_no_file_open(tmp_path: Path) -> None:
 
 def test_the_reason_of_an_error_does_not_repeat_the_path() -> None:
     assert system_reason(FileNotFoundError(2, "No such file or directory", "/secret")) == "No such file or directory"
-    assert system_reason(NotARegularFileError("a pipe")) == "is a pipe; a regular file is expected"
     assert system_reason(OSError("changed its size")) == "changed its size"
-
-
-@pytest.mark.parametrize(
-    ("kind", "details"),
-    [(NotARegularFileError, ("a pipe",)), (FileTooLargeError, (5, 4)), (OutsideRootError, ("/root", "/outside"))],
-)
-def test_errors_about_files_survive_pickling_whole(kind: Callable[..., OSError], details: tuple[object, ...]) -> None:
-    error = kind(*details)
-    other = pickle.loads(pickle.dumps(error))
-    assert type(other) is type(error)
-    assert str(other) == str(error)
-    assert vars(other) == vars(error)
 
 
 def test_the_folder_that_must_not_be_left_is_itself_no_file(tmp_path: Path) -> None:
@@ -204,7 +191,7 @@ def test_a_new_file_is_hidden_under_a_name_that_nobody_else_chooses(
 
 # --- reading below a folder only ------------------------------------------------------------------------------------
 
-EITHER_WAY = pytest.mark.parametrize("below", [True, False], ids=["folder by folder", "compared"])
+EITHER_WAY = pytest.mark.parametrize("below", [True, False], ids=["folder by folder", "as on Windows"])
 
 
 @pytest.fixture
@@ -248,7 +235,8 @@ def place(tmp_path: Path) -> Path:
 def test_what_lies_below_the_root_is_read_however_it_is_named(
     place: Path, monkeypatch: pytest.MonkeyPatch, below: bool, name: str, content: bytes
 ) -> None:
-    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
+    if not below:
+        monkeypatch.setattr(os, "supports_dir_fd", set())
     root = str(place / "root")
     for path in (f"{place}/{name}", os.fsencode(f"{place}/{name}")):
         assert read_regular_file(path, 100, root) == content
@@ -283,12 +271,12 @@ def test_what_lies_below_the_root_is_read_however_it_is_named(
 def test_what_leads_out_of_the_root_is_refused_whether_it_exists_or_not(
     place: Path, monkeypatch: pytest.MonkeyPatch, below: bool, name: str
 ) -> None:
-    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
+    if not below:
+        monkeypatch.setattr(os, "supports_dir_fd", set())
     monkeypatch.chdir(place / "outside")
     root, path = str(place / "root"), os.path.join(place, name)  # noqa: PTH118 - Path would tidy it up
     with pytest.raises(OutsideRootError) as caught:
         read_regular_file(path, 100, root)
-    assert caught.value.root == root
     assert system_reason(caught.value) == f"leads out of the folder {root!r}, to {os.path.realpath(path)!r}"
     assert not leads_inside(path, root)
 
@@ -298,7 +286,8 @@ def test_what_leads_out_of_the_root_is_refused_whether_it_exists_or_not(
 def test_an_open_file_of_this_process_is_judged_by_where_it_lies(
     place: Path, monkeypatch: pytest.MonkeyPatch, below: bool
 ) -> None:
-    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
+    if not below:
+        monkeypatch.setattr(os, "supports_dir_fd", set())
     with (place / "outside/secret").open("rb") as secret, (place / "root/a").open("rb") as allowed:
         with pytest.raises(OutsideRootError):
             read_regular_file(f"/proc/self/fd/{secret.fileno()}", 100, str(place / "root"))
@@ -310,7 +299,8 @@ def test_an_open_file_of_this_process_is_judged_by_where_it_lies(
 def test_what_is_no_file_below_the_root_is_refused_and_nothing_left_open(
     place: Path, monkeypatch: pytest.MonkeyPatch, below: bool, name: str
 ) -> None:
-    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
+    if not below:
+        monkeypatch.setattr(os, "supports_dir_fd", set())
     os.mkfifo(place / "root/pipe")
     before = open_files()
     for _ in range(3):
@@ -320,14 +310,13 @@ def test_what_is_no_file_below_the_root_is_refused_and_nothing_left_open(
     assert open_files() == before
 
 
-@EITHER_WAY
+@pytest.mark.skipif(os.open not in os.supports_dir_fd, reason="this system opens nothing below an open folder")
 @pytest.mark.parametrize("swapped", ["b", "deeper"])
 @pytest.mark.parametrize("back", [False, True], ids=["stays", "is put back"])
 def test_a_link_that_is_put_there_after_the_look_is_not_followed(
-    place: Path, monkeypatch: pytest.MonkeyPatch, below: bool, swapped: str, back: bool
+    place: Path, monkeypatch: pytest.MonkeyPatch, swapped: str, back: bool
 ) -> None:
     """The file is exchanged for a link at the worst moment: when its place has just been found to be inside."""
-    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", below)
     (place / "outside/b").write_bytes(b"secret")
     victim = place / "root/sub/deeper" / ("b" if swapped == "b" else "")
     away = victim.with_name("away")
@@ -350,17 +339,9 @@ def test_a_link_that_is_put_there_after_the_look_is_not_followed(
 
     monkeypatch.setattr(os.path, "realpath", look)
     monkeypatch.setattr(os, "open", opened)
+    monkeypatch.setattr(os, "supports_dir_fd", {opened})
     with pytest.raises(OSError, match=r"."):
         read_regular_file(place / "root/sub/deeper/b", 100, str(place / "root"))
-
-
-def test_where_the_file_is_now_is_told_if_it_was_exchanged(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "_OPENS_BELOW_A_FOLDER", False)
-    looks = iter([str(place / "root/a"), str(place / "outside/secret")])
-    monkeypatch.setattr(os.path, "realpath", lambda _path: next(looks))
-    with pytest.raises(OutsideRootError) as caught:
-        read_regular_file(place / "root/a", 100, str(place / "root"))
-    assert (caught.value.root, caught.value.place) == (str(place / "root"), str(place / "outside/secret"))
 
 
 @pytest.mark.skipif(os.open not in os.supports_dir_fd, reason="this system opens nothing below an open folder")
@@ -598,6 +579,7 @@ print(json.dumps(rounds))
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_a_process_that_is_killed_at_any_step_leaves_the_old_contents_or_the_new(tmp_path: Path) -> None:
     done = subprocess.run(
@@ -654,6 +636,7 @@ print(json.dumps({"reads": reads, "torn": torn, "others": [p.name for p in path.
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this system has no fork")
 def test_readers_see_whole_contents_only_while_writers_are_killed_beside_them(path: Path) -> None:
     done = subprocess.run(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import struct
 import threading
 import zlib
@@ -20,14 +19,24 @@ from levels import Level, closeness, level_manager, level_pool
 from support import (
     HostPool,
     brighter,
+    learned_by,
     manager_with,
+    members,
     picture,
     pool_of,
     save,
     save_triple,
     usual_pool,
 )
-from tsm_training import FunctionWorker, Image, InMemoryStore, Progress, TrainingManager
+from tsm_training import (
+    FunctionWorker,
+    GuideSimilarity,
+    Image,
+    InMemoryStore,
+    Progress,
+    TrainingEngine,
+    TrainingManager,
+)
 from tsm_training.data import Preview, TrainingExample
 from tsm_training.ensemble import (
     COMPARED_SOLVERS,
@@ -45,17 +54,16 @@ from tsm_training.errors import (
     MetricError,
     TrainingStoppedError,
 )
-from tsm_training.evaluation.evaluator import preview_rank
-from tsm_training.evaluation.fitting import MOST_FITTED_EXAMPLES, group_label
-from tsm_training.evaluation.listener import Listener
-from tsm_training.evaluation.previews import first_of
+from tsm_training.evaluation.fitting import MOST_FITTED_EXAMPLES, Fitter, group_label
+from tsm_training.evaluation.previews import first_of, preview_rank
 from tsm_training.evaluation.reports import EvaluatedExample
 from tsm_training.learning import FittedBlend, LearnedState
+from tsm_training.progress import ProgressReporter
 from tsm_training.testing import make_example
 
 
 def state_of(manager: TrainingManager) -> LearnedState:
-    return manager.weight_learner.cell.state
+    return learned_by(manager)
 
 
 def fitted_of(manager: TrainingManager) -> FittedBlend:
@@ -146,7 +154,7 @@ def test_what_was_fitted_on_an_example_that_is_removed_meanwhile_is_not_kept(tmp
             manager.remove_training_example(removed.example_id)
 
     train_all(manager, on_progress=meanwhile)
-    assert tuple(sorted(state_of(manager).absorbed)) == digests_of(others)
+    assert tuple(sorted(state_of(manager).rows)) == digests_of(others)
     assert state_of(manager).fitted is None
 
 
@@ -160,7 +168,7 @@ def test_a_group_that_has_lost_an_example_meanwhile_is_what_is_left_of_it(tmp_pa
 
     train_all(manager, on_progress=meanwhile, group_by="style")
     high, low = state_of(manager).groups["high"], state_of(manager).groups["low"]
-    assert tuple(sorted(high.members)) == digests_of(others[:3])
+    assert tuple(sorted(members(state_of(manager), "high"))) == digests_of(others[:3])
     assert high.fitted is None
     assert low.fitted is not None
     assert low.fitted.absorbed == 0.5
@@ -215,7 +223,7 @@ def test_examples_with_one_target_are_no_more_than_one(tmp_path: Path) -> None:
         other = save(tmp_path / f"other {example.example_id}.png", picture(50))
         manager.add_training_example(other, example.target_path, example.ground_truth_path)
     train_all(manager)
-    assert len(state_of(manager).absorbed) == 4
+    assert len(state_of(manager).rows) == 4
     assert state_of(manager).fitted is None
 
 
@@ -329,13 +337,15 @@ def test_where_the_store_keeps_few_previews_the_blend_is_fitted_on_those(
     manager = level_manager(tmp_path)
     examples = sorted(all_examples(manager), key=lambda example: preview_rank(example.known_files.target.sha256))
     manager.validate()
-    previews = [manager.data_manager.load_previews(e.known_files.digest) for e in examples]
-    sizes = [sum(len(png) for name, png in each.items() if "@" in name) for each in previews]
+    digests = [example.known_files.digest for example in examples]
+    previews = manager.data_manager.load_previews(digests)
+    sizes = [sum(len(png) for name, png in previews[digest].items() if "@" in name) for digest in digests]
     # The fourth example keeps a part of its previews only, which is as good as none.
     monkeypatch.setattr("tsm_training.storage.memory.PREVIEW_BYTES", sum(sizes[:3]) + sizes[3] // 2)
     manager.data_manager.save_evaluations([])
-    assert 2 < len(manager.data_manager.load_previews(examples[3].known_files.digest)) < 5
-    assert manager.data_manager.load_previews(examples[-1].known_files.digest).keys() == {"target", "ground_truth"}
+    previews = manager.data_manager.load_previews(digests)
+    assert 2 < len(previews[digests[3]]) < 5
+    assert previews[digests[-1]].keys() == {"target", "ground_truth"}
     train_all(manager)
     assert fitted_of(manager).digests == tuple(sorted(digests_of(examples[:3])))
     # What the fourth one keeps is enough to judge the blend by, for it is the picture of one worker.
@@ -369,7 +379,7 @@ def test_an_example_whose_preview_is_damaged_is_left_out(tmp_path: Path, name: s
     manager.validate()
     spoiled, *others = sorted(all_examples(manager), key=lambda example: example.known_files.digest)
     store, digest = manager.data_manager, spoiled.known_files.digest
-    previews = store.load_previews(digest)
+    previews = store.load_previews([digest])[digest]
     name = next(each for each in previews if each.startswith("above@")) if name == "a worker's" else name
     store.save_evaluations([], [Preview(digest, name, damaged)])
     train_all(manager)
@@ -393,12 +403,6 @@ class Attached(BlendSolver):
         return {problem.worker_ids[0]: 1.0}
 
 
-def test_an_engine_travels_without_its_solver(tmp_path: Path) -> None:
-    manager = level_manager(tmp_path, examples=0, blend_solver=Attached())
-    travelled = pickle.loads(pickle.dumps(manager.training_engine))
-    assert travelled.calculate_similarity(picture(1), picture(1)) == 1.0
-
-
 def test_a_search_stops_when_it_is_asked_to(tmp_path: Path) -> None:
     """With a slow metric it may take long, so it is asked between any two pictures."""
     judged: list[int] = []
@@ -417,6 +421,7 @@ def test_a_search_stops_when_it_is_asked_to(tmp_path: Path) -> None:
     assert manager.data_manager.get_all_sessions()[-1].status == "interrupted"
 
 
+@pytest.mark.slow
 def test_an_engine_with_a_solver_of_a_hosts_own_evaluates_in_other_processes(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
         manager = level_manager(tmp_path, examples=3, executor=processes, blend_solver=Attached())
@@ -583,7 +588,7 @@ def test_no_more_examples_are_fitted_than_stated(tmp_path: Path, monkeypatch: py
     train_all(manager)
     ranked = sorted(all_examples(manager), key=lambda example: preview_rank(example.known_files.target.sha256))
     assert fitted_of(manager).digests == tuple(sorted(digests_of(ranked[:4])))
-    assert len(state_of(manager).absorbed) == 6
+    assert len(state_of(manager).rows) == 6
 
 
 def test_previews_are_read_once_for_all_groups_as_far_as_there_is_room(
@@ -591,8 +596,8 @@ def test_previews_are_read_once_for_all_groups_as_far_as_there_is_room(
 ) -> None:
     manager = level_manager(tmp_path)
     engine = manager.training_engine
-    run = engine.evaluator.evaluate(all_examples(manager), Listener())
-    fitter = engine.fitter(run, Listener())
+    run = engine.evaluator.evaluate(all_examples(manager), ProgressReporter())
+    fitter = Fitter.of(engine.evaluator, run, "auto", ProgressReporter())
     each = 4 * 12 * 16 * 3  # three pictures and a ground truth
     monkeypatch.setattr("tsm_training.evaluation.fitting._MOST_BYTES", 4 * each)
 
@@ -668,17 +673,17 @@ def test_every_group_gets_a_blend_of_its_own(tmp_path: Path) -> None:
     train_all(manager, epochs=3, group_by="style")
     state = state_of(manager)
     assert state.group_by == "style"
-    members = {
+    of_style = {
         style: digests_of([e for e in all_examples(manager) if e.metadata == {"style": style}])
         for style in ("few", "high", "low")
     }
-    assert {label: tuple(sorted(group.members)) for label, group in state.groups.items()} == members
+    assert {label: tuple(sorted(members(state, label))) for label in state.groups} == of_style
     assert state.groups["few"].fitted is None
     for label, worker_id in (("high", "above"), ("low", "below")):
         fitted = state.groups[label].fitted
         assert fitted is not None
         assert fitted.shares == {worker_id: 1.0}
-        assert fitted.digests == members[label]
+        assert fitted.digests == of_style[label]
         assert fitted.absorbed == fitted_of(manager).absorbed
 
 
@@ -712,3 +717,44 @@ def test_a_key_that_only_earlier_examples_have_is_right(tmp_path: Path) -> None:
     manager.add_training_example(*save_triple(tmp_path / "plain", 90))
     manager.training_engine.train_batch(manager.data_manager.get_all_examples(1), verbose=False, group_by="style")
     assert state_of(manager).group_by == "style"
+
+
+# --- fitting again --------------------------------------------------------------------------------------------------
+
+
+class Counted:
+    """A solver that counts how often it is asked."""
+
+    name = "counted"
+
+    def __init__(self) -> None:
+        self._calls: list[int] = []
+
+    @property
+    def asked(self) -> int:
+        return len(self._calls)
+
+    def solve(self, problem: BlendProblem, /) -> dict[str, float]:
+        self._calls.append(1)
+        return dict.fromkeys(problem.worker_ids, 1.0 / len(problem.worker_ids))
+
+
+def test_a_blend_is_not_fitted_again_on_the_same_evaluations(tmp_path: Path) -> None:
+    solver = Counted()
+    factory = TrainingEngine.using(GuideSimilarity(), blend_solver=solver)
+    manager = manager_with(tmp_path, examples=8, engine_factory=factory)
+    manager.train(verbose=False)
+    asked, first = solver.asked, manager.weight_learner.blend_of(manager.weight_learner.state)
+    assert asked > 0
+    assert first is not None
+    manager.train(verbose=False)
+    second = manager.weight_learner.blend_of(manager.weight_learner.state)
+    assert solver.asked == asked
+    assert second is not None
+    assert (second.shares, second.digests, second.safe) == (first.shares, first.digests, first.safe)
+    assert second.absorbed > first.absorbed
+    manager.train(reevaluate=True, verbose=False)
+    assert solver.asked == 2 * asked
+    manager.add_training_example(*save_triple(tmp_path, 99))
+    manager.train(verbose=False)
+    assert solver.asked > 2 * asked

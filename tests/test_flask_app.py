@@ -1132,12 +1132,13 @@ def test_the_page_shows_the_verdict_where_there_is_one(host: Host, monkeypatch: 
     assert '<p class="verdict">Collect at least 7 more examples' in host.client.get("/training/dashboard").text
     store = host.service.manager.data_manager
     [session] = store.get_all_sessions()
-    judged = attrs.evolve(session, validation={**session.validation, "verdict": {"sentence": "Worth shipping."}})
+    verdict = {**session.validation["verdict"], "sentence": "Worth shipping."}
+    judged = attrs.evolve(session, validation={**session.validation, "verdict": verdict})
     monkeypatch.setattr(tsm_training.TrainingDataManager, "get_all_sessions", lambda _self: [judged])
     assert '<p class="verdict">Worth shipping.</p>' in host.client.get("/training/dashboard").text
 
 
-def test_the_page_names_the_contenders_and_shows_what_examples_bring(host: Host) -> None:
+def test_the_page_names_the_baselines_and_shows_what_examples_bring(host: Host) -> None:
     host.add_several(6)
     host.client.post("/training/train", json={"validation_split": 0.5})
     page = host.client.get("/training/dashboard").text

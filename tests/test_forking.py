@@ -19,18 +19,19 @@ pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
 
 IN_THE_MIDDLE = """
 import os, sys, threading
+from tsm_training.data import StateDelta
 from tsm_training.storage import (TrainingDataManager)
 from tsm_training.testing import make_example
 
 store = TrainingDataManager(sys.argv[1], busy_timeout=5.0)
 inside, go_on = threading.Event(), threading.Event()
 
-def change(state):
+def change(held):
     inside.set()
     go_on.wait(60)
-    return state
+    return StateDelta({"learned": "1"})
 
-thread = threading.Thread(target=store.update_learning, args=(change,))
+thread = threading.Thread(target=store.update_state, args=(change,))
 thread.start()
 inside.wait(60)
 threading.Timer(0.3, go_on.set).start()
@@ -50,6 +51,7 @@ sys.exit(code)
 """
 
 
+@pytest.mark.slow
 def test_a_fork_waits_for_a_transaction_of_another_thread(tmp_path: Path) -> None:
     path = tmp_path / "training.db"
     done = subprocess.run(
@@ -58,7 +60,7 @@ def test_a_fork_waits_for_a_transaction_of_another_thread(tmp_path: Path) -> Non
     assert done.returncode == 0, done.stderr
     with contextlib.closing(TrainingDataManager(path)) as store:
         assert [e.example_id for e in store.get_all_examples()] == ["of the child", "of the parent"]
-        assert store.load_learning().version == 1
+        assert store.load_state().head == {"learned": "1"}
 
 
 def test_a_fork_within_a_transaction_of_its_own_thread_does_not_wait_for_itself(tmp_path: Path) -> None:
@@ -75,6 +77,7 @@ def test_a_fork_within_a_transaction_of_its_own_thread_does_not_wait_for_itself(
         store.edit_examples({"a": fork_and_end})  # type: ignore[dict-item]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("thing", ["InMemoryStore()", "WorkerPool()"])
 def test_a_fork_waits_for_whoever_holds_a_lock_in_memory(thing: str) -> None:
     code = f"""
@@ -126,24 +129,28 @@ def test_a_fork_does_not_wait_for_ever(monkeypatch: pytest.MonkeyPatch) -> None:
     guard._let_go()
 
 
-def test_nobody_forks_while_something_is_done_for_the_first_time() -> None:
-    def can_fork() -> bool:
-        found: list[bool] = []
+FIRST_CONVERSION = """
+import os, signal, sys, threading, time
+import numpy as np
+from tsm_training.metrics import GuideSimilarity
 
-        def look() -> None:
-            found.append(forking._first.acquire(blocking=False))
-            if found[0]:
-                forking._first.release()
+picture = np.zeros((8, 8, 3), np.uint8)
+thread = threading.Thread(target=GuideSimilarity().prepare, args=(picture,))
+thread.start()
+time.sleep(0.01)  # the first conversion to Lab takes a tenth of a second, for OpenCV makes its tables
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    GuideSimilarity().prepare(picture)
+    os._exit(0)
+thread.join()
+sys.exit(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
 
-        thread = threading.Thread(target=look)
-        thread.start()
-        thread.join()
-        return found[0]
 
-    with forking.alone_at_first("a test's own doing"):
-        assert not can_fork()
-    with forking.alone_at_first("a test's own doing"):
-        assert can_fork()
+@pytest.mark.slow
+def test_a_fork_during_the_first_conversion_of_colours_does_not_hang_the_child() -> None:
+    assert subprocess.run([sys.executable, "-c", FIRST_CONVERSION], check=False, timeout=120).returncode == 0
 
 
 def test_what_fails_at_first_is_guarded_again() -> None:

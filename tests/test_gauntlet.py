@@ -390,12 +390,21 @@ class Case(NamedTuple):
     mode: str
 
 
+_SLOW = [pytest.mark.slow]
 CASES = [
     *(Case(name, kind, act, mode) for mode in ("threads", "isolated") for name, (kind, act) in FAILING.items()),
     *(Case(name, "timed_out", act, mode) for mode in ("threads", "isolated") for name, act in HANGING.items()),
     *(Case(name, kind, act, "isolated") for name, (kind, act) in ONLY_ISOLATED.items()),
 ]
 POSITIONS = {"first": 0, "middle": 1, "last": 3}
+RUNS = [
+    pytest.param(
+        case, position, id=f"{case.mode}-{case.name}-{position}", marks=_SLOW if case.mode == "isolated" else []
+    )
+    for number, case in enumerate(CASES)
+    for turn, position in enumerate(POSITIONS)
+    if case.mode == "threads" or turn == number % len(POSITIONS)  # many of them need a new process for each example
+]
 
 
 @pytest.fixture(scope="module")
@@ -478,13 +487,12 @@ def test_the_gauntlet_is_long_enough() -> None:
     assert len({name for name, *_rest in CASES} | set(SPOILING)) >= 60
 
 
-@pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.mode}-{case.name}")
+@pytest.mark.parametrize(("case", "position"), RUNS)
 def test_a_worker_that_fails_changes_nothing_for_the_others(
     case: Case, position: str, triples: Triples, isolated: IsolatedRunner, undisturbed: dict[int, dict[str, Any]]
 ) -> None:
     if case.mode == "isolated":
-        triples = triples[:1]  # many of them need a new process for each
+        triples = triples[:1]
     workers = good_workers()
     workers.insert(POSITIONS[position], bad_worker(case.act, case.kind))
     runner = isolated if case.mode == "isolated" else ThreadRunner(60.0)
@@ -498,7 +506,7 @@ def test_a_worker_that_fails_changes_nothing_for_the_others(
 
 
 @pytest.mark.parametrize("position", POSITIONS)
-@pytest.mark.parametrize("mode", ["threads", "isolated"])
+@pytest.mark.parametrize("mode", ["threads", pytest.param("isolated", marks=_SLOW)])
 @pytest.mark.parametrize("name", SPOILING)
 def test_a_worker_that_spoils_what_all_share_is_judged_by_its_pictures_alone(
     name: str, mode: str, position: str, triples: Triples, isolated: IsolatedRunner
@@ -512,6 +520,7 @@ def test_a_worker_that_spoils_what_all_share_is_judged_by_its_pictures_alone(
     assert seen[0] == seen[1]
 
 
+@pytest.mark.slow
 def test_a_worker_that_closes_the_standard_streams_of_its_process_disturbs_nobody(
     triples: Triples, isolated: IsolatedRunner
 ) -> None:

@@ -34,8 +34,9 @@ from tsm_training.documents import (
     WorkerProgress,
 )
 from tsm_training.engine import ValidationDocument, ValidationResults
+from tsm_training.learning import WeightsDocument
 from tsm_training.storage import GUIDE_SCHEMA
-from tsm_training.weights import LearnerStatistics, WeightsDocument, WorkerProgressStatistics
+from tsm_training.weights import LearnerStatistics, WorkerProgressStatistics
 
 GUIDE = docs.DOCS / "guide.md"
 
@@ -212,8 +213,7 @@ class GuideReader:
         assert manager.weight_learner.alpha == names["best_alpha"]
         assert manager.weight_learner.get_all_weights() == winner.get_all_weights()
         assert names["weight_learner"].get_all_weights() == winner.get_all_weights()  # the host's own object sees it
-        held = manager.data_manager.load_learning().state
-        assert held == winner.cell.state
+        assert manager.weight_learner.cell.whole() == winner.cell.whole()  # what the store holds
 
     @staticmethod
     def every_session_is_shown(names: dict[str, Any], printed: str) -> None:
@@ -235,10 +235,9 @@ class GuideReader:
 
     @staticmethod
     def evidence_stays_below_one(names: dict[str, Any], _printed: str) -> None:
-        absorbed = names["training_manager"].weight_learner.cell.state.absorbed
+        rows = names["training_manager"].weight_learner.cell.whole().state.rows
         digest = names["high_priority_examples"][0].files.digest
-        residuals = [outcome.residual for outcome in absorbed[digest].values()]
-        assert all(0.0 < residual < 1.0 for residual in residuals)
+        assert all(0.0 < outcome.remaining < 1.0 for outcome in rows[digest].outcomes.values())
 
     @staticmethod
     def figures_are_those_on_the_page(_names: dict[str, Any], printed: str) -> None:
@@ -395,7 +394,7 @@ def test_the_library_returns_these_documents(manager: TrainingManager, tmp_path:
     manager.export_weights(tmp_path / "weights.json")
     document = json.loads((tmp_path / "weights.json").read_text(encoding="utf-8"))
     # Nothing was grouped, and no worker of this pool is fitted.
-    assert set(typing.get_type_hints(WeightsDocument)) - set(document) == {"fits", "group_by", "groups"}
+    assert set(typing.get_type_hints(WeightsDocument)) - set(document) == {"fits", "group_by", "groups", "learner"}
 
     reset: ResetRequest = {"default_weight": 1.0}
     manager.reset_weights(**reset)

@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import json
 import os
@@ -20,7 +21,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image as Pillow
 from PIL import ImageOps
 
 from pictures import (
@@ -47,7 +47,6 @@ from pictures import (
     colours,
     encoded,
     jpeg_frame,
-    jpeg_segment,
     png,
     png_chunk,
     riff,
@@ -56,7 +55,6 @@ from pictures import (
     webp_canvas,
     with_alpha,
 )
-from tsm_training import files
 from tsm_training.arrays import Image
 from tsm_training.errors import (
     ImageChangedError,
@@ -67,6 +65,7 @@ from tsm_training.errors import (
     ImageTooLargeError,
     ImageTruncatedError,
     ImageUnreadableError,
+    ImageUnwritableError,
     InvalidArgumentError,
 )
 from tsm_training.images import ImageInfo, ImageLimits, inspect_image, read_image, read_thumbnail, write_image
@@ -201,14 +200,13 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "text": (b"just a note", "is text beginning"),
     "text in another script": ("画像ではありません。".encode() * 20, "is text beginning"),
     "HTML": (b"\n<!DOCTYPE html><title>404</title>", "is an HTML page"),
-    "SVG": (b"<svg xmlns=''/>", "is an SVG drawing"),
     "random": (bytes(range(128, 160)), "is unknown data beginning 80 81"),
     "GIF": (saved("GIF"), "is a GIF"),
     "GIF of a huge screen": (saved("GIF").replace(b"9a", b"9a\xff\xff\xff\xff"), "is a GIF"),
     "GIF animated": (saved("GIF", GREY, save_all=True, append_images=[PALETTE]), "is a GIF"),
     "HEIF": (b"\0\0\0\x18ftypheic" + bytes(20), "HEIF"),
-    "JPEG 2000": (encoded(".jp2", colours(64, 64)), "is a JPEG 2000 picture"),
-    "OpenEXR": (b"\x76\x2f\x31\x01" + bytes(20), "is an OpenEXR picture"),
+    "JPEG 2000": (encoded(".jp2", colours(64, 64)), "is unknown data beginning"),
+    "OpenEXR": (b"\x76\x2f\x31\x01" + bytes(20), "is unknown data beginning 76 2f 31 01"),
     "BigTIFF": (saved("TIFF", big_tiff=True), "is a BigTIFF"),
     "PNG transparent": (saved("PNG", with_alpha(RGB, HALF_CLEAR)), "transparent pixels"),
     "PNG grey, transparent": (saved("PNG", with_alpha(GREY, HALF_CLEAR)), "transparent pixels"),
@@ -329,7 +327,8 @@ CUT: dict[str, bytes] = {
 @pytest.mark.parametrize("name", CUT)
 def test_no_cut_is_accepted(put: Callable[[bytes], Path], name: str, use: Callable[[Path], object]) -> None:
     data = CUT[name]
-    for length in range(len(data)):
+    step = 1 if use is read_image else 23
+    for length in (*range(0, len(data), step), *range(len(data) - 30, len(data))):
         path = put(data[:length])
         with pytest.raises(ImageFormatError):
             use(path)
@@ -360,6 +359,7 @@ print(json.dumps([seconds, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - 
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not tell what a process has mapped")
 def test_a_lying_chunk_length_is_refused_at_once_in_next_to_no_memory(tmp_path: Path) -> None:
     assert len(LYING) == 61
@@ -375,66 +375,6 @@ def test_a_lying_chunk_length_is_refused_at_once_in_next_to_no_memory(tmp_path: 
     assert reasons == ["ends early: a PNG chunk b'IDAT' claims 2147483647 bytes, 20 are there"]
     assert kilobytes < 5000
     assert seconds < 2  # for two hundred: about a tenth of a millisecond each
-
-
-LARGE = (3000, 4000)
-"""Sides that need far more data than the small pictures here have, but not too many pixels."""
-
-
-def declared(data: bytes, at: int, size: tuple[int, int], layout: str) -> bytes:
-    return data[:at] + struct.pack(layout, *size) + data[at + struct.calcsize(layout) :]
-
-
-def compressed_tiff(compression: str) -> bytes:
-    """Build a TIFF of which one strip is declared to hold a large picture."""
-    number = {"tiff_lzw": 5, "tiff_adobe_deflate": 8, "packbits": 32773}[compression]
-    return tiff({256: (LARGE[1],), 257: (LARGE[0],), 278: (LARGE[0],), 259: (number,)}, bytes(400))
-
-
-PROGRESSIVE = CLOSE["JPEG progressive"][1]
-TOO_LITTLE: dict[str, bytes] = {
-    "PNG": png(PNG_PIXELS, size=LARGE),
-    "PNG 1-bit": png(PNG_PIXELS, size=LARGE, depth=1, colour=0),
-    "JPEG": declared(JPEG, JPEG_FRAME + 5, LARGE, ">HH"),
-    "JPEG progressive": declared(PROGRESSIVE, PROGRESSIVE.index(b"\xff\xc2") + 5, LARGE, ">HH"),
-    "JPEG whose comments are long": JPEG[:2]
-    + jpeg_segment(0xFE, bytes(60_000)) * 10
-    + declared(JPEG, JPEG_FRAME + 5, LARGE, ">HH")[2:],
-    **{f"TIFF {name}": compressed_tiff(name) for name in ("tiff_lzw", "tiff_adobe_deflate", "packbits")},
-}
-
-
-@EITHER
-@pytest.mark.parametrize("name", TOO_LITTLE)
-def test_data_that_cannot_give_the_declared_pixels_never_reach_a_decoder(
-    put: Callable[[bytes], Path], name: str, use: Callable[[Path], object], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(cv2, "imdecode", None)
-    with pytest.raises(ImageTruncatedError):
-        use(put(TOO_LITTLE[name]))
-
-
-BLANK = Pillow.new("RGB", (2000, 1500), (9, 9, 9))
-WELL_PACKED: dict[str, Callable[[], bytes]] = {
-    "PNG": lambda: saved("PNG", BLANK, compress_level=9),
-    "PNG 1-bit": lambda: saved("PNG", BLANK.convert("1"), compress_level=9),
-    "JPEG": lambda: saved("JPEG", BLANK, quality=1, optimize=True),
-    "JPEG 4:4:4": lambda: saved("JPEG", BLANK, subsampling=0, optimize=True),
-    "JPEG grey": lambda: saved("JPEG", BLANK.convert("L"), optimize=True),
-    "JPEG progressive": lambda: saved("JPEG", BLANK, progressive=True, optimize=True),
-    "WebP": lambda: saved("WEBP", BLANK, lossless=True),
-    "TIFF LZW": lambda: saved("TIFF", BLANK, compression="tiff_lzw", strip_size=1 << 30),
-    "TIFF Deflate": lambda: saved("TIFF", BLANK, compression="tiff_adobe_deflate", strip_size=1 << 30),
-    "TIFF PackBits": lambda: saved("TIFF", BLANK, compression="packbits", strip_size=1 << 30),
-}
-
-
-@pytest.mark.parametrize("name", WELL_PACKED)
-def test_a_picture_that_packs_as_well_as_can_be_is_still_taken(put: Callable[[bytes], Path], name: str) -> None:
-    path = put(WELL_PACKED[name]())
-    assert path.stat().st_size < 150_000
-    assert (inspect_image(path).width, inspect_image(path).height) == BLANK.size
-    assert read_image(path).shape == (1500, 2000, 3)
 
 
 HUGE: dict[str, bytes] = {
@@ -469,7 +409,7 @@ def test_too_many_pixels_are_refused_from_the_header(
 def test_damage_ends_in_image_errors_only(put: Callable[[bytes], Path], use: Callable[[Path], object]) -> None:
     chance = random.Random(20)
     for original in [*CUT.values(), EXACT["TIFF 1-bit"][1], EXACT["PNG palette, alpha listed but opaque"][1]]:
-        for _ in range(60):
+        for _ in range(20):
             data = bytearray(original)
             for _ in range(chance.choice((1, 1, 2, 8))):
                 data[chance.randrange(min(len(data), chance.choice((40, 10_000))))] = chance.randrange(256)
@@ -542,6 +482,19 @@ def test_what_is_no_regular_file_is_refused_at_once(tmp_path: Path, use: Callabl
         assert time.perf_counter() - began < 1
 
 
+@EITHER
+def test_what_was_wrong_can_be_caught_as_the_built_in_exception_that_fits(
+    put: Callable[[bytes], Path], tmp_path: Path, use: Callable[..., object]
+) -> None:
+    with pytest.raises(OSError, match="directory") as caught:
+        use(tmp_path)
+    assert caught.value.errno == errno.EISDIR
+    with pytest.raises(ValueError, match="is an HTML page"):
+        use(put(b"<html>Not found</html>"))
+    with pytest.raises(ValueError, match="at most 3"):
+        use(put(JPEG), ImageLimits(max_pixels=3))
+
+
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no such files")
 @EITHER
 @pytest.mark.parametrize("name", ["/proc/self/status", "/proc/self/mem", "/proc/version", "/dev/zero", "/dev/random"])
@@ -585,7 +538,7 @@ def test_a_file_that_grows_while_it_is_read_is_unreadable(
             file.write(b"more")
         return status
 
-    monkeypatch.setattr(files.os, "fstat", grow)
+    monkeypatch.setattr(os, "fstat", grow)
     with pytest.raises(ImageUnreadableError, match="changed its size"):
         read_image(path)
 
@@ -746,11 +699,12 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_else(
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
     monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
-    with pytest.raises(ImageError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+    with pytest.raises(ImageUnwritableError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
         write_image(path, BGR)
     monkeypatch.undo()
-    if isinstance(caught.value, ImageError):
+    if isinstance(caught.value, ImageUnwritableError):
         assert caught.value.reason == "could not be written: No space left on device"
+        assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
 

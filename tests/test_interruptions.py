@@ -25,7 +25,7 @@ from tsm_training import (
     TrainingManager,
     TrainingSession,
 )
-from tsm_training.errors import StorageBusyError
+from tsm_training.errors import StorageBusyError, StorageFullError
 
 
 @attrs.frozen(eq=False)
@@ -125,7 +125,7 @@ def locked() -> Iterator[Callable[[TrainingManager], sqlite3.Connection]]:
         yield lock
 
 
-def test_ctrl_c_does_not_wait_for_a_locked_store_and_the_next_session_ends_the_one_that_could_not_be(
+def test_ctrl_c_does_not_wait_for_a_locked_store_and_a_later_session_ends_the_one_that_could_not_be(
     tmp_path: Path, locked: Callable[[TrainingManager], sqlite3.Connection], caplog: pytest.LogCaptureFixture
 ) -> None:
     manager = manager_with(tmp_path, db_path=tmp_path / "store.db")
@@ -142,6 +142,8 @@ def test_ctrl_c_does_not_wait_for_a_locked_store_and_the_next_session_ends_the_o
     assert "could not note that training session" in caplog.text
     locks[0].close()
     assert sessions_of(manager) == ["running"]
+    with contextlib.closing(sqlite3.connect(manager.data_manager.location, isolation_level=None)) as connection:
+        connection.execute("UPDATE running_sessions SET expires_at = '2000-01-01T00:00:00+00:00'")  # a minute later
     manager.train(verbose=False)
     assert sessions_of(manager) == ["interrupted", "completed"]
     manager.close()
@@ -162,31 +164,10 @@ def test_a_session_that_could_not_be_ended_is_found_by_the_next_opening(
         manager.train(verbose=False, on_progress=lock)
     locks[0].close()
     with TrainingManager(usual_pool(), BayesianWeightLearner(), path) as beside:
-        assert sessions_of(beside) == ["interrupted"]
+        assert sessions_of(beside) == ["running"]  # its process lives, and its lease may still be renewed
     manager.close()
-
-
-def test_haste_lasts_until_its_outermost_block_ends(
-    tmp_path: Path, locked: Callable[[TrainingManager], sqlite3.Connection]
-) -> None:
-    manager = manager_with(tmp_path, db_path=tmp_path / "store.db")
-    store = manager.data_manager
-    locked(manager)
-    started = time.monotonic()
-    with store.hurrying():
-        with store.hurrying():
-            pass
-        with pytest.raises(StorageBusyError):
-            store.get_dataset_stats()
-    assert time.monotonic() - started < 20
-    store.close()
-
-
-def test_a_store_that_never_waits_needs_no_haste_and_abandons_nothing() -> None:
-    store = InMemoryStore()
-    with store.hurrying():
-        store.abandon_session("never begun")
-    assert store.get_all_sessions() == []
+    with TrainingManager(usual_pool(), BayesianWeightLearner(), path) as beside:
+        assert sessions_of(beside) == ["interrupted"]
 
 
 def test_ctrl_c_just_behind_the_creation_of_a_weights_file_leaves_nothing_of_it(
@@ -220,3 +201,26 @@ def test_a_session_that_cannot_begin_was_never_there(tmp_path: Path) -> None:
     with pytest.raises(StorageBusyError):
         manager.train(verbose=False)
     assert manager.data_manager.get_all_sessions() == []
+
+
+def test_a_full_disk_is_named_wherever_in_a_training_it_fills_up(tmp_path: Path) -> None:
+    resource = pytest.importorskip("resource", reason="a limit on file sizes is a matter of Unix")
+    path, whole = tmp_path / "store.db", manager_with(tmp_path)
+    whole.train(verbose=False)
+    manager = manager_with(tmp_path, db_path=path)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = path.stat().st_size
+    ends = set()
+    for limit in (0, size // 2, size - 4096, size, size + 8192):  # at the beginning, and further and further on
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+        try:
+            with pytest.raises(StorageFullError, match="make room"):
+                manager.train(verbose=False)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+        ends.add(tuple(sessions_of(manager)))
+        assert set(manager.weight_learner.get_all_weights().values()) == {1.0}
+    assert len(ends) > 1
+    manager.train(verbose=False)
+    assert manager.weight_learner.get_all_weights() == whole.weight_learner.get_all_weights()
+    manager.close()

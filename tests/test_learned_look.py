@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import basis, learned_look, looks
+from tsm_training.color_transfer.lattice import looked_up
 from tsm_training.color_transfer.learned_look import LearnedLook
 from tsm_training.color_transfer.spaces import to_space
-from tsm_training.color_transfer.table import looked_up
 from tsm_training.errors import WorkerNotFittedError
 from tsm_training.fingerprints import describe_object
 from tsm_training.workers import MOST_OBSERVATION_BYTES, Observation, WorkerRequest, learned_version
@@ -219,6 +219,7 @@ def answers(fitted: Any) -> list[bytes]:
     return [fitted.process(d).tobytes() + repr(fitted.get_familiarity(d, photo(0))).encode() for d in data]
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.randoms(use_true_random=False))
 def test_the_order_of_observations_does_not_matter(grouped: Any, chance: random.Random) -> None:
@@ -257,6 +258,7 @@ print(hashlib.sha256(LOOK.dump_fit(fitted) + b"".join(answers(fitted))).hexdiges
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("threads", ["1", "2"])
 def test_the_number_of_threads_does_not_matter(grouped: Any, threads: str) -> None:
     here = os.path.dirname(__file__)  # noqa: PTH120 - a text is wanted

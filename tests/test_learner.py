@@ -8,7 +8,7 @@ import math
 import pickle
 import re
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from statistics import NormalDist
 from typing import Any
@@ -20,16 +20,23 @@ from hypothesis import strategies as st
 
 from tsm_training.arguments import check_number
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
-from tsm_training.learning import Absorbed, ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
+from tsm_training.learning import (
+    BlendFits,
+    ExampleEvidence,
+    FittedBlend,
+    LearnedState,
+    Outcome,
+    SufficientStatistics,
+    absorb,
+)
 from tsm_training.weights import (
     CREDIBLE_MASS,
     BayesianWeightLearner,
     CellHome,
+    LearnedChange,
     LearnerCell,
+    Snapshot,
     WeightLearner,
-    forget,
-    with_fits,
-    with_workers,
 )
 
 UNIT = st.floats(0.0, 1.0)
@@ -53,8 +60,7 @@ def trained(
 ) -> BayesianWeightLearner:
     learner = BayesianWeightLearner(alpha, **settings_)
     learner.add_workers(IDS)
-    for _ in range(passes):
-        learner.observe(batch)
+    learner.cell.update(lambda before: Snapshot(learner.absorb(before.state, batch, passes)))
     return learner
 
 
@@ -217,12 +223,13 @@ def test_an_example_absorbed_again_replaces_its_scores_and_keeps_its_absorbed_sh
     assert known(learner) == known(trained([example(0, {"a": 0.6, "b": 0.9})], 0.5, 2))
 
 
+@settings(max_examples=30)
 @given(BATCHES, BATCHES, ALPHAS)
 def test_forgetting_undoes_exactly(kept: list[ExampleEvidence], gone: list[ExampleEvidence], alpha: float) -> None:
     gone = [attrs.evolve(item, digest=f"gone {item.digest}") for item in gone]
     learner = trained([*gone, *kept], alpha, 2)
-    learner.cell.update(lambda state: forget(state, [item.digest for item in gone]))
-    assert learner.cell.state == trained(kept, alpha, 2).cell.state
+    learner.cell.update(lambda before: Snapshot(learner.forget(before.state, {item.digest for item in gone})))
+    assert learner.state == trained(kept, alpha, 2).state
     assert known(learner) == known(trained(kept, alpha, 2))
 
 
@@ -260,7 +267,11 @@ def test_an_untested_worker_gets_no_share_once_others_are_tested() -> None:
 
 
 def test_an_untested_worker_with_an_unreachable_prior_leaves_the_shares_to_the_tested_ones() -> None:
-    cell = LearnerCell(LearnedState({"imported": WorkerBase(100.0), "a": WorkerBase(1.0), "b": WorkerBase(1.0)}))
+    cell = LearnerCell(
+        LearnedState(
+            {"imported": SufficientStatistics(100.0), "a": SufficientStatistics(1.0), "b": SufficientStatistics(1.0)}
+        )
+    )
     learner = BayesianWeightLearner(1.0, cell=cell)
     learner.observe([example(i, {"a": 0.8, "b": 0.8}) for i in range(9)])
     assert learner.get_blend_weights() == {"a": 0.5, "b": 0.5, "imported": 0.0}
@@ -275,7 +286,9 @@ def test_shares_can_be_asked_for_some_workers_and_for_unknown_ones() -> None:
 
 @pytest.mark.parametrize("strength", [0.5, 3.0])
 def test_of_two_that_are_as_likely_the_best_the_one_that_is_better_known_has_the_larger_share(strength: float) -> None:
-    cell = LearnerCell(LearnedState({"little": WorkerBase(1.0, 1.0), "much": WorkerBase(1.0, 100.0)}))
+    cell = LearnerCell(
+        LearnedState({"little": SufficientStatistics(1.0, 1.0), "much": SufficientStatistics(1.0, 100.0)})
+    )
     shares = BayesianWeightLearner(prior_strength=strength, cell=cell).get_blend_weights()
     known = {"little": 1.0 / (1.0 + strength), "much": 100.0 / (100.0 + strength)}
     assert shares == pytest.approx({name: part / sum(known.values()) for name, part in known.items()}, rel=1e-9)
@@ -293,9 +306,9 @@ def test_with_more_evidence_the_better_worker_takes_more_of_the_picture() -> Non
 def fitted(
     learner: BayesianWeightLearner, absorbed: float, /, safe: Mapping[str, float] | None = None, **shares: float
 ) -> BayesianWeightLearner:
-    """Return the learner, with a fit in its cell."""
+    """Return the learner, with a fit in its cell that is followed so far."""
     fit = FittedBlend(shares, "greedy", absorbed, safe=safe or {})
-    learner.cell.update(lambda state: with_fits(state, fit))
+    learner.cell.update(lambda before: Snapshot(attrs.evolve(before.state, fitted=fit)))
     return learner
 
 
@@ -345,9 +358,9 @@ def styled() -> BayesianWeightLearner:
     """Return a learner that saw that ``a`` is better where it is warm, and ``b`` where it is cold."""
     warm = [example(number, {"a": 0.9, "b": 0.6}) for number in range(8)]
     cold = [example(number, {"a": 0.6, "b": 0.9}) for number in range(8, 16)]
-    groups = {style: Group([e.digest for e in batch]) for style, batch in (("warm", warm), ("cold", cold))}
+    labels = {e.digest: style for style, batch in (("warm", warm), ("cold", cold)) for e in batch}
     learner = trained([*warm, *cold], 0.5)
-    learner.cell.update(lambda state: with_fits(state, None, "style", groups))
+    learner.cell.update(lambda before: Snapshot(learner.with_blends(before.state, BlendFits(None, "style", labels))))
     return learner
 
 
@@ -539,7 +552,7 @@ def test_reset_forgets_the_evidence_and_keeps_the_workers() -> None:
     learner = trained([example(0, {"a": 0.9, "b": 0.6, "new": 0.5})])
     learner.reset(1.5)
     assert learner.get_all_weights() == dict.fromkeys([*IDS, "new"], 1.5)
-    assert learner.cell.state.is_blank(1.5)
+    assert attrs.evolve(learner, prior_weight=1.5).is_blank(learner.cell.snapshot)
     learner.reset(2)
     assert isinstance(learner.get_weight("a"), float)
     learner.reset()
@@ -551,9 +564,30 @@ def test_reset_forgets_the_evidence_and_keeps_the_workers() -> None:
 def test_reset_forgets_fits_and_groups() -> None:
     learner = styled()
     fitted(learner, 1.0, a=1.0)
-    learner.cell.update(lambda state: with_fits(state, state.fitted, "style", {"warm": Group(["x"])}))
     learner.reset()
-    assert learner.cell.state == LearnedState(dict.fromkeys(IDS, WorkerBase(1.0)))
+    assert learner.cell.snapshot == Snapshot(LearnedState(dict.fromkeys(IDS, SufficientStatistics(1.0))))
+
+
+def test_reset_forgets_workers_that_were_fitted() -> None:
+    learner = trained([example(0, {"a": 0.9, "look": 0.6})])
+    learner.cell.update(lambda before: attrs.evolve(before, fits={"look": "a document"}))
+    learner.reset()
+    assert learner.cell.snapshot == Snapshot(LearnedState(dict.fromkeys(IDS, SufficientStatistics(1.0))))
+
+
+def test_a_snapshot_is_blank_while_it_says_nothing_but_the_prior() -> None:
+    learner = BayesianWeightLearner(prior_weight=2.0)
+    blank = learner.started(dict.fromkeys(IDS, 2.0))
+    for nothing in (None, learner.blank(), blank):
+        assert learner.is_blank(Snapshot(nothing))
+        assert not learner.is_blank(Snapshot(nothing, {"look": "a document"}))
+    for something in (
+        learner.started({"a": 1.0}),
+        learner.absorb(blank, [example(0, {"a": 0.5})]),
+        attrs.evolve(blank, fitted=FittedBlend({"a": 1.0}, "greedy", 0.0)),
+        LearnedState({"a": SufficientStatistics(2.0, 1.0)}),
+    ):
+        assert not learner.is_blank(Snapshot(something))
 
 
 def test_a_fork_starts_with_fits_and_groups_and_changes_them_for_itself() -> None:
@@ -591,7 +625,8 @@ def test_eight_threads_observing_at_once_lose_nothing() -> None:
     alone = trained([], 0.25)
     for thread in range(8):
         alone.observe(example(1000 * thread + number, {"a": 0.9, "b": 0.6}) for number in range(25))
-    alone.cell.update(lambda state: alone.absorb(state, [example(-1, {"a": 0.5, "b": 0.7})], 200))
+    for _ in range(200):
+        alone.observe([example(-1, {"a": 0.5, "b": 0.7})])
     assert known(learner) == known(alone)
     assert learner.get_statistics("a")["update_count"] == 201
 
@@ -601,35 +636,12 @@ class _SwappedAtEveryLook(LearnerCell):
 
     def __init__(self) -> None:
         super().__init__()
-        self.snapshots = itertools.cycle(
-            LearnedState({"a": WorkerBase(prior), "b": WorkerBase(prior)}, {"x": dict.fromkeys("ab", outcome)})
-            for prior, outcome in ((1.0, Absorbed(0.5, 1.0, 0.25)), (3.0, Absorbed(0.5, 1.0, 0.75)))
-        )
+        outcomes = ExampleEvidence("x", {"a": Outcome(0.5), "b": Outcome(0.5)})
+        self.snapshots = itertools.cycle([absorb(LearnedState(), [outcomes], prior / 4, prior) for prior in (1.0, 3.0)])
 
     @property
     def state(self) -> LearnedState:
         return next(self.snapshots)
-
-
-def test_a_change_waits_for_the_one_before_it() -> None:
-    cell = LearnerCell()
-    inside, overtaken = threading.Event(), threading.Event()
-
-    def slow(state: LearnedState) -> LearnedState:
-        inside.set()
-        overtaken.wait(0.05)  # gives another change all the time it needs to get in between
-        return with_workers(state, ["slow"], 1.0)
-
-    def quick() -> None:
-        inside.wait()
-        cell.update(lambda state: with_workers(state, ["quick"], 1.0))
-        overtaken.set()
-
-    thread = threading.Thread(target=quick)
-    thread.start()
-    cell.update(slow)
-    thread.join()
-    assert cell.state.bases.keys() == {"slow", "quick"}
 
 
 def test_statistics_and_shares_come_from_one_snapshot() -> None:
@@ -640,31 +652,102 @@ def test_statistics_and_shares_come_from_one_snapshot() -> None:
     assert len(set(learner.get_all_weights().values())) == 1
 
 
-def test_a_failing_change_leaves_the_cell_as_it_was_and_open() -> None:
-    cell = LearnerCell()
-    before = cell.state
+def adding(name: str) -> Callable[[Snapshot], Snapshot]:
+    """Return a change of a state that is nothing but text."""
+    return lambda before: Snapshot(f"{before.state or ''}{name}")
 
-    def broken(_state: LearnedState) -> LearnedState:
+
+def test_a_change_waits_for_the_one_before_it() -> None:
+    cell = LearnerCell()
+    inside, overtaken = threading.Event(), threading.Event()
+
+    def slow(before: Snapshot) -> Snapshot:
+        inside.set()
+        overtaken.wait(0.05)  # gives another change all the time it needs to get in between
+        return adding("slow")(before)
+
+    def quick() -> None:
+        inside.wait()
+        cell.update(adding("quick"))
+        overtaken.set()
+
+    thread = threading.Thread(target=quick)
+    thread.start()
+    cell.update(slow)
+    thread.join()
+    assert cell.state == "slowquick"
+
+
+def test_a_failing_change_leaves_the_cell_as_it_was_and_open() -> None:
+    cell = LearnerCell("before")
+    before = cell.snapshot
+
+    def broken(_before: Snapshot) -> Snapshot:
         raise RuntimeError("no")
 
     with pytest.raises(RuntimeError):
         cell.update(broken)
-    assert cell.state is before
-    assert cell.update(lambda _: LearnedState({"a": WorkerBase(1.0)})) is cell.state
+    assert cell.snapshot is before
+    cell.update(adding(" and after"))
+    assert cell.state == "before and after"
+
+
+def at_home(cell: LearnerCell, held: Snapshot, asked: list[frozenset[str] | None] | None = None) -> CellHome:
+    """Keep a cell in a store that holds this; what rows it is asked for is noted."""
+
+    def load(keys: Iterable[str] | None) -> Snapshot:
+        if asked is not None:
+            asked.append(None if keys is None else frozenset(keys))
+        return held
+
+    home = CellHome("store", "here", "token", load)
+    cell.agree(home, Snapshot("head"))
+    return home
+
+
+def test_a_cell_at_home_holds_the_head_and_asks_the_store_for_rows() -> None:
+    cell, asked = LearnerCell("own"), list[frozenset[str] | None]()
+    assert not cell.is_partial
+    at_home(cell, Snapshot("all"), asked)
+    assert (cell.is_partial, cell.state, asked) == (True, "head", [])
+    assert (cell.whole(), asked) == (Snapshot("all"), [None])
+    # A change is made on what the store holds then, with the rows that it and those before it need.
+    cell.update(adding(" x"), ["x"])
+    cell.update(adding(" y"), ["y"])
+    assert asked[1:] == [frozenset("x"), frozenset("xy")]
+    assert cell.state == "all x y"
+    cell.update(adding(" everything"), None)
+    assert asked[3:] == [None]
+    assert cell.whole().state == "all x y everything"
+
+
+def test_what_is_not_saved_yet_stays_until_the_store_has_it() -> None:
+    cell = LearnerCell()
+    home = at_home(cell, Snapshot("held"))
+    cell.update(adding(" observed"), ["x"])
+    (step,) = cell.unsaved
+    assert isinstance(step, LearnedChange)
+    cell.agree(attrs.evolve(home, load=lambda _keys: Snapshot("moved")), Snapshot("moved"), cell.unsaved)
+    assert (cell.state, cell.unsaved) == ("moved observed", (step,))
+    cell.agree(home, Snapshot("saved"))
+    assert (cell.state, cell.unsaved) == ("saved", ())
 
 
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda cell: pickle.loads(pickle.dumps(cell))])
 @pytest.mark.parametrize("is_trial", [False, True])
-def test_a_copied_cell_starts_alike_and_goes_its_own_way(
-    copied: Callable[[LearnerCell], LearnerCell], is_trial: bool
+@pytest.mark.parametrize("is_kept", [False, True])
+def test_a_copied_cell_has_everything_is_kept_nowhere_and_goes_its_own_way(
+    copied: Callable[[LearnerCell], LearnerCell], is_trial: bool, is_kept: bool
 ) -> None:
-    cell = LearnerCell(LearnedState({"a": WorkerBase(2.0)}), is_trial=is_trial)
-    cell.home = CellHome("store", "here", 3, cell.state)
-    before = cell.state
+    cell = LearnerCell("all", {"look": "a document"}, is_trial=is_trial)
+    if is_kept:
+        at_home(cell, cell.snapshot)
+    before = cell.snapshot
     other = copied(cell)
-    assert (other.state, other.is_trial, other.home) == (cell.state, is_trial, cell.home)
-    other.update(lambda state: with_workers(state, ["b"], 1.0))
-    assert cell.state is before
+    assert (other.snapshot, other.is_trial) == (Snapshot("all", {"look": "a document"}), is_trial)
+    assert (other.home, other.unsaved, other.is_partial) == (None, (), False)
+    other.update(adding(" and more"))
+    assert cell.snapshot is before
     with cell, other:  # each can be claimed
         pass
 

@@ -29,7 +29,10 @@ from tsm_training.lint import LintKind, lint
 
 REAL_DATA = os.environ.get("TSM_TRAINING_REAL_DATA", "")
 
-pytestmark = pytest.mark.skipif(not REAL_DATA, reason="TSM_TRAINING_REAL_DATA names no folder of real photographs")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not REAL_DATA, reason="TSM_TRAINING_REAL_DATA names no folder of real photographs"),
+]
 
 Row: TypeAlias = tuple[str, str, str, dict[str, Any]]
 

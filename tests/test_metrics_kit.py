@@ -21,7 +21,7 @@ from tsm_training import metrics as kit
 from tsm_training.arrays import Image
 from tsm_training.data import ExampleFiles, PictureFile
 from tsm_training.errors import ImageSizeMismatchError, InvalidArgumentError
-from tsm_training.evaluation.footprint import bytes_to_evaluate
+from tsm_training.evaluation.memory import bytes_to_evaluate
 from tsm_training.fingerprints import describe_object
 from tsm_training.metrics import (
     ColorDifference,
@@ -56,7 +56,7 @@ SCALE = {
 def test_every_metric_is_on_the_scale() -> None:
     assert set(SCALE) == set(METRICS)
     judges = {type(metric) for metric in METRICS.values()}
-    assert judges == {thing for thing in vars(kit).values() if attrs.has(thing)}
+    assert judges == {thing for name, thing in vars(kit).items() if name in kit.__all__ and attrs.has(thing)}
 
 
 @every_metric
@@ -186,7 +186,7 @@ def test_no_metric_takes_more_memory_than_it_states(name: str) -> None:
 def test_any_metric_becomes_the_engines_similarity_in_one_line(name: str, tmp_path: Path) -> None:
     manager = manager_with(tmp_path, engine_factory=TrainingEngine.using(METRICS[name]))
     results = manager.train(verbose=False)
-    assert manager.training_engine.metric_fingerprint == describe_object(METRICS[name])
+    assert manager.training_engine.judge.fingerprint == describe_object(METRICS[name])
     means = results["session"]["metrics_history"][-1]["worker_accuracies"]
     assert max(means, key=lambda worker: means[worker] or 0.0) == "near"
 

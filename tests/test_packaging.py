@@ -24,7 +24,6 @@ from packaging.requirements import Requirement
 from trove_classifiers import classifiers as known_classifiers
 
 import tsm_training
-from tsm_training.storage import SCHEMA_VERSION
 
 PROJECT = Path(__file__).parent.parent
 CONSUMER = Path(__file__).parent / "consumer"
@@ -115,7 +114,7 @@ def test_the_sdist_holds_what_is_needed_to_test_and_document_and_no_clutter(sdis
     assert not [name for name in names if re.search(r"\.pyc$|\.db$|_cache/|/generated/|/_build/", name)]
     for name in SHIPPED:
         assert name in names or any(other.startswith(f"{name}/") for other in names), name
-    assert {"pyproject.toml", "PKG-INFO", "tests/conftest.py", "tests/databases/schema_1.sql", "docs/conf.py"} <= names
+    assert {"pyproject.toml", "PKG-INFO", "tests/conftest.py", "docs/conf.py"} <= names
 
 
 def test_the_wheel_made_of_the_sdist_is_the_same_to_the_last_byte(sdist: Path, wheel: Path, tmp_path: Path) -> None:
@@ -201,11 +200,6 @@ def test_the_way_to_a_green_run_is_the_same_wherever_it_is_told() -> None:
         0
     ]
     assert len(first.splitlines()) == 2
-
-
-def test_every_older_schema_has_a_file_that_is_opened_in_the_tests() -> None:
-    kept = {path.name for path in (PROJECT / "tests" / "databases").iterdir()}
-    assert kept >= {f"schema_{version}.sql" for version in range(1, SCHEMA_VERSION)}
 
 
 # --- an environment that has the wheel, and what the wheel asks for ---------------------------------------------------

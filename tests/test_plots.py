@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,8 @@ from matplotlib.text import Text
 from support import failing as failing_worker
 from support import manager_with, pool_of, usual_pool
 from tsm_training import BayesianWeightLearner, TrainingManager, TrainingResults, TrainingSession
-from tsm_training.analysis import ScoreTable
+from tsm_training.analysis import Baseline, ScoreTable
+from tsm_training.engine import Validation
 from tsm_training.errors import InvalidArgumentError, MissingExtraError
 from tsm_training.plots import (
     plot_contenders,
@@ -32,10 +34,9 @@ from tsm_training.plots import (
     plot_weights,
     plot_workers,
 )
-from tsm_training.testing.records import make_session
-from tsm_training.views import (
+from tsm_training.report.figures import (
     accuracy_rows,
-    contest_of,
+    benchmark_of,
     example_names,
     foremost,
     growth_of,
@@ -45,6 +46,7 @@ from tsm_training.views import (
     weight_paths,
     weight_rows,
 )
+from tsm_training.testing.records import make_session
 from tsm_training.weights import LearnerStatistics
 
 MANY = [1, 7, 40]
@@ -166,23 +168,22 @@ def table(workers: int, examples: int = 12, gaps: Sequence[int] = ()) -> ScoreTa
     return ScoreTable(example_ids=ids, groups=ids, scores=scores)
 
 
-def judged(examples: int = 9, contenders: Sequence[str] = ("trained", "equal_weights", "untouched")) -> Any:
+def judged(examples: int = 9, baselines: Sequence[str] = ("trained", "equal_weights", "untouched")) -> Any:
+    """Return the document of a validation in which two of three examples are unseen."""
     rng = np.random.default_rng(examples)
-    per_example = [
+    per_example: Any = [
         {
             "example_id": f"{number:02}-example",
             "group": None,
             "is_unseen": number % 3 > 0,
-            "scores": {name: float(score) for name, score in zip(contenders, rng.uniform(0.5, 0.9, 9), strict=False)},
+            "scores": {name: float(score) for name, score in zip(baselines, rng.uniform(0.5, 0.9, 9), strict=False)},
+            "delta_e": {},
         }
         for number in range(examples)
     ]
-    gain = {"mean_difference": 0.02, "interval": [0.01, 0.03]}
-    return {
-        "num_examples": examples,
-        "per_example": per_example,
-        "verdict": {"comparisons": {"equal_weights": gain}, "rope": 0.005},
-    }
+    gain: Any = {"mean_difference": 0.02, "interval": [0.01, 0.03], "n": examples}
+    verdict: Any = {**Validation().verdict, "comparisons": {"equal_weights": gain}}
+    return Validation(per_example=per_example, verdict=verdict).to_document()
 
 
 @pytest.fixture(scope="module")
@@ -230,9 +231,9 @@ def test_plots_say_what_they_show(
     assert "share" not in said["evolution"]
     assert {"failed", "11×", "Difference from the first, example by example"} <= said["workers"]
     assert {"trained weights", "equal weights", "best single worker: near", "held out"} <= said["curve"]
-    contenders = {"trained ensemble", "in use before", "equal weights", "best single worker: near", "untouched target"}
-    assert contenders <= said["contenders"]
-    assert contenders <= said["examples"]
+    baselines = {"trained ensemble", "in use before", "equal weights", "best single worker: near", "untouched target"}
+    assert baselines <= said["contenders"]
+    assert baselines <= said["examples"]
     held_out = [each["example_id"] for each in results["validation"]["per_example"]]
     stems = {Path(manager.data_manager.get_example(example_id).target_path).stem for example_id in held_out}
     assert stems <= said["examples"]
@@ -254,12 +255,12 @@ def test_what_examples_bring_can_be_read(points: Any) -> None:
 
 
 def grown(number: int, ids: Sequence[str], trained: float | None, **settings: Any) -> TrainingSession:
-    means = {"equal_weights": {"mean": 0.79}, "trained": {"mean": trained}}
+    means: Any = {"equal_weights": {"mean": 0.79}, "trained": {"mean": trained}}
     return make_session(
         session_id=str(number),
         status="completed",
         training_ids=tuple(ids),
-        **{"validation": {"contenders": means}, **settings},
+        **{"validation": Validation(baselines=means).to_document(), **settings},
     )
 
 
@@ -303,16 +304,16 @@ def test_what_examples_bring_to_a_manager(trained: tuple[TrainingManager, Traini
 # --- pictures that are not all kept -----------------------------------------------------------------------------------
 
 
-def test_a_contender_without_some_pictures_is_drawn_where_it_has_them() -> None:
+def test_a_baseline_without_some_pictures_is_drawn_where_it_has_them() -> None:
     results: Any = json.loads(json.dumps(judged(30)))
     for each in results["per_example"][3:]:
         del each["scores"]["equal_weights"]
     for each in results["per_example"][20:]:
         each["scores"].clear()
-    contest = contest_of(results)
-    assert (len(contest.judged), contest.num_held_out) == (13, 20)
-    assert contest.words == "13 of 20 held-out examples"
-    assert len(contest.scores("equal_weights")) == len(contest.differences("equal_weights")) == 2
+    benchmark, equal = benchmark_of(results), Baseline.EQUAL_WEIGHTS
+    assert (len(benchmark.judged), benchmark.num_held_out) == (13, 20)
+    assert benchmark.examples_text == "13 of 20 held-out examples"
+    assert len(benchmark.scores(equal)) == len(benchmark.differences(equal)) == 2
     assert any("Lines link the 13 of 20 held-out examples" in text for text in words(plot_contenders(results)))
     assert faults(plot_examples(results)) == []
 
@@ -340,7 +341,7 @@ def test_any_number_of_examples_can_be_read(examples: int) -> None:
 def test_of_too_many_examples_the_best_and_the_worst_are_shown() -> None:
     results = judged(30)
     shown = words(plot_examples(results, most=5))
-    ranked = [row.example_id for row in contest_of(results).ranked()]
+    ranked = [row["example_id"] for row in benchmark_of(results).ranked()]
     names = example_names(ranked)
     assert {names[example_id] for example_id in [*ranked[:3], *ranked[-2:]]} <= shown
     assert names[ranked[10]] not in shown
@@ -453,6 +454,7 @@ HOST: Mapping[str, Any] = {
 """Settings of a host whose taste is not ours."""
 
 
+@pytest.mark.slow
 def test_the_hosts_settings_neither_show_nor_change(
     trained: tuple[TrainingManager, TrainingResults],
 ) -> None:
@@ -467,6 +469,19 @@ def test_the_hosts_settings_neither_show_nor_change(
     assert different == []
 
 
+@pytest.mark.slow
+def test_plots_in_several_threads_wait_for_each_other() -> None:
+    known = statistics(3)
+    expected: Any = plot_weights(known)
+    with mpl.rc_context({"lines.linewidth": 7.0}):
+        before = dict(mpl.rcParams)
+        with ThreadPoolExecutor(4) as pool:
+            shown = list(pool.map(lambda _number: plot_weights(known)._repr_png_(), range(8)))  # type: ignore[attr-defined]
+        assert dict(mpl.rcParams) == before
+    assert set(shown) == {expected._repr_png_()}
+
+
+@pytest.mark.slow
 def test_nothing_of_pyplot_is_loaded_and_no_screen_is_needed(tmp_path: Path) -> None:
     code = f"""
 import json, sys
@@ -495,7 +510,7 @@ def test_a_notebook_shows_a_figure_as_it_is_saved(tmp_path: Path) -> None:
 
 def test_without_matplotlib_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "tsm_training.plots.drawings", raising=False)
-    monkeypatch.delitem(sys.modules, "tsm_training.plots.look", raising=False)
+    monkeypatch.delitem(sys.modules, "tsm_training.plots.style", raising=False)
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setitem(sys.modules, "matplotlib.axes", None)
     with pytest.raises(MissingExtraError, match=r'plot_workers needs .*pip install "tsm_training\[plots\]"'):
@@ -557,7 +572,7 @@ def test_a_curve_of_nothing_is_an_error(nothing: Any) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, {}, judged(0), make_session("s", validation=None), judged(3, ["untouched"])])
-def test_contenders_of_nothing_are_an_error(nothing: Any) -> None:
+def test_baselines_of_nothing_are_an_error(nothing: Any) -> None:
     for plot in (plot_contenders, plot_examples):
         with pytest.raises(InvalidArgumentError, match="results"):
             plot(nothing)
@@ -606,31 +621,31 @@ def test_the_best_worker_is_compared_with_no_one() -> None:
 
 def test_a_curve_takes_what_the_session_has() -> None:
     history: Any = [{"avg_accuracy": 0.5}, {"epoch": 2, "avg_accuracy": 0.6, "equal_weights_accuracy": 0.4}]
-    curve = learning_curve(make_session("s", metrics_history=history, validation={"avg_accuracy": None}))
+    session = make_session("s", metrics_history=history, validation=None)
+    curve = learning_curve(session)
     assert (curve.epochs, curve.trained) == ((1, 2), (0.5, 0.6))
     assert (curve.best_worker, curve.best_accuracy, curve.held_out) == (None, None, None)
-    assert "trained weights" in words(plot_learning_curve(make_session("s", metrics_history=history, validation=None)))
+    assert "trained weights" in words(plot_learning_curve(session))
+    assert learning_curve(attrs.evolve(session, validation={"of": "another application"})) == curve
 
 
 def test_a_curve_names_the_worker_that_the_ensemble_was_judged_against() -> None:
     """One that often fails may have the greatest mean where it does not."""
     history: Any = [{"avg_accuracy": 0.5, "worker_accuracies": {"steady": 0.6, "brittle": 0.9}}]
-    single = {"mean": 0.6, "blend_weights": {"steady": 1.0, "brittle": 0.0}}
-    judged = {"avg_accuracy": 0.5, "contenders": {"best_single": single}}
-    curve = learning_curve(make_session("s", metrics_history=history, validation=judged))
-    assert (curve.best_worker, curve.best_accuracy) == ("steady", 0.6)
-    curve = learning_curve(make_session("s", metrics_history=history, validation={"avg_accuracy": 0.5}))
-    assert (curve.best_worker, curve.best_accuracy) == ("brittle", 0.9)
+    verdict: Any = {**Validation().verdict, "best_single": "steady"}
+    for validation, best in ((Validation(verdict=verdict), ("steady", 0.6)), (Validation(), ("brittle", 0.9))):
+        curve = learning_curve(make_session("s", metrics_history=history, validation=validation.to_document()))
+        assert (curve.best_worker, curve.best_accuracy) == best
 
 
-def test_a_curve_says_what_an_earlier_training_knew_of_the_examples_held_out() -> None:
-    judged = {"avg_accuracy": 0.5, "equal_weights_accuracy": 0.4, "num_examples": 5, "unseen_examples": 3}
-    session = make_session("s", metrics_history=[{"avg_accuracy": 0.5}], validation=judged)  # type: ignore[arg-type]
+@pytest.mark.parametrize(("unseen", "said"), [(3, " (2 of them learned from in an earlier training)."), (5, ".")])
+def test_a_curve_says_what_an_earlier_training_knew_of_the_examples_held_out(unseen: int, said: str) -> None:
+    rows: Any = [{"example_id": str(n), "is_unseen": n < unseen, "scores": {}, "delta_e": {}} for n in range(5)]
+    validation = Validation(avg_accuracy=0.5, equal_weights_accuracy=0.4, per_example=rows)
+    history: Any = [{"avg_accuracy": 0.5}]
+    session = make_session("s", metrics_history=history, validation=validation.to_document())
     (caption,) = (text for text in words(plot_learning_curve(session)) if "On the right" in text)
-    assert "5 examples held out (2 of them learned from in an earlier training)" in caption
-    session = make_session("s", metrics_history=[{"avg_accuracy": 0.5}], validation=judged | {"unseen_examples": 5})  # type: ignore[arg-type]
-    (caption,) = (text for text in words(plot_learning_curve(session)) if "On the right" in text)
-    assert "5 examples held out." in caption
+    assert f"5 examples held out{said}" in caption
 
 
 def test_a_session_and_the_results_of_its_training_give_one_curve(
@@ -640,7 +655,7 @@ def test_a_session_and_the_results_of_its_training_give_one_curve(
     stored = manager.data_manager.get_session(results["session"]["session_id"])
     assert learning_curve(stored) == learning_curve(results)
     assert learning_curve(results["session"]).held_out is None
-    assert contest_of(stored) == contest_of(results) == contest_of(results["validation"])
+    assert benchmark_of(stored) == benchmark_of(results) == benchmark_of(results["validation"])
 
 
 def test_practically_equal_may_mean_nothing_at_all() -> None:

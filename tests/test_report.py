@@ -13,7 +13,7 @@ import attrs
 import html5lib
 import pytest
 
-from support import brightening, manager_with, pool_of, save_triple, usual_pool
+from support import brightening, manager_with, pool_of, put_examples, save_triple, usual_pool
 from tsm_training import (
     BayesianWeightLearner,
     FunctionWorker,
@@ -40,7 +40,7 @@ TITLE = "<i>Fig & Olive</i>, autumn"
 MESSAGE = "<img src=x onerror=alert(2)> is too dark"
 HEADINGS = [
     "Are these weights worth shipping?",
-    "The trained ensemble and its contenders",
+    "The trained ensemble and its baselines",
     "What examples bring",
     "Weights",
     "Learning curve",
@@ -80,7 +80,7 @@ def manager(folder: Path) -> Iterator[TrainingManager]:
     manager.train(num_examples=13, validation_split=0.4, verbose=False)
     gone = manager.data_manager.get_all_examples()[3]
     Path(gone.source_path).unlink()
-    manager.data_manager.update_examples([attrs.evolve(gone, files=None)])
+    put_examples(manager.data_manager, attrs.evolve(gone, files=None))
     manager.train(epochs=3, validation_split=0.4, verbose=False)
     with manager:
         yield manager
@@ -152,12 +152,30 @@ def test_no_folder_of_this_machine_is_on_the_page(page: str, folder: Path) -> No
     assert "target_1.png" in page
 
 
+def test_messages_lose_their_folders_and_nothing_else(tmp_path: Path) -> None:
+    class AtTheRoot(InMemoryStore):
+        @property
+        def location(self) -> str:
+            return "/training.db"
+
+    def broken(_source: Any, _target: Any) -> Any:
+        raise OSError("cannot read /opt/secret/models/look.bin or '/srv/b.onnx': 3/4 done, see https://x.org/a/b")
+
+    pool = pool_of(FunctionWorker("broken", broken, version="1"), brightening("near", 20))
+    manager = manager_with(tmp_path, examples=2, pool=pool, storage=AtTheRoot())
+    manager.validate()
+    text = text_of(manager)
+    assert "look.bin or 'b.onnx': 3/4 done, see https://x.org/a/b" in text
+    assert "/opt" not in text
+    assert "secret" not in text
+
+
 def test_figures_on_the_page_are_those_of_the_documents(tree: Any, manager: TrainingManager) -> None:
     text = said(tree.find("body"))
     session = manager.data_manager.get_all_sessions()[-1]
     assert session.validation is not None
-    for contender in ("trained", "equal_weights", "best_single", "previous", "untouched"):
-        assert f"{session.validation['contenders'][contender]['mean']:.3f}" in text
+    for name in ("trained", "equal_weights", "best_single", "previous", "untouched"):
+        assert f"{session.validation['contenders'][name]['mean']:.3f}" in text
     for worker_id, known in manager.weight_learner.get_all_statistics().items():
         low, high = known["credible_interval"]
         assert f"{worker_id}{known['weight']:.3f} ({low:.3f} to {high:.3f})" in text
@@ -198,7 +216,7 @@ def test_before_any_training_the_page_says_so(tmp_path: Path) -> None:
     assert "No verdictNothing was trained yet" in text
     assert "What each worker brings" in text
     assert "Pictures" in text
-    assert "contenders" not in text
+    assert "baselines" not in text
 
 
 def test_an_empty_store_or_pool_has_a_page_too(tmp_path: Path) -> None:
@@ -222,7 +240,7 @@ def test_without_anything_held_out_the_verdict_is_that_of_the_results(tmp_path: 
     )
     assert results["validation"]["verdict"]["sentence"] in text
     assert "Learning curve" in text
-    assert "contenders" not in text
+    assert "baselines" not in text
 
 
 def test_the_page_says_of_which_examples_its_figures_are(tmp_path: Path) -> None:
@@ -264,7 +282,7 @@ def test_a_validation_without_pictures_has_no_verdict(tmp_path: Path) -> None:
     store.begin_session(attrs.evolve(bare, status="running"))
     store.commit_session(session.session_id, lambda _state: SessionCommit(bare))
     text = text_of(TrainingManager(usual_pool(), BayesianWeightLearner(), storage=store))
-    assert "This training was not judged beside its contenders" in text
+    assert "This training was not judged beside its baselines" in text
     assert "Learning curve" not in text
 
 
@@ -345,25 +363,11 @@ def test_every_decision_has_its_own_sign(manager: TrainingManager, decision: str
         validation["verdict"] |= {"decision": decision, "sentence": "It is so."}
         for name in ("best_single", "best_fixed"):
             validation["verdict"][name] = name.upper()
-        validation["contenders"]["best_fixed"] = {"mean": 0.5, "blend_weights": {"fixed one": 1.0}}
+        validation["contenders"]["best_fixed"] = validation["contenders"]["best_single"]
 
     text = text_of(rewritten(manager, decide))
     assert f"{words}It is so." in text
     assert ("call validate()" in text) == (decision == "collect more")
-
-
-def test_what_an_earlier_release_has_kept_is_shown_without_colour_differences(manager: TrainingManager) -> None:
-    def age(validation: Any) -> None:
-        for each in validation["contenders"].values():
-            del each["mean_delta_e"], each["num_examples"]
-        del validation["mean_delta_e"]
-        for each in validation["per_example"]:
-            del each["delta_e"]
-        del validation["verdict"]["best_single"], validation["verdict"]["best_fixed"]
-
-    text = text_of(rewritten(manager, age))
-    assert "mean ΔE00" not in text
-    assert "best single worker: " in text
 
 
 def test_a_check_that_found_nothing_says_so(manager: TrainingManager) -> None:
@@ -393,16 +397,19 @@ def test_an_ensemble_of_one_can_spare_nobody(tmp_path: Path) -> None:
     assert "Of the 1 worker in use, none can be spared." in text_of(manager)
 
 
-def test_a_history_of_another_application_gives_what_it_has(tmp_path: Path) -> None:
+def test_sessions_of_another_application_give_what_they_have(tmp_path: Path) -> None:
     history: Any = [{"avg_accuracy": 0.5}, {"avg_accuracy": 0.625}]
-    session = attrs.evolve(make_session("s", status="running"), training_ids=(), validation_ids=())
-    ended = attrs.evolve(session, status="completed", is_trial=False, metrics_history=history, validation=None)
     store = InMemoryStore()
-    store.begin_session(session)
-    store.commit_session("s", lambda _state: SessionCommit(ended))
+    for name in ("a", "b"):
+        nothing: Any = {"training_ids": (), "validation_ids": (), "initial_weights": {}, "final_weights": {}}
+        session = attrs.evolve(make_session(name, status="running", validation=None), **nothing)
+        store.begin_session(session)
+        ended = attrs.evolve(session, status="completed", is_trial=False, metrics_history=history)
+        store.commit_session(name, lambda _state, ended=ended: SessionCommit(ended))  # type: ignore[misc]
     page = report_page(TrainingManager(usual_pool(), BayesianWeightLearner(), storage=store).training_engine)
     assert "trained weights ends at 0.625" in page
     assert "equal weights ends at" not in page
+    assert "How the weights moved" not in page
 
 
 def test_large_pictures_many_workers_and_no_tolerance(tmp_path: Path) -> None:
@@ -508,6 +515,7 @@ BROKEN_WORDS = """() => {
 }"""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [PHONE, (320, 600)], ids=["phone", "small phone"])
 def test_names_and_labels_break_between_words_and_at_joints_only(
     tab: Tab, page: str, folder: Path, size: tuple[int, int]
@@ -518,6 +526,7 @@ def test_names_and_labels_break_between_words_and_at_joints_only(
     assert tab.page.evaluate(BROKEN_WORDS) == []
 
 
+@pytest.mark.slow
 def test_labels_in_notebooks_break_between_words_only(tab: Tab, manager: TrainingManager, tmp_path: Path) -> None:
     session = manager.data_manager.get_all_sessions()[-1]
     validation: Any = session.validation
@@ -528,6 +537,7 @@ def test_labels_in_notebooks_break_between_words_only(tab: Tab, manager: Trainin
     assert tab.page.evaluate(BROKEN_WORDS) == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [(1200, 900), PHONE, (320, 600)], ids=["desk", "phone", "small phone"])
 def test_the_page_can_be_read_everywhere(tab: Tab, page: str, folder: Path, size: tuple[int, int], scheme: Any) -> None:
@@ -546,6 +556,7 @@ def test_the_page_can_be_read_everywhere(tab: Tab, page: str, folder: Path, size
     assert brightness > 180 if scheme == "light" else brightness < 90
 
 
+@pytest.mark.slow
 def test_every_chart_is_drawn_and_no_place_is_empty(tab: Tab, page: str, folder: Path) -> None:
     assert page
     for size in ((1200, 900), PHONE):
@@ -570,6 +581,7 @@ def test_every_chart_is_drawn_and_no_place_is_empty(tab: Tab, page: str, folder:
         assert picture[top : top + 900].std() > 10, f"nothing is drawn from {top} on"
 
 
+@pytest.mark.slow
 def test_the_page_can_be_printed(tab: Tab, page: str, folder: Path) -> None:
     assert page
     tab.prefer("dark", "print")

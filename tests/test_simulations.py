@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
+import attrs
 import numpy as np
 import pytest
 
@@ -36,7 +37,7 @@ from tsm_training import (
 from tsm_training.analysis import ScoreTable, judge
 from tsm_training.ensemble import BlendExample, blend, fit_blend
 from tsm_training.learning import FittedBlend
-from tsm_training.weights import with_fits
+from tsm_training.weights import Snapshot
 
 
 def note(words: str, **figures: float) -> None:
@@ -154,7 +155,8 @@ def noise_verdict(seed: int) -> str:
     learner.observe([ExampleEvidence(e.digest, {w: Outcome(a) for w, a in e.accuracies.items()}) for e in training])
     fit = fit_blend(training)
     assert fit is not None
-    learner.cell.update(lambda state: with_fits(state, FittedBlend(fit.shares, fit.solver, 1.0)))
+    blend_fit = FittedBlend(fit.shares, fit.solver, 1.0)
+    learner.cell.update(lambda before: Snapshot(attrs.evolve(before.state, fitted=blend_fit)))
     shares = learner.get_blend_weights()
     names = sorted(held_out[0].outputs)
     single = max(names, key=lambda name: sum(e.accuracies[name] for e in training))

@@ -15,7 +15,7 @@ import attrs
 import numpy as np
 import pytest
 
-from support import HostPool, brightening, brighter, manager_with, picture, pool_of, save, save_triple
+from support import HostPool, brightening, brighter, learned_by, manager_with, picture, pool_of, save, save_triple
 from tsm_training import (
     BayesianWeightLearner,
     FunctionWorker,
@@ -36,9 +36,7 @@ from tsm_training.errors import (
     WeightsFileError,
     WorkerNotFittedError,
 )
-from tsm_training.evaluation.trainables import Fit, FitRow
-from tsm_training.learning import Absorbed, ExampleEvidence, LearnedState, Outcome, WorkerBase
-from tsm_training.weights import refitted
+from tsm_training.evaluation.fits import Fit, FitRow
 from tsm_training.workers import group_of, learned_version
 
 
@@ -124,7 +122,7 @@ def examples_of(manager: TrainingManager) -> list[TrainingExample]:
 
 
 def fit_of(manager: TrainingManager) -> Fit:
-    fit = Fit.of("shift", manager.weight_learner.cell.state.fits["shift"])
+    fit = Fit.of("shift", manager.weight_learner.cell.snapshot.fits["shift"])
     assert fit is not None
     return fit
 
@@ -209,7 +207,7 @@ def test_a_stored_state_that_cannot_be_loaded_is_fitted_again(tmp_path: Path) ->
     train(manager)
     expected = manager.predict(picture(0), picture(1)).image
     document = attrs.evolve(fit_of(manager), state=b"junk").to_document()
-    manager.weight_learner.cell.update(lambda state: attrs.evolve(state, fits={"shift": document}))
+    manager.weight_learner.cell.update(lambda before: attrs.evolve(before, fits={"shift": document}))
     log.fitted.clear()
     again = manager.with_learner(manager.weight_learner.fork())
     assert np.array_equal(again.predict(picture(0), picture(1)).image, expected)
@@ -219,7 +217,7 @@ def test_a_stored_state_that_cannot_be_loaded_is_fitted_again(tmp_path: Path) ->
 def test_a_damaged_document_leaves_the_worker_unfitted(tmp_path: Path) -> None:
     manager = trainable_manager(tmp_path)
     train(manager)
-    manager.weight_learner.cell.update(lambda state: attrs.evolve(state, fits={"shift": b"{}"}))
+    manager.weight_learner.cell.update(lambda before: attrs.evolve(before, fits={"shift": "{}"}))
     trial = manager.with_learner(manager.weight_learner.fork())
     assert "shift" not in trial.predict(picture(0), picture(1), run_all=True).results
     train(trial)
@@ -248,7 +246,7 @@ def test_the_registered_worker_itself_does_not_answer() -> None:
 def test_in_a_foreign_pool_nothing_is_fitted(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, pool=HostPool({"a": lambda _s, t: t, "b": lambda _s, t: 255 - t}))
     train(manager)
-    assert manager.weight_learner.cell.state.fits == {}
+    assert manager.weight_learner.cell.snapshot.fits == {}
 
 
 # --- no example is judged by a fit that knows it ----------------------------------------------------------------------
@@ -290,7 +288,7 @@ def test_examples_of_one_target_fit_nothing(tmp_path: Path) -> None:
     target, truth = save_triple(tmp_path, 1)[1:]
     manager.add_training_examples([(save(tmp_path / f"s{n}.png", picture(50 + n)), target, truth) for n in range(4)])
     train(manager)
-    assert manager.weight_learner.cell.state.fits == {}
+    assert manager.weight_learner.cell.snapshot.fits == {}
     assert "shift" not in manager.weight_learner.get_all_weights()
 
 
@@ -301,9 +299,8 @@ def test_a_worker_that_cannot_be_fitted_any_more_loses_its_evidence(tmp_path: Pa
         manager.remove_training_example(example.example_id)
     assert "shift" not in manager.predict(picture(0), picture(1), run_all=True).results
     train(manager)
-    state = manager.weight_learner.cell.state
-    assert state.fits == {}
-    assert all("shift" not in outcomes for outcomes in state.absorbed.values())
+    assert manager.weight_learner.cell.snapshot.fits == {}
+    assert all("shift" not in row.outcomes for row in learned_by(manager).rows.values())
     assert manager.weight_learner.get_all_weights()["shift"] == 1.0
     assert "shift" not in manager.predict(picture(0), picture(1), run_all=True).results
 
@@ -312,14 +309,14 @@ def test_every_worker_has_evidence_on_the_same_examples(tmp_path: Path) -> None:
     manager = trainable_manager(tmp_path, examples=3)
     for example in examples_of(manager):  # feedback before there is a fit
         manager.training_engine.train_on_example(example)
-    assert all(outcomes.keys() == {"far", "mid"} for outcomes in manager.weight_learner.cell.state.absorbed.values())
+    assert all(row.outcomes.keys() == {"far", "mid"} for row in learned_by(manager).rows.values())
     manager.add_training_examples([save_triple(tmp_path, seed) for seed in range(3, 8)])
     train(manager, num_examples=5, validation_split=0.0, epochs=3)
-    absorbed = manager.weight_learner.cell.state.absorbed
-    assert len(absorbed) == 8
-    for outcomes in absorbed.values():
-        assert outcomes.keys() == {"far", "mid", "shift"}
-        assert len({outcome.residual for outcome in outcomes.values()}) == 1
+    rows = learned_by(manager).rows
+    assert len(rows) == 8
+    for row in rows.values():
+        assert row.outcomes.keys() == {"far", "mid", "shift"}
+        assert len({outcome.remaining for outcome in row.outcomes.values()}) == 1
     assert np.mean(list(manager.weight_learner.get_all_weights().values())) == pytest.approx(1.0)
     assert len(fit_of(manager).rows) == 8  # an example that was learned from counts in full
 
@@ -334,7 +331,7 @@ def test_cross_validation_fits_anew_in_each_fold_and_stores_nothing(tmp_path: Pa
     assert results["ensemble_accuracy"] > 0.95
     assert max(map(len, log.fitted)) == 6  # two of eight are left out by each fold
     assert manager.data_manager.load_evaluations([e.known_files.digest for e in examples_of(manager)]) == before
-    assert manager.weight_learner.cell.state.fits == {}
+    assert manager.weight_learner.cell.snapshot.fits == {}
 
 
 # --- what is done once ------------------------------------------------------------------------------------------------
@@ -382,22 +379,21 @@ def test_a_new_fit_takes_the_place_of_the_scores_of_the_old_one(tmp_path: Path) 
     digests = [example.known_files.digest for example in examples_of(manager)]
     evaluations = manager.data_manager.load_evaluations(digests)
     assert sorted(e.key.example_digest for e in evaluations if e.key.worker_id == "shift") == sorted(digests)
-    for digest in digests:
-        names = [name for name in manager.data_manager.load_previews(digest) if name.startswith("shift@")]
-        assert len(names) == 1
+    for previews in manager.data_manager.load_previews(digests).values():
+        assert len([name for name in previews if name.startswith("shift@")]) == 1
 
 
 def test_feedback_is_noted_and_learned_from_with_the_next_training(tmp_path: Path) -> None:
     log = Log()
     manager = trainable_manager(tmp_path, log)
     train(manager)
-    before = manager.weight_learner.cell.state.fits
+    before = manager.weight_learner.cell.snapshot.fits
     (new,) = manager.add_training_examples([save_triple(tmp_path, 50, levels=40)])
     fits = len(log.fitted)
     outcomes = manager.training_engine.train_on_example(new)
     assert outcomes.keys() == {"far", "mid", "shift"}
     assert len(log.fitted) == fits
-    assert manager.weight_learner.cell.state.fits == before
+    assert manager.weight_learner.cell.snapshot.fits == before
     assert new.known_files.digest not in {row.digest for row in fit_of(manager).rows}
     train(manager, num_examples=4, validation_split=0.0)
     assert new.known_files.digest in {row.digest for row in fit_of(manager).rows}
@@ -664,10 +660,10 @@ def test_a_file_on_which_its_worker_cannot_be_fitted_is_refused(tmp_path: Path) 
     document = json.loads((tmp_path / "a.json").read_text(encoding="utf-8"))
     document["fits"]["shift"]["observations"][0]["data"] = "AAAA"
     (tmp_path / "a.json").write_text(json.dumps(document), encoding="utf-8")
-    before = manager.weight_learner.cell.state
+    before = manager.weight_learner.cell.whole()
     with pytest.raises(WeightsFileError, match="its fit failed"):
         manager.import_weights(tmp_path / "a.json")
-    assert manager.weight_learner.cell.state == before
+    assert manager.weight_learner.cell.whole() == before
 
 
 def test_examples_that_a_file_knows_are_not_taken_for_unseen(tmp_path: Path) -> None:
@@ -798,8 +794,8 @@ def test_a_judge_that_fails_ends_the_training_and_nothing_is_learned(tmp_path: P
     manager = trainable_manager(tmp_path, engine_factory=TrainingEngine.using(judge))
     with pytest.raises(MetricError):
         train(manager)
-    assert manager.weight_learner.cell.state.absorbed == {}
-    assert manager.weight_learner.cell.state.fits == {}
+    assert learned_by(manager).rows == {}
+    assert manager.weight_learner.cell.snapshot.fits == {}
 
 
 def test_a_training_can_be_stopped_between_two_fits_and_goes_on_where_it_was(tmp_path: Path) -> None:
@@ -807,7 +803,7 @@ def test_a_training_can_be_stopped_between_two_fits_and_goes_on_where_it_was(tmp
     manager = trainable_manager(tmp_path, log)
     with pytest.raises(TrainingStoppedError):
         train(manager, should_stop=lambda: len(log.fitted) >= 2)
-    assert manager.weight_learner.cell.state.fits == {}
+    assert manager.weight_learner.cell.snapshot.fits == {}
     observed = len(log.observed)
     train(manager)
     assert len(log.observed) == observed
@@ -835,7 +831,7 @@ def test_weights_and_fits_are_the_same_to_the_last_bit(tmp_path: Path, kind: str
                 train(manager, epochs=3, should_stop=iter([False] * 9 + [True] * 99).__next__)
         train(manager, epochs=3)
         image = manager.predict(picture(0), picture(1)).image.tobytes()
-        return manager.weight_learner.get_all_weights(), manager.weight_learner.cell.state.fits, image
+        return manager.weight_learner.get_all_weights(), manager.weight_learner.cell.snapshot.fits, image
 
     expected = trained(tmp_path / "usual")
     if kind == "one thread":
@@ -907,7 +903,7 @@ def test_a_trial_keeps_its_fit_to_itself_until_it_is_adopted(tmp_path: Path) -> 
     trial = manager.with_learner(manager.weight_learner.fork())
     train(trial)
     assert "shift" in trial.predict(picture(0), picture(1), run_all=True).results
-    assert manager.data_manager.load_learning().state.fits == {}
+    assert not any(name.startswith("fit/") for name in manager.data_manager.load_state().head)
     assert "shift" not in manager.predict(picture(0), picture(1), run_all=True).results
     manager.adopt(trial.weight_learner)
     assert "shift" in manager.predict(picture(0), picture(1), run_all=True).results
@@ -998,21 +994,8 @@ def test_the_version_of_observations_does_not_depend_on_their_order() -> None:
 # --- what becomes of evidence -----------------------------------------------------------------------------------------
 
 
-def test_refitted_workers_get_their_new_outcomes_absorbed_as_far_as_their_peers() -> None:
-    outcomes = {"a": Absorbed(0.5, 1.0, 0.4), "b": Absorbed(0.6, 1.0, 0.5), "old": Absorbed(0.9, 1.0, 0.1)}
-    bases = dict.fromkeys(outcomes, WorkerBase(1.0))
-    state = LearnedState(bases, {"x": outcomes, "y": {"old": Absorbed(0.1, 1.0, 0.3)}})
-    evidence = [ExampleEvidence("x", {"new": Outcome(0.7, 0.5), "a": Outcome(0.0)}), ExampleEvidence("z", {})]
-    after = refitted(state, evidence, ["new"], ["old"])
-    assert after.absorbed == {
-        "x": {"a": outcomes["a"], "b": outcomes["b"], "new": Absorbed(0.7, 0.5, 0.5)},
-    }
-    again = refitted(after, [ExampleEvidence("x", {"new": Outcome(0.8)})], ["new"], [])
-    assert again.absorbed["x"]["new"] == Absorbed(0.8, 1.0, 0.5)
-
-
 def test_a_learner_of_its_own_kind_is_given_the_same_evidence(tmp_path: Path) -> None:
     learner = BayesianWeightLearner(alpha=0.5, confidence_scaling=False)
     manager = trainable_manager(tmp_path, learner=learner)
     train(manager)
-    assert all("shift" in outcomes for outcomes in learner.cell.state.absorbed.values())
+    assert all("shift" in row.outcomes for row in learned_by(manager).rows.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from statistics import NormalDist
@@ -12,19 +13,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsm_training.learning import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
-from tsm_training.learning.rule import mixed, shrunk_to
-from tsm_training.weights import (
+from tsm_training.learning import (
     PRIOR_SPREAD,
+    BlendFits,
+    ExampleEvidence,
+    FittedBlend,
+    Group,
+    LearnedState,
+    Outcome,
+    SufficientStatistics,
     absorb,
     forget,
     in_group,
     posterior_mean,
     posterior_std,
     probability_best,
-    with_fits,
+    refitted,
+    with_blends,
     with_workers,
 )
+from tsm_training.learning.rule import mixed, shrunk_to
 
 KAPPA = 3.0
 UNIT = st.floats(0.0, 1.0)
@@ -40,18 +48,21 @@ def one_example(digest: str = "x", **accuracies: float | None) -> ExampleEvidenc
 
 
 def test_new_workers_start_at_the_prior_and_known_ones_stay_as_they_are() -> None:
-    state = LearnedState({"a": WorkerBase(2.0, 1.0)})
-    assert with_workers(state, ["a", "b"], 1.5).bases == {"a": WorkerBase(2.0, 1.0), "b": WorkerBase(1.5)}
+    state = LearnedState({"a": SufficientStatistics(2.0, 1.0)})
+    assert with_workers(state, ["a", "b"], 1.5).bases == {
+        "a": SufficientStatistics(2.0, 1.0),
+        "b": SufficientStatistics(1.5),
+    }
     assert with_workers(state, ["a"], 1.5) is state
 
 
 @pytest.mark.parametrize(
-    ("alpha", "passes", "residual"), [(0.5, 1, 0.5), (0.5, 3, 0.125), (1.0, 1, 0.0), (0.1, 0, 1.0)]
+    ("alpha", "passes", "remaining"), [(0.5, 1, 0.5), (0.5, 3, 0.125), (1.0, 1, 0.0), (0.1, 0, 1.0)]
 )
-def test_a_pass_absorbs_alpha_of_what_is_left(alpha: float, passes: int, residual: float) -> None:
+def test_a_pass_absorbs_alpha_of_what_is_left(alpha: float, passes: int, remaining: float) -> None:
     state = absorb(LearnedState(), [one_example(a=0.5)], alpha, 1.0, passes)
-    assert state.absorbed["x"]["a"].residual == residual
-    assert state.bases == {"a": WorkerBase(1.0)}
+    assert state.rows["x"].outcomes["a"].remaining == remaining
+    assert state.bases == {"a": SufficientStatistics(1.0)}
 
 
 @given(UNIT.filter(lambda alpha: alpha > 0.0), st.integers(1, 6))
@@ -71,89 +82,131 @@ def test_an_example_named_twice_in_a_batch_is_absorbed_twice() -> None:
 def test_absorbing_again_replaces_the_scores_and_keeps_the_absorbed_share() -> None:
     first = absorb(LearnedState(), [one_example(a=0.9, b=0.1)], 0.5, 1.0)
     again = absorb(first, [ExampleEvidence("x", {"a": Outcome(0.2, 0.5)})], 0.5, 1.0)
-    assert (again.absorbed["x"]["a"].accuracy, again.absorbed["x"]["a"].confidence) == (0.2, 0.5)
-    assert again.absorbed["x"]["a"].residual == 0.25
-    assert again.absorbed["x"]["b"] == first.absorbed["x"]["b"]  # nothing new was said about it
-    assert again.sums["a"].update_count == 1
+    assert again.rows["x"].outcomes["a"] == (0.2, 0.5, 0.25)
+    assert again.rows["x"].outcomes["b"] == first.rows["x"].outcomes["b"]  # nothing new was said about it
+    assert again.statistics["a"].update_count == 1
 
 
 def test_every_worker_of_a_batch_is_known_afterwards_and_starts_at_the_prior() -> None:
     batch = [one_example("x", a=0.5), one_example("y", b=0.5), ExampleEvidence("z", {})]
-    assert absorb(LearnedState(), batch, 0.5, 2.0).bases == {"a": WorkerBase(2.0), "b": WorkerBase(2.0)}
+    bases = absorb(LearnedState(), batch, 0.5, 2.0).bases
+    assert bases == {"a": SufficientStatistics(2.0), "b": SufficientStatistics(2.0)}
 
 
 def test_absorbing_changes_nothing_in_the_state_it_starts_from() -> None:
-    state = absorb(LearnedState(), [one_example(a=0.9, b=0.1)], 0.5, 1.0)
-    before = (dict(state.bases), {key: dict(value) for key, value in state.absorbed.items()})
+    state = with_blends(absorb(LearnedState(), [one_example(a=0.9, b=0.1)], 0.5, 1.0), fits(None, x="warm"))
+    before = copy.deepcopy(state)
     absorb(state, [one_example(a=0.1, b=0.9, c=0.5)], 0.5, 1.0)
-    assert (state.bases, state.absorbed) == before
-
-
-@given(st.lists(st.tuples(UNIT, UNIT), min_size=1, max_size=6), st.sets(st.integers(0, 5)))
-def test_forgetting_is_exactly_as_if_the_examples_had_never_been_seen(
-    scores: list[tuple[float, float]], gone: set[int]
-) -> None:
-    batch = [one_example(str(number), a=a, b=b) for number, (a, b) in enumerate(scores)]
-    start = with_workers(LearnedState(), "ab", 1.0)
-    forgotten = forget(absorb(start, batch, 0.3, 1.0, 2), map(str, gone))
-    never = absorb(start, [e for number, e in enumerate(batch) if number not in gone], 0.3, 1.0, 2)
-    assert forgotten == never
-    assert forgotten.sums == never.sums
+    forget(state, ["x"])
+    assert state == before
 
 
 def test_forgetting_what_was_never_seen_changes_nothing() -> None:
     state = absorb(LearnedState(), [one_example(a=0.5)], 0.5, 1.0)
-    assert forget(state, ["y"]) is state
+    assert forget(state, ["y"]) == state
 
 
 def fit(*digests: str, **shares: float) -> FittedBlend:
     return FittedBlend(shares or {"a": 1.0}, "greedy", 0.5, digests)
 
 
-def test_fits_replace_those_that_were_there_and_leave_the_evidence_alone() -> None:
+def fits(of_all: FittedBlend | None, key: str | None = "style", /, **labels: str | None) -> BlendFits:
+    """Return a blend of all examples, and of their groups without any of their own."""
+    return BlendFits(of_all, key, labels, dict.fromkeys(filter(None, labels.values())))
+
+
+def test_blends_replace_those_that_were_there_and_leave_the_evidence_alone() -> None:
     state = absorb(LearnedState(), [one_example(a=0.9, b=0.1)], 0.5, 1.0)
-    first = with_fits(state, fit("x"), "style", {"warm": Group(["x"])})
-    assert (first.fitted, first.group_by, first.groups) == (fit("x"), "style", {"warm": Group(["x"])})
-    assert (first.bases, first.absorbed) == (state.bases, state.absorbed)
-    second = with_fits(first, None, "camera", {"cold": Group()})
-    assert (second.fitted, second.group_by, second.groups) == (None, "camera", {"cold": Group()})
-    for nothing in (None, dict[str, Group]()):
-        assert with_fits(first, fit("x"), "style", nothing) == attrs.evolve(state, fitted=fit("x"))
+    first = with_blends(state, attrs.evolve(fits(fit("x"), x="warm"), groups={"warm": fit("x", b=1.0)}))
+    assert (first.fitted, first.group_by) == (fit("x"), "style")
+    assert first.groups == {"warm": Group(1, state.totals, fitted=fit("x", b=1.0))}
+    assert (first.bases, first.totals) == (state.bases, state.totals)
+    # Another key divides everything anew; where no blend can be fitted any more, the earlier one stays for all.
+    second = with_blends(first, fits(None, "camera", x="new"))
+    assert (second.fitted, second.group_by) == (fit("x"), "camera")
+    assert second.groups == {"new": Group(1, state.totals)}
+    for key in (None, "camera"):
+        assert with_blends(first, fits(None, key)) == attrs.evolve(state, fitted=fit("x"))
 
 
-def grouped(fitted: FittedBlend | None, **groups: Group) -> LearnedState:
+def test_a_blend_is_followed_as_far_as_all_examples_are_absorbed() -> None:
+    state = absorb(LearnedState(), [one_example("x", a=0.9)], 0.5, 1.0)
+    state = absorb(state, [one_example("y", a=0.9)], 1.0, 1.0)
+    after = with_blends(state, BlendFits(fit("x"), "style", {"x": "warm"}, {"warm": fit("x")}))
+    assert after.fitted is not None
+    assert after.groups["warm"].fitted == after.fitted
+    assert after.fitted.absorbed == 0.75
+
+
+def test_an_example_that_moves_to_another_group_takes_its_evidence_with_it() -> None:
+    batch = [one_example("x", a=0.9, b=0.1), one_example("y", a=0.2, b=0.4)]
+    state = absorb(LearnedState(), batch, 0.5, 1.0)
+    moved = with_blends(with_blends(state, fits(None, x="warm", y="warm")), fits(None, x="cold"))
+    assert moved == with_blends(state, fits(None, x="cold", y="warm"))
+
+
+def test_blends_without_examples_that_were_removed_meanwhile_know_nothing_of_them() -> None:
+    both = BlendFits(fit("x"), "style", {"x": "warm", "y": "cold"}, {"warm": fit("x"), "cold": fit("y")})
+    assert both.digests == {"x", "y"}
+    kept = BlendFits(None, "style", {"y": "cold"}, {"warm": None, "cold": fit("y")})
+    assert both.without({"x"}) == kept
+    assert both.without({"another"}) == both
+
+
+def grouped(fitted: FittedBlend | None, **groups: tuple[str, FittedBlend | None]) -> LearnedState:
+    """Return a state that has seen x, y and z, with groups of these and their blends."""
     batch = [one_example(digest, a=0.9, b=0.1) for digest in "xyz"]
-    return with_fits(absorb(LearnedState(), batch, 0.5, 1.0), fitted, "style", groups)
+    labels = {digest: label for label, (members, _fitted) in groups.items() for digest in members}
+    own = {label: blend for label, (_members, blend) in groups.items()}
+    return with_blends(absorb(LearnedState(), batch, 0.5, 1.0), BlendFits(fitted, "style", labels, own))
 
 
-def test_forgetting_an_example_drops_the_fits_that_it_was_in_and_no_others() -> None:
-    state = grouped(fit("x", "z"), cold=Group("xy", fitted=fit("x", "y")), warm=Group("z", fitted=fit("z")))
+def test_forgetting_an_example_drops_the_blends_that_it_was_in_and_no_others() -> None:
+    state = grouped(fit("x", "z"), cold=("xy", fit("x", "y")), warm=("z", fit("z")))
     without_y = forget(state, ["y"])
     assert without_y.fitted == fit("x", "z")
-    assert without_y.groups == {"cold": Group("x"), "warm": state.groups["warm"]}
+    assert without_y.groups["warm"] == state.groups["warm"]
+    assert (without_y.groups["cold"].num_examples, without_y.groups["cold"].fitted) == (1, None)
     without_x = forget(state, ["x"])
-    assert without_x.fitted is None
-    assert without_x.groups == {"cold": Group("y"), "warm": state.groups["warm"]}
-    assert without_x.group_by == "style"
-    assert list(without_x.absorbed) == ["y", "z"]
+    assert (without_x.fitted, without_x.group_by, list(without_x.rows)) == (None, "style", ["y", "z"])
 
 
 def test_a_group_of_which_nothing_is_left_is_forgotten_and_the_key_goes_with_the_last_one() -> None:
-    state = grouped(
-        fit("z"), cold=Group("x"), warm=Group("y", {"a": WorkerBase(1.0, 1.0)}), imported=Group(fitted=fit())
-    )
-    some = forget(state, ["x", "y"])
-    assert some.groups == {"imported": Group(fitted=fit()), "warm": Group(bases={"a": WorkerBase(1.0, 1.0)})}
-    last = forget(grouped(fit("z"), cold=Group("x"), warm=Group("y")), ["x", "y"])
+    state = grouped(fit("z"), cold=("x", None), warm=("y", None))
+    imported = {"imported": Group(fitted=fit()), "known": Group(bases={"a": SufficientStatistics(1.0, 1.0)})}
+    some = forget(attrs.evolve(state, groups={**state.groups, **imported}), ["x", "y"])
+    assert (some.groups, some.group_by) == (imported, "style")
+    last = forget(state, ["x", "y"])
     assert (last.fitted, last.group_by, last.groups) == (fit("z"), None, {})
 
 
-def test_a_fit_is_dropped_though_the_evidence_of_its_example_was_lost_before() -> None:
-    state = with_fits(LearnedState(), fit("x"), "style", {"warm": Group("y"), "cold": Group("z", fitted=fit("q"))})
-    assert forget(state, ["x"]).fitted is None
-    assert forget(state, ["y"]).groups == {"cold": Group("z", fitted=fit("q"))}
-    assert forget(state, ["q"]).groups == {"cold": Group("z"), "warm": Group("y")}
-    assert forget(state, ["another"]) is state
+def test_a_blend_is_dropped_though_the_evidence_of_its_example_was_lost_before() -> None:
+    state = grouped(fit("lost"), warm=("y", None), cold=("z", fit("gone", "z")))
+    assert forget(state, ["lost"]).fitted is None
+    assert forget(state, ["gone"]).groups["cold"].fitted is None
+    assert forget(state, ["gone"]).statistics == state.statistics
+
+
+# --- workers that are fitted anew -----------------------------------------------------------------------------------
+
+
+def test_what_a_worker_did_with_an_earlier_fit_no_longer_counts() -> None:
+    state = absorb(LearnedState(), [one_example("x", a=0.5, look=0.9), one_example("y", a=0.5, look=0.8)], 0.5, 1.0)
+    state = absorb(state, [one_example("x", a=0.5, b=0.2)], 0.5, 1.0)
+    after = refitted(state, [one_example("x", a=0.1, look=0.7)], {"look"}, set())
+    x, y = (after.rows[digest].outcomes for digest in "xy")
+    # Absorbed as far as the least absorbed of its peers, which stay as they are.
+    assert x == {"a": (0.5, 1.0, 0.25), "b": (0.2, 1.0, 0.5), "look": (0.7, 1.0, 0.5)}
+    assert y == state.rows["y"].outcomes  # nothing new is known there
+    assert after.statistics["look"].accuracy_sum == pytest.approx(1.5)
+
+
+def test_outcomes_of_a_worker_that_is_fitted_no_longer_go() -> None:
+    state = absorb(LearnedState(), [one_example("x", a=0.5, look=0.9), one_example("y", look=0.8)], 0.5, 1.0)
+    after = refitted(state, [], set(), {"look"})
+    assert after.rows.keys() == {"x"}
+    assert after.totals == absorb(LearnedState(), [one_example("x", a=0.5)], 0.5, 1.0).totals
+    assert after.num_examples == 1
 
 
 # --- what a state means ---------------------------------------------------------------------------------------------
@@ -162,14 +215,14 @@ def test_a_fit_is_dropped_though_the_evidence_of_its_example_was_lost_before() -
 @pytest.mark.parametrize(
     ("sums", "mean"),
     [
-        (WorkerBase(1.0), 1.0),
-        (WorkerBase(2.5), 2.5),
-        (WorkerBase(1.0, 1.0, 0.5), 1.125),
-        (WorkerBase(2.0, 5.0, -4.0), 1.0),
-        (WorkerBase(1.0, 1e9, 1e9), 2.0 - 3e-9),
+        (SufficientStatistics(1.0), 1.0),
+        (SufficientStatistics(2.5), 2.5),
+        (SufficientStatistics(1.0, 1.0, 0.5), 1.125),
+        (SufficientStatistics(2.0, 5.0, -4.0), 1.0),
+        (SufficientStatistics(1.0, 1e9, 1e9), 2.0 - 3e-9),
     ],
 )
-def test_the_weight_is_the_prior_moved_by_the_posterior_mean_advantage(sums: WorkerBase, mean: float) -> None:
+def test_the_weight_is_the_prior_moved_by_the_posterior_mean_advantage(sums: SufficientStatistics, mean: float) -> None:
     assert posterior_mean(sums, KAPPA) == pytest.approx(mean, rel=1e-14)
 
 
@@ -179,7 +232,7 @@ def test_mean_and_spread_are_those_of_a_normal_inverse_gamma_posterior(
 ) -> None:
     d, share = (np.array([row[part] for row in observations], np.float64) for part in (0, 1))
     n, total = float(share.sum()), float((share * d).sum())
-    sums = WorkerBase(prior, n, total, float((share * d**2).sum()))
+    sums = SufficientStatistics(prior, n, total, float((share * d**2).sum()))
     # Murphy (2007), section 3, with m0 = 0, and a0, b0 chosen as kappa observations of standard deviation 0.05.
     mean_of_data = total / n if n else 0.0
     scatter = float((share * (d - mean_of_data) ** 2).sum())
@@ -197,13 +250,13 @@ EVIDENCE = st.floats(0.0, 500.0)
 MEAN_ADVANTAGES = st.floats(-1.0, 1.0)
 
 
-def of(evidence: float, mean: float, prior: float = 1.0) -> WorkerBase:
+def of(evidence: float, mean: float, prior: float = 1.0) -> SufficientStatistics:
     """Return the sums of examples on which a worker had the same advantage each time."""
-    return WorkerBase(prior, evidence, evidence * mean, evidence * mean**2)
+    return SufficientStatistics(prior, evidence, evidence * mean, evidence * mean**2)
 
 
-def joined(one: WorkerBase, other: WorkerBase) -> WorkerBase:
-    return WorkerBase(
+def joined(one: SufficientStatistics, other: SufficientStatistics) -> SufficientStatistics:
+    return SufficientStatistics(
         one.prior,
         one.evidence + other.evidence,
         one.advantage + other.advantage,
@@ -217,7 +270,7 @@ def test_a_group_without_evidence_has_the_weight_of_all(
     evidence: float, mean: float, kappa: float, prior: float
 ) -> None:
     everyone = of(evidence, mean, prior)
-    for nothing in (None, WorkerBase(1.0)):
+    for nothing in (None, SufficientStatistics(1.0)):
         shrunk = shrunk_to(everyone, nothing, kappa)
         assert posterior_mean(shrunk, kappa) == pytest.approx(posterior_mean(everyone, kappa), rel=1e-12)
         assert shrunk.evidence <= kappa
@@ -269,8 +322,8 @@ def test_the_weight_in_a_group_is_the_mean_of_that_of_all_and_its_own_examples(
 
 
 def test_failures_elsewhere_count_against_a_worker_in_a_group_too() -> None:
-    own = WorkerBase(1.0, 2.0, 0.2, 0.02)
-    failing = joined(WorkerBase(1.0, 10.0, -10.0, 10.0, failed_evidence=10.0), own)
+    own = SufficientStatistics(1.0, 2.0, 0.2, 0.02)
+    failing = joined(SufficientStatistics(1.0, 10.0, -10.0, 10.0, failed_evidence=10.0), own)
     shrunk = shrunk_to(failing, own, KAPPA)
     assert posterior_mean(shrunk, KAPPA) < posterior_mean(own, KAPPA)
     assert shrunk.failed_evidence > 0.0
@@ -278,8 +331,8 @@ def test_failures_elsewhere_count_against_a_worker_in_a_group_too() -> None:
 
 
 def test_what_is_counted_in_a_group_is_its_own() -> None:
-    own = WorkerBase(1.0, 2.0, 0.5, 0.25, 1.5, 3, 4)
-    everyone = WorkerBase(1.0, 9.0, 1.0, 0.5, 6.5, 10, 11)
+    own = SufficientStatistics(1.0, 2.0, 0.5, 0.25, 1.5, 3, 4)
+    everyone = SufficientStatistics(1.0, 9.0, 1.0, 0.5, 6.5, 10, 11)
     shrunk = shrunk_to(everyone, own, KAPPA)
     assert (shrunk.accuracy_sum, shrunk.valid_count, shrunk.update_count) == (1.5, 3, 4)
     nothing = shrunk_to(everyone, None, KAPPA)
@@ -298,36 +351,34 @@ def two_styles(examples: int, fitted: FittedBlend | None, own: FittedBlend | Non
     """Return a state in which ``a`` is better where it is warm, and ``b`` where it is cold."""
     batch = [one_example(f"warm {n}", a=0.9, b=0.6) for n in range(examples)]
     batch += [one_example(f"cold {n}", a=0.6, b=0.9) for n in range(examples)]
-    groups = {
-        style: Group([f"{style} {n}" for n in range(examples)], fitted=own if style == "warm" else None)
-        for style in ("cold", "warm")
-    }
-    return with_fits(absorb(LearnedState(), batch, 1.0, 1.0), fitted, "style", groups)
+    labels = {item.digest: item.digest.split()[0] for item in batch}
+    blends = BlendFits(fitted, "style", labels, {"warm": own, "cold": None})
+    return with_blends(absorb(LearnedState(), batch, 1.0, 1.0), blends)
 
 
 def test_each_group_has_weights_of_its_own() -> None:
     state = two_styles(10, None, None)
     warm, cold = in_group(state, "warm", KAPPA), in_group(state, "cold", KAPPA)
-    assert posterior_mean(warm.sums["a"], KAPPA) > 1.1
-    assert posterior_mean(warm.sums["b"], KAPPA) < 0.9
-    assert warm.sums["a"] == cold.sums["b"]
-    assert (warm.absorbed, warm.fitted, warm.group_by, warm.groups) == ({}, None, None, {})
+    assert posterior_mean(warm.statistics["a"], KAPPA) > 1.1
+    assert posterior_mean(warm.statistics["b"], KAPPA) < 0.9
+    assert warm.statistics["a"] == cold.statistics["b"]
+    assert (warm.rows, warm.fitted, warm.group_by, warm.groups) == ({}, None, None, {})
 
 
 @pytest.mark.parametrize("fitted", [None, fit(a=0.25, b=0.75)])
 def test_a_group_that_nothing_is_known_of_is_like_all_examples(fitted: FittedBlend | None) -> None:
     state = two_styles(10, fitted, None)
-    empty = attrs.evolve(state, groups={**state.groups, "empty": Group(["gone"], fitted=fit(b=1.0))})
+    empty = attrs.evolve(state, groups={**state.groups, "empty": Group(fitted=fit(b=1.0))})
     for label in ("unknown", "empty"):
         alike = in_group(empty, label, KAPPA)
-        assert alike.sums == state.sums
-        assert alike.fitted == fitted
+        assert alike.statistics == state.statistics
+        assert alike.fitted == state.fitted
 
 
 def test_a_worker_that_did_nothing_in_a_group_has_its_weight_of_all_there() -> None:
     state = absorb(two_styles(5, None, None), [one_example("else", a=0.5, c=0.9)], 1.0, 1.0)
-    assert posterior_mean(in_group(state, "warm", KAPPA).sums["c"], KAPPA) == pytest.approx(
-        posterior_mean(state.sums["c"], KAPPA), rel=1e-12
+    assert posterior_mean(in_group(state, "warm", KAPPA).statistics["c"], KAPPA) == pytest.approx(
+        posterior_mean(state.statistics["c"], KAPPA), rel=1e-12
     )
 
 
@@ -337,11 +388,11 @@ def test_the_shares_fitted_on_a_group_count_by_its_evidence() -> None:
     warm = in_group(state, "warm", KAPPA)
     fitted = warm.fitted
     assert fitted is not None
-    assert warm.sums == in_group(two_styles(9, None, None), "warm", KAPPA).sums
+    assert warm.statistics == in_group(two_styles(9, None, None), "warm", KAPPA).statistics
     part = 9 / (9 + KAPPA)
     expected = {"a": 0.5 * (1 - part), "b": 0.5 * (1 - part) + 0.2 * part, "c": 0.8 * part}
     assert fitted.shares == pytest.approx(expected)
-    assert (fitted.solver, fitted.absorbed) == ("single", 0.5)
+    assert (fitted.solver, fitted.absorbed) == ("single", 1.0)
     assert in_group(state, "cold", KAPPA).fitted == state.fitted  # it has none of its own
 
 
@@ -394,8 +445,8 @@ def test_mixed_shares_are_at_least_zero_sum_to_one_and_lie_between(
 
 
 def test_rounding_never_makes_a_spread_imaginary() -> None:
-    assert posterior_std(WorkerBase(1.0, 1e9, 1e9, math.nextafter(1e9, 0.0)), 1e-9) >= 0.0
-    assert posterior_std(WorkerBase(1.0, 2.0, 2.0, 1.0), 1e-9) == 0.0
+    assert posterior_std(SufficientStatistics(1.0, 1e9, 1e9, math.nextafter(1e9, 0.0)), 1e-9) >= 0.0
+    assert posterior_std(SufficientStatistics(1.0, 2.0, 2.0, 1.0), 1e-9) == 0.0
 
 
 # --- the best of several --------------------------------------------------------------------------------------------

@@ -1,3 +1,5 @@
+"""Weights files: what is written, where the limits lie, and what is refused."""
+
 from __future__ import annotations
 
 import json
@@ -5,10 +7,11 @@ import os
 import random
 import stat
 import sys
-from collections.abc import Callable
-from datetime import UTC, datetime, timedelta, timezone
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import pytest
@@ -18,27 +21,41 @@ from hypothesis import strategies as st
 from support import manager_with, picture
 from tsm_training.ensemble import renormalised
 from tsm_training.errors import WeightsFileError
-from tsm_training.learning import ExampleEvidence, FittedBlend, Group, LearnedState, Outcome, WorkerBase
-from tsm_training.learning import files as weights_files
-from tsm_training.weights import (
+from tsm_training.learning import (
     MAX_WEIGHTS_FILE_BYTES,
     WEIGHTS_FORMAT_VERSION,
-    BayesianWeightLearner,
-    LearnerCell,
+    BlendFits,
+    ExampleEvidence,
+    FittedBlend,
+    Group,
+    LearnedState,
+    Outcome,
+    SufficientStatistics,
     WeightsDocument,
     read_weights_file,
-    weights_document,
-    with_fits,
     write_weights_file,
 )
+from tsm_training.learning import files as weights_files
+from tsm_training.weights import BayesianWeightLearner, LearnerCell, Snapshot
 
-NOON = datetime(2025, 1, 2, 12, tzinfo=UTC)
+NOON = "2025-01-02T12:00:00+00:00"
 UNIT = st.floats(0.0, 1.0)
 IDS = st.text(st.characters(codec="utf-8", categories=["L", "N", "P", "S"]), min_size=1, max_size=8)
 
 
-def document_of(learner: BayesianWeightLearner, now: datetime = NOON) -> WeightsDocument:
-    return weights_document(learner.cell.state, learner.get_all_weights(), learner.alpha, learner.prior_strength, now)
+def plain(weights: Mapping[str, float], exported_at: str = NOON) -> WeightsDocument:
+    """Return a file of a learner that knows nothing but weights."""
+    return {
+        "format_version": WEIGHTS_FORMAT_VERSION,
+        "exported_at": exported_at,
+        "alpha": 0.25,
+        "weights": dict(weights),
+    }
+
+
+def document_of(learner: BayesianWeightLearner, exported_at: str = NOON) -> WeightsDocument:
+    document = {**plain(learner.get_all_weights(), exported_at), "alpha": learner.alpha}
+    return cast("WeightsDocument", document | learner.weights_entries(learner.state))
 
 
 def learned() -> BayesianWeightLearner:
@@ -54,18 +71,24 @@ def learned() -> BayesianWeightLearner:
 
 def grouped() -> BayesianWeightLearner:
     """Return a learner of two examples in two groups, with fitted blends, and a group of which nothing is known."""
+    state = learned().with_blends(learned().state, BlendFits(None, "style", {"x": "warm, größer", "y": ""}))
     groups = {
-        "warm, größer": Group(["x"], fitted=FittedBlend({"zweiter, größer": 1.0}, "best_single", 0.3, ("x",))),
-        "": Group(["y"], {"first": WorkerBase(1.0, 2.0, 0.5, 0.25, 1.5, 2, 2)}),
+        "warm, größer": attrs.evolve(
+            state.groups["warm, größer"], fitted=FittedBlend({"zweiter, größer": 1.0}, "best_single", 0.3, ("x",))
+        ),
+        "": attrs.evolve(state.groups[""], bases={"first": SufficientStatistics(1.0, 2.0, 0.5, 0.25, 1.5, 2, 2)}),
         "unknown": Group(),
     }
     fitted = FittedBlend(
         {"first": 0.1, "zweiter, größer": 0.9}, "least_squares", 1 / 3, ("x", "y"), {"zweiter, größer": 1.0}
     )
-    state = learned().cell.state
-    bases = {**state.bases, "first": WorkerBase(1.0, 3.0, 0.5, 0.25, 1.5, 3, 4, 0.125)}
-    state = with_fits(attrs.evolve(state, bases=bases), fitted, "style", groups)
-    return BayesianWeightLearner(0.3, cell=LearnerCell(state))
+    bases = {**state.bases, "first": SufficientStatistics(1.0, 3.0, 0.5, 0.25, 1.5, 3, 4, 0.125)}
+    return of(attrs.evolve(state, bases=bases, fitted=fitted, groups=dict(sorted(groups.items()))))
+
+
+def of(state: LearnedState, *settings_: float) -> BayesianWeightLearner:
+    """Return a learner that knows this."""
+    return BayesianWeightLearner(*(settings_ or (0.3,)), cell=LearnerCell(state))
 
 
 def good_document(learner: BayesianWeightLearner | None = None) -> dict[str, Any]:
@@ -78,17 +101,21 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "weights.json"
 
 
-def refused(path: Path, content: bytes | str, *parts: str) -> WeightsFileError:
-    """Assert that a file is refused by an error that names it and holds these parts."""
+def refused(path: Path, content: bytes | str, key: str | None = None) -> WeightsFileError:
+    """Assert that a file is refused by an error that names it and this entry, on one line."""
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(WeightsFileError) as caught:
         read_weights_file(path)
-    message = str(caught.value)
-    assert repr(str(path)) in message
-    assert len(message) < 600 + len(str(path))
-    for part in parts:
-        assert part in message
-    return caught.value
+    error = caught.value
+    assert (error.path, error.key) == (str(path), key)
+    assert len(error.reason) < 600
+    assert "\n" not in str(error)
+    return error
+
+
+def test_an_error_names_file_and_entry_and_what_is_expected_there(path: Path) -> None:
+    error = refused(path, '{"weights": {"a": 1}, "alpha": -0.5}', "alpha")
+    assert str(error) == f"weights file {str(path)!r} at alpha: must be a finite number above 0 and at most 1, got -0.5"
 
 
 # --- the round trip -------------------------------------------------------------------------------------------------
@@ -119,7 +146,7 @@ def test_exporting_importing_and_exporting_again_changes_no_byte(  # noqa: PLR09
     first = path.read_bytes()
     file = read_weights_file(path)
     assert (file.alpha, file.prior_strength) == (learner.alpha, learner.prior_strength)
-    imported = BayesianWeightLearner(alpha, prior, strength, cell=LearnerCell(LearnedState(file.bases())))
+    imported = of(learner.imported(file), alpha, prior, strength)
     assert imported.get_all_weights() == learner.get_all_weights()
     assert imported.get_all_statistics() == learner.get_all_statistics()
     write_weights_file(path, document_of(imported))
@@ -146,18 +173,14 @@ def test_blends_and_groups_are_exported_and_imported_to_the_last_bit(  # noqa: P
     learner = BayesianWeightLearner(alpha)
     learner.observe(ExampleEvidence(str(number), row) for number, row in enumerate(rows))
     fits = [FittedBlend(renormalised(dict(zip(rows[0], amounts, strict=False)), rows[0]), "greedy", p) for p in parts]
-    groups = {
-        label: Group(
-            [str(n) for n in range(len(rows)) if n % len(labels) == number], fitted=fits[1] if number else None
-        )
-        for number, label in enumerate(labels)
-    }
-    learner.cell.update(lambda state: with_fits(state, fits[0], "style", groups))
+    members = {str(number): labels[number % len(labels)] for number in range(len(rows))}
+    blends = BlendFits(fits[0], "style", members, dict.fromkeys(labels[1:], fits[1]))
+    learner.cell.update(lambda before: Snapshot(learner.with_blends(before.state, blends)))
     write_weights_file(path, document_of(learner))
     first = path.read_bytes()
-    state = read_weights_file(path).state()
-    assert state.sums == learner.cell.state.sums
-    assert state.sums_by_group == learner.cell.state.sums_by_group
+    state = learner.imported(read_weights_file(path))
+    assert state.statistics == learner.cell.state.statistics
+    assert state.statistics_by_group == learner.cell.state.statistics_by_group
     imported = learner.with_cell(LearnerCell(state))
     for ours, theirs in ((learner, imported), *((learner.in_group(x), imported.in_group(x)) for x in labels)):
         assert ours.get_all_statistics() == theirs.get_all_statistics()
@@ -167,10 +190,8 @@ def test_blends_and_groups_are_exported_and_imported_to_the_last_bit(  # noqa: P
 
 
 def test_the_document_is_sorted_strict_json_with_the_guides_keys(path: Path) -> None:
-    local = datetime(2025, 1, 2, 15, tzinfo=timezone(timedelta(hours=3)))
-    write_weights_file(path, document_of(learned(), local))
+    write_weights_file(path, document_of(learned()))
     document = json.loads(path.read_text(encoding="utf-8"), parse_constant=pytest.fail)
-    assert document["exported_at"] == "2025-01-02T12:00:00+00:00"
     assert document["alpha"] == 0.3
     assert document["format_version"] == WEIGHTS_FORMAT_VERSION == 2
     assert not {"blend", "group_by", "groups"} & document.keys()
@@ -179,17 +200,40 @@ def test_the_document_is_sorted_strict_json_with_the_guides_keys(path: Path) -> 
     assert "größer" in path.read_text(encoding="utf-8")
 
 
-def test_a_learner_without_a_prior_strength_exports_its_weights_only() -> None:
-    document = weights_document(LearnedState(), {"b": 1.5, "a": 0.5}, 0.1, None, NOON)
-    assert list(document["weights"].items()) == [("a", 0.5), ("b", 1.5)]
-    assert document.keys() == {"weights", "alpha", "exported_at", "format_version"}
+def test_a_written_file_can_be_read_and_compared_by_people_too(path: Path) -> None:
+    write_weights_file(path, plain({"größer": 1.5, "a": 0.5}))
+    assert path.read_bytes().decode() == (
+        "{\n"
+        '  "format_version": 2,\n'
+        '  "exported_at": "2025-01-02T12:00:00+00:00",\n'
+        '  "alpha": 0.25,\n'
+        '  "weights": {\n'
+        '    "größer": 1.5,\n'
+        '    "a": 0.5\n'
+        "  }\n"
+        "}\n"
+    )
+
+
+@pytest.mark.skipif(not hasattr(time, "tzset"), reason="this system takes its time zone from elsewhere")
+def test_the_time_is_written_in_utc_wherever_the_machine_stands(
+    tmp_path: Path, path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as elsewhere, manager_with(tmp_path, 0) as manager:
+        elsewhere.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        manager.export_weights(path)
+    time.tzset()
+    exported_at = datetime.fromisoformat(json.loads(path.read_bytes())["exported_at"])
+    assert exported_at.utcoffset() == timedelta(0)
+    assert abs(datetime.now(UTC) - exported_at) < timedelta(minutes=5)
 
 
 def test_a_file_with_weights_only_gives_priors(path: Path) -> None:
     path.write_text('{"weights": {"a": 1, "b": 1.25}}')
     file = read_weights_file(path)
     assert (file.alpha, file.prior_strength, file.posterior) == (None, None, None)
-    assert file.bases() == {"a": WorkerBase(1.0), "b": WorkerBase(1.25)}
+    assert file.state() == LearnedState({"a": SufficientStatistics(1.0), "b": SufficientStatistics(1.25)})
     assert (file.path, dict(file.weights)) == (str(path), {"a": 1.0, "b": 1.25})
 
 
@@ -201,7 +245,7 @@ def test_the_guides_own_file_and_keys_from_elsewhere_are_accepted(path: Path) ->
 
 def test_a_byte_order_mark_is_tolerated(path: Path) -> None:
     path.write_bytes(b"\xef\xbb\xbf" + json.dumps(good_document()).encode())
-    assert read_weights_file(path).bases().keys() == good_document()["weights"].keys()
+    assert read_weights_file(path).weights == good_document()["weights"]
 
 
 # --- files of earlier versions --------------------------------------------------------------------------------------
@@ -209,48 +253,36 @@ def test_a_byte_order_mark_is_tolerated(path: Path) -> None:
 GOLDEN = Path(__file__).parent / "weights_files"
 
 
-def test_a_file_of_format_1_is_read_to_the_last_bit_and_exported_as_one_of_the_present_format(path: Path) -> None:
-    """The file is never made anew: every later version has to read what this one wrote."""
-    golden = GOLDEN / "format-1.json"
-    file = read_weights_file(golden)
-    assert (file.alpha, file.prior_strength) == (0.3, 3.0)
-    assert file.bases() == learned().cell.state.sums
-    assert dict(file.weights) == learned().get_all_weights()
-    imported = BayesianWeightLearner(0.3, cell=LearnerCell(LearnedState(file.bases())))
-    write_weights_file(path, document_of(imported))
-    old = golden.read_text(encoding="utf-8")
-    expected = old.replace('"format_version": 1', f'"format_version": {WEIGHTS_FORMAT_VERSION}')
-    assert path.read_text(encoding="utf-8") == expected
-    assert (file.fitted, file.group_by, file.groups) == (None, None, {})
+def test_a_file_of_an_earlier_format_is_refused_by_its_version() -> None:
+    with pytest.raises(WeightsFileError) as caught:
+        read_weights_file(GOLDEN / "format-1.json")
+    assert caught.value.key == "format_version"
 
 
 def test_a_file_of_format_2_is_read_to_the_last_bit(path: Path) -> None:
     """The file is never made anew: every later version has to read what this one wrote."""
     golden = GOLDEN / "format-2.json"
-    file, state = read_weights_file(golden), grouped().cell.state
+    file, state = read_weights_file(golden), grouped().state
     assert (file.alpha, file.prior_strength) == (0.3, 3.0)
-    assert file.bases() == state.sums
+    assert file.posterior == state.statistics
     assert dict(file.weights) == grouped().get_all_weights()
     safe = {"zweiter, größer": 1.0}
     assert file.fitted == FittedBlend({"first": 0.1, "zweiter, größer": 0.9}, "least_squares", 1 / 3, safe=safe)
     assert (file.group_by, list(file.groups)) == ("style", ["", "unknown", "warm, größer"])
-    assert {label: group.bases for label, group in file.groups.items()} == state.sums_by_group
+    assert {label: group.bases for label, group in file.groups.items()} == state.statistics_by_group
     assert file.groups[""].fitted is None
     assert file.groups["warm, größer"].fitted == FittedBlend({"zweiter, größer": 1.0}, "best_single", 0.3)
-    write_weights_file(path, document_of(BayesianWeightLearner(0.3, cell=LearnerCell(file.state()))))
-    if WEIGHTS_FORMAT_VERSION == 2:
-        assert path.read_bytes() == golden.read_bytes()
+    write_weights_file(path, document_of(of(file.state())))
+    assert path.read_bytes() == golden.read_bytes()
 
 
 def test_a_file_of_the_guides_application_is_read_as_priors() -> None:
     file = read_weights_file(GOLDEN / "guide.json")
     assert (file.alpha, file.prior_strength, file.posterior) == (0.15, None, None)
-    assert file.bases() == {"standard_transfer": WorkerBase(1.25), "histogram_matching": WorkerBase(0.875)}
-
-
-def test_there_is_a_file_of_every_format_version() -> None:
-    versions = {json.loads(file.read_text(encoding="utf-8")).get("format_version") for file in GOLDEN.iterdir()}
-    assert versions == {None, *range(1, WEIGHTS_FORMAT_VERSION + 1)}
+    assert file.state().bases == {
+        "standard_transfer": SufficientStatistics(1.25),
+        "histogram_matching": SufficientStatistics(0.875),
+    }
 
 
 # --- what an import changes -----------------------------------------------------------------------------------------
@@ -272,7 +304,7 @@ REFUSED_IMPORTS = {
         {"weights": {"far": 1}, "blend": {"shares": {"x": 1}, "solver": "", "absorbed": 1, "safe": {}}}
     ),
     "groups by nothing": '{"weights": {"far": 1}, "group_by": "", "groups": {"a": {"posterior": {}, "blend": null}}}',
-    "another prior strength": (GOLDEN / "format-1.json").read_text(encoding="utf-8").replace("3.0", "5.0"),
+    "another prior strength": (GOLDEN / "format-2.json").read_text(encoding="utf-8").replace("3.0", "5.0"),
 }
 
 
@@ -281,14 +313,13 @@ def test_a_refused_import_changes_nothing(tmp_path: Path, path: Path, name: str)
     with manager_with(tmp_path, 3) as manager:
         manager.train(validation_split=0, verbose=False)
         learner, store = manager.weight_learner, manager.data_manager
-        before = (learner.cell.state, learner.get_all_statistics(), store.load_learning())
-        assert before[2].state == before[0]
+        before = (learner.cell.snapshot, learner.get_all_statistics(), store.load_state(None))
         content = REFUSED_IMPORTS[name]
         path.write_bytes(content if isinstance(content, bytes) else content.encode())
         with pytest.raises(WeightsFileError):
             manager.import_weights(path)
-        assert (learner.cell.state, learner.get_all_statistics(), store.load_learning()) == before
-        assert learner.cell.state is before[0]
+        assert (learner.cell.snapshot, learner.get_all_statistics(), store.load_state(None)) == before
+        assert learner.cell.snapshot is before[0]
 
 
 def test_an_import_takes_everything_and_tells_who_is_not_here(tmp_path: Path, path: Path) -> None:
@@ -313,9 +344,9 @@ def test_an_import_brings_blend_and_groups_and_puts_them_into_the_store(tmp_path
         manager.train(validation_split=0, verbose=False)
         report = manager.import_weights(path)
         assert (report.dormant, report.missing) == (("elsewhere",), ("mid",))
-        state = manager.weight_learner.cell.state
-        assert state == manager.data_manager.load_learning().state
-        assert (state.fitted, state.absorbed) == (read_weights_file(path).fitted, {})
+        state = manager.weight_learner.state
+        assert state == manager.weight_learner.cell.whole().state  # what the store holds
+        assert (state.fitted, state.num_examples, state.rows) == (read_weights_file(path).fitted, 0, {})
         assert state.groups["warm"].fitted == FittedBlend({"near": 1.0}, "greedy", 0.5)
         # Half of each share is the posterior's, and half the fit's, whose workers that are not here do not count.
         assert manager.weight_learner.get_blend_weights(worker_ids=["far", "mid"]) == {"far": 0.75, "mid": 0.25}
@@ -324,100 +355,112 @@ def test_an_import_brings_blend_and_groups_and_puts_them_into_the_store(tmp_path
         )
         path.write_text('{"weights": {"far": 1}}')
         manager.import_weights(path)
-        state = manager.data_manager.load_learning().state
+        state = manager.weight_learner.cell.whole().state
         assert (state.fitted, state.group_by, state.groups) == (None, None, {})
 
 
 # --- what stands in it ------------------------------------------------------------------------------------------------
 
-BAD_WEIGHTS = {
-    "NaN": "NaN",
-    "Infinity": "Infinity",
-    "-Infinity": "-Infinity",
-    "1e999": "Infinity",
-    "-1": "-1",
-    "-0.5": "-0.5",
-    "0": "0",
-    "0.0": "0.0",
-    "-0.0": "-0.0",
-    "true": "true",
-    "false": "false",
-    "null": "null",
-    '"9"': "'9'",
-    '"' + "long" * 100 + '"': "(400 characters)",
-    "[1.0]": "a list of 1",
-    '{"a": 1}': "an object of 1",
-    "1" + "0" * 30: "1" + "0" * 30,
-    "1" + "0" * 4000: "(4001 digits)",
-    "1" + "0" * 5000: "holds a number that cannot be read",
-    "1000000001": "1000000001",
-}
+BAD_WEIGHTS = [
+    *("NaN", "Infinity", "-Infinity", "1e999", "-1", "-0.5", "0", "0.0", "-0.0", "true", "false", "null", '"9"'),
+    '"' + "long" * 100 + '"',
+    "[1.0]",
+    '{"a": 1}',
+    "1" + "0" * 30,
+    "1" + "0" * 4000,
+    "1" + "0" * 5000,
+    "1000000001",
+]
 
 
 @pytest.mark.parametrize("position", [0, 1, 2])
-@pytest.mark.parametrize("value", BAD_WEIGHTS)
+@pytest.mark.parametrize("value", BAD_WEIGHTS, ids=lambda value: value[:12])
 def test_a_weight_that_is_no_finite_number_above_zero_is_refused_wherever_it_stands(
     path: Path, value: str, position: int
 ) -> None:
     entries = ['"a": 1.0', '"b": 0.5']
     entries.insert(position, f'"wrong": {value}')
-    error = refused(path, '{"weights": {' + ", ".join(entries) + "}}", BAD_WEIGHTS[value])
-    if "cannot be read" not in str(error) and "JSON knows" not in str(error):
-        assert error.key == "weights['wrong']"
-        assert "must be a" in error.reason
+    is_json = value.lstrip("-") not in {"NaN", "Infinity"} and len(value) < 5000
+    refused(path, '{"weights": {' + ", ".join(entries) + "}}", "weights['wrong']" if is_json else None)
 
 
 @pytest.mark.parametrize(
-    ("text", "parts"),
+    ("value", "described"),
     [
-        ('{"alpha": 0.1}', ["the key 'weights' is missing"]),
-        ('{"weights": [1.0]}', ["at weights", "one entry per worker", "a list of 1"]),
-        ('{"weights": null}', ["at weights", "null"]),
-        ('{"weights": {}}', ["at weights", "names no worker"]),
-        ("[]", ["must hold a JSON object", "a list of 0"]),
-        ("1.0", ["must hold a JSON object", "1.0"]),
-        ('"weights"', ["must hold a JSON object", "'weights'"]),
-        ("null", ["must hold a JSON object", "null"]),
-        ('{"weights": {"a": 1, "a": 2}}', ["'a'", "stands there twice"]),
-        ('{"weights": {"a": 1}, "weights": {"a": 1}}', ["'weights'", "stands there twice"]),
-        ('{"weights": {"' + "k" * 999 + '": 1, "' + "k" * 999 + '": 2}}', ["(999 characters)", "stands there twice"]),
-        ('{"weights": {"": 1}}', ["weights['']", "1 to 128 printable characters"]),
-        ('{"weights": {"' + "i" * 129 + '": 1}}', ["(129 characters)", "1 to 128 printable characters"]),
-        ('{"weights": {"\\ud800": 1}}', ["\\ud800", "printable"]),
-        ('{"weights": {"a\\u0000b": 1}}', ["\\x00", "printable"]),
-        ('{"weights": {"a\\nb": 1}}', ["\\n", "printable"]),
-        ('{"weights": {"a\nb": 1}}', ["is not JSON", "control character"]),
-        ('{"weights": {"a": 1}, "alpha": 0}', ["at alpha", "above 0 and at most 1", "got 0"]),
-        ('{"weights": {"a": 1}, "alpha": 1.5}', ["at alpha", "1.5"]),
-        ('{"weights": {"a": 1}, "alpha": null}', ["at alpha", "null"]),
-        ('{"weights": {"a": 1}, "prior_strength": -3}', ["at prior_strength", "-3"]),
-        ('{"weights": {"a": 1}, "format_version": 3}', ["at format_version", "version 3", "reads 1 to 2"]),
-        ('{"weights": {"a": 1}, "format_version": 0}', ["at format_version", "version 0", "reads 1 to 2"]),
-        ('{"weights": {"a": 1}, "format_version": true}', ["at format_version", "version true"]),
-        ('{"weights": {"a": 1}, "format_version": 1.0}', ["at format_version", "version 1.0"]),
-        ('{"weights": {"a": 1}, "format_version": "1"}', ["at format_version", "version '1'"]),
-        ('{"weights": {"a": 1}, "format_version": [' + "1," * 999 + "1]}", ["at format_version", "a list of 1000"]),
-        ("", ["is not JSON"]),
-        ("   ", ["is not JSON"]),
-        ('{"weights": {"a": 1}} x', ["is not JSON", "Extra data"]),
-        ("{'weights': {'a': 1}}", ["is not JSON"]),
-        ('{"weights": {"a": 1},}', ["is not JSON"]),
+        ('"' + "x" * 60 + '"', repr("x" * 60)),
+        ('"' + "x" * 61 + '"', repr("x" * 60) + "… (61 characters)"),
+        ("9" * 60, "9" * 60),
+        ("9" * 61, "9" * 60 + "… (61 digits)"),
+        ("[[1], 2]", "a list of 2"),
+        ('{"a": [1]}', "an object of 1"),
+        ("null", "null"),
     ],
 )
-def test_a_file_that_is_not_laid_out_as_agreed_is_refused_with_the_place_and_the_reason(
-    path: Path, text: str, parts: list[str]
+def test_a_value_is_shown_as_far_as_it_fits_on_a_line(path: Path, value: str, described: str) -> None:
+    error = refused(path, '{"weights": {"a": ' + value + "}}", "weights['a']")
+    assert error.reason.endswith(f", got {described}")
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ('{"alpha": 0.1}', None),
+        ('{"weights": [1.0]}', "weights"),
+        ('{"weights": null}', "weights"),
+        ('{"weights": {}}', "weights"),
+        ("[]", None),
+        ("1.0", None),
+        ('"weights"', None),
+        ("null", None),
+        ('{"weights": {"a": 1, "a": 2}}', "'a'"),
+        ('{"weights": {"a": 1}, "weights": {"a": 1}}', "'weights'"),
+        ('{"weights": {"' + "k" * 999 + '": 1, "' + "k" * 999 + '": 2}}', f"'{'k' * 60}'… (999 characters)"),
+        ('{"weights": {"": 1}}', "weights['']"),
+        ('{"weights": {"' + "i" * 129 + '": 1}}', f"weights['{'i' * 60}'… (129 characters)]"),
+        ('{"weights": {"\\ud800": 1}}', "weights['\\ud800']"),
+        ('{"weights": {"a\\u0000b": 1}}', "weights['a\\x00b']"),
+        ('{"weights": {"a\\nb": 1}}', "weights['a\\nb']"),
+        ('{"weights": {"a\nb": 1}}', None),
+        ('{"weights": {"a": 1}, "alpha": 0}', "alpha"),
+        ('{"weights": {"a": 1}, "alpha": 1.5}', "alpha"),
+        ('{"weights": {"a": 1}, "alpha": null}', "alpha"),
+        ('{"weights": {"a": 1}, "prior_strength": -3}', "prior_strength"),
+        *(
+            (f'{{"weights": {{"a": 1}}, "format_version": {version}}}', "format_version")
+            for version in ("3", "1", "0", "true", "2.0", '"2"', f"[{'1,' * 999} 1]")
+        ),
+        (json.dumps({"weights": {f"worker {number}": 1.0 for number in range(1001)}}), "weights"),
+        ("", None),
+        ("   ", None),
+        ('{"weights": {"a": 1}} x', None),
+        ("{'weights': {'a': 1}}", None),
+        ('{"weights": {"a": 1},}', None),
+        ('{"weights": {"a": 1}, "learner": null}', "learner"),
+        ('{"weights": {"a": 1}, "learner": {"name": "mine"}}', "learner"),
+        ('{"weights": {"a": 1}, "learner": {"name": "mine", "head": {}}}', "learner"),
+    ],
+)
+def test_a_file_that_is_not_laid_out_as_agreed_is_refused_with_the_place(
+    path: Path, text: str, key: str | None
 ) -> None:
-    refused(path, text, *parts)
+    refused(path, text, key)
+
+
+def test_a_file_of_another_learner_gives_its_weights_as_priors(path: Path) -> None:
+    document = {**plain({"a": 1.5}), "learner": {"name": "another", "head": "anything"}}
+    path.write_text(json.dumps(document))
+    file = read_weights_file(path)
+    assert file.learner == {"name": "another", "head": "anything"}
+    assert BayesianWeightLearner().imported(file) == LearnedState({"a": SufficientStatistics(1.5)})
 
 
 def sums_document(**changes: Any) -> dict[str, Any]:
     return {**good_document()["posterior"]["first"], **changes}
 
 
-def _changed(change: Callable[[dict[str, Any]], object]) -> str:
-    document = good_document()
+def _with(document: dict[str, Any], change: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
     change(document)
-    return json.dumps(document)
+    return document
 
 
 def _entry(**changes: Any) -> Callable[[dict[str, Any]], None]:
@@ -425,40 +468,105 @@ def _entry(**changes: Any) -> Callable[[dict[str, Any]], None]:
 
 
 @pytest.mark.parametrize(
-    ("change", "parts"),
+    ("change", "key"),
     [
-        (lambda d: d["weights"].update(first=2.0), ["weights['first']", "is 2.0, but its posterior says", "as priors"]),
-        (lambda d: d.pop("prior_strength"), ["at prior_strength", "is missing"]),
-        (lambda d: d["weights"].update(new=1.0), ["at posterior", "same workers"]),
-        (lambda d: d["posterior"].pop("first"), ["at posterior", "same workers"]),
-        (lambda d: d.update(posterior=[]), ["at posterior", "one entry per worker", "a list of 0"]),
-        (lambda d: d.update(posterior=None), ["at posterior", "null"]),
-        (lambda d: d["posterior"].update(first=1.0), ["posterior['first']", "exactly the keys prior, evidence", "1.0"]),
-        (lambda d: d["posterior"]["first"].pop("prior"), ["posterior['first']", "exactly the keys", "an object of 7"]),
-        (_entry(extra=1), ["posterior['first']", "exactly the keys", "an object of 9"]),
-        (_entry(prior=0), ["posterior['first']['prior']", "above 0"]),
-        (_entry(evidence="1"), ["posterior['first']['evidence']", "a number", "'1'"]),
-        (_entry(advantage=1e300), ["posterior['first']['advantage']", "at most 1e+09"]),
-        (_entry(update_count=-1), ["posterior['first']['update_count']", "whole number of at least 0", "-1"]),
-        (_entry(valid_count=1.0), ["posterior['first']['valid_count']", "whole number", "1.0"]),
-        (_entry(valid_count=True), ["posterior['first']['valid_count']", "whole number", "true"]),
-        (_entry(valid_count=10**10), ["posterior['first']['valid_count']", "10000000000"]),
-        (_entry(evidence=-0.1), ["posterior['first']", "sums that no evidence can have"]),
-        (_entry(advantage=0.9), ["posterior['first']", "sums that no evidence can have"]),
-        (_entry(advantage=-0.9), ["posterior['first']", "sums that no evidence can have"]),
-        (_entry(squared_advantage=-0.1), ["posterior['first']", "sums that no evidence can have"]),
-        (_entry(squared_advantage=0.9), ["posterior['first']", "sums that no evidence can have"]),
-        (_entry(squared_advantage=0.0), ["posterior['first']", "sums that no evidence can have"]),
-        (_entry(evidence=2.5), ["posterior['first']", "sums that no evidence can have"]),
-        (_entry(accuracy_sum=-0.1), ["posterior['first']", "sums that no evidence can have"]),
-        (_entry(accuracy_sum=2.5), ["posterior['first']", "sums that no evidence can have"]),
-        (_entry(valid_count=3), ["posterior['first']", "sums that no evidence can have"]),
+        (lambda d: d["weights"].update(first=2.0), "weights['first']"),
+        (lambda d: d.pop("prior_strength"), "prior_strength"),
+        (lambda d: d["weights"].update(new=1.0), "posterior"),
+        (lambda d: d["posterior"].pop("first"), "posterior"),
+        (lambda d: d.update(posterior=[]), "posterior"),
+        (lambda d: d.update(posterior=None), "posterior"),
+        (lambda d: d["posterior"].update(first=1.0), "posterior['first']"),
+        (lambda d: d["posterior"]["first"].pop("prior"), "posterior['first']"),
+        (_entry(extra=1), "posterior['first']"),
+        (_entry(prior=0), "posterior['first']['prior']"),
+        (_entry(evidence="1"), "posterior['first']['evidence']"),
+        (_entry(advantage=1e300), "posterior['first']['advantage']"),
+        (_entry(update_count=-1), "posterior['first']['update_count']"),
+        (_entry(valid_count=1.0), "posterior['first']['valid_count']"),
+        (_entry(valid_count=True), "posterior['first']['valid_count']"),
+        (_entry(valid_count=10**10), "posterior['first']['valid_count']"),
     ],
 )
-def test_a_posterior_that_cannot_be_or_contradicts_the_weights_is_refused(
-    path: Path, change: Callable[[dict[str, Any]], object], parts: list[str]
+def test_a_posterior_that_contradicts_the_weights_or_is_not_laid_out_as_agreed_is_refused(
+    path: Path, change: Callable[[dict[str, Any]], object], key: str
 ) -> None:
-    refused(path, _changed(change), *parts)
+    refused(path, json.dumps(_with(good_document(), change)), key)
+
+
+def text_of(**changes: Any) -> str:
+    """Return a file of a worker that was as good as the others on two examples, but for these sums."""
+    entry = {
+        "prior": 1.0,
+        "evidence": 2.0,
+        "advantage": 0.0,
+        "squared_advantage": 0.5,
+        "accuracy_sum": 1.0,
+        "valid_count": 2,
+        "update_count": 2,
+        "failed_evidence": 0.0,
+        **changes,
+    }
+    weight = entry["prior"] * (1.0 + entry["advantage"] / (entry["evidence"] + 3.0))
+    return json.dumps({"weights": {"a": weight}, "prior_strength": 3.0, "posterior": {"a": entry}})
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"prior": 1e9},
+        {"update_count": 10**9},
+        {"evidence": 0.0, "squared_advantage": 0.0, "accuracy_sum": 0.0, "valid_count": 0, "update_count": 0},
+        {"evidence": 2.0, "squared_advantage": 2.0, "advantage": 2.0},
+        {"evidence": 2.0, "squared_advantage": 2.0, "advantage": -2.0},
+        {"accuracy_sum": 2.0},
+        {"accuracy_sum": 0.0},
+        # all of it from failures, whose advantage is -1
+        {"squared_advantage": 2.0, "advantage": -2.0, "failed_evidence": 2.0, "valid_count": 0, "accuracy_sum": 0.0},
+    ],
+)
+def test_sums_at_the_edge_of_what_evidence_can_give_are_taken(path: Path, changes: dict[str, Any]) -> None:
+    path.write_text(text_of(**changes))
+    assert read_weights_file(path).state().bases["a"].update_count == changes.get("update_count", 2)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"advantage": 1.1},  # more than its square allows: 1.1² > 2 · 0.5
+        {"advantage": -1.1},
+        {"failed_evidence": 0.6},  # more than is in the squares
+        {"failed_evidence": -0.1},
+        {"evidence": 2.1, "squared_advantage": 0.5},
+        {"evidence": 0.4},
+        {"evidence": -0.1},
+        {"squared_advantage": -0.1},
+        {"squared_advantage": 2.1},
+        {"accuracy_sum": -0.1},
+        {"accuracy_sum": 2.1},
+        {"valid_count": 3},
+    ],
+)
+def test_sums_that_no_evidence_can_have_are_refused(path: Path, changes: dict[str, Any]) -> None:
+    refused(path, text_of(**changes), "posterior['a']")
+
+
+@pytest.mark.parametrize("weight", [1.0 + 5e-10, 1.0 - 5e-10])
+def test_a_weight_that_another_machine_rounded_otherwise_is_taken(path: Path, weight: float) -> None:
+    document = json.loads(text_of())
+    document["weights"]["a"] = weight
+    path.write_text(json.dumps(document))
+    assert read_weights_file(path).weights["a"] == weight
+    document["weights"]["a"] = 1.0 + 2e-9
+    refused(path, json.dumps(document), "weights['a']")
+
+
+def test_ids_workers_and_numbers_are_taken_up_to_the_limit(path: Path) -> None:
+    weights = {"i" * 128: 1e9, "least": 1e-300, **{f"worker {number}": 1.0 for number in range(998)}}
+    path.write_text(json.dumps({"weights": weights, "alpha": 1, "prior_strength": 1e9}))
+    file = read_weights_file(path)
+    assert (file.weights, file.alpha, file.prior_strength) == (weights, 1.0, 1e9)
 
 
 def _blend(**changes: Any) -> Callable[[dict[str, Any]], None]:
@@ -473,93 +581,68 @@ _GROUPED: Any = {"posterior": {}, "blend": None}
 
 
 @pytest.mark.parametrize(
-    ("change", "key", "reason"),
+    ("change", "key"),
     [
-        (
-            lambda d: d.update(blend=None),
-            "blend",
-            "must be an object with exactly the keys shares, solver, absorbed, safe",
-        ),
-        (lambda d: d.update(blend=[]), "blend", "exactly the keys shares, solver, absorbed, safe, got a list of 0"),
-        (
-            lambda d: d["blend"].pop("solver"),
-            "blend",
-            "exactly the keys shares, solver, absorbed, safe, got an object of 3",
-        ),
-        (_blend(more=1), "blend", "exactly the keys shares, solver, absorbed, safe, got an object of 5"),
-        (_blend(shares=None), "blend.shares", "must be an object with one entry per worker, got null"),
-        (_blend(shares={}), "blend.shares", "must hold shares whose sum is 1"),
-        (_blend(shares={"first": 1.0, "zweiter, größer": 1e-8}), "blend.shares", "must hold shares whose sum is 1"),
-        (_blend(shares={"first": 0.5}), "blend.shares", "must hold shares whose sum is 1"),
-        (_blend(shares={"first": 1.0, "zweiter, größer": 0}), "blend.shares['zweiter, größer']", "above 0"),
-        (_blend(shares={"first": 1.5, "zweiter, größer": -0.5}), "blend.shares['first']", "at most 1, got 1.5"),
-        (_blend(shares={"first": "1"}), "blend.shares['first']", "must be a number, got '1'"),
-        (_blend(shares={"third": 1.0}), "blend.shares['third']", "a worker that 'weights' does not name"),
-        (_blend(shares={"": 1.0}), "blend.shares['']", "1 to 128 printable characters"),
-        (_blend(shares={f"w{n}": 0.0 for n in range(1001)}), "blend.shares", "names 1001 workers; at most 1000"),
-        (_blend(safe=None), "blend.safe", "must be an object with one entry per worker, got null"),
-        (_blend(safe=[]), "blend.safe", "must be an object with one entry per worker, got a list of 0"),
-        (_blend(safe={"first": 0.5}), "blend.safe", "must hold shares whose sum is 1"),
-        (_blend(safe={"third": 1.0}), "blend.safe['third']", "a worker that 'weights' does not name"),
-        (_blend(safe={"first": 0}), "blend.safe['first']", "above 0"),
-        (_blend(solver=None), "blend.solver", "must be text of at most 200 characters, got null"),
-        (_blend(solver="x" * 201), "blend.solver", "must be text of at most 200 characters"),
-        (_blend(solver="\udfff"), "blend.solver", "holds half a character"),
-        (_blend(absorbed=None), "blend.absorbed", "must be a number, got null"),
-        (_blend(absorbed=-0.5), "blend.absorbed", "must be at least 0, got -0.5"),
-        (_blend(absorbed=1.5), "blend.absorbed", "at most 1, got 1.5"),
-        (_blend(absorbed=-1.5), "blend.absorbed", "at most 1, got -1.5"),
-        (lambda d: d.pop("group_by"), "group_by", "must be text of at most 200 characters, got null"),
-        (lambda d: d.update(group_by=1), "group_by", "must be text of at most 200 characters, got 1"),
-        (lambda d: d.update(group_by=""), "group_by", "must be a metadata key"),
-        (lambda d: d.update(group_by="x" * 201), "group_by", "must be text of at most 200 characters"),
-        (lambda d: d.update(group_by="\ud800x"), "group_by", "holds half a character"),
-        (lambda d: d.pop("groups"), "groups", "must be an object with 1 to 1000 entries, got null"),
-        (lambda d: d.update(groups=[]), "groups", "must be an object with 1 to 1000 entries, got a list of 0"),
-        (lambda d: d.update(groups={}), "groups", "must be an object with 1 to 1000 entries, got an object of 0"),
-        (lambda d: d.update(groups={str(n): _GROUPED for n in range(1001)}), "groups", "1 to 1000 entries"),
-        (lambda d: d["groups"].update({"x" * 201: _GROUPED}), f"groups['{'x' * 60}'… (201 characters)]", "at most 200"),
-        (lambda d: d["groups"].update({"\ud800": _GROUPED}), "groups['\\ud800']", "holds half a character"),
-        (
-            lambda d: d["groups"].update(unknown=None),
-            "groups['unknown']",
-            "exactly the keys posterior, blend, got null",
-        ),
-        (lambda d: d["groups"]["unknown"].pop("blend"), "groups['unknown']", "exactly the keys posterior, blend"),
-        (_group(more=1), "groups['unknown']", "exactly the keys posterior, blend, got an object of 3"),
-        (_group(posterior=None), "groups['unknown'].posterior", "one entry per worker, got null"),
-        (_group(posterior={"third": sums_document()}), "groups['unknown'].posterior['third']", "does not name"),
-        (_group(posterior={"first": 1}), "groups['unknown'].posterior['first']", "exactly the keys prior, evidence"),
-        (
-            _group(posterior={"first": sums_document(prior=0)}),
-            "groups['unknown'].posterior['first']['prior']",
-            "above 0",
-        ),
-        (
-            _group(posterior={"first": sums_document(advantage=2.0)}),
-            "groups['unknown'].posterior['first']",
-            "holds sums that no evidence can have",
-        ),
-        (_group(blend=1), "groups['unknown'].blend", "exactly the keys shares, solver, absorbed, safe, got 1"),
+        (lambda d: d.update(blend=None), "blend"),
+        (lambda d: d.update(blend=[]), "blend"),
+        (lambda d: d["blend"].pop("solver"), "blend"),
+        (_blend(more=1), "blend"),
+        (_blend(shares=None), "blend.shares"),
+        (_blend(shares={}), "blend.shares"),
+        (_blend(shares={"first": 1.0, "zweiter, größer": 1e-8}), "blend.shares"),
+        (_blend(shares={"first": 0.5}), "blend.shares"),
+        (_blend(shares={"first": 1.0, "zweiter, größer": 0}), "blend.shares['zweiter, größer']"),
+        (_blend(shares={"first": 1.5, "zweiter, größer": -0.5}), "blend.shares['first']"),
+        (_blend(shares={"first": "1"}), "blend.shares['first']"),
+        (_blend(shares={"third": 1.0}), "blend.shares['third']"),
+        (_blend(shares={"": 1.0}), "blend.shares['']"),
+        (_blend(shares={f"w{n}": 0.0 for n in range(1001)}), "blend.shares"),
+        (_blend(safe=None), "blend.safe"),
+        (_blend(safe=[]), "blend.safe"),
+        (_blend(safe={"first": 0.5}), "blend.safe"),
+        (_blend(safe={"third": 1.0}), "blend.safe['third']"),
+        (_blend(safe={"first": 0}), "blend.safe['first']"),
+        (_blend(solver=None), "blend.solver"),
+        (_blend(solver="x" * 201), "blend.solver"),
+        (_blend(solver="\udfff"), "blend.solver"),
+        (_blend(absorbed=None), "blend.absorbed"),
+        (_blend(absorbed=-0.5), "blend.absorbed"),
+        (_blend(absorbed=1.5), "blend.absorbed"),
+        (_blend(absorbed=-1.5), "blend.absorbed"),
+        (lambda d: d.pop("group_by"), "group_by"),
+        (lambda d: d.update(group_by=1), "group_by"),
+        (lambda d: d.update(group_by=""), "group_by"),
+        (lambda d: d.update(group_by="x" * 201), "group_by"),
+        (lambda d: d.update(group_by="\ud800x"), "group_by"),
+        (lambda d: d.pop("groups"), "groups"),
+        (lambda d: d.update(groups=[]), "groups"),
+        (lambda d: d.update(groups={}), "groups"),
+        (lambda d: d.update(groups={str(n): _GROUPED for n in range(1001)}), "groups"),
+        (lambda d: d["groups"].update({"x" * 201: _GROUPED}), f"groups['{'x' * 60}'… (201 characters)]"),
+        (lambda d: d["groups"].update({"\ud800": _GROUPED}), "groups['\\ud800']"),
+        (lambda d: d["groups"].update(unknown=None), "groups['unknown']"),
+        (lambda d: d["groups"]["unknown"].pop("blend"), "groups['unknown']"),
+        (_group(more=1), "groups['unknown']"),
+        (_group(posterior=None), "groups['unknown'].posterior"),
+        (_group(posterior={"third": sums_document()}), "groups['unknown'].posterior['third']"),
+        (_group(posterior={"first": 1}), "groups['unknown'].posterior['first']"),
+        (_group(posterior={"first": sums_document(prior=0)}), "groups['unknown'].posterior['first']['prior']"),
+        (_group(posterior={"first": sums_document(advantage=2.0)}), "groups['unknown'].posterior['first']"),
+        (_group(blend=1), "groups['unknown'].blend"),
         (
             _group(blend={"shares": {"third": 1.0}, "solver": "", "absorbed": 1, "safe": {}}),
             "groups['unknown'].blend.shares['third']",
-            "does not name",
         ),
         (
             _group(blend={"shares": {"first": 1.0}, "solver": "", "absorbed": True, "safe": {}}),
             "groups['unknown'].blend.absorbed",
-            "must be a number, got true",
         ),
     ],
 )
 def test_a_blend_or_a_group_that_is_not_laid_out_as_agreed_is_refused_by_its_key(
-    path: Path, change: Callable[[dict[str, Any]], object], key: str, reason: str
+    path: Path, change: Callable[[dict[str, Any]], object], key: str
 ) -> None:
-    document = good_document(grouped())
-    change(document)
-    error = refused(path, json.dumps(document), reason)
-    assert error.key == key
+    refused(path, json.dumps(_with(good_document(grouped()), change)), key)
 
 
 def test_blends_and_groups_are_taken_up_to_the_limits(path: Path) -> None:
@@ -584,12 +667,14 @@ def test_blends_and_groups_are_taken_up_to_the_limits(path: Path) -> None:
 
 @pytest.mark.parametrize("opening", ["[", '{"weights":', '{"weights": {"a": ', '{"weights": {"a": 1}, "note": ['])
 def test_a_hundred_thousand_nested_brackets_are_refused(path: Path, opening: str) -> None:
-    refused(path, opening * (400_000 // len(opening)), "is nested too deeply")
+    refused(path, opening * (400_000 // len(opening)))
 
 
 def test_nesting_is_refused_at_every_depth_that_the_parser_still_takes(path: Path) -> None:
     for depth in range(1, sys.getrecursionlimit() + 50, 7):
-        refused(path, '{"weights": {"a": ' + "[" * depth + "]" * depth + "}}")
+        path.write_text('{"weights": {"a": ' + "[" * depth + "]" * depth + "}}")
+        with pytest.raises(WeightsFileError):
+            read_weights_file(path)
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-32", "latin-1", "cp1252"])
@@ -598,7 +683,7 @@ def test_another_encoding_is_refused(path: Path, encoding: str) -> None:
 
 
 def test_the_place_of_a_byte_that_is_not_utf_8_is_named(path: Path) -> None:
-    refused(path, b'{"weights": {"a\xff": 1}}', "is not UTF-8 text", "at byte 15")
+    assert "at byte 15" in refused(path, b'{"weights": {"a\xff": 1}}').reason
 
 
 def test_a_good_file_cut_anywhere_is_refused(path: Path) -> None:
@@ -630,9 +715,9 @@ def test_bytes_changed_at_random_give_a_good_file_or_the_one_error(path: Path) -
         except WeightsFileError:
             outcomes["refused"] += 1
         else:
-            state = file.state()
-            assert all(base.prior > 0.0 for base in state.sums.values())
-            assert file.weights.keys() == file.bases().keys()
+            statistics = file.state().statistics
+            assert all(base.prior > 0.0 for base in statistics.values())
+            assert file.weights.keys() == statistics.keys()
             outcomes["good"] += 1
     assert min(outcomes.values()) > 20
 
@@ -647,11 +732,23 @@ def test_a_large_file_is_refused_before_it_is_read(path: Path) -> None:
         read_weights_file(path)
 
 
-def test_the_size_limit_itself_is_allowed(path: Path) -> None:
+def test_a_file_is_read_and_written_up_to_the_size_limit_and_not_above_it(path: Path) -> None:
     text = '{"weights": {"a": 1}}'
     path.write_text(text.ljust(MAX_WEIGHTS_FILE_BYTES))
     assert read_weights_file(path).weights == {"a": 1.0}
-    refused(path, text.ljust(MAX_WEIGHTS_FILE_BYTES + 1), "bytes")
+    refused(path, text.ljust(MAX_WEIGHTS_FILE_BYTES + 1))
+
+    def filled(more: int) -> WeightsDocument:
+        room = MAX_WEIGHTS_FILE_BYTES - len(json.dumps(plain({"a": 1.0}, ""), indent=2).encode()) - 1
+        return plain({"a": 1.0}, "x" * (room + more))
+
+    path.unlink()
+    with pytest.raises(WeightsFileError):
+        write_weights_file(path, filled(1))
+    assert not path.exists()
+    write_weights_file(path, filled(0))
+    assert path.stat().st_size == MAX_WEIGHTS_FILE_BYTES
+    assert read_weights_file(path).weights == {"a": 1.0}
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
@@ -683,7 +780,7 @@ def test_a_failed_export_keeps_the_old_file(path: Path, monkeypatch: pytest.Monk
 
     monkeypatch.setattr(weights_files, "replace_file", full_disk)
     with pytest.raises(WeightsFileError, match=r"cannot be written.*No space left"):
-        write_weights_file(path, document_of(learned(), NOON + timedelta(days=1)))
+        write_weights_file(path, document_of(learned(), "2025-01-03"))
     assert path.read_bytes() == before
 
 
@@ -695,35 +792,28 @@ def test_nothing_is_written_where_no_file_can_be(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("weights", "reason"),
+    ("weights", "key"),
     [
-        ({"a": float("nan")}, "NaN is not a number"),
-        ({"a": float("inf")}, "Infinity is not a number"),
-        ({"a": -1.0}, "above 0"),
-        ({"\ud800": 1.0}, "is not UTF-8"),
-        ({"a\n": 1.0}, "printable"),
-        ({}, "names no worker"),
-        ({f"worker {number}": 1.0 for number in range(1001)}, "names 1001 workers; at most 1000"),
+        ({"a": float("nan")}, None),
+        ({"a": float("inf")}, None),
+        ({"a": -1.0}, "weights['a']"),
+        ({"\ud800": 1.0}, None),
+        ({"a\n": 1.0}, "weights['a\\n']"),
+        ({}, "weights"),
+        ({f"worker {number}": 1.0 for number in range(1001)}, "weights"),
     ],
 )
-def test_what_could_not_be_read_again_is_not_written(path: Path, weights: dict[str, float], reason: str) -> None:
-    with pytest.raises(WeightsFileError, match=reason):
-        write_weights_file(path, weights_document(LearnedState(), weights, 0.1, None, NOON))
-    assert not path.exists()
-
-
-def test_a_file_that_would_be_too_large_to_be_read_is_not_written(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(weights_files, "MAX_WEIGHTS_FILE_BYTES", 1_000_000)
-    bases = {f"{number:04}" + "🎨" * 124: WorkerBase(1.0) for number in range(1000)}
-    with pytest.raises(WeightsFileError, match=r"would have [0-9]+ bytes; at most 1000000 are ever read"):
-        write_weights_file(path, weights_document(LearnedState(bases), dict.fromkeys(bases, 1.0), 0.1, 3.0, NOON))
+def test_what_could_not_be_read_again_is_not_written(path: Path, weights: dict[str, float], key: str | None) -> None:
+    with pytest.raises(WeightsFileError) as caught:
+        write_weights_file(path, plain(weights))
+    assert (caught.value.path, caught.value.key) == (str(path), key)
     assert not path.exists()
 
 
 def test_as_many_workers_as_are_allowed_can_be_written_and_read(path: Path) -> None:
-    bases = {f"worker {number}": WorkerBase(1.0) for number in range(1000)}
-    write_weights_file(path, weights_document(LearnedState(bases), dict.fromkeys(bases, 1.0), 0.1, 3.0, NOON))
-    assert read_weights_file(path).bases() == bases
+    bases = {f"worker {number}": SufficientStatistics(1.0) for number in range(1000)}
+    write_weights_file(path, document_of(of(LearnedState(bases))))
+    assert read_weights_file(path).posterior == bases
 
 
 def test_an_export_that_may_not_outlive_a_power_cut_is_no_success(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import decimal
 import fractions
 import math
@@ -18,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import attrs
+import cloudpickle  # type: ignore[import-untyped]
 import numpy as np
 import pytest
 
@@ -48,13 +50,18 @@ from tsm_training.workers import (
     WorkerRunner,
     ask_pool,
     checked_result,
+    group_of,
     run_worker,
     shared,
 )
 
+PATIENT = 60.0
+"""Seconds after which a test gives up; what it waits for takes a fraction of one."""
+
 RNG = np.random.default_rng(1)
 SOURCE: Image = RNG.integers(0, 256, (5, 9, 3), np.uint8)
 TARGET: Image = RNG.integers(0, 256, (6, 8, 3), np.uint8)
+TARGET_BEFORE = TARGET.copy()
 DATA = {"source": SOURCE, "target": TARGET}
 
 
@@ -123,12 +130,6 @@ def test_a_five_line_subclass_is_a_worker() -> None:
     assert np.array_equal(result.value, 255 - TARGET)  # type: ignore[arg-type]
 
 
-def test_a_subclass_with_attrs_fields_is_a_worker() -> None:
-    (result,) = pool_of(Brighter("w", 3)).execute_parallel(DATA)
-    assert (result.worker_id, result.confidence) == ("w", 0.5)
-    assert Brighter("w", 3) == Brighter("w", 3) != Brighter("w", 4)
-
-
 def test_a_function_is_called_with_source_and_target() -> None:
     def mean_colour(source: Image, target: Image) -> Image:
         return np.full_like(target, source.mean())
@@ -137,20 +138,154 @@ def test_a_function_is_called_with_source_and_target() -> None:
     assert np.array_equal(result.value, np.full_like(TARGET, SOURCE.mean()))  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("missing", ["worker_id", "process"])
-def test_a_worker_without_a_name_or_an_answer_cannot_be_made(missing: str) -> None:
-    body = {"worker_id": "w", "process": lambda _self, data: data["target"]}
-    del body[missing]
-    with pytest.raises(TypeError, match=missing):
-        type("Incomplete", (Worker,), body)()
+class Answering(Worker):
+    def process(self, data: Mapping[str, Image]) -> Image:
+        return 255 - data["target"]
 
 
-@pytest.mark.parametrize("worker", [Negative(), Brighter("w", 3), FunctionWorker("f", unchanged, "1")])
-def test_workers_survive_pickling(worker: Worker) -> None:
+class Assigned(Answering):
+    """What every newcomer writes first."""
+
+    def __init__(self, worker_id: str) -> None:
+        self.worker_id = worker_id
+
+
+class AllAssigned(Answering):
+    def __init__(self, worker_id: str) -> None:
+        self.worker_id = worker_id
+        self.version = "2"
+        self.reads_only = True
+        self.time_limit = 50.0
+
+
+class ByClass(Answering):
+    worker_id = "w"
+    version = "2"
+    reads_only = True
+    time_limit = 50.0
+
+
+class ByProperty(Answering):
+    @property
+    def worker_id(self) -> str:  # type: ignore[override]
+        return "w"
+
+    @property
+    def version(self) -> str:  # type: ignore[override]
+        return "2"
+
+
+class Partly(Assigned):
+    """Class attributes and assigned ones, over several classes."""
+
+    version = "2"
+
+    def __init__(self) -> None:
+        super().__init__("w")
+
+
+@attrs.frozen
+class Slotted(Answering):
+    worker_id: str
+    version: str = "2"
+    reads_only: bool = True
+    time_limit: float | None = 50.0
+
+
+@attrs.define(slots=False)
+class Unslotted(Answering):
+    worker_id: str
+    version: str = "2"
+    reads_only: bool = True
+    time_limit: float | None = 50.0
+
+
+@attrs.frozen
+class Inheriting(Slotted):
+    levels: int = 3
+
+
+@dataclasses.dataclass
+class Data(Answering):
+    worker_id: str
+    version: str = "2"
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class SlottedData(Answering):
+    worker_id: str
+    version: str = "2"
+    reads_only: bool = True
+    time_limit: float | None = 50.0
+
+
+PLAIN, VERSION, ALL = ("", False, None), ("2", False, None), ("2", True, 50.0)
+WAYS: list[tuple[Worker, tuple[str, bool, float | None]]] = [
+    (Assigned("w"), PLAIN),
+    (AllAssigned("w"), ALL),
+    (ByClass(), ALL),
+    (ByProperty(), VERSION),
+    (Partly(), VERSION),
+    (Slotted("w"), ALL),
+    (Unslotted("w"), ALL),
+    (Inheriting("w"), ALL),
+    (Data("w"), VERSION),
+    (SlottedData("w"), ALL),
+    (FunctionWorker("w", unchanged, "2", time_limit=50.0), ("2", False, 50.0)),
+]
+"""Every way to write a worker, with its version, whether it only reads, and its time limit."""
+
+
+def attributes_of(worker: Worker) -> tuple[str, bool, float | None]:
+    assert worker.worker_id == "w"
+    return worker.version, worker.reads_only, worker.time_limit
+
+
+@pytest.mark.parametrize(("worker", "told"), WAYS)
+def test_a_worker_may_be_written_in_any_way_and_survives_pickling(worker: Worker, told: tuple[Any, ...]) -> None:
     again = pickle.loads(pickle.dumps(worker))
     assert type(again) is type(worker)
-    request = WorkerRequest(SOURCE, TARGET)
-    assert facts(run_worker(again, request)) == facts(run_worker(worker, request))
+    assert attributes_of(worker) == attributes_of(again) == told
+    assert describe_object(again) == describe_object(worker)
+    (result,), (copied,) = (pool_of(each).execute_parallel(DATA) for each in (worker, again))
+    assert result.is_valid()
+    assert facts(result) == facts(copied)
+
+
+@pytest.mark.slow
+def test_workers_of_a_notebook_survive_cloudpickle(tmp_path: Path) -> None:
+    """Their classes travel by value, and are built anew where they arrive."""
+    cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    try:
+        (tmp_path / "workers").write_bytes(cloudpickle.dumps([worker for worker, _told in WAYS]))
+    finally:
+        cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    code = """
+import pickle, sys, numpy as np
+from tsm_training.workers import WorkerRequest, run_worker
+request = WorkerRequest(*[np.full((3, 4, 3), 9, np.uint8)] * 2)
+with open(sys.argv[1], "rb") as file:
+    for worker in pickle.load(file):
+        told = type(worker).__name__, worker.worker_id, worker.version, worker.reads_only, worker.time_limit
+        print(*told, run_worker(worker, request).is_valid())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "workers")],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        timeout=PATIENT,
+    )
+    assert done.stdout.splitlines() == [f"{type(w).__name__} w {v} {r} {t} True" for w, (v, r, t) in WAYS]
+
+
+def test_a_worker_without_an_answer_cannot_be_made_and_one_without_a_name_not_registered() -> None:
+    with pytest.raises(TypeError, match="process"):
+        type("Incomplete", (Worker,), {"worker_id": "w"})()
+    with pytest.raises(InvalidArgumentError) as caught:
+        WorkerPool().register_worker(Answering())
+    assert (caught.value.argument, caught.value.seen) == ("worker_id", None)
 
 
 # --- the registry ---------------------------------------------------------------------------------------------------
@@ -271,8 +406,11 @@ def test_an_empty_pool_is_an_error() -> None:
         (None, "got None"),
         ([SOURCE, TARGET], "data must be a mapping"),
         ({"source": None, "target": TARGET}, r"data\['source'\] must be a uint8 array of shape \(H, W, 3\), BGR, got"),
-        ({"source": SOURCE, "target": TARGET / 255}, r"data\['target'\] must be .* got an array of dtype float64"),
-        ({"source": SOURCE, "target": TARGET[:, :, 0]}, r"data\['target'\] must be .* got an array of shape \(6, 8\)"),
+        ({"source": SOURCE, "target": TARGET / 255}, r"data\['target'\] must be .* got 'an array of dtype float64'"),
+        (
+            {"source": SOURCE, "target": TARGET[:, :, 0]},
+            r"data\['target'\] must be .* got 'an array of shape \(6, 8\)'",
+        ),
     ],
 )
 def test_a_request_without_two_pictures_is_refused(data: Any, message: str) -> None:
@@ -653,17 +791,24 @@ def test_a_worker_that_promises_to_read_only_is_held_to_it() -> None:
             array.setflags(write=True)
         return data["target"]
 
-    for attempt in (breaks_its_promise, tries_harder):
+    def puts_another_in_its_place(data: Mapping[str, Image]) -> Image:
+        data["target"] = 0 * data["target"]  # type: ignore[index]
+        return data["target"]
+
+    attempts = {breaks_its_promise: "ValueError", tries_harder: "ValueError", puts_another_in_its_place: "TypeError"}
+    for attempt, error_type in attempts.items():
         result, other = pool_of(ReadsOnly(attempt), Negative(), max_workers=1).execute_parallel(DATA)
-        assert failure_of(result).error_type == "ValueError"
+        assert failure_of(result).error_type == error_type
         assert np.array_equal(other.value, 255 - TARGET)  # type: ignore[arg-type]
 
 
 def test_a_picture_that_the_host_changes_afterwards_is_not_changed_in_the_request() -> None:
     target = TARGET.copy()
-    request = WorkerRequest(SOURCE, target)
+    request = WorkerRequest(SOURCE, target, "a group")
     target[...] = 0
     assert np.array_equal(request["target"], TARGET)
+    assert (list(request), len(request), group_of(request)) == (["source", "target", "group"], 3, "a group")
+    assert group_of(WorkerRequest(SOURCE, TARGET)) is None
 
 
 def test_what_workers_share_is_computed_once_per_request() -> None:
@@ -678,6 +823,8 @@ def test_what_workers_share_is_computed_once_per_request() -> None:
     with ThreadPoolExecutor(8) as threads:
         assert set(threads.map(lambda _: shared(request, "lab", lab), range(8))) == {1}
     assert shared(request, "other", lambda: None) is None
+    with pytest.raises(ValueError, match="read-only"):
+        shared(request, "array", lambda: np.zeros(3))[0] = 1.0
     assert shared(request, "nested", lambda: shared(request, "lab", lab)) == 1
     assert shared(WorkerRequest(SOURCE, TARGET), "lab", lab) == 2
     assert [shared(DATA, "lab", lab), shared(DATA, "lab", lab)] == [3, 4]  # a plain mapping remembers nothing
@@ -729,6 +876,12 @@ def test_of_two_faults_the_picture_is_named() -> None:
         ({"error": "", "failure": "or so"}, "or so"),
         ({"error": None}, "its pool called it invalid"),
         ({"silent": True}, "its pool called it invalid"),
+        ({"silent": True, "metadata": {"error": "no model"}}, "no model"),
+        ({"error": None, "metadata": {"error": OwnError("no model")}}, "no model"),
+        ({"error": "it broke", "metadata": {"error": "or so"}}, "it broke"),
+        ({"silent": True, "metadata": {"seconds": 3}}, "its pool called it invalid"),
+        ({"silent": True, "metadata": "error"}, "its pool called it invalid"),
+        ({"silent": True, "metadata": None}, "its pool called it invalid"),
         ({"error": UnspeakableError()}, "(it could not be shown: OwnError)"),
         ({"error": "x" * 1000}, "x" * 499 + "…"),
     ],
@@ -738,10 +891,89 @@ def test_a_foreign_failure_keeps_the_reason_that_its_pool_gives(more: dict[str, 
     assert (failure.kind, failure.error_type, failure.message) == ("raised", "invalid result", message)
 
 
-def test_our_own_results_pass_and_failures_stay_failures() -> None:
-    good, bad = pool_of(Negative(), FunctionWorker("bad", raising(OwnError("no luck")))).execute_parallel(DATA)
-    assert facts(checked_result(good, TARGET)) == facts(good)
-    assert failure_of(checked_result(bad, TARGET)).message == "raised: OwnError: no luck"
+def test_a_foreign_result_without_a_picture_keeps_its_reason_even_if_it_calls_itself_valid() -> None:
+    failure = failure_of(checked_result(TheirResult(None, metadata={"error": "no model"}), TARGET))
+    assert failure == WorkerFailure("raised", "invalid result", "no model")
+    assert failure_of(checked_result(TheirResult(None, metadata={}), TARGET)).kind == "bad_output"
+
+
+def test_our_own_results_pass_as_they_are() -> None:
+    pool = pool_of(Negative(), FunctionWorker("bad", raising(OwnError("no luck"))))
+    late = WorkerResult("late", None, 0.0, WorkerFailure("timed_out", "time limit", "too late"), 3.0)
+    familiar = WorkerResult("familiar", TARGET, 0.5, None, 3.0, 0.25)
+    for ours in (*pool.execute_parallel(DATA), late, familiar):
+        again = checked_result(ours, TARGET)
+        assert facts(again) == facts(ours)
+        assert (again.seconds, again.familiarity) == (ours.seconds, ours.familiarity)
+
+
+@pytest.mark.parametrize("zero", [0, 0.0, -0.0, np.float32(0)])
+def test_a_foreign_picture_that_is_called_invalid_for_its_confidence_of_0_alone_is_valid(zero: Any) -> None:
+    result = checked_result(TheirResult(confidence=zero, silent=True), TARGET)
+    assert (result.is_valid(), str(result.confidence)) == (True, "0.0")
+    for more in ({"error": "a reason"}, {"metadata": {"error": "a reason"}}):
+        told = TheirResult(confidence=zero, silent=True, **more)
+        assert failure_of(checked_result(told, TARGET)).message == "a reason"
+    assert failure_of(checked_result(TheirResult(None, zero, silent=True), TARGET)).error_type == "invalid result"
+    assert failure_of(checked_result(TheirResult("picture", zero, silent=True), TARGET)).kind == "bad_output"
+
+
+def test_a_confidence_of_0_is_no_failure_in_a_training_whoever_runs_the_workers(tmp_path: Path) -> None:
+    class HostPool:
+        def execute_parallel(self, data: dict[str, Image]) -> list[Any]:
+            unsure = TheirResult(brighter(data["target"], 30), 0.0, "unsure", silent=True)
+            return [unsure, TheirResult(data["target"], worker_id="sure")]
+
+    for pool in (HostPool(), pool_of(Brighter("unsure", 30, 0.0), Brighter("sure", 0))):
+        manager = manager_with(tmp_path, examples=2, pool=pool)
+        manager.train(validation_split=0.0, verbose=False)
+        for example in manager.data_manager.get_all_examples():
+            outcome = (example.worker_results or {})["unsure"]
+            assert (outcome["is_valid"], outcome["confidence"], outcome["error"]) == (True, 0.0, None)
+            assert outcome["accuracy"] is not None
+        assert manager.weight_learner.get_statistics("unsure")["failure_count"] == 0
+
+
+class VandalsPool:
+    """A host's own pool, which hands one dictionary to workers of which some write into their inputs."""
+
+    def __init__(self, vandals: str, *, is_threaded: bool) -> None:
+        self.vandals, self.is_threaded = vandals, is_threaded
+
+    def execute_parallel(self, data: dict[str, Image]) -> list[TheirResult]:
+        with ThreadPoolExecutor(4 if self.is_threaded else 1) as threads:
+            return list(threads.map(lambda name: self.answer(name, data), [*self.vandals, "honest", "also honest"]))
+
+    def answer(self, name: str, data: dict[str, Image]) -> TheirResult:
+        source, target = data["source"], data["target"]
+        if name not in self.vandals:
+            return TheirResult(brighter(target, len(name)), 1.0, name)
+        try:
+            for array in [*everything_under(source), *everything_under(target)]:
+                array.setflags(write=True)
+                array[...] = 0
+        except ValueError as error:
+            return TheirResult(None, 0.0, name, silent=True, metadata={"error": str(error)})
+        return TheirResult(target, 1.0, name)
+
+
+@pytest.mark.parametrize("is_threaded", [False, True])
+def test_a_worker_of_a_foreign_pool_that_writes_into_its_inputs_fails_and_spoils_nothing(
+    tmp_path: Path, *, is_threaded: bool
+) -> None:
+    seen = []
+    for vandals in ("", "xyz"):
+        manager = manager_with(tmp_path, examples=2, pool=VandalsPool(vandals, is_threaded=is_threaded))
+        manager.train(validation_split=0.0, verbose=False)
+        rows = [example.worker_results or {} for example in manager.data_manager.get_all_examples()]
+        assert [row[name]["is_valid"] for row in rows for name in vandals] == [False] * 2 * len(vandals)
+        assert all("WRITEABLE" in str(row[name]["error"]) for row in rows for name in vandals)
+        answers = manager.predict(SOURCE, TARGET, run_all=True).results
+        seen.append(
+            [[row[name]["accuracy"] for row in rows] + [facts(answers[name])] for name in ("honest", "also honest")]
+        )
+    assert seen[0] == seen[1]
+    assert np.array_equal(TARGET, TARGET_BEFORE)
 
 
 def test_a_foreign_result_that_raises_when_looked_at_is_a_failure() -> None:
@@ -774,9 +1006,6 @@ def test_a_foreign_pool_that_raises_or_exits_is_named(error: type[BaseException]
 
 
 # --- time limits ----------------------------------------------------------------------------------------------------
-
-PATIENT = 60.0
-"""Seconds after which a test gives up; what it waits for takes a fraction of one."""
 
 
 @attrs.frozen(eq=False)
@@ -970,6 +1199,7 @@ def host(code: str, *arguments: str) -> subprocess.Popen[str]:
     )
 
 
+@pytest.mark.slow
 def test_fifty_hanging_workers_do_not_keep_the_interpreter_from_exiting() -> None:
     process = host(
         """
@@ -992,6 +1222,7 @@ CTRL_C = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("act", CTRL_C)
 def test_ctrl_c_does_not_wait_for_a_hanging_worker(act: str, tmp_path: Path) -> None:
     manager_with(tmp_path, examples=1, db_path=tmp_path / "x.db").close()
@@ -1017,6 +1248,7 @@ except KeyboardInterrupt:
     assert "Error" not in errors  # a training says on its way out that it can go on
 
 
+@pytest.mark.slow
 def test_training_while_the_interpreter_exits_is_a_named_error_with_nothing_half_done(tmp_path: Path) -> None:
     manager_with(tmp_path, examples=1, db_path=tmp_path / "x.db").close()
     process = host(
@@ -1084,6 +1316,7 @@ def dying(_source: Image, _target: Image) -> Image:
     os._exit(3)
 
 
+@pytest.mark.slow
 def test_a_process_pool_that_breaks_down_ends_the_training_by_name(tmp_path: Path) -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as executor:
         factory = TrainingEngine.using(GuideSimilarity(), executor=executor)
@@ -1095,6 +1328,7 @@ def test_a_process_pool_that_breaks_down_ends_the_training_by_name(tmp_path: Pat
     assert [session.status for session in manager.data_manager.get_all_sessions()] == ["failed", "failed"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["worker 'lambda'", "the judge", "the pool's runner"])
 def test_what_cannot_travel_to_another_process_is_named(part: str, tmp_path: Path) -> None:
     class Local(ThreadRunner):

@@ -9,7 +9,7 @@ from typing import Final
 import attrs
 
 from tsm_training.data import EpochMetrics
-from tsm_training.views import guide_band
+from tsm_training.report import guide_band
 from tsm_training.weights import LearnerStatistics
 
 __all__ = ["Curve", "GrowthCurve", "Interval", "growth_curve", "learning_curve", "weight_intervals"]

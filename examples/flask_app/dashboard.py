@@ -18,7 +18,8 @@ from service import TrainingService, current_service
 from training_jobs import TrainingJob
 from tsm_training import TrainingExample, TrainingSession
 from tsm_training.data import ROLES, DatasetStatistics
-from tsm_training.views import contender_labels, growth_of
+from tsm_training.engine import BaselineMean, Validation
+from tsm_training.report import baseline_labels, growth_of
 from tsm_training.weights import LearnerStatistics
 
 __all__ = ["dashboard_bp"]
@@ -74,8 +75,8 @@ class Page:
     curve_session: dict[str, Any] | None
     judged: dict[str, Any] | None
     """The last session that was judged on examples held out."""
-    contenders: list[tuple[str, Mapping[str, Any]]]
-    """What each contender is called, and its means, in that session."""
+    baselines: list[tuple[str, BaselineMean]]
+    """What the trained ensemble and each baseline is called, and its means, in that session."""
     growth: GrowthCurve | None
     failures: list[FailureRow]
     skipped: Mapping[str, str]
@@ -98,7 +99,7 @@ def _page(service: TrainingService, shown: int) -> Page:
         curve=None if learned is None else learning_curve(learned.metrics_history),
         curve_session=_shown(learned),
         judged=_shown(judged),
-        contenders=[] if judged is None else _contenders(judged.validation or {}),
+        baselines=[] if judged is None else _baselines(judged.validation or {}),
         growth=growth_curve(growth_of(sessions[::-1])),
         failures=_failures(newest[:_LOOKED_AT]),
         skipped=public_session(sessions[0])["skipped"] if sessions else {},
@@ -110,9 +111,10 @@ def _shown(session: TrainingSession | None) -> dict[str, Any] | None:
     return None if session is None else public_session(session)
 
 
-def _contenders(validation: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
-    known = validation.get("contenders", {})
-    return [(label, known[name]) for name, label in contender_labels(validation).items() if name in known]
+def _baselines(document: Mapping[str, Any]) -> list[tuple[str, BaselineMean]]:
+    validation = Validation.from_document(document)
+    known = validation.baselines
+    return [(label, known[name]) for name, label in baseline_labels(validation).items() if name in known]
 
 
 def _workers(service: TrainingService) -> list[WorkerRow]:

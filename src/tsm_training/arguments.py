@@ -45,11 +45,9 @@ def check_whole_number(name: str, value: object, least: int = 1) -> int:
 
 def check_limit(name: str, value: object) -> int | None:
     """Return `value` if it is None or a whole number of at least 1; InvalidArgumentError otherwise, for text too."""
-    if value is None:
-        return None
-    if not is_whole_number(value) or value < 1:
+    if value is not None and (not is_whole_number(value) or value < 1):
         raise InvalidArgumentError(name, value, "a whole number of at least 1, or None for all")
-    return int(value)
+    return None if value is None else int(value)
 
 
 def check_number(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final, TypeAlias, TypeGuard, cast
+from typing import Final, TypeAlias, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -29,19 +29,15 @@ def image_fault(value: object) -> str | None:
     return None
 
 
-def _is_image(value: object) -> TypeGuard[Image]:
-    return image_fault(value) is None
-
-
 def check_image(value: object, argument: str) -> Image:
     """Return `value` unchanged if it can be a picture; that its channels are BGR cannot be seen.
 
     Raises:
         InvalidArgumentError: `value` is not a ``uint8`` array of shape (H, W, 3) with at least one pixel.
     """
-    if not _is_image(value):
-        raise InvalidArgumentError(argument, _Described(image_fault(value)), "a uint8 array of shape (H, W, 3), BGR")
-    return value
+    if fault := image_fault(value):
+        raise InvalidArgumentError(argument, fault, "a uint8 array of shape (H, W, 3), BGR")
+    return cast("Image", value)
 
 
 def frozen_copy(image: Image) -> Image:
@@ -50,26 +46,9 @@ def frozen_copy(image: Image) -> Image:
     A read-only *view* can be switched back to writable by whoever holds it; an array over immutable bytes cannot. That
     is what lets several workers share one picture. What this function has given is returned as it is.
     """
-    if _is_frozen(image):
-        return image
-    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape)
-
-
-def _is_frozen(image: Image) -> bool:
     base: object = image
     while isinstance(base, np.ndarray):
         base = cast("object", base.base)  # bytes too, though NumPy's stub knows arrays only
-    return type(image) is np.ndarray and type(base) is bytes and image.flags.c_contiguous
-
-
-class _Described:
-    """Stands in an error message for an array, whose own repr would fill the screen."""
-
-    def __init__(self, text: str | None) -> None:
-        self._text = text or "nothing"
-
-    def __repr__(self) -> str:
-        return self._text
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (_Described, (self._text,))
+    if type(image) is np.ndarray and type(base) is bytes and image.flags.c_contiguous:
+        return image
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(image.shape)

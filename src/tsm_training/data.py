@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
 
@@ -16,8 +14,6 @@ import attrs
 
 from tsm_training.arguments import check_limit
 from tsm_training.errors import InvalidMetadataError, StorageReadOnlyError
-from tsm_training.learning import LearnedState
-from tsm_training.markup import Markup, card, counted, facts_table, figure_text, joined, seconds_text, small_table, tag
 
 __all__ = [
     "PREVIEW_BYTES",
@@ -33,8 +29,9 @@ __all__ = [
     "ExampleReference",
     "ExampleScores",
     "ExampleSummary",
-    "Learning",
+    "HeldState",
     "MetricRow",
+    "ObservationRecord",
     "PictureFile",
     "Preview",
     "SessionCommit",
@@ -42,6 +39,8 @@ __all__ = [
     "SessionStatus",
     "SessionSummary",
     "StateChange",
+    "StateDelta",
+    "StateDocuments",
     "TrainingExample",
     "TrainingSession",
     "TrainingStore",
@@ -121,7 +120,6 @@ def _is_encodable(text: str) -> bool:
 
 
 _LONGEST_REPR: Final = 120
-_MOST_SHOWN: Final = 8
 
 SessionStatus: TypeAlias = Literal["running", "completed", "failed", "interrupted"]
 """How far a session has come; only a completed one has changed what is learned."""
@@ -360,6 +358,8 @@ class EvaluationKey(NamedTuple):
     worker_id: str
     worker_fingerprint: str
     metric_fingerprint: str
+    reader: str
+    """The version of what decoded the pictures; see `tsm_training.images.READER_VERSION`."""
 
 
 @attrs.frozen
@@ -487,33 +487,9 @@ class TrainingSession:
 
     def _repr_html_(self) -> str:
         """Show the session in a notebook."""
-        validation = self.validation or {}
-        seconds = None if self.end_time is None else (self.end_time - self.start_time).total_seconds()
-        facts = {
-            "examples": f"{self.num_examples}, held out {len(self.validation_ids)}",
-            "epochs": f"{self.epochs}, learning rate {self.learning_rate:g}",
-            "started": f"{self.start_time:%Y-%m-%d %H:%M} UTC",
-            "took": None if seconds is None else seconds_text(seconds),
-            "accuracy on held-out examples": figure_text(validation.get("avg_accuracy")),
-            "verdict": (validation.get("verdict") or {}).get("sentence"),
-            "skipped": counted(len(self.skipped), "example") if self.skipped else None,
-            "error": self.error,
-        }
-        kind = "Trial training" if self.is_trial else "Training"
-        return card(f"{kind} session, {self.status}", facts_table(facts), self._weights_table())
+        from tsm_training.report.notebook import session_card  # noqa: PLC0415 - where HTML is made
 
-    def _weights_table(self) -> Markup | None:
-        ranked = sorted(self.final_weights, key=lambda worker_id: (-self.final_weights[worker_id], worker_id))
-        if not ranked:
-            return None
-        rows = [
-            [name, figure_text(self.initial_weights.get(name)), figure_text(self.final_weights[name])]
-            for name in ranked[:_MOST_SHOWN]
-        ]
-        left = len(ranked) - len(rows)
-        return joined(
-            small_table(["worker", "weight before", "after"], rows), tag("div", f"and {left} more") if left else None
-        )
+        return session_card(self)
 
     def to_summary(self) -> SessionDocument:
         """Return the session as the guide's training response shows it."""
@@ -547,20 +523,51 @@ class TrainingSession:
 
 
 @attrs.frozen
-class Learning:
-    """The learned state that a store holds, and a number that grows with every change of it."""
+class StateDocuments:
+    """Learned state as a store keeps it: JSON texts that only who wrote them understands."""
 
-    version: int
-    state: LearnedState
+    token: str = ""
+    """Random, and another one after each change of the state, so that a handle notices a replaced file too; empty where
+    nothing was ever learned."""
+    head: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """By name: what every reader needs, small whatever the number of examples."""
+    rows: Mapping[str, str] = attrs.field(factory=dict, repr=False)
+    """By key, those that were asked for: what is known of one example, say."""
+
+
+@attrs.frozen
+class StateDelta:
+    """What changes in learned state."""
+
+    head: Mapping[str, str | None] = attrs.field(factory=dict)
+    """The new documents by name; None drops one. The others stay."""
+    rows: Mapping[str, str | None] = attrs.field(factory=dict)
+    """The new rows by key; None drops one. The others stay, unless `drops_rows` says that they go."""
+    drops_rows: bool = False
+    """True where all rows go that are not among the new ones."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class HeldState:
+    """What a store holds inside a transaction that is about to change it: nobody else can change it meanwhile."""
+
+    token: str
+    head: Mapping[str, str]
+    rows: Callable[[Iterable[str] | None], Mapping[str, str]]
+    """Returns the rows under these keys, as far as there are any; all rows for None."""
+    known: Callable[[Iterable[str]], set[str]]
+    """Returns which of these digests are contents of examples, as it will be when the transaction ends."""
+    gone: frozenset[str] = frozenset()
+    """The digests that no example will have any more: contents that this transaction removes or replaces."""
 
 
 @attrs.frozen
 class SessionCommit:
-    """How a session ends: the final record `session`, its rows of `metrics`, and the learned `state` that it leaves."""
+    """How a session ends: the final record `session`, its rows of `metrics`, and what changes in learned state."""
 
     session: TrainingSession
     metrics: Sequence[MetricRow] = ()
-    state: LearnedState | None = None
+    delta: StateDelta | None = None
     """None leaves the learned state as it is."""
 
 
@@ -570,8 +577,8 @@ ROLES: Final = ("source", "target", "ground_truth")
 ExampleEdit: TypeAlias = Callable[[TrainingExample], TrainingExample]
 """Makes the next record of the stored one, with the same id; quick, and without side effects."""
 
-StateChange: TypeAlias = Callable[[LearnedState], LearnedState]
-"""Makes the next learned state of the one that the store holds; quick, and without side effects."""
+StateChange: TypeAlias = Callable[[HeldState], StateDelta | None]
+"""Says what changes in the learned state that the store holds, None for nothing; quick, and without side effects."""
 
 PREVIEW_BYTES = 32 * 1024 * 1024
 """How many bytes of ranked previews a store keeps: in order of rank, digest and name, those before which are fewer.
@@ -626,15 +633,6 @@ class TrainingStore(Protocol):
         ...
 
     @abstractmethod
-    def get_example(self, example_id: str, /) -> TrainingExample:
-        """Return one example.
-
-        Raises:
-            ExampleNotFoundError: no example has that id.
-        """
-        ...
-
-    @abstractmethod
     def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
         """Yield examples in order of addition: all, or the `newest` so many (at least 1).
 
@@ -645,13 +643,13 @@ class TrainingStore(Protocol):
     @abstractmethod
     def edit_examples(
         self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
-    ) -> Learning | None:
+    ) -> StateDocuments | None:
         """Change stored examples, and learned state with them: all or nothing.
 
         Each edit is called with the record that the store holds at that moment, while nobody else can change it. The
-        place in the order of addition stays. Returns the new learning where `change` is given.
-
-        Where no example has the old contents of an edited one any more, their observations and previews go with it.
+        place in the order of addition stays. `change` is called last, with the digests that are gone now: no example
+        has those contents any more, and their observations and previews go with them. Returns the head of the new
+        learned state where `change` is given.
 
         Raises:
             ExampleNotFoundError: an id is not stored, unless `skip_missing` says to pass it over.
@@ -659,14 +657,33 @@ class TrainingStore(Protocol):
         ...
 
     @abstractmethod
-    def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
+    def remove_example(self, example_id: str, change: StateChange | None = None) -> StateDocuments | None:
         """Remove an example, and change learned state with it. Evaluations, sessions and metrics stay.
 
-        Where no other example has the same contents, their observations and previews go with it.
+        `change` and what goes with the contents are as for `edit_examples`.
 
         Raises:
             ExampleNotFoundError: no example has that id.
         """
+        ...
+
+    @abstractmethod
+    def known_digests(self, digests: Iterable[str], /) -> set[str]:
+        """Return which of these digests are contents of stored examples."""
+        ...
+
+    @abstractmethod
+    def get_examples(self, example_ids: Sequence[str], /) -> list[TrainingExample]:
+        """Return the examples with these ids, in the order of the ids.
+
+        Raises:
+            ExampleNotFoundError: no example has one of the ids; it names the first.
+        """
+        ...
+
+    @abstractmethod
+    def find_examples(self, digests: Iterable[str], /) -> list[TrainingExample]:
+        """Return the examples that have one of these contents, in order of addition."""
         ...
 
     @abstractmethod
@@ -698,8 +715,21 @@ class TrainingStore(Protocol):
         ...
 
     @abstractmethod
-    def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
-        """Return the PNG bytes of an example's previews, by name; empty where there are none."""
+    def load_previews(self, example_digests: Iterable[str], /) -> dict[str, dict[str, bytes]]:
+        """Return the PNG bytes of the previews of these examples, by digest and name; without previews, no entry."""
+        ...
+
+    @abstractmethod
+    def ranked_digests(self) -> list[str]:
+        """Return the digests of the examples that have previews with a rank, in order of the lowest rank and digest."""
+        ...
+
+    @abstractmethod
+    def preview_cutoff(self) -> tuple[float, str] | None:
+        """Return the rank and digest from which on a preview with a rank would not be kept; None while there is room.
+
+        It may only fall while evaluations are saved, so a preview at or behind it need not be made.
+        """
         ...
 
     @abstractmethod
@@ -727,8 +757,8 @@ class TrainingStore(Protocol):
 
     @abstractmethod
     def commit_session(
-        self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
-    ) -> tuple[TrainingSession, Learning]:
+        self, session_id: str, finish: Callable[[HeldState], SessionCommit], /
+    ) -> tuple[TrainingSession, StateDocuments]:
         """End a session: its final record, its metric rows and its learned state, together or not at all.
 
         `finish` is called with the learned state that the store holds at that moment (another process may have trained
@@ -737,7 +767,7 @@ class TrainingStore(Protocol):
         Metric rows are added behind those that an earlier commit of the session left.
 
         Returns:
-            The session as it was stored, and the learning that the store now holds.
+            The session as it was stored, and the head of the learned state that the store now holds.
 
         Raises:
             SessionNotFoundError: no session has that id.
@@ -754,13 +784,21 @@ class TrainingStore(Protocol):
         ...
 
     @abstractmethod
-    def iterate_sessions(self) -> Iterator[TrainingSession]:
-        """Yield all sessions, the oldest first."""
+    def renew_session(self, session_id: str, /) -> None:
+        """Say that a running session still runs: its lease, where a store gives one, begins anew.
+
+        A session that was taken for dead runs again; one that has ended, or is not stored, stays as it is.
+        """
+        ...
+
+    @abstractmethod
+    def iterate_sessions(self, *, newest_first: bool = False) -> Iterator[TrainingSession]:
+        """Yield all sessions, the oldest first unless told otherwise; few are read at a time."""
         ...
 
     @abstractmethod
     def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
-        """Yield the metric rows of one session in the order in which they were committed.
+        """Yield the metric rows of one session in the order in which they were committed; few are read at a time.
 
         Raises:
             SessionNotFoundError: no session has that id.
@@ -768,13 +806,13 @@ class TrainingStore(Protocol):
         ...
 
     @abstractmethod
-    def load_learning(self) -> Learning:
-        """Return the learned state; version 0 and an empty state where nothing was ever learned."""
+    def load_state(self, keys: Iterable[str] | None = ()) -> StateDocuments:
+        """Return the head of the learned state, and the rows under these keys as far as there are any; None for all."""
         ...
 
     @abstractmethod
-    def update_learning(self, change: StateChange, /) -> Learning:
-        """Replace the learned state by what `change` makes of it, while nobody else can; return what is now held."""
+    def update_state(self, change: StateChange, /) -> StateDocuments:
+        """Change the learned state as `change` says, while nobody else can; return the head that is now held."""
         ...
 
     @abstractmethod
@@ -803,16 +841,13 @@ class TrainingStore(Protocol):
         if self.is_read_only:
             raise StorageReadOnlyError(self.location, "it was opened for reading only")
 
-    def hurrying(self) -> AbstractContextManager[None]:
-        """Have this thread's calls within a block wait for others a moment only: somebody has pressed Ctrl-C.
+    def get_example(self, example_id: str) -> TrainingExample:
+        """Return one example.
 
-        A store that never waits for others has nothing to do.
+        Raises:
+            ExampleNotFoundError: no example has that id.
         """
-        return contextlib.nullcontext()
-
-    def abandon_session(self, session_id: str, /) -> None:
-        """Let go of a running session whose end cannot be stored; a durable store finds it ``interrupted`` later."""
-        return  # a store that marks no sessions as its own has nothing to do
+        return self.get_examples([example_id])[0]
 
     def get_all_examples(self, limit: int | None = None) -> list[TrainingExample]:
         """Return examples in order of addition; with a limit, only the newest so many.
@@ -825,40 +860,3 @@ class TrainingStore(Protocol):
     def get_all_sessions(self) -> list[TrainingSession]:
         """Return all sessions, the oldest first."""
         return list(self.iterate_sessions())
-
-    def get_metrics(self, session_id: str) -> list[MetricRow]:
-        """Return the metric rows of one session.
-
-        Raises:
-            SessionNotFoundError: no session has that id.
-        """
-        return list(self.iterate_metrics(session_id))
-
-    def update_example_results(
-        self,
-        example_id: str,
-        worker_results: Mapping[str, WorkerOutcome] | None = None,
-        validation_scores: ExampleScores | None = None,
-    ) -> None:
-        """Keep an example's latest results; what is None stays as it was.
-
-        Raises:
-            ExampleNotFoundError: no example has that id.
-        """
-        given: dict[str, Any] = {"worker_results": worker_results, "validation_scores": validation_scores}
-        new = {name: value for name, value in given.items() if value is not None}
-        self.edit_examples({example_id: lambda stored: attrs.evolve(stored, **new)})
-
-    def update_examples(
-        self, examples: Sequence[TrainingExample], change: StateChange | None = None
-    ) -> Learning | None:
-        """Replace stored examples by records with the same ids, and learned state with them: all or nothing.
-
-        Raises:
-            ExampleNotFoundError: an id is not stored.
-        """
-
-        def replacement(example: TrainingExample) -> ExampleEdit:
-            return lambda _stored: example
-
-        return self.edit_examples({example.example_id: replacement(example) for example in examples}, change)

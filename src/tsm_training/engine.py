@@ -12,102 +12,83 @@ from datetime import UTC, datetime
 from typing import Any, Final, cast, final
 
 import attrs
-import numpy as np
 
 from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
 from tsm_training.arguments import at_least, check_callable, check_seed, check_whole_number
 from tsm_training.arrays import Image, check_image
-from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
-from tsm_training.ensemble import NEGLIGIBLE_SHARE, BlendSolver, Prediction, blend, renormalised, solver_named
+from tsm_training.data import TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
+from tsm_training.ensemble import BlendSolver, Prediction, solver_named
 from tsm_training.errors import (
-    ImageError,
-    ImageSizeMismatchError,
+    ExampleNotFoundError,
     InvalidArgumentError,
     NoExamplesError,
     NothingEvaluatedError,
     NoWorkersError,
-    PredictionError,
-    WeightsFileError,
-    WorkerNotFittedError,
-    WorkerPoolError,
 )
 from tsm_training.evaluation import (
+    BaselineMean,
     CacheEntry,
-    ContenderMean,
+    CrossValidation,
     CrossValidationResults,
     Evaluator,
     ExampleJudgement,
     Explanation,
+    Judged,
     StopRequest,
     SubsetAdvice,
+    Validation,
     ValidationDocument,
     ValidationResults,
     WorkerExplanation,
     check_group_by,
     describe_files,
-    forgotten,
-    nothing_validated,
     own_workers,
 )
-from tsm_training.evaluation.contenders import Contenders, Shares, shares_for
-from tsm_training.evaluation.crossvalidation import CrossValidation
+from tsm_training.evaluation.answering import Answering
+from tsm_training.evaluation.baselines import shares_for
+from tsm_training.evaluation.crossvalidation import CrossValidator
 from tsm_training.evaluation.evaluator import EvaluationRun
 from tsm_training.evaluation.explaining import explanation
 from tsm_training.evaluation.fitting import Fitter, check_groups, group_label
-from tsm_training.evaluation.judging import Judging, Pictures, rival_truths
-from tsm_training.evaluation.listener import Listener, listening
-from tsm_training.evaluation.previews import Previews
-from tsm_training.evaluation.reports import EvaluatedExample, blend_accuracy, worker_means
-from tsm_training.evaluation.results import accuracy_table, validation_results
-from tsm_training.evaluation.tasks import load_triple
-from tsm_training.evaluation.trainables import Fit, Trainables
-from tsm_training.evaluation.training import Training
-from tsm_training.fingerprints import describe_object, describe_settings
+from tsm_training.evaluation.reports import worker_means
+from tsm_training.evaluation.results import accuracy_table
+from tsm_training.evaluation.scoring import Judge
+from tsm_training.evaluation.split import Split
+from tsm_training.evaluation.trainables import Trainables
+from tsm_training.evaluation.training import TrainingOptions, check_watchers, run_training
+from tsm_training.evaluation.validation import Validator
 from tsm_training.images import ImageLimits
-from tsm_training.metrics import ColorDifference, GuideSimilarity, Metric, prepare_metric
+from tsm_training.metrics import GuideSimilarity, Metric
 from tsm_training.persistence import LearnerStorage
-from tsm_training.progress import ProgressCallback
-from tsm_training.weights import WeightLearner, WorkerFit
-from tsm_training.workers import (
-    TrainableWorker,
-    Worker,
-    WorkerPool,
-    WorkerPoolLike,
-    WorkerRequest,
-    WorkerResult,
-    ask_pool,
-    run_worker,
-)
+from tsm_training.progress import ProgressCallback, ProgressReporter, reporting
+from tsm_training.weights import WeightLearner
+from tsm_training.workers import TrainableWorker, Worker, WorkerPool, WorkerPoolLike
 
 __all__ = [
+    "BaselineMean",
     "CacheEntry",
-    "ContenderMean",
+    "CrossValidation",
     "CrossValidationResults",
     "Evaluator",
     "ExampleJudgement",
     "Explanation",
+    "Judged",
     "StopRequest",
     "SubsetAdvice",
     "TrainingEngine",
+    "Validation",
     "ValidationDocument",
     "ValidationResults",
     "WorkerExplanation",
-    "check_group_by",
     "describe_files",
-    "forgotten",
-    "nothing_validated",
     "own_workers",
 ]
 
 _DEFAULT_BUDGET: Final = 1024**3
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
-
-
-def _new_id() -> str:
-    return str(uuid.uuid4())
+_STAYING: Final = frozenset(
+    ("worker_pool", "weight_learner", "store", "executor", "blend_solver", "clock", "new_id", "_ready")
+)
+"""Fields of an engine that belong to its process: a hook that travels elsewhere does without them."""
 
 
 def _each_once(examples: Iterable[TrainingExample]) -> list[TrainingExample]:
@@ -120,13 +101,28 @@ def _a_solver(_engine: object, _attribute: object, value: str | BlendSolver) -> 
 
 
 @attrs.frozen(eq=False)
-class _Asked:
-    """A request: two pictures, its group, and what gives the fitted workers that may answer it."""
+class _Hook:
+    """An engine's own `calculate_similarity` as a metric.
 
-    source: Image
-    target: Image
-    group: str | None
-    fitted: Mapping[str, Callable[[], Worker]]
+    Pickled, it takes along what the method may need: the engine's settings, without what belongs to this process.
+    """
+
+    engine: TrainingEngine
+
+    def __call__(self, output: Image, ground_truth: Image, /) -> float:
+        return self.engine.calculate_similarity(output, ground_truth)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        fields = {field.name: getattr(self.engine, field.name) for field in attrs.fields(type(self.engine))}
+        state = {**fields, **self.engine.__dict__}
+        return _arrived_hook, (type(self.engine), {n: v for n, v in state.items() if n not in _STAYING})
+
+
+def _arrived_hook(engine_type: type[TrainingEngine], state: Mapping[str, Any]) -> _Hook:
+    engine = object.__new__(engine_type)
+    for name, value in state.items():
+        object.__setattr__(engine, name, value)
+    return _Hook(engine)
 
 
 @attrs.frozen(eq=False, slots=False)
@@ -163,8 +159,8 @@ class TrainingEngine:
     limits: ImageLimits = attrs.field(factory=ImageLimits, kw_only=True)
     blend_solver: str | BlendSolver = attrs.field(default="auto", validator=_a_solver, kw_only=True)
     rope: float = attrs.field(default=DEFAULT_ROPE, converter=check_rope, kw_only=True)
-    clock: Callable[[], datetime] = attrs.field(default=_now, kw_only=True, repr=False)
-    new_id: Callable[[], str] = attrs.field(default=_new_id, kw_only=True, repr=False)
+    clock: Callable[[], datetime] = attrs.field(default=functools.partial(datetime.now, UTC), kw_only=True, repr=False)
+    new_id: Callable[[], str] = attrs.field(default=lambda: str(uuid.uuid4()), kw_only=True, repr=False)
     _ready: dict[str, Worker] = attrs.field(factory=dict, init=False, repr=False)
     """Fitted workers, so that a service need not fit or load them for each request; see `Trainables`."""
 
@@ -198,61 +194,24 @@ class TrainingEngine:
         """
         return self.metric(img1, img2)
 
-    # --- what the evaluation needs of its judge ---
-
-    @property
-    def _is_overridden(self) -> bool:
-        return type(self).calculate_similarity is not TrainingEngine.calculate_similarity
-
     @final
     @property
-    def metric_name(self) -> str:
-        """A name of what judges, for messages."""
-        judge = type(self) if self._is_overridden else self.metric
-        return getattr(judge, "__qualname__", None) or type(judge).__qualname__
-
-    @final
-    @property
-    def metric_fingerprint(self) -> str:
-        """A text that changes when the scores probably do; see `tsm_training.fingerprints`."""
-        if not self._is_overridden:
-            return describe_object(self.metric)
+    def judge(self) -> Judge:
+        """What scores pictures: the metric, or `calculate_similarity` where it is overridden."""
+        if type(self).calculate_similarity is TrainingEngine.calculate_similarity:
+            name = getattr(self.metric, "__qualname__", None) or type(self.metric).__qualname__
+            return Judge(name, self.metric, self.metric)
         base = {field.name for field in attrs.fields(TrainingEngine)} - {"metric"}
         own = {f.name: getattr(self, f.name) for f in attrs.fields(type(self)) if f.name not in base}
-        return describe_object([type(self), own])
-
-    @final
-    @property
-    def known_metric(self) -> Metric | None:
-        """What judges, unless `calculate_similarity` is overridden: it may state how much memory it takes."""
-        return None if self._is_overridden else self.metric
-
-    @final
-    def scorer(self, ground_truth: Image) -> Callable[[Image], object]:
-        """Return a function that scores outputs against one ground truth (uint8, H×W×3, BGR), prepared once."""
-        if self._is_overridden:
-            return lambda output: self.calculate_similarity(output, ground_truth)
-        return prepare_metric(self.metric, ground_truth)
-
-    def __getstate__(self) -> dict[str, Any]:
-        # An engine travels to other processes as a judge only.
-        left_behind = {
-            "worker_pool",
-            "weight_learner",
-            "store",
-            "executor",
-            "blend_solver",
-            "clock",
-            "new_id",
-            "_ready",
-        }
-        return {name: value for name, value in self.__dict__.items() if name not in left_behind}
+        return Judge(type(self).__qualname__, _Hook(self), [type(self), own])
 
     @final
     @property
     def evaluator(self) -> Evaluator:
         """What runs workers and remembers the results."""
-        return Evaluator(self.worker_pool, self.store, self, self.executor, self.memory_budget, self.limits, self.clock)
+        return Evaluator(
+            self.worker_pool, self.store, self.judge, self.executor, self.memory_budget, self.limits, self.clock
+        )
 
     @final
     @property
@@ -260,11 +219,11 @@ class TrainingEngine:
         """What fits the trainable workers and scores what they then do."""
         return Trainables(self.evaluator, self._ready)
 
+    @final
     @property
-    def _fits(self) -> dict[str, Fit]:
-        """What the trainable workers are fitted to now, by worker id."""
-        documents = self.weight_learner.cell.state.fits
-        return self.trainables.current(documents) if documents else {}
+    def validator(self) -> Validator:
+        """What judges weights on evaluated examples."""
+        return Validator(self.trainables, self.learner_storage, self.rope)
 
     @final
     def share_fits(self) -> None:
@@ -274,46 +233,8 @@ class TrainingEngine:
         """
         is_ours = isinstance(self.worker_pool, WorkerPool) and own_workers(self.worker_pool) is not None
         if is_ours and not self.weight_learner.cell.is_trial:
-            cast("WorkerPool", self.worker_pool).set_fitted(self.trainables.ready(self._fits))
-
-    @final
-    def exported_fits(self) -> dict[str, WorkerFit]:
-        """Return what the trainable workers are fitted to, with the observations behind it, for a weights file."""
-        trainables = self.trainables
-        fits = {worker_id: trainables.finished(fit) for worker_id, fit in self._fits.items()}
-        for worker_id, document in self.weight_learner.cell.state.fits.items():
-            fit = None if worker_id in trainables.workers else Fit.of(worker_id, document)
-            if fit is not None:  # of a worker that is not here: what a weights file brought goes on
-                fits[worker_id] = fit
-        return {
-            worker_id: WorkerFit(observations, fit.state or None, fit.group_by, fit.identity)
-            for worker_id, fit in fits.items()
-            if (observations := trainables.observations_of(fit))
-        }
-
-    @final
-    def imported_fits(self, path: str, fits: Mapping[str, WorkerFit]) -> dict[str, bytes]:
-        """Return the documents to keep of what a weights file holds, by worker id.
-
-        Raises:
-            WeightsFileError: a worker of the pool cannot be fitted on the observations that are meant for it.
-        """
-        trainables, documents = self.trainables, {}
-        for worker_id, held in fits.items():
-            worker = trainables.workers.get(worker_id)
-            fit = Fit(
-                worker_id,
-                "" if worker is None else describe_object(worker),
-                held.identity,
-                imported=held.observations,
-                group_by=held.group_by,
-                state=held.state,
-            )
-            is_usable = worker is not None and held.identity == describe_settings(worker)
-            if is_usable and (reason := trainables.fault(fit)) is not None:
-                raise WeightsFileError(path, reason, f"fits[{worker_id!r}]")
-            documents[worker_id] = fit.to_document()
-        return documents
+            fits = self.trainables.current(self.weight_learner.cell.snapshot.fits)
+            cast("WorkerPool", self.worker_pool).set_fitted(self.trainables.ready(fits))
 
     @final
     @property
@@ -368,51 +289,47 @@ class TrainingEngine:
             TrainingStoppedError: `should_stop` said so; the session is ``interrupted``.
             TrainingInProgressError: this learner is being trained by another call.
         """
-        epochs = check_whole_number("epochs", epochs)
-        check_callable("on_progress", on_progress, "a function of a Progress, or None", optional=True)
-        check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
-        check_group_by(group_by)
+        options = TrainingOptions(
+            epochs, verbose, validation_split, seed, reevaluate, on_progress, should_stop, group_by
+        )
+        split = Split(tuple(examples), tuple(_each_once(validation_examples)))
+        return self.train_chosen(lambda: split, options)
+
+    @final
+    def train_chosen(self, choose: Callable[[], Split], options: TrainingOptions) -> TrainingSession:
+        """Do what `train_batch` does, with examples that are chosen among the stored ones when all else is checked.
+
+        Args:
+            choose: Gives the examples; asked again where one was removed before the session could begin.
+            options: The other arguments of `train_batch`.
+
+        Raises:
+            NoExamplesError: there is no example to learn from.
+            TsmTrainingError: as for `train_batch`.
+        """
         self.store.require_writable()
-        examples, validation_examples = list(examples), _each_once(validation_examples)
-        if not examples:
+        split = self._stored(choose)
+        if not split.training:
             raise NoExamplesError
         self._require_workers()
-        check_groups(itertools.chain(examples, self.store.iterate_examples()), group_by)
-        for example in examples:
-            self.store.get_example(example.example_id)  # what is not stored could never be forgotten again
+        check_groups(itertools.chain(split.training, self.store.iterate_examples()), options.group_by)
         with self.weight_learner.cell:
             self.prepare_learner(claim=True)
-            session = TrainingSession(
-                session_id=self.new_id(),
-                start_time=self.clock(),
-                epochs=epochs,
-                learning_rate=self.weight_learner.alpha,
-                initial_weights=self.weight_learner.get_all_weights(),
-                is_trial=self.weight_learner.cell.is_trial,
-                seed=seed,
-                validation_split=validation_split,
-                training_ids=tuple(e.example_id for e in examples),
-                validation_ids=tuple(e.example_id for e in validation_examples),
-                group_by=group_by,
-            )
-            with listening(
-                verbose=verbose, on_progress=on_progress, should_stop=should_stop, subject=session.session_id
-            ) as listener:
-                training = Training(
-                    session=session,
-                    training=examples,
-                    validation=validation_examples,
-                    evaluator=self.evaluator,
-                    storage=self.learner_storage,
-                    report=self.report,
-                    fitter=self.fitter,
-                    trainables=self.trainables,
-                    listener=listener,
-                    clock=self.clock,
-                )
-                session = training.run(reevaluate=reevaluate)
+            session = run_training(split, options, self.validator, self.blend_solver, self.new_id())
             self.share_fits()
             return session
+
+    def _stored(self, choose: Callable[[], Split]) -> Split:
+        """Return chosen examples that are all stored: what is not could never be forgotten again."""
+        split = choose()
+        while True:
+            try:
+                self.store.get_examples([example.example_id for example in split.training])
+                return split
+            except ExampleNotFoundError:
+                before, split = split, choose()
+                if split == before:  # it is not that another process has just removed one
+                    raise
 
     @final
     def train_on_example(self, example: TrainingExample, *, reevaluate: bool = False) -> dict[str, WorkerOutcome]:
@@ -433,10 +350,10 @@ class TrainingEngine:
         self.store.get_example(example.example_id)
         with self.weight_learner.cell:
             self.prepare_learner(claim=True)
-            run = self._completed([example], Listener(), reevaluate=reevaluate)
+            fits = self.weight_learner.cell.snapshot.fits
+            run = self.trainables.evaluate([example], fits, ProgressReporter(), reevaluate=reevaluate)
             run.require_a_picture()
-            evidence = [item.to_evidence() for item in run.evaluated]
-            self.learner_storage.change(lambda state: self.weight_learner.absorb(state, evidence))
+            self.learner_storage.absorb([item.to_evidence() for item in run.evaluated])
         return {worker_id: e.to_outcome() for worker_id, e in run.evaluated[0].evaluations.items()}
 
     @final
@@ -455,7 +372,7 @@ class TrainingEngine:
             self.learner_storage.refresh()
         workers = own_workers(self.worker_pool)
         if workers:
-            fitted = self.weight_learner.cell.state.fits
+            fitted = self.weight_learner.cell.snapshot.fits
             self.weight_learner.add_workers(
                 [w.worker_id for w in workers if w.worker_id in fitted or not isinstance(w, TrainableWorker)]
             )
@@ -491,129 +408,10 @@ class TrainingEngine:
             NothingEvaluatedError: not one example could be used.
             MetricError: the judge raised or gave something that is no similarity.
         """
-        with self._evaluated(examples, verbose=verbose, on_progress=on_progress, reevaluate=reevaluate) as (
-            run,
-            listener,
-        ):
-            return self.report(run, self.weight_learner, listener, previous=self._previous_shares(), full=full)
-
-    @final
-    def report(
-        self,
-        run: EvaluationRun,
-        learner: WeightLearner,
-        listener: Listener,
-        *,
-        previous: WeightLearner | Shares | None = None,
-        full: bool = False,
-    ) -> ValidationResults:
-        """Judge a learner's weights on evaluated examples, and note each example's ``validation_scores``."""
-        evaluated = run.evaluated
-        worker_ids = tuple(sorted(worker_means(evaluated)))
-        contenders = Contenders.of(learner, worker_ids, previous, self._trainable)
-        judging = self._judging(run)(contenders)
-        if full:
-            whole = functools.partial(self._whole_pictures, worker_ids=worker_ids)
-            judging = attrs.evolve(judging, whole_pictures=whole)
-        if isinstance(previous, WeightLearner):
-            before, now = previous.cell.state.fits, learner.cell.state.fits
-            changed = {worker_id: each for worker_id, each in before.items() if each != now.get(worker_id)}
-            judging = attrs.evolve(judging, earlier=self._fitted_pictures(changed, run, previous.cell.state.group_by))
-        if learner.cell.state.groups:
-            judging = attrs.evolve(judging, ungrouped=self._fitted_pictures(learner.cell.state.fits, run, None))
-        judged = judging.judge(evaluated, listener)
-        self._note_scores(evaluated, judged, contenders)
-        return validation_results(run, judged, contenders, self.rope)
-
-    def _fitted_pictures(
-        self, documents: Mapping[str, bytes], run: EvaluationRun, group_by: str | None
-    ) -> Callable[[EvaluatedExample, Pictures], Mapping[str, Image]]:
-        """Return what makes the pictures of trainable workers with other fits, or for other groups, than in a run.
-
-        Only those are made that change each pixel by its colour alone: the source is a sample.
-        """
-        trainables, previews = self.trainables, Previews.of(self.store, run)
-        fits = trainables.current(documents)
-        maps = {worker_id: fit for worker_id, fit in fits.items() if trainables.workers[worker_id].is_color_map}
-
-        def pictures(item: EvaluatedExample, judged: Pictures) -> dict[str, Image]:
-            source = previews.source(item) if maps else None
-            if source is None:
-                return {}
-            request = WorkerRequest(source, judged.target, group_label(item.example.metadata, group_by))
-            ready = trainables.ready_for(item.example, maps)
-            made = {worker_id: run_worker(fitted(), request).value for worker_id, fitted in ready.items()}
-            return {worker_id: picture for worker_id, picture in made.items() if picture is not None}
-
-        return pictures
-
-    def _judging(self, run: EvaluationRun) -> Callable[[Contenders], Judging]:
-        """Return what makes judges of contenders on the examples of a run, or on some of them."""
-        previews = Previews.of(self.store, run)
-        return functools.partial(
-            Judging,
-            previews=previews,
-            rivals=rival_truths(run.evaluated, previews),
-            scorer=self.scorer,
-            metric_name=self.metric_name,
-            imported=self.trainables.imported(self.weight_learner.cell.state.fits),
-            is_color_difference=type(self.known_metric) is ColorDifference,
-        )
-
-    @property
-    def _trainable(self) -> frozenset[str]:
-        workers = own_workers(self.worker_pool) or ()
-        return frozenset(worker.worker_id for worker in workers if isinstance(worker, TrainableWorker))
-
-    def _whole_pictures(self, item: EvaluatedExample, worker_ids: Sequence[str]) -> Pictures | None:
-        """Run the workers on an example again; None where that cannot be done or nobody gives a picture."""
-        try:
-            triple = load_triple(item.example, item.example.known_files, self.limits)
-            fitted = self.trainables.ready_for(item.example, self._fits)
-            label = group_label(item.example.metadata, self.weight_learner.cell.state.group_by)
-            results = self._run_workers(triple.source, triple.target, worker_ids, fitted, label)
-        except (ImageError, ImageSizeMismatchError, WorkerPoolError):
-            return None
-        outputs = {w: result.value for w, result in results.items() if result.value is not None}
-        return Pictures(outputs, triple.target, triple.ground_truth) if outputs else None
-
-    def _note_scores(
-        self, evaluated: Sequence[EvaluatedExample], judged: Sequence[ExampleJudgement], contenders: Contenders
-    ) -> None:
-        if self.weight_learner.cell.is_trial or self.store.is_read_only:
-            return  # how a trial did says nothing about the ensemble that is kept
-        now = self.clock().isoformat()
-        edits: dict[str, ExampleEdit] = {}
-        for item, judgement in zip(evaluated, judged, strict=True):
-            shares = contenders.shares(item.example.metadata)
-            scores: ExampleScores = {
-                "avg_accuracy": blend_accuracy(item.accuracies, shares["trained"]),
-                "equal_weights_accuracy": blend_accuracy(item.accuracies, shares["equal_weights"]),
-                "ensemble_accuracy": judgement["scores"].get("trained"),
-                "validated_at": now,
-            }
-            edits[item.example.example_id] = functools.partial(attrs.evolve, validation_scores=scores)
-        self.store.edit_examples(edits, skip_missing=True)
-
-    def _previous_shares(self) -> Shares | None:
-        """Return the shares that were in use before the newest training that judged them."""
-        shares = None
-        for session in self.store.iterate_sessions():
-            if session.status == "completed" and not session.is_trial and session.validation is not None:
-                previous = session.validation.get("contenders", {}).get("previous")
-                shares = shares if previous is None else previous["blend_weights"]
-        return shares
-
-    @final
-    def fitter(self, run: EvaluationRun, listener: Listener) -> Fitter:
-        """Return what fits the ensemble's blend on the previews that belong to a run."""
-        return Fitter(
-            previews=Previews.of(self.store, run),
-            scorer=self.scorer,
-            metric_name=self.metric_name,
-            solver=solver_named(self.blend_solver),
-            poll=listener.poll,
-        )
+        with self._evaluated(examples, verbose, on_progress, reevaluate=reevaluate) as (run, listener):
+            validator = self.validator
+            previous = validator.previous_shares()
+            return validator.validate(run, self.weight_learner, listener, previous, full=full).to_document()
 
     # --- asking about what was learned ---
 
@@ -646,10 +444,7 @@ class TrainingEngine:
 
         Raises:
             InvalidArgumentError: an argument is out of its range, or all examples have the same target.
-            NoExamplesError: `examples` is empty.
-            NoWorkersError: the pool is ours and empty.
-            NothingEvaluatedError: not one example could be used.
-            MetricError: the judge raised or gave something that is no similarity.
+            TsmTrainingError: as for `validate`.
         """
         k, epochs = check_whole_number("k", k, 2), check_whole_number("epochs", epochs)
         check_seed(seed)
@@ -657,21 +452,21 @@ class TrainingEngine:
         examples = list(examples)
         if examples:
             check_groups(examples, group_by)
-        with self._evaluated(examples, verbose=verbose, on_progress=on_progress, is_fixed=True) as (run, listener):
+        with self._evaluated(examples, verbose, on_progress, is_fixed=True) as (run, listener):
             if len({item.example.known_files.target for item in run.evaluated}) < 2:  # noqa: PLR2004 - two sides
                 raise InvalidArgumentError("examples", len(examples), "examples with at least two different targets")
             run.require_a_picture()
-            validation = CrossValidation(
+            validator = CrossValidator(
                 learner=self.weight_learner,
-                fitter=functools.partial(self.fitter, listener=listener),
-                judging=self._judging,
+                fitter=lambda run: Fitter.of(self.evaluator, run, self.blend_solver, listener),
+                judging=self.validator.judging,
                 listener=listener,
                 epochs=epochs,
                 group_by=group_by,
                 rope=self.rope,
                 trainables=self.trainables,
             )
-            return validation.run(run, k, int(seed))
+            return validator.run(run, k, int(seed)).to_document()
 
     @final
     def explain(
@@ -685,25 +480,17 @@ class TrainingEngine:
         """Tell what each worker brings to the ensemble and what it costs, and how small an ensemble would do.
 
         It judges blends without each worker on the previews of at most 64 examples: per example at most one metric call
-        for each worker with a share, and four for each that leaves while the subset is sought.
-
-        Args:
-            examples: At least one.
-            tolerance: How much accuracy the smaller ensemble may lose, at least 0 and below 1.
-            verbose: Show progress on standard error.
-            on_progress: Called with a `Progress`, in this thread.
+        for each worker with a share, and four for each that leaves while the subset is sought. The smaller ensemble may
+        lose `tolerance` in accuracy, at least 0 and below 1. For the other arguments, and what else is raised, see
+        `TrainingEngine.validate`.
 
         Raises:
             InvalidArgumentError: `tolerance` is out of its range.
-            NoExamplesError: `examples` is empty.
-            NoWorkersError: the pool is ours and empty.
-            NothingEvaluatedError: not one example could be used.
-            MetricError: the judge raised or gave something that is no similarity.
         """
         check_rope(tolerance, "tolerance")
-        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, listener):
+        with self._evaluated(examples, verbose, on_progress) as (run, listener):
             shares = shares_for(self.weight_learner, sorted(worker_means(run.evaluated)), None)
-            pictures = self.fitter(run, listener).examples(run.evaluated)
+            pictures = Fitter.of(self.evaluator, run, self.blend_solver, listener).examples(run.evaluated)
             return explanation(run.evaluated, pictures, shares, float(tolerance))
 
     @final
@@ -716,51 +503,37 @@ class TrainingEngine:
     ) -> ScoreTable:
         """Return the accuracies of all workers on examples, for the questions of `tsm_training.analysis`.
 
-        Raises:
-            NoExamplesError: `examples` is empty.
-            NoWorkersError: the pool is ours and empty.
-            NothingEvaluatedError: not one example could be used.
-            MetricError: the judge raised or gave something that is no similarity.
+        For the arguments, and what is raised, see `TrainingEngine.validate`.
         """
-        with self._evaluated(examples, verbose=verbose, on_progress=on_progress) as (run, _listener):
+        with self._evaluated(examples, verbose, on_progress) as (run, _listener):
             return accuracy_table(run.evaluated)
 
     @contextmanager
     def _evaluated(
         self,
         examples: Sequence[TrainingExample],
-        *,
         verbose: bool,
         on_progress: ProgressCallback | None,
+        *,
         reevaluate: bool = False,
         is_fixed: bool = False,
-    ) -> Generator[tuple[EvaluationRun, Listener]]:
+    ) -> Generator[tuple[EvaluationRun, ProgressReporter]]:
         """Evaluate examples for a call; `is_fixed` leaves out what depends on what the learner has learned."""
+        check_watchers(on_progress)
         examples = _each_once(examples)
         if not examples:
             raise NoExamplesError
         self._require_workers()
         self.prepare_learner()
-        with listening(verbose=verbose, on_progress=on_progress) as listener:
-            run = self._completed(examples, listener, reevaluate=reevaluate, is_fixed=is_fixed)
+        with reporting(verbose=verbose, on_progress=on_progress) as listener:
+            if is_fixed:
+                run = self.evaluator.evaluate(examples, listener)
+            else:
+                fits = self.weight_learner.cell.snapshot.fits
+                run = self.trainables.evaluate(examples, fits, listener, reevaluate=reevaluate)
             if not run.evaluated:
                 raise NothingEvaluatedError(run.skipped)
             yield run, listener
-
-    def _completed(
-        self,
-        examples: Sequence[TrainingExample],
-        listener: Listener,
-        *,
-        reevaluate: bool = False,
-        is_fixed: bool = False,
-    ) -> EvaluationRun:
-        """Evaluate examples with all workers, fitted ones included, and note the results in the examples."""
-        run = self.evaluator.evaluate(examples, listener, reevaluate=reevaluate)
-        if not is_fixed:
-            run = self.trainables.scored(run, self._fits, listener, reevaluate=reevaluate)
-            self.evaluator.note_results(run.evaluated)
-        return run
 
     # --- answering ---
 
@@ -784,7 +557,9 @@ class TrainingEngine:
             PredictionError: no worker gave a usable picture; it holds every reason.
             WorkerPoolError: a pool that is not ours raised, or returned no results.
         """
-        return self._answer(source, target, run_all=run_all, group=group)
+        answering = self._answering(source, target)
+        self.share_fits()  # another process may have forgotten something
+        return answering.answer(source, target, group, run_all=run_all)
 
     @final
     def predict_example(self, example: TrainingExample, source: Image, target: Image) -> Prediction:
@@ -798,74 +573,16 @@ class TrainingEngine:
         Raises:
             TsmTrainingError: as for `predict`.
         """
-        label = group_label(example.metadata, self.weight_learner.cell.state.group_by)
-        return self._answer(source, target, run_all=False, group=label, example=example)
+        answering = self._answering(source, target)
+        label = group_label(example.metadata, self.weight_learner.group_by_of(self.weight_learner.state))
+        return answering.answer(source, target, label, example=example)
 
-    def _answer(
-        self, source: Image, target: Image, *, run_all: bool, group: object, example: TrainingExample | None = None
-    ) -> Prediction:
+    def _answering(self, source: Image, target: Image) -> Answering:
         check_image(source, "source")
         check_image(target, "target")
         self._require_workers()
         self.prepare_learner()
-        workers = own_workers(self.worker_pool)
-        fits = self._fits
-        if example is None:
-            self.share_fits()  # another process may have forgotten something
-        ready = self.trainables.ready(fits) if example is None else self.trainables.ready_for(example, fits)
-        ids = None
-        if workers is not None:
-            ids = [w.worker_id for w in workers if w.worker_id in ready or not isinstance(w, TrainableWorker)]
-            if not ids:
-                raise WorkerNotFittedError(workers[0].worker_id)
-        label = self._label(group)
-        request = _Asked(source, target, label, ready)
-        answer = self._blended(request, shares_for(self.weight_learner, ids, label), run_all=run_all)
-        if label is None:
-            return answer
-        known = {label for fit in fits.values() for label in fit.groups} | self.weight_learner.cell.state.groups.keys()
-        return attrs.evolve(answer, group=label, is_known_group=label in known)
-
-    def _label(self, group: object) -> str | None:
-        if group is None:
-            return None
-        if self.weight_learner.cell.state.group_by is None:
-            raise InvalidArgumentError("group", group, "None, for nothing was learned by group: train(group_by=…)")
-        value = group.item() if isinstance(group, np.generic) else group
-        label = group_label({"group": value}, "group")
-        if label is None:
-            raise InvalidArgumentError("group", group, "text, a finite number, True or False")
-        return label
-
-    def _blended(self, request: _Asked, shares: Mapping[str, float], *, run_all: bool) -> Prediction:
-        wanted = [w for w, share in shares.items() if run_all or share >= NEGLIGIBLE_SHARE]
-        results = self._run_workers(request.source, request.target, wanted, request.fitted, request.group)
-        if not any(result.is_valid() for result in results.values()) and len(results) < len(shares):
-            # Everyone with a share failed: better an answer from the others than none.
-            others = [w for w in shares if w not in results]
-            results |= self._run_workers(request.source, request.target, others, request.fitted, request.group)
-        pictures = {w: result.value for w, result in results.items() if result.value is not None}
-        if not pictures:
-            raise PredictionError({w: str(result.failure) for w, result in results.items()})
-        weights = renormalised(shares or self.weight_learner.get_blend_weights(worker_ids=pictures), pictures)
-        learned = [w for w in weights if results[w].familiarity is not None]
-        familiarity = results[max(learned, key=lambda w: weights[w])].familiarity if learned else None
-        return Prediction(blend(pictures, weights), weights, results, familiarity)
-
-    def _run_workers(
-        self,
-        source: Image,
-        target: Image,
-        worker_ids: Iterable[str],
-        fitted: Mapping[str, Callable[[], Worker]],
-        label: str | None,
-    ) -> dict[str, WorkerResult]:
-        pool = self.worker_pool
-        if isinstance(pool, WorkerPool) and own_workers(pool) is not None:
-            results = pool.execute(WorkerRequest(source, target, label), worker_ids, fitted=fitted)
-        else:
-            results = ask_pool(pool, source, target)
-        return {result.worker_id: result for result in results}
+        return Answering(self.trainables, self.weight_learner)
 
     # --- saying why ---
 

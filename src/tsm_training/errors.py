@@ -1,8 +1,10 @@
 """Every exception that the library raises, in one tree below `TsmTrainingError`.
 
-Each error keeps the values it was made from as attributes and hands all of them to `Exception`, so that it survives
-pickling; the sentence for people is made in ``__str__``. Where a built-in exception fits, ours is also one of those:
-``except ValueError`` catches a bad argument and ``except LookupError`` a look-up that missed.
+Each error keeps the values it was made from as attributes, and as ``args``, so that it survives pickling; the sentence
+for people is made in ``__str__``. Where a built-in exception fits, ours is also one of those: ``except ValueError``
+catches a bad argument and a picture or file that cannot be used, ``except OSError`` what the system refuses and
+whatever a store cannot do, ``except LookupError`` an id that nothing has, ``except RuntimeError`` a call at the wrong
+time and foreign code that failed.
 
 ``str(error)`` is for whoever owns the machine: it names files and ids, shows values, and repeats what the system and
 other code said. A service that answers strangers shows them ``error.public_message`` instead, which says what kind of
@@ -11,9 +13,10 @@ thing went wrong and nothing that was seen, and keeps ``str(error)`` for its log
 
 from __future__ import annotations
 
-import errno
+import errno as numbers
+import inspect
 from collections.abc import Mapping
-from typing import ClassVar
+from typing import ClassVar, dataclass_transform
 
 __all__ = [
     "BlendSolverError",
@@ -31,9 +34,12 @@ __all__ = [
     "ImageTooLargeError",
     "ImageTruncatedError",
     "ImageUnreadableError",
+    "ImageUnwritableError",
     "InvalidArgumentError",
     "InvalidMetadataError",
     "LearnerConflictError",
+    "LearnerFaultError",
+    "LearnerMismatchError",
     "ManifestError",
     "MetricError",
     "MetricRangeError",
@@ -63,13 +69,40 @@ __all__ = [
 ]
 
 
+@dataclass_transform(eq_default=False)
 class TsmTrainingError(Exception):
     """The base of every exception that this library raises.
 
-    A subclass says in ``_public`` what anybody may know of it: a fixed sentence, so that nothing can leak.
+    A subclass declares what it is made from as annotated attributes, in the order in which they are passed. In
+    ``_message`` stands what it says with them, in ``_public`` what anybody may know: a fixed sentence, so that nothing
+    can leak.
     """
 
+    _message: ClassVar[str] = ""
     _public: ClassVar[str] = "The training library could not do what was asked."
+    __signature__: ClassVar[inspect.Signature] = inspect.Signature()
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        parameters = list(cls.__signature__.parameters.values())
+        for name, annotation in inspect.get_annotations(cls).items():
+            if "ClassVar" not in str(annotation):
+                default = vars(cls).get(name, inspect.Parameter.empty)
+                parameters.append(inspect.Parameter(name, inspect.Parameter.POSITIONAL_OR_KEYWORD, default=default))
+        cls.__signature__ = inspect.Signature(parameters)
+
+    def __init__(self, *values: object, **named: object) -> None:
+        super().__init__()  # without the values, which OSError would take for its own
+        if self.__signature__.parameters:
+            bound = self.__signature__.bind(*values, **named)
+            bound.apply_defaults()
+            values = bound.args
+            for name, value in bound.arguments.items():
+                setattr(self, name, value)
+        self.args = values
+
+    def __str__(self) -> str:
+        return self._message.format(**vars(self)) if self._message else super().__str__()
 
     @property
     def public_message(self) -> str:
@@ -81,12 +114,9 @@ class InvalidArgumentError(TsmTrainingError, ValueError):
     """An argument has a value that cannot be used; nothing was started."""
 
     _public = "An argument has a value that cannot be used."
-
-    def __init__(self, argument: str, seen: object, expected: str) -> None:
-        super().__init__(argument, seen, expected)
-        self.argument = argument
-        self.seen = seen
-        self.expected = expected
+    argument: str
+    seen: object
+    expected: str
 
     def __str__(self) -> str:
         return f"{self.argument} must be {self.expected}, got {_shown(self.seen)}"
@@ -98,55 +128,46 @@ class InvalidMetadataError(InvalidArgumentError):
     _public = "The metadata hold something that cannot be stored exactly as JSON."
 
 
-class _PathError(TsmTrainingError):
-    """Something about a file or folder is not as it must be; `path` names it and `reason` says why."""
-
-    _public = "A file or folder cannot be used."
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.path = path
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"{self.path!r}: {self.reason}"
-
-
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
-class ImageError(_PathError):
+class ImageError(TsmTrainingError):
     """A picture file cannot be used; `path` names it and `reason` says why."""
 
+    _message = "{path!r}: {reason}"
     _public = "A picture cannot be used."
+    path: str
+    reason: str
 
 
 class ImageNotFoundError(ImageError, FileNotFoundError):
     """There is no file of that name."""
 
     _public = "A picture file does not exist."
-
-    def __init__(self, path: str, reason: str) -> None:
-        super().__init__(path, reason)
-        self.errno: int | None = errno.ENOENT  # OSError takes its first argument for this
-
-    def __str__(self) -> str:
-        return ImageError.__str__(self)  # not OSError's, which shows the number
+    errno: int | None = numbers.ENOENT
 
 
-class ImageUnreadableError(ImageError):
-    """The file is there but is no regular file, or the system refuses to read it."""
+class ImageUnreadableError(ImageError, OSError):
+    """The file is there but is no regular file, or the system refuses to read it; `errno` is the system's number."""
 
     _public = "A picture file cannot be read."
+    errno: int | None = None
 
 
-class ImageOutsideRootError(ImageError):
+class ImageUnwritableError(ImageError, OSError):
+    """The system refuses to write the file; `errno` is the system's number."""
+
+    _public = "A picture file cannot be written."
+    errno: int | None = None
+
+
+class ImageOutsideRootError(ImageError, PermissionError):
     """The path leads out of the folder that pictures may come from."""
 
     _public = "A picture is not in a place that pictures may come from."
 
 
-class ImageFormatError(ImageError):
+class ImageFormatError(ImageError, ValueError):
     """The bytes are not a picture of an accepted format, depth and channel layout."""
 
     _public = "A picture is damaged, or of a kind that is not accepted."
@@ -158,13 +179,13 @@ class ImageTruncatedError(ImageFormatError):
     _public = "A picture file ends too early; it may not have been sent completely."
 
 
-class ImageTooLargeError(ImageError):
+class ImageTooLargeError(ImageError, ValueError):
     """The file or the picture is larger than the stated limit."""
 
     _public = "A picture is larger than is allowed."
 
 
-class ImageChangedError(ImageError):
+class ImageChangedError(ImageError, ValueError):
     """The file's contents are no longer those that were added."""
 
     _public = "A picture file has changed since it was added."
@@ -174,228 +195,163 @@ class ImageSizeMismatchError(TsmTrainingError, ValueError):
     """Two pictures that must agree in size do not; sizes are (height, width) in pixels."""
 
     _public = "Two pictures that must have the same size have different ones."
-
-    def __init__(self, first: str, first_size: tuple[int, int], second: str, second_size: tuple[int, int]) -> None:
-        super().__init__(first, first_size, second, second_size)
-        self.first = first
-        self.first_size = first_size
-        self.second = second
-        self.second_size = second_size
+    first: str
+    first_size: tuple[int, int]
+    second: str
+    second_size: tuple[int, int]
 
     def __str__(self) -> str:
+        (height1, width1), (height2, width2) = self.first_size, self.second_size
         return (
-            f"{self.first} and {self.second} must have the same size, got {_size(self.first_size)} "
-            f"and {_size(self.second_size)} (width×height)"
+            f"{self.first} and {self.second} must have the same size, got {width1}×{height1} and {width2}×{height2} "
+            "(width×height)"
         )
 
 
 # --- the dataset ----------------------------------------------------------------------------------------------------
 
 
-class _NotFoundError(TsmTrainingError, LookupError):
-    """A look-up by id that found nothing."""
-
-    _public = "What was asked for does not exist."
-
-    kind = "record"
-
-    def __init__(self, identifier: str) -> None:
-        super().__init__(identifier)
-        self.identifier = identifier
-
-    def __str__(self) -> str:
-        return f"no {self.kind} has the id {self.identifier!r}"
-
-
-class ExampleNotFoundError(_NotFoundError):
+class ExampleNotFoundError(TsmTrainingError, LookupError):
     """No training example has that id."""
 
+    _message = "no training example has the id {identifier!r}"
     _public = "There is no such training example."
+    identifier: str
 
-    kind = "training example"
 
-
-class SessionNotFoundError(_NotFoundError):
+class SessionNotFoundError(TsmTrainingError, LookupError):
     """No training session has that id."""
 
+    _message = "no training session has the id {identifier!r}"
     _public = "There is no such training session."
+    identifier: str
 
-    kind = "training session"
 
-
-class DuplicateExampleError(TsmTrainingError):
+class DuplicateExampleError(TsmTrainingError, ValueError):
     """A training example with that id is already stored."""
 
+    _message = "a training example with the id {example_id!r} is already stored"
     _public = "A training example with this id exists already."
-
-    def __init__(self, example_id: str) -> None:
-        super().__init__(example_id)
-        self.example_id = example_id
-
-    def __str__(self) -> str:
-        return f"a training example with the id {self.example_id!r} is already stored"
+    example_id: str
 
 
-class NoExamplesError(TsmTrainingError):
+class NoExamplesError(TsmTrainingError, RuntimeError):
     """There is nothing to train or validate on."""
 
+    _message = "there are no training examples: add some with add_training_example() or add_folder()"
     _public = "There are no training examples yet."
 
-    def __str__(self) -> str:
-        return "there are no training examples: add some with add_training_example() or add_folder()"
 
+class ManifestError(TsmTrainingError, OSError, ValueError):
+    """A manifest file or a folder of triples cannot be read, or is not laid out as expected; `path` names it."""
 
-class ManifestError(_PathError, ValueError):
-    """A manifest file or a folder of triples is not laid out as expected; `path` names it and `reason` says why."""
-
+    _message = "{path!r}: {reason}"
     _public = "The list or folder of training examples is not laid out as expected."
+    path: str
+    reason: str
 
 
 # --- workers and metrics --------------------------------------------------------------------------------------------
 
 
-class NoWorkersError(TsmTrainingError):
+class NoWorkersError(TsmTrainingError, RuntimeError):
     """The pool has no workers."""
 
+    _message = "the worker pool is empty: register at least one worker with register_worker()"
     _public = "There are no workers yet."
-
-    def __str__(self) -> str:
-        return "the worker pool is empty: register at least one worker with register_worker()"
 
 
 class DuplicateWorkerError(TsmTrainingError, ValueError):
     """A worker with that id is already registered."""
 
+    _message = (
+        "a worker with the id {worker_id!r} is already registered: unregister it first, or give the new one another id"
+    )
     _public = "A worker with this id exists already."
-
-    def __init__(self, worker_id: str) -> None:
-        super().__init__(worker_id)
-        self.worker_id = worker_id
-
-    def __str__(self) -> str:
-        return (
-            f"a worker with the id {self.worker_id!r} is already registered: "
-            "unregister it first, or give the new one another id"
-        )
+    worker_id: str
 
 
 class WorkerNotFittedError(TsmTrainingError, ValueError):
     """A trainable worker was asked before it was fitted."""
 
+    _message = "worker {worker_id!r} is not fitted yet: it answers after train() on examples that it can learn from"
     _public = "A worker has not learned anything yet."
-
-    def __init__(self, worker_id: str) -> None:
-        super().__init__(worker_id)
-        self.worker_id = worker_id
-
-    def __str__(self) -> str:
-        return (
-            f"worker {self.worker_id!r} is not fitted yet: it answers after train() on examples that it can learn from"
-        )
+    worker_id: str
 
 
-class WorkerNotFoundError(_NotFoundError):
+class WorkerNotFoundError(TsmTrainingError, LookupError):
     """No registered worker has that id."""
 
+    _message = "no registered worker has the id {identifier!r}"
     _public = "There is no such worker."
+    identifier: str
 
-    kind = "registered worker"
 
-
-class PredictionError(TsmTrainingError):
+class PredictionError(TsmTrainingError, RuntimeError):
     """No worker gave a usable picture; `reasons` holds one sentence per worker id."""
 
     _public = "No worker gave a usable picture."
-
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        super().__init__(dict(reasons))
-        self.reasons: dict[str, str] = dict(reasons)
+    reasons: Mapping[str, str]
 
     def __str__(self) -> str:
-        listed = "; ".join(f"{worker_id}: {_cut(reason)}" for worker_id, reason in self.reasons.items())
-        return f"no worker gave a usable picture: {listed}"
+        return f"no worker gave a usable picture: {_listed(self.reasons, len(self.reasons))}"
 
 
-class WorkerPoolError(TsmTrainingError):
+class WorkerPoolError(TsmTrainingError, RuntimeError):
     """A pool that is not ours raised, or returned something else than one result per worker."""
 
+    _message = "the worker pool {pool} {reason}; execute_parallel(data) must return one result per worker"
     _public = "The workers could not be run."
-
-    def __init__(self, pool: str, reason: str) -> None:
-        super().__init__(pool, reason)
-        self.pool = pool
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"the worker pool {self.pool} {self.reason}; execute_parallel(data) must return one result per worker"
+    pool: str
+    reason: str
 
 
-class WorkerNotIsolatableError(TsmTrainingError):
+class WorkerNotIsolatableError(TsmTrainingError, TypeError):
     """A worker cannot be sent to a process of its own; `worker_id` and `worker` (its class) name it."""
 
+    _message = (
+        "worker {worker_id!r} ({worker}) cannot be sent to a process of its own: {reason}; "
+        "make it of parts that can be pickled, or run it in threads"
+    )
     _public = "A worker cannot be run in a process of its own."
-
-    def __init__(self, worker_id: str, worker: str, reason: str) -> None:
-        super().__init__(worker_id, worker, reason)
-        self.worker_id = worker_id
-        self.worker = worker
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return (
-            f"worker {self.worker_id!r} ({self.worker}) cannot be sent to a process of its own: {self.reason}; "
-            "make it of parts that can be pickled, or run it in threads"
-        )
+    worker_id: str
+    worker: str
+    reason: str
 
 
-class ExecutorError(TsmTrainingError):
+class ExecutorError(TsmTrainingError, RuntimeError):
     """What should evaluate the examples takes no work, or has broken down; evaluations made so far are kept."""
 
+    _message = "the executor {executor} {reason}"
     _public = "The examples could not be evaluated; what was evaluated before is kept."
-
-    def __init__(self, executor: str, reason: str) -> None:
-        super().__init__(executor, reason)
-        self.executor = executor
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"the executor {self.executor} {self.reason}"
+    executor: str
+    reason: str
 
 
 class MissingExtraError(TsmTrainingError, ImportError):
     """A part of the library was used whose extra is not installed; `extra` names it, `part` what wants it."""
 
+    _message = '{part} needs libraries that are not installed: pip install "tsm_training[{extra}]"'
     _public = "A part of the training library is not installed."
-
-    def __init__(self, extra: str, part: str) -> None:
-        super().__init__(extra, part)
-        self.extra = extra
-        self.part = part
-
-    def __str__(self) -> str:
-        return f'{self.part} needs libraries that are not installed: pip install "tsm_training[{self.extra}]"'
+    extra: str
+    part: str
 
 
-class MetricError(TsmTrainingError):
+class MetricError(TsmTrainingError, RuntimeError):
     """The similarity metric raised, or returned something that is not a finite number in [0, 1].
 
     A broken judge is not evidence against the workers, so it ends the call. `metric` names the judge, `worker_id` the
     worker whose picture it was given.
     """
 
+    _message = (
+        "{metric}, given the output of worker {worker_id!r}, {reason}; "
+        "a similarity must be a finite number between 0 and 1"
+    )
     _public = "The similarity of two pictures could not be measured."
-
-    def __init__(self, metric: str, worker_id: str, reason: str) -> None:
-        super().__init__(metric, worker_id, reason)
-        self.metric = metric
-        self.worker_id = worker_id
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return (
-            f"{self.metric}, given the output of worker {self.worker_id!r}, {self.reason}; "
-            "a similarity must be a finite number between 0 and 1"
-        )
+    metric: str
+    worker_id: str
+    reason: str
 
 
 class MetricRangeError(TsmTrainingError, ValueError):
@@ -405,11 +361,8 @@ class MetricRangeError(TsmTrainingError, ValueError):
     """
 
     _public = "A part of the similarity of two pictures could not be measured."
-
-    def __init__(self, metric: str, seen: object) -> None:
-        super().__init__(metric, seen)
-        self.metric = metric
-        self.seen = seen
+    metric: str
+    seen: object
 
     def __str__(self) -> str:
         return f"{self.metric} returned {_shown(self.seen)}; a similarity must be a finite number between 0 and 1"
@@ -418,72 +371,52 @@ class MetricRangeError(TsmTrainingError, ValueError):
 # --- training -------------------------------------------------------------------------------------------------------
 
 
-class BlendSolverError(TsmTrainingError):
+class BlendSolverError(TsmTrainingError, RuntimeError):
     """A solver of blend weights raised, or gave something that is no shares; nothing was learned from it."""
 
+    _message = "the blend solver {solver!r} {reason}"
     _public = "The blend of the ensemble could not be computed; nothing was learned."
-
-    def __init__(self, solver: str, reason: str) -> None:
-        super().__init__(solver, reason)
-        self.solver = solver
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"the blend solver {self.solver!r} {self.reason}"
+    solver: str
+    reason: str
 
 
-class NothingEvaluatedError(TsmTrainingError):
+class NothingEvaluatedError(TsmTrainingError, RuntimeError):
     """Not one example could be evaluated; `reasons` holds one sentence per example id."""
 
     _public = "Not one training example could be evaluated."
-
-    def __init__(self, reasons: Mapping[str, str]) -> None:
-        super().__init__(dict(reasons))
-        self.reasons: dict[str, str] = dict(reasons)
+    reasons: Mapping[str, str]
 
     def __str__(self) -> str:
-        shown = [f"{example_id}: {_cut(reason)}" for example_id, reason in list(self.reasons.items())[:5]]
-        more = len(self.reasons) - len(shown)
-        return "no example could be evaluated: " + "; ".join(shown) + (f"; and {more} more" if more > 0 else "")
+        return f"no example could be evaluated: {_listed(self.reasons, 5)}"
 
 
 class TrainingStoppedError(TsmTrainingError):
     """`should_stop` asked the training to end; every evaluation made so far is kept."""
 
+    _message = (
+        "training session {session_id} was stopped on request; its evaluations are kept, "
+        "so calling train() again continues where it ended"
+    )
     _public = "The training was stopped on request; it can be continued."
-
-    def __init__(self, session_id: str) -> None:
-        super().__init__(session_id)
-        self.session_id = session_id
-
-    def __str__(self) -> str:
-        return (
-            f"training session {self.session_id} was stopped on request; its evaluations are kept, "
-            "so calling train() again continues where it ended"
-        )
+    session_id: str
 
 
-class TrainingInProgressError(TsmTrainingError):
+class TrainingInProgressError(TsmTrainingError, RuntimeError):
     """Another training is changing this learner."""
 
+    _message = "this learner is already being trained by another call: wait for it, or train a fork of the learner"
     _public = "A training is under way already; try again when it has ended."
 
-    def __str__(self) -> str:
-        return "this learner is already being trained by another call: wait for it, or train a fork of the learner"
 
-
-class LearnerConflictError(TsmTrainingError):
+class LearnerConflictError(TsmTrainingError, RuntimeError):
     """The learner and the store both hold learned state, and they differ; or the learner is kept in another store.
 
     `store` is where the new one is, `home` where the learner is kept, if that is elsewhere.
     """
 
     _public = "What was learned here and what is stored differ; someone has to decide which is to be kept."
-
-    def __init__(self, store: str, home: str | None = None) -> None:
-        super().__init__(store, home)
-        self.store = store
-        self.home = home
+    store: str
+    home: str | None = None
 
     def __str__(self) -> str:
         if self.home is not None:
@@ -497,16 +430,39 @@ class LearnerConflictError(TsmTrainingError):
         )
 
 
-class WeightsFileError(TsmTrainingError, ValueError):
-    """A weights file cannot be used; nothing was changed. `key` names the entry where one is at fault."""
+class LearnerMismatchError(TsmTrainingError, RuntimeError):
+    """The store holds what another kind of learner has learned: `found` is its name, `expected` this one's."""
+
+    _public = "What is stored was learned by another kind of learner."
+    store: str
+    found: str
+    expected: str
+
+    def __str__(self) -> str:
+        return (
+            f"{self.store} holds what a learner {self.found!r} has learned, and this one is {self.expected!r}: use "
+            "that learner, or pass restore=False to begin anew"
+        )
+
+
+class LearnerFaultError(TsmTrainingError, RuntimeError):
+    """A learner of the host's own, `learner`, does not do what `tsm_training.weights.WeightLearner` asks for."""
+
+    _public = "What learns does not do what it should."
+    learner: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"the learner {self.learner!r}: {self.reason}"
+
+
+class WeightsFileError(TsmTrainingError, OSError, ValueError):
+    """A weights file cannot be read, written or used; nothing was changed. `key` names the entry that is at fault."""
 
     _public = "The weights file cannot be used; nothing was changed."
-
-    def __init__(self, path: str, reason: str, key: str | None = None) -> None:
-        super().__init__(path, reason, key)
-        self.path = path
-        self.reason = reason
-        self.key = key
+    path: str
+    reason: str
+    key: str | None = None
 
     def __str__(self) -> str:
         where = f" at {self.key}" if self.key else ""
@@ -516,21 +472,16 @@ class WeightsFileError(TsmTrainingError, ValueError):
 # --- storage --------------------------------------------------------------------------------------------------------
 
 
-class StorageError(TsmTrainingError):
+class StorageError(TsmTrainingError, OSError):
     """The store cannot do what was asked; `location` names it and `reason` says why."""
 
+    _message = "couldn't use the store {location!r}: {reason}"
     _public = "The stored training data cannot be used at the moment."
-
-    def __init__(self, location: str, reason: str) -> None:
-        super().__init__(location, reason)
-        self.location = location
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"couldn't use the store {self.location!r}: {self.reason}"
+    location: str
+    reason: str
 
 
-class StorageBusyError(StorageError):
+class StorageBusyError(StorageError, TimeoutError):
     """Another process kept the store locked for longer than the stated wait; nothing was written."""
 
     _public = "The stored training data are in use by another program; try again later."
@@ -548,7 +499,7 @@ class StorageCorruptError(StorageError):
     _public = "The stored training data are damaged."
 
 
-class StorageExistsError(StorageError):
+class StorageExistsError(StorageError, FileExistsError):
     """There is a file already where a new one should be written; it was left as it was."""
 
     _public = "There is a file of that name already; it was left as it was."
@@ -558,9 +509,10 @@ class StorageFullError(StorageError):
     """There is no room for what should be written (disk, quota, or a limit on file sizes); nothing was written."""
 
     _public = "There is no room left to store anything; nothing was stored."
+    errno: int | None = numbers.ENOSPC
 
 
-class StorageReadOnlyError(StorageError):
+class StorageReadOnlyError(StorageError, PermissionError):
     """The store was opened for reading only, or the system lets nobody write to it."""
 
     _public = "The stored training data can be read but not changed."
@@ -584,18 +536,18 @@ class SchemaTooNewError(StorageError):
     _public = "The stored training data were written by a newer version of this application."
 
 
-def _size(size: tuple[int, int]) -> str:
-    height, width = size
-    return f"{width}×{height}"
+def _listed(reasons: Mapping[str, str], most: int) -> str:
+    shown = [f"{name}: {_cut(reason)}" for name, reason in [*reasons.items()][:most]]
+    return "; ".join([*shown, f"and {len(reasons) - most} more"] if len(reasons) > most else shown)
 
 
-def _cut(text: str, limit: int = 200) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}…"
+def _cut(text: str, ending: str = "") -> str:
+    limit = 200
+    return text if len(text) <= limit else f"{text[:limit]}…{ending}"
 
 
-def _shown(value: object, limit: int = 200) -> str:
+def _shown(value: object) -> str:
     try:
-        text = repr(value)
+        return _cut(repr(value), f" ({type(value).__name__})")
     except Exception as error:  # a foreign __repr__ may do anything, and huge whole numbers have none
         return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"
-    return text if len(text) <= limit else f"{text[:limit]}… ({type(value).__name__})"

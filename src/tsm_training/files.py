@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import secrets
 import stat
 from pathlib import Path
 from typing import Final
@@ -28,46 +27,19 @@ __all__ = [
 
 
 class NotARegularFileError(OSError):
-    """The path leads to a directory, a pipe, a device or a socket; `kind` says which."""
-
-    def __init__(self, kind: str) -> None:
-        super().__init__(kind)
-        self.kind = kind
-
-    def __str__(self) -> str:
-        return f"is {self.kind}; a regular file is expected"
+    """The path leads to a directory, a pipe, a device or a socket."""
 
 
 class FileTooLargeError(OSError):
-    """The file has more bytes than allowed; `size` and `limit` say how many."""
-
-    def __init__(self, size: int, limit: int) -> None:
-        super().__init__(size, limit)
-        self.size = size
-        self.limit = limit
-
-    def __str__(self) -> str:
-        return f"has {self.size} bytes; at most {self.limit} are allowed"
+    """The file has more bytes than allowed."""
 
 
 class OutsideRootError(OSError):
-    """The path leads out of the folder `root` to what is really at `place`."""
-
-    def __init__(self, root: str, place: str) -> None:
-        super().__init__(root, place)
-        self.root = root
-        self.place = place
-
-    def __str__(self) -> str:
-        return f"leads out of the folder {self.root!r}, to {self.place!r}"
+    """The path leads out of the folder that it must stay in."""
 
 
 def system_reason(error: OSError) -> str:
     """Return what the system, or one of the errors above, says in a few words and without the path."""
-    if isinstance(
-        error, (NotARegularFileError, FileTooLargeError, OutsideRootError)
-    ):  # OSError takes their arguments for its own
-        return str(error)
     return error.strerror or str(error)
 
 
@@ -85,7 +57,6 @@ _CREATE_FLAGS: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _flags("O_CLOEXEC"
 _NEW_FILE_MODE: Final = 0o666
 # To pass through a folder it need not be readable (O_PATH); a link is no folder (O_NOFOLLOW).
 _FOLDER_FLAGS: Final = _flags("O_PATH", "O_DIRECTORY", "O_NOFOLLOW", "O_CLOEXEC")
-_OPENS_BELOW_A_FOLDER: Final = os.open in os.supports_dir_fd
 
 
 def read_regular_file(path: str | bytes | os.PathLike[str], max_bytes: int, root: str | None = None) -> bytes:
@@ -108,9 +79,9 @@ def read_regular_file(path: str | bytes | os.PathLike[str], max_bytes: int, root
     with open(path, "rb", opener=lambda name, _flags: _opened(name, root)) as file:
         status = os.fstat(file.fileno())
         if not stat.S_ISREG(status.st_mode):
-            raise NotARegularFileError(_kind(status.st_mode))
+            raise _not_regular(status.st_mode)
         if status.st_size > max_bytes:
-            raise FileTooLargeError(status.st_size, max_bytes)
+            raise FileTooLargeError(errno.EFBIG, f"has {status.st_size} bytes; at most {max_bytes} are allowed")
         content = file.read(status.st_size + 1)
     if len(content) != status.st_size:
         raise OSError(f"changed its size ({status.st_size} bytes) while it was read")
@@ -123,20 +94,18 @@ def leads_inside(path: str | bytes | os.PathLike[str], root: str) -> bool:
 
 
 def _opened(path: str, root: str | None) -> int:
-    """Open a file for reading and return its descriptor."""
+    """Open a file for reading and return its descriptor.
+
+    Below `root` that is done folder by folder, through no link, so that a link that is put there after the place was
+    found to be inside is not followed. Windows, which opens nothing below an open folder, would follow it.
+    """
     if root is None:
         return os.open(path, _READ_FLAGS)
     place = os.path.realpath(os.fsdecode(path))
     if not Path(place).is_relative_to(root):
-        raise OutsideRootError(root, place)
-    return _opened_below(root, place) if _OPENS_BELOW_A_FOLDER else _opened_and_compared(root, place)
-
-
-def _opened_below(root: str, place: str) -> int:
-    """Open what is at `place` by going down from `root` folder by folder, through no link.
-
-    So it does not matter if somebody puts a link there after the place was found to be inside.
-    """
+        raise OutsideRootError(errno.EACCES, f"leads out of the folder {root!r}, to {place!r}")
+    if os.open not in os.supports_dir_fd:
+        return os.open(place, _READ_FLAGS)
     *folders, name = Path(place).relative_to(root).parts or (".",)
     folder = os.open(root, _FOLDER_FLAGS)
     try:
@@ -146,23 +115,6 @@ def _opened_below(root: str, place: str) -> int:
         return os.open(name, _READ_FLAGS | os.O_NOFOLLOW, dir_fd=folder)
     finally:
         os.close(folder)
-
-
-def _opened_and_compared(root: str, place: str) -> int:
-    """Open what is at `place`, then make sure that this is still where it was found to be.
-
-    For systems without the other way. Who exchanges links just then, and back again in time, is not noticed.
-    """
-    descriptor = os.open(place, _READ_FLAGS)
-    try:
-        same = os.path.samestat(os.fstat(descriptor), Path(place).stat())
-        now = os.path.realpath(place)
-        if now != place or not same:
-            raise OutsideRootError(root, now)
-    except BaseException:
-        os.close(descriptor)
-        raise
-    return descriptor
 
 
 def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
@@ -177,8 +129,13 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
             be written to the disk in the end (see `sync_folder`), the new contents are there already.
     """
     final = Path(os.path.realpath(path))
-    mode = _mode_of_existing(final)
-    temporary = final.with_name(f".{secrets.token_hex(8)}.tmp")
+    mode: int | None = None  # of the file that will be replaced, if there is one
+    with contextlib.suppress(FileNotFoundError):
+        status = final.stat()
+        if not stat.S_ISREG(status.st_mode):
+            raise _not_regular(status.st_mode)
+        mode = stat.S_IMODE(status.st_mode)
+    temporary = final.with_name(f".{os.urandom(8).hex()}.tmp")
 
     def created(name: str, _flags: int) -> int:
         # The system itself applies the umask: asking for it would mean changing it for a moment, for all threads.
@@ -198,17 +155,6 @@ def replace_file(path: str | os.PathLike[str], content: bytes) -> None:
             temporary.unlink()
         raise
     sync_folder(final.parent)
-
-
-def _mode_of_existing(path: Path) -> int | None:
-    """Return the permission bits of the file that will be replaced, or None if there is none."""
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return None
-    if not stat.S_ISREG(mode):
-        raise NotARegularFileError(_kind(mode))
-    return stat.S_IMODE(mode)
 
 
 _NOT_OPENED: Final = (errno.EACCES, errno.EPERM, errno.EISDIR)
@@ -239,6 +185,8 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _kind(mode: int) -> str:
+def _not_regular(mode: int) -> NotARegularFileError:
     kinds = {stat.S_IFDIR: "a directory", stat.S_IFIFO: "a pipe", stat.S_IFSOCK: "a socket"}
-    return kinds.get(stat.S_IFMT(mode), "a device")
+    kind = kinds.get(stat.S_IFMT(mode), "a device")
+    number = errno.EISDIR if stat.S_ISDIR(mode) else errno.EINVAL
+    return NotARegularFileError(number, f"is {kind}; a regular file is expected")

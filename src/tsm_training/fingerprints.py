@@ -8,7 +8,7 @@ import functools
 import hashlib
 import inspect
 import json
-import secrets
+import os
 import threading
 import weakref
 from collections.abc import Mapping
@@ -22,13 +22,13 @@ from tsm_training.forking import guard_forks
 
 __all__ = ["describe_object", "describe_settings"]
 
-_PROCESS_TOKEN: Final = secrets.token_hex(8)
-_NO_SETTINGS: Final = frozenset(
-    {"version", "time_limit"}
-)  # the first has its own entry; no result depends on the other
+# The first has an entry of its own; no result depends on the other.
+_NO_SETTINGS: Final = frozenset({"version", "time_limit"})
 _OUTSIDE: Final = frozenset({"builtins", "abc", "typing", "tsm_training"})
 _class_sources: Final[weakref.WeakKeyDictionary[type, str]] = weakref.WeakKeyDictionary()
 _reading_sources: Final = guard_forks(threading.Lock())
+_tokens: Final[weakref.WeakKeyDictionary[type | CodeType, str]] = weakref.WeakKeyDictionary()
+"""For each class or code that has no source text, what tells it apart in this process only."""
 
 
 def describe_object(thing: object) -> str:
@@ -36,9 +36,10 @@ def describe_object(thing: object) -> str:
 
     They cover the declared ``version``, the public settings (attrs fields, instance attributes, a function's defaults
     and closure), and the source text of the class or function where that can be had. Where there is neither a version
-    nor source text (code given to ``exec``, say), they are good for this process only, so that stored results are never
-    matched with code that cannot be compared. No result depends on a worker's ``time_limit``, so that is left out. A
-    change in a helper that the source merely calls is not seen: declare a new ``version`` then.
+    nor source text (code given to ``exec``, say), they are good for this process only, and for one definition of a
+    class: stored results are never matched with code that cannot be compared. No result depends on a worker's
+    ``time_limit``, so that is left out. A change in a helper that the source merely calls is not seen: declare a new
+    ``version`` then.
     """
     return _Describer().describe(thing)[:32]
 
@@ -54,10 +55,6 @@ def describe_settings(thing: object) -> str:
         return describe_object(thing)
     settings = {name: value for name, value in _settings(thing).items() if name not in _NO_SETTINGS}
     return describe_object([f"{type(thing).__module__}.{type(thing).__qualname__}", version, settings])
-
-
-def _digest(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 class _Describer:
@@ -94,48 +91,40 @@ class _Describer:
             return ["module", thing.__name__, str(getattr(thing, "__version__", ""))]
         if isinstance(thing, MethodType):
             return ["method", self.describe(thing.__func__), self.describe(thing.__self__)]
-        return self._object_facts(thing)
-
-    def _object_facts(self, thing: Any) -> dict[str, Any]:
         code = thing if isinstance(thing, (FunctionType, type)) else type(thing)
         version = str(getattr(thing, "version", "") or "")
         source = _source_digest(code)
+        if not source and not version:
+            key = code.__code__ if isinstance(code, FunctionType) else code
+            source = _tokens.setdefault(key, os.urandom(16).hex())
         settings = {name: self.describe(value) for name, value in _settings(thing).items() if name not in _NO_SETTINGS}
-        return {
-            "name": f"{code.__module__}.{code.__qualname__}",
-            "version": version,
-            "source": source if source or version else _process_only(code),
-            "settings": settings,
-        }
+        name = f"{code.__module__}.{code.__qualname__}"
+        return {"name": name, "version": version, "source": source, "settings": settings}
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def _settings(thing: Any) -> dict[str, Any]:
     if isinstance(thing, type):
         return {}
     if isinstance(thing, FunctionType):
-        return {**_closure(thing), "(defaults)": thing.__defaults__, "(keyword defaults)": thing.__kwdefaults__}
+        settings: dict[str, Any] = {"(defaults)": thing.__defaults__, "(keyword defaults)": thing.__kwdefaults__}
+        for name, cell in zip(thing.__code__.co_freevars, thing.__closure__ or (), strict=True):
+            with contextlib.suppress(ValueError):  # it is not set yet
+                settings[f"(closure) {name}"] = cell.cell_contents
+        return settings
     if attrs.has(type(thing)):
         names = [f.name for f in attrs.fields(type(thing))]
     else:
-        names = [*getattr(thing, "__dict__", ()), *_slots(type(thing))]
+        slots = [vars(kind).get("__slots__", ()) for kind in type(thing).__mro__]
+        names = [*getattr(thing, "__dict__", ())]
+        names += [name for declared in slots for name in ([declared] if isinstance(declared, str) else declared)]
         is_opaque = not hasattr(thing, "__dict__") or hasattr(thing, "__name__")
         if is_opaque and all(name.startswith("_") for name in names):
             return {"(shown)": repr(thing)}  # numbers of numpy, paths, dates, compiled functions
     return {name: getattr(thing, name) for name in names if not name.startswith("_") and hasattr(thing, name)}
-
-
-def _slots(kind: type) -> list[str]:
-    declared = [vars(c).get("__slots__", ()) for c in kind.__mro__]
-    return [name for names in declared for name in ([names] if isinstance(names, str) else names)]
-
-
-def _closure(function: FunctionType) -> dict[str, Any]:
-    """Return the variables that a function keeps from where it was made; one that is not set yet is left out."""
-    filled: dict[str, Any] = {}
-    for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-        with contextlib.suppress(ValueError):
-            filled[f"(closure) {name}"] = cell.cell_contents
-    return filled
 
 
 def _source_digest(code: Any) -> str:
@@ -166,31 +155,12 @@ def _source_text(item: Any) -> str:
     return inspect.getsource(item.__code__)
 
 
-def _process_only(code: Any) -> str:
-    """Tell apart what has no source text by what it compiled to; the token keeps that to this process."""
-    if isinstance(code, FunctionType):
-        compiled = [_code_facts(code.__code__)]
-    else:
-        compiled = [_part_facts(name, part) for kind in code.__mro__ for name, part in vars(kind).items()]
-    return f"{_PROCESS_TOKEN} {_digest(repr(compiled))}"
-
-
-def _part_facts(name: str, part: Any) -> list[Any]:
-    """Describe one name in the body of a class."""
-    functions = (getattr(part, kind, None) for kind in ("__func__", "fget"))
-    function = next((f for f in (part, *functions) if isinstance(f, FunctionType)), None)
-    if function is not None:
-        return [name, _code_facts(function.__code__)]
-    return [name, repr(part) if isinstance(part, (bool, int, float, str, bytes, tuple)) else ""]
-
-
 def _code_facts(code: CodeType) -> list[Any]:
-    return [code.co_code, code.co_names, code.co_varnames, [_constant_facts(c) for c in code.co_consts]]
+    constants = [_code_facts(c) if isinstance(c, CodeType) else _constant_text(c) for c in code.co_consts]
+    return [code.co_code, code.co_names, code.co_varnames, constants]
 
 
-def _constant_facts(constant: Any) -> Any:
-    if isinstance(constant, CodeType):
-        return _code_facts(constant)
+def _constant_text(constant: object) -> str:
     if isinstance(constant, frozenset):  # its order differs from process to process
-        return sorted(map(repr, constant))
+        return repr(sorted(map(repr, constant)))
     return repr(constant)

@@ -76,7 +76,8 @@ _done: Final[set[str]] = set()
 def alone_at_first(what: str) -> Generator[None]:
     """Have no fork happen while something is done for the first time in this process.
 
-    OpenCV makes tables when a conversion is first asked for, under a lock of its own that a child would inherit locked.
+    OpenCV makes tables when a conversion is first asked for, under a lock of its own. A child that is forked in these
+    100 ms inherits the lock, and its first conversion waits for ever.
     """
     if what in _done:
         yield

@@ -6,7 +6,7 @@ import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Final
 
@@ -15,7 +15,7 @@ import attrs
 from tsm_training.data import ROLES, TrainingExample
 from tsm_training.errors import ManifestError
 from tsm_training.files import leads_inside, read_regular_file, system_reason
-from tsm_training.markup import listed
+from tsm_training.text import listed
 
 __all__ = ["read_folder", "read_manifest", "relinked"]
 
@@ -25,7 +25,6 @@ _FOLDERS: Final = ("sources", "targets", "truths")
 _PICTURE_ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
 _COLUMNS: Final = ("source_path", "target_path", "ground_truth_path")
 _MAX_MANIFEST_BYTES: Final = 100_000_000
-_BLOCK: Final = 1024 * 1024
 
 
 def read_folder(root: str | os.PathLike[str]) -> list[Row]:
@@ -112,28 +111,24 @@ def relinked(
 
     With `image_root`, the only folder that pictures may come from, what leads out of that is passed over.
     """
-    incomplete = [example for example in examples if example.files is not None and _missing_roles(example)]
-    wanted = {_contents(example, role) for example in incomplete for role in _missing_roles(example)}
+    missing = [(example, _missing_contents(example)) for example in examples]
+    wanted = {contents for _example, by_path in missing for contents in by_path.values()}
     places = _find_contents(root, wanted, image_root)
     moved = []
-    for example in incomplete:
-        paths: dict[str, Any] = {
-            f"{role}_path": places[_contents(example, role)]
-            for role in _missing_roles(example)
-            if _contents(example, role) in places
-        }
+    for example, by_path in missing:
+        paths: dict[str, Any] = {name: places[contents] for name, contents in by_path.items() if contents in places}
         if paths:
             moved.append(attrs.evolve(example, **paths))
     return moved
 
 
-def _missing_roles(example: TrainingExample) -> list[str]:
-    return [role for role in ROLES if not Path(getattr(example, f"{role}_path")).exists()]
-
-
-def _contents(example: TrainingExample, role: str) -> tuple[int, str]:
-    picture = getattr(example.files, role)
-    return picture.num_bytes, picture.sha256
+def _missing_contents(example: TrainingExample) -> dict[str, tuple[int, str]]:
+    """Return size and digest of what was at each path of an example that leads nowhere now, if they are known."""
+    if example.files is None:
+        return {}
+    pictures = {f"{role}_path": getattr(example.files, role) for role in ROLES}
+    absent = {name: picture for name, picture in pictures.items() if not Path(getattr(example, name)).exists()}
+    return {name: (picture.num_bytes, picture.sha256) for name, picture in absent.items()}
 
 
 def _find_contents(
@@ -141,23 +136,14 @@ def _find_contents(
 ) -> dict[tuple[int, str], str]:
     sizes = {size for size, _digest in wanted}
     places: dict[tuple[int, str], str] = {}
-    for path in _regular_files(root):
-        size = path.stat().st_size
-        if image_root is not None and not leads_inside(path, image_root):
-            continue
-        if size in sizes and (key := (size, _digest_of(path))) in wanted:
-            places.setdefault(key, str(path.absolute()))
-    return places
-
-
-def _regular_files(root: str | os.PathLike[str]) -> Iterator[Path]:
     for folder, _folders, names in os.walk(root):
-        yield from (path for name in sorted(names) if (path := Path(folder, name)).is_file())
-
-
-def _digest_of(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(_BLOCK):
-            digest.update(block)
-    return digest.hexdigest()
+        for path in (Path(folder, name) for name in sorted(names)):
+            if not path.is_file() or (size := path.stat().st_size) not in sizes:
+                continue
+            if image_root is not None and not leads_inside(path, image_root):
+                continue
+            with path.open("rb") as file:
+                key = (size, hashlib.file_digest(file, "sha256").hexdigest())
+            if key in wanted:
+                places.setdefault(key, str(path.absolute()))
+    return places

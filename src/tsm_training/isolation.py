@@ -1,24 +1,22 @@
 """Workers in processes of their own: one that hangs, crashes or eats the memory costs one recorded failure.
 
-It needs the extra ``isolation``: Pebble runs the processes and notices their end, loky starts them without importing
-the host's script again, and cloudpickle carries workers that were made in a script or a notebook. Isolation protects
-from accidents, not from malice: what a process answers is unpickled here, and it has the rights of its host.
+It needs the extra ``isolation``: loky starts processes without importing the host's script again, and cloudpickle
+carries workers that were made in a script or a notebook. Isolation protects from accidents, not from malice: what a
+process answers is unpickled here, and it has the rights of its host.
 """
 
 from __future__ import annotations
 
-import atexit
 import contextlib
 import functools
-import hashlib
 import importlib
 import importlib.util
 import io
-import multiprocessing
 import multiprocessing.process
 import multiprocessing.util
 import os
 import pickle
+import queue
 import signal
 import sys
 import threading
@@ -26,420 +24,265 @@ import time
 import uuid
 import weakref
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import BrokenExecutor, Future
-from concurrent.futures import TimeoutError as FutureTimeoutError
-from contextlib import contextmanager
-from multiprocessing.process import BaseProcess
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Final
 
 import attrs
 
 from tsm_training.arguments import check_limit
 from tsm_training.arrays import Image
 from tsm_training.errors import ExecutorError, InvalidArgumentError, MissingExtraError, WorkerNotIsolatableError
-from tsm_training.workers import Worker, WorkerRequest, WorkerResult, group_of, run_worker
-from tsm_training.workers.runners import LOOK_AROUND_SECONDS, check_not_leaving, timed_out
-from tsm_training.workers.running import check_again, failed, shown
-from tsm_training.workers.worker import time_limit_of, valid_time_limit
+from tsm_training.forking import guard_forks
+from tsm_training.workers import (
+    LOOK_AROUND_SECONDS,
+    BackgroundCall,
+    Worker,
+    WorkerFailure,
+    WorkerRequest,
+    WorkerResult,
+    check_not_leaving,
+    checked_result,
+    group_of,
+    run_worker,
+    shown,
+    time_limit_of,
+    timed_out,
+    valid_time_limit,
+)
+
+if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
 
 __all__ = ["IsolatedRunner"]
 
-T = TypeVar("T")
-
-_LIBRARIES: Final = ("cloudpickle", "loky", "pebble")
 _START_SECONDS: Final = 60.0
 """How long a process may take to start, or to unpickle a worker; what takes longer will never answer."""
 _GRACE_SECONDS: Final = 0.3
-"""How long after the end of a process its last answer may still be on the way."""
+"""How long a process that has closed its connection may take to end."""
 _WATCH_SECONDS: Final = 1.0
 _LEAST_MEMORY: Final = 16 << 20
 """With less, a process cannot even answer."""
 _MOST_MEMORY: Final = 1 << 60
 _KILL: Final = getattr(signal, "SIGKILL", signal.SIGTERM)  # Windows has the latter only, and it is as final there
-_EXECUTOR: Final = "of workers"
+_PROTOCOL: Final = 5  # pictures that are read-only here are read-only, and not copied again, where they arrive
 
 
 # --- in the child ---------------------------------------------------------------------------------------------------
 
-_own_pid = 0
-"""The id that this process gave when it was greeted, 0 before that; a child that a worker forks has another."""
-
-_loaded: dict[str, tuple[str, Worker]] = {}
-"""The workers that this process has unpickled, with the digests of what they were made of, by worker id."""
+_workers: dict[str, Worker] = {}
+"""The workers that this process has unpickled, by worker id."""
 
 
-def _greet(memory_limit: int | None) -> int:
-    """Prepare a new process, and say which one it is."""
-    global _own_pid  # noqa: PLW0603 - a process has one
-    _own_pid = os.getpid()
+def _serve(connection: Connection, memory_limit: int | None) -> None:
+    """Do what the host asks until the host is gone."""
+    host, process_id = os.getppid(), os.getpid()
+    requests: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+
+    def listen() -> None:  # also while a worker is busy: the host may be killed meanwhile
+        try:
+            while os.getppid() == host:  # the connection tells at once, unless a fork of the host holds it open
+                if connection.poll(_WATCH_SECONDS):
+                    requests.put(connection.recv_bytes())
+        finally:
+            os._exit(1)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a Ctrl-C is for the host
     signal.signal(signal.SIGTERM, signal.SIG_DFL)  # one that hangs in C code would never get to a handler of Python's
-    threading.Thread(target=_leave_with, args=(os.getppid(),), daemon=True).start()
+    threading.Thread(target=listen, daemon=True).start()
     if memory_limit is not None:
-        _limit_memory(memory_limit)
-    return os.getpid()
-
-
-def _leave_with(parent: int) -> None:
-    """End this process when the host is gone, which may have been killed without a chance to end it."""
-    while os.getppid() == parent:
-        time.sleep(_WATCH_SECONDS)
+        resource = importlib.import_module("resource")  # not on every system
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * resource.getpagesize() + memory_limit,) * 2)
+    with contextlib.suppress(OSError):  # a worker has closed the connection
+        while True:
+            answer = _answer(requests.get())
+            if os.getpid() != process_id:  # a worker has forked, and both come back: only one of them may answer
+                os._exit(0)  # pragma: no cover - in a child that the tests' process never sees
+            connection.send_bytes(answer)
     os._exit(1)
 
 
-def _limit_memory(memory_limit: int) -> None:
-    """Let this process have so many bytes more than it has now."""
-    resource = importlib.import_module("resource")  # not on every system
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
-    most = pages * resource.getpagesize() + memory_limit
-    resource.setrlimit(resource.RLIMIT_AS, (most, most))
-
-
-def _load(worker_id: str, digest: str, pickled: bytes) -> str | None:
-    """Unpickle a worker; return why that is impossible, or None."""
-    _loaded.pop(worker_id, None)
+def _answer(request: bytes) -> bytes:
+    """Call what the host wants called; return what that returns, or the failure if it raises."""
     try:
-        worker = pickle.loads(pickled)  # noqa: S301 - the host made these bytes
-        if not isinstance(worker, Worker):
-            return f"it becomes a {type(worker).__name__} there"
-    except BaseException as error:
-        return f"{type(error).__name__}: {shown(error)}"
-    _loaded[worker_id] = (digest, worker)
-    return None
+        function, arguments = pickle.loads(request)  # noqa: S301 - the host made these bytes
+        return pickle.dumps(function(*arguments), _PROTOCOL)
+    except BaseException as error:  # an interrupt here is no user's
+        return pickle.dumps(WorkerFailure("raised", type(error).__name__, shown(error)))
+
+
+def _load(worker_id: str, data: bytes) -> None:
+    _workers.pop(worker_id, None)
+    worker = pickle.loads(data)  # noqa: S301 - the host made these bytes too
+    if not isinstance(worker, Worker):
+        raise TypeError(f"it becomes a {type(worker).__name__} there")
+    _workers[worker_id] = worker
 
 
 def _call(worker_id: str, source: Image, target: Image, group: str | None) -> WorkerResult:
-    """Run a worker that has been loaded."""
-    started = time.perf_counter()
-    try:
-        return run_worker(_loaded[worker_id][1], WorkerRequest(source, target, group))
-    except BaseException as error:  # an interrupt here is no user's: Ctrl-C does not reach this process
-        return failed(worker_id, "raised", type(error).__name__, error, time.perf_counter() - started)
-    finally:
-        if _own_pid not in (0, os.getpid()):
-            # A worker has forked, and both come back: only one of them may answer and take the next task.
-            os._exit(0)  # pragma: no cover - in a child that the tests' process never sees
-
-
-@contextmanager
-def _streams_to_flush() -> Generator[None]:
-    """Lend loky, which flushes the standard streams before it starts a process, a stream where there is none."""
-    found = {name: getattr(sys, name) for name in ("stdout", "stderr")}
-    missing = [name for name, stream in found.items() if stream is None or getattr(stream, "closed", False)]
-    for name in missing:
-        setattr(sys, name, io.StringIO())
-    try:
-        yield
-    finally:
-        for name in missing:
-            setattr(sys, name, found[name])
+    return run_worker(_workers[worker_id], WorkerRequest(source, target, group))
 
 
 # --- one process, seen from the host --------------------------------------------------------------------------------
 
 
-class _OverdueError(Exception):
-    """The process has not answered in time, and was ended."""
-
-
-class _DeadError(Exception):
-    """The process came to an end; the arguments are a short name and a sentence."""
-
-
-@attrs.frozen
+@attrs.define(eq=False, repr=False)
 class _Pickled:
     """A worker as it travels."""
 
     worker: Worker
-    digest: str
-    data: bytes = attrs.field(repr=False)
+    data: bytes
+    is_proven: bool = False
+    """True where a process has unpickled it."""
 
 
 class _Lane:
-    """A process that runs one worker at a time. It is replaced when it has come to harm.
-
-    Each has a pool of one to itself: processes of a common pool share pipes and locks, and one that is killed while it
-    holds a lock takes the others with it.
-    """
+    """A process that runs one worker at a time. It is replaced when it has come to harm."""
 
     def __init__(self, memory_limit: int | None) -> None:
         self._memory_limit = memory_limit
-        self._pool: Any = None
-        self._process: BaseProcess | None = None
-        self._digests: dict[str, str] = {}
-        self.guests: set[str] = set()
-        """The workers that have run in this process."""
+        self._owner = os.getpid()
+        self._process: Any = None
+        self._connection: Any = None
+        self.guests: dict[str, _Pickled | None] = {}
+        """The workers that have been in the process, by worker id; None for one that could not be unpickled."""
 
-    @property
-    def is_running(self) -> bool:
-        """Tell whether there is a process."""
-        return self._pool is not None
+    def __del__(self) -> None:
+        self.end()
 
-    def holds(self, pickled: _Pickled) -> bool:
-        """Tell whether the process has this worker unpickled already."""
-        return self._digests.get(pickled.worker.worker_id) == pickled.digest
+    def load(self, pickled: _Pickled) -> WorkerFailure | None:
+        """Have the process, which is started if need be, unpickle a worker; return why that fails, or None."""
+        self._start()
+        worker_id = pickled.worker.worker_id
+        if self.guests.get(worker_id) is pickled:
+            return None
+        self.guests[worker_id] = None
+        failure: WorkerFailure | None = self._ask(_load, worker_id, pickled.data, limit=_START_SECONDS)
+        if failure is None:
+            self.guests[worker_id] = pickled
+            return None
+        return WorkerFailure(failure.kind, "not unpickled", f"its process could not unpickle it ({failure})")
 
-    def fitness(self, pickled: _Pickled) -> int:
-        """Say how well this process suits a worker; 0 if only other workers have been its guests."""
-        if self.holds(pickled):
-            return 3
-        return 2 if pickled.worker.worker_id in self.guests else int(not self.guests)
+    def run(self, pickled: _Pickled, request: WorkerRequest, limit: float | None) -> tuple[WorkerResult, bool]:
+        """Run a worker; say also whether others, which were in the process before, may be to blame for its failure."""
+        self._start()
+        worker_id, target = pickled.worker.worker_id, request["target"]
+        others = self.guests.keys() - {worker_id}
+        answer: WorkerFailure | WorkerResult | None = self.load(pickled)
+        started = time.monotonic()
+        if answer is None:
+            answer = self._ask(_call, worker_id, request["source"], target, group_of(request), limit=limit)
+        if isinstance(answer, WorkerResult):
+            result = checked_result(attrs.evolve(answer, worker_id=worker_id), target)
+        else:
+            result = WorkerResult(worker_id, None, 0.0, answer, time.monotonic() - started)
+        failure = result.failure
+        # NumPy and OpenCV have errors of their own for memory that has run out; others could not use the rest either.
+        is_harmed = failure is not None and (
+            failure.kind == "died"
+            or failure.error_type.endswith("MemoryError")
+            or "Insufficient memory" in failure.message
+        )
+        if is_harmed:
+            self.end()
+        return result, is_harmed and bool(others)
 
-    def start(self) -> None:
-        """Make sure that there is a process.
-
-        Raises:
-            ExecutorError: none can be started.
-        """
+    def _start(self) -> None:
         if self._process is not None and self._process.exitcode is None:
             return
         self.end()
-        _prepare_for_exit()
-        pebble, loky = importlib.import_module("pebble"), importlib.import_module("loky.backend")
-        self._pool = pebble.ProcessPool(max_workers=1, context=loky.get_context("loky"))
+        self._owner = os.getpid()
+        _end_all_at_exit(self._owner)
+        context = importlib.import_module("loky.backend").get_context("loky")
         try:
+            self._connection, theirs = context.Pipe()
+            process = context.Process(target=_serve, args=(theirs, self._memory_limit), daemon=True)
             with _streams_to_flush():
-                pid = self._ask(_greet, self._memory_limit, limit=_START_SECONDS)
-        except (_DeadError, _OverdueError) as error:  # a daemonic process, for one, may have no children
-            reason = error.args[1] if isinstance(error, _DeadError) else f"none came up within {_START_SECONDS:g} s"
-            raise ExecutorError(_EXECUTOR, f"cannot start a process: {reason}") from error
-        self._process = next((child for child in multiprocessing.active_children() if child.pid == pid), None)
+                process.start()
+        except Exception as error:  # a daemonic process, for one, may have no children
+            raise ExecutorError("of workers", f"cannot start a process: {error}") from error
+        theirs.close()
+        self._process = process
+        # Nobody else should end it or wait for it: neither multiprocessing at exit, nor a fork of this process.
+        getattr(multiprocessing.process, "_children", set()).discard(process)
+        if isinstance(failure := self._ask(os.getpid, limit=_START_SECONDS), WorkerFailure):
+            raise ExecutorError("of workers", f"cannot start a process: {failure}")
 
-    def load(self, pickled: _Pickled) -> str | None:
-        """Have the process unpickle a worker; return why it cannot, or None.
+    def _ask(self, function: Callable[..., Any], *arguments: object, limit: float | None) -> Any:
+        """Return what a function returns in the process, or the failure; where nothing comes, the process is ended.
 
-        Raises:
-            ExecutorError: there is no process, and none can be started.
+        The connection is used in another thread: a process may stop in the middle of a request or an answer.
         """
-        self.start()
-        worker_id = pickled.worker.worker_id
-        if self.holds(pickled):
-            return None
-        self.guests.add(worker_id)
-        try:
-            reason = self._ask(_load, worker_id, pickled.digest, pickled.data, limit=_START_SECONDS)
-        except _OverdueError:
-            return f"unpickling it takes longer than {_START_SECONDS:g} s"
-        except _DeadError as error:
-            return f"unpickling it ended the process: {error.args[1]}"
-        if reason is None:
-            self._digests[worker_id] = pickled.digest
-        return reason
+        connection, process = self._connection, self._process
+        request = pickle.dumps((function, arguments), _PROTOCOL)
 
-    def call(self, worker_id: str, request: WorkerRequest, limit: float | None) -> WorkerResult:
-        """Have the process run a worker that it has loaded.
+        def exchange() -> bytes:
+            connection.send_bytes(request)
+            answer: bytes = connection.recv_bytes()
+            return answer
 
-        Raises:
-            ExecutorError: the interpreter is about to exit.
-        """
-        started = time.monotonic()
-        try:
-            reply = self._ask(_call, worker_id, request["source"], request["target"], group_of(request), limit=limit)
-        except _OverdueError:
-            return timed_out(worker_id, cast("float", limit), time.monotonic() - started)
-        except _DeadError as error:
-            return failed(worker_id, "died", error.args[0], error.args[1], time.monotonic() - started)
-        return check_again(attrs.evolve(reply, worker_id=worker_id), request["target"])
+        def look_around() -> None:
+            check_not_leaving()
+            if process.exitcode is not None:  # a child that the worker has forked may hold the connection open
+                raise EOFError("the process has ended")
 
-    def _ask(self, function: Callable[..., T], *arguments: object, limit: float | None) -> T:
-        """Return what a function gives in the process; if it gives nothing, that was the end of the process."""
         try:
-            return self._answer(cast("Future[T]", self._pool.schedule(function, args=arguments)), limit)
-        except (_OverdueError, ExecutorError):
-            self.end()
-            raise
-        except Exception as error:
-            death = self._death(error)
-            self.end()
-            raise death from error
+            answer = BackgroundCall(exchange).wait(limit, look_around)
+            if answer is not None:
+                return pickle.loads(answer)  # noqa: S301 - said in the module's docstring
+            failure = timed_out(limit or 0.0)  # there is an answer where there is no limit
+        except (OSError, EOFError, pickle.UnpicklingError) as error:
+            failure = _death(process, error)
         except BaseException:  # Ctrl-C: whoever pressed it wants to go on now
             self.end()
             raise
+        self.end()
+        return failure
 
-    def _answer(self, future: Future[T], limit: float | None) -> T:
-        started = time.monotonic()
-        end_seen: float | None = None
-        while True:
-            now = time.monotonic()
-            left = LOOK_AROUND_SECONDS if limit is None else limit - (now - started)
-            if left <= 0.0:
-                raise _OverdueError
-            with contextlib.suppress(FutureTimeoutError):
-                return future.result(min(left, LOOK_AROUND_SECONDS))
-            check_not_leaving()
-            # The pool says nothing of a process that ends with exit code 0, nor of one that ends between two tasks.
-            if not self._is_at_work():
-                end_seen = end_seen or now
-                if now - end_seen > _GRACE_SECONDS:
-                    raise BrokenExecutor("the process has ended")
-
-    def _is_at_work(self) -> bool:
-        return bool(self._pool.active) and (self._process is None or self._process.exitcode is None)
-
-    def _death(self, error: Exception) -> _DeadError:
-        """Say how the process came to its end."""
-        code = getattr(error, "exitcode", None)
-        if code is None and self._process is not None:
-            self._process.join(_GRACE_SECONDS)
-            code = self._process.exitcode
-        if code is None:
-            return _DeadError(type(error).__name__, f"its process could not be used any more: {error}")
-        if code >= 0:
-            return _DeadError(f"exit code {code}", f"its process ended itself with exit code {code}")
-        with contextlib.suppress(ValueError):  # a real-time signal has no name
-            name = signal.Signals(-code).name
-            hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
-            return _DeadError(name, f"its process was ended by {name}{hint}")
-        return _DeadError(f"signal {-code}", f"its process was ended by signal {-code}")
-
-    def end(self) -> threading.Thread | None:
-        """End the process, whatever it is doing, and return the thread that clears up; the next use starts another."""
-        pool, process = self._pool, self._process
-        self._pool, self._process, self._digests, self.guests = None, None, {}, set()
-        if pool is None:
-            return None
-        pool.stop()
-        if process is not None and process.exitcode is None:
-            with contextlib.suppress(OSError):  # it may just have ended
-                os.kill(cast("int", process.pid), _KILL)
-        clearing = threading.Thread(target=_join, args=(pool,), name="tsm-isolation", daemon=True)
-        with contextlib.suppress(RuntimeError):  # no thread can be started any more while the interpreter exits
-            clearing.start()
-            return clearing
-        return None
-
-    def forget(self) -> None:
-        """Let go of a process that belongs to the process which this one was forked from."""
-        children: set[BaseProcess] = getattr(multiprocessing.process, "_children", set())
-        if self._process is not None:
-            children.discard(self._process)  # or this process, when it exits, would end or wait for it
-        self._pool, self._process, self._digests, self.guests = None, None, {}, set()
-
-
-def _join(pool: Any) -> None:
-    with contextlib.suppress(Exception):  # of a pool that is thrown away, faults are of no interest
-        pool.join()
-
-
-# --- all processes of a runner --------------------------------------------------------------------------------------
-
-
-class _Crew:
-    """The processes of one runner, and the workers as they were sent to them."""
-
-    def __init__(self, max_processes: int, memory_limit: int | None) -> None:
-        self._max_processes = max_processes
-        self._memory_limit = memory_limit
-        self.token = uuid.uuid4().hex
-        self._start_afresh()
-
-    def _start_afresh(self) -> None:
-        self._changed = threading.Condition()
-        self._lanes: list[_Lane] = []
-        self._idle: list[_Lane] = []  # the one used last stands last
-        self._pickled: dict[str, _Pickled] = {}
-        self._proven: dict[str, str] = {}
-
-    def pickled(self, worker: Worker, *, again: bool = False) -> _Pickled:
-        """Return a worker as it travels; `again` if it may have changed since it was pickled last.
-
-        Raises:
-            WorkerNotIsolatableError: it cannot be pickled.
-        """
-        kept = self._pickled.get(worker.worker_id)
-        if kept is None or kept.worker is not worker or again:
-            try:
-                data: bytes = importlib.import_module("cloudpickle").dumps(worker)
-            except (Exception, SystemExit, GeneratorExit) as error:  # a foreign __reduce__ may do anything
-                raise _not_isolatable(worker, f"{type(error).__name__}: {shown(error)}") from error
-            kept = _Pickled(worker, hashlib.sha256(data).hexdigest(), data)
-            self._pickled[worker.worker_id] = kept
-        return kept
-
-    def prove(self, pickled: _Pickled) -> None:
-        """Make sure that a process can unpickle a worker.
-
-        Raises:
-            WorkerNotIsolatableError: it cannot.
-        """
-        worker_id = pickled.worker.worker_id
-        if self._proven.get(worker_id) == pickled.digest:
+    def end(self) -> None:
+        """End the process, whatever it is doing; the next use starts another."""
+        process, self._process, self.guests = self._process, None, {}
+        if process is None:
             return
-        with self.lane(pickled) as lane:
-            reason = lane.load(pickled)
-        if reason is not None:
-            raise _not_isolatable(pickled.worker, reason)
-        self._proven[worker_id] = pickled.digest
-
-    @contextmanager
-    def lane(self, pickled: _Pickled) -> Generator[_Lane]:
-        """Give a process for one call, if possible one that knows the worker; wait where all are busy."""
-        lane = self._taken(pickled)
-        try:
-            yield lane
-        finally:
-            with self._changed:
-                if lane in self._lanes:
-                    self._idle.append(lane)
-                    self._changed.notify()
-                else:  # the runner was closed meanwhile
-                    lane.end()
-
-    def _taken(self, pickled: _Pickled) -> _Lane:
-        with self._changed:
-            while True:
-                lane = max(self._idle, key=lambda lane: lane.fitness(pickled), default=None)  # of equals, the oldest
-                if (lane is None or not lane.fitness(pickled)) and len(self._lanes) < self._max_processes:
-                    self._lanes.append(lane := _Lane(self._memory_limit))
-                    return lane
-                if lane is not None:
-                    self._idle.remove(lane)
-                    return lane
-                self._changed.wait(LOOK_AROUND_SECONDS)
-                check_not_leaving()
-
-    def close(self) -> None:
-        """End all processes; those that are at work when their work is done."""
-        with self._changed:
-            idle, self._idle, self._lanes = self._idle, [], []
-        for clearing in [lane.end() for lane in idle]:
-            if clearing is not None:
-                clearing.join()
-
-    def abandon(self) -> None:
-        """End all processes at once, because the interpreter exits."""
-        for lane in self._lanes:
-            lane.end()
-
-    def forget(self) -> None:
-        """Start with nothing in a process that was forked; the processes belong to the other one."""
-        for lane in self._lanes:
-            lane.forget()
-        self._start_afresh()
+        if self._owner != os.getpid():  # in a fork: the process is the other one's, and must notice if that is killed
+            self._connection.close()
+            return
+        if process.exitcode is None:
+            with contextlib.suppress(OSError):  # it may just have ended
+                os.kill(process.pid, _KILL)
+        process.join()
 
 
-def _not_isolatable(worker: Worker, reason: str) -> WorkerNotIsolatableError:
-    return WorkerNotIsolatableError(worker.worker_id, type(worker).__qualname__, reason)
+def _death(process: Any, error: Exception) -> WorkerFailure:
+    """Say how a process came to its end."""
+    check_not_leaving()  # or else it was ended because the interpreter exits
+    deadline = time.monotonic() + _GRACE_SECONDS
+    while (code := process.exitcode) is None and time.monotonic() < deadline:
+        time.sleep(0.001)
+    if code is None:
+        return WorkerFailure("died", type(error).__name__, f"its process could not be used any more: {error}")
+    if code >= 0:
+        return WorkerFailure("died", f"exit code {code}", f"its process ended itself with exit code {code}")
+    name = f"signal {-code}"
+    with contextlib.suppress(ValueError):  # a real-time signal has no name
+        name = signal.Signals(-code).name
+    hint = ", as the system does when memory runs out" if name == "SIGKILL" else ""
+    return WorkerFailure("died", name, f"its process was ended by {name}{hint}")
+
+
+@contextlib.contextmanager
+def _streams_to_flush() -> Generator[None]:
+    """Lend loky, which flushes the standard streams before it starts a process, a stream where there is none."""
+    with contextlib.ExitStack() as lent:
+        for stream, redirect in ((sys.stdout, contextlib.redirect_stdout), (sys.stderr, contextlib.redirect_stderr)):
+            if getattr(stream, "closed", True):
+                lent.enter_context(redirect(io.StringIO()))
+        yield
 
 
 # --- the runner -----------------------------------------------------------------------------------------------------
 
-
-def _check_memory_limit(_runner: object, _attribute: object, value: Any) -> None:
-    limit = check_limit("memory_limit", value)
-    if limit is not None and not _LEAST_MEMORY <= limit <= _MOST_MEMORY:
-        raise InvalidArgumentError("memory_limit", value, f"{_LEAST_MEMORY} to {_MOST_MEMORY} bytes, or None")
-    if limit is not None and not sys.platform.startswith("linux"):
-        raise InvalidArgumentError("memory_limit", value, f"None on {sys.platform}, which knows no such limit")
-
-
-def _check_max_processes(_runner: object, _attribute: object, value: Any) -> None:
-    check_limit("max_processes", value)
-
-
-def _new_crew(runner: IsolatedRunner) -> _Crew:
-    return _Crew(runner.max_processes or os.cpu_count() or 1, runner.memory_limit)
+_runners: weakref.WeakValueDictionary[str, IsolatedRunner] = weakref.WeakValueDictionary()
 
 
 @attrs.frozen(eq=False)
@@ -474,31 +317,44 @@ class IsolatedRunner:
     """
 
     time_limit: float | None = attrs.field(default=None, validator=valid_time_limit)
-    memory_limit: int | None = attrs.field(default=None, validator=_check_memory_limit)
-    max_processes: int | None = attrs.field(default=None, validator=_check_max_processes)
-    _crew: _Crew = attrs.field(init=False, repr=False, default=attrs.Factory(_new_crew, takes_self=True))
+    memory_limit: int | None = None
+    max_processes: int | None = None
+    _token: str = attrs.field(factory=lambda: uuid.uuid4().hex, init=False, repr=False)
+    _changed: threading.Condition = attrs.field(
+        factory=lambda: threading.Condition(guard_forks(threading.Lock())), init=False, repr=False
+    )
+    _lanes: list[_Lane] = attrs.field(factory=list, init=False, repr=False)
+    _idle: list[_Lane] = attrs.field(factory=list, init=False, repr=False)  # the one used last stands last
+    _pickled: dict[str, _Pickled] = attrs.field(factory=dict, init=False, repr=False)
 
     def __attrs_post_init__(self) -> None:
-        if any(importlib.util.find_spec(library) is None for library in _LIBRARIES):
+        check_limit("max_processes", self.max_processes)
+        limit = check_limit("memory_limit", self.memory_limit)
+        if limit is not None and not _LEAST_MEMORY <= limit <= _MOST_MEMORY:
+            raise InvalidArgumentError("memory_limit", limit, f"{_LEAST_MEMORY} to {_MOST_MEMORY} bytes, or None")
+        if limit is not None and not sys.platform.startswith("linux"):
+            raise InvalidArgumentError("memory_limit", limit, f"None on {sys.platform}, which knows no such limit")
+        if any(importlib.util.find_spec(library) is None for library in ("cloudpickle", "loky")):
             raise MissingExtraError("isolation", "IsolatedRunner")
-        _crews.add(self._crew)
-        _runners[self._crew.token] = self
-        weakref.finalize(self, self._crew.abandon).atexit = False
+        _runners[self._token] = self
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _arrived, (self._crew.token, self.time_limit, self.memory_limit, self.max_processes)
+        return _arrived, (self._token, self.time_limit, self.memory_limit, self.max_processes)
 
     def __enter__(self) -> IsolatedRunner:
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
 
     def close(self) -> None:
         """End the processes; those at work when their work is done. The runner can go on being used."""
-        self._crew.close()
+        with self._changed:
+            idle = list(self._idle)
+            self._idle.clear()
+            self._lanes.clear()
+        for lane in idle:
+            lane.end()
 
     def check(self, workers: Sequence[Worker], /) -> None:
         """Make sure, before any work begins, that a process can be given these workers.
@@ -510,7 +366,13 @@ class IsolatedRunner:
         """
         for worker in workers:
             time_limit_of(worker, self.time_limit)
-            self._crew.prove(self._crew.pickled(worker, again=True))
+            pickled = self._send(worker)
+            if not pickled.is_proven:
+                with self._lane(worker.worker_id) as lane:
+                    failure = lane.load(pickled)
+                if failure is not None:
+                    raise WorkerNotIsolatableError(worker.worker_id, type(worker).__qualname__, failure.message)
+                pickled.is_proven = True
 
     def run(self, worker: Worker, request: WorkerRequest, /) -> WorkerResult:
         """Run a worker in a process.
@@ -521,77 +383,77 @@ class IsolatedRunner:
             ExecutorError: no process can be started, or the interpreter is about to exit.
         """
         limit = time_limit_of(worker, self.time_limit)
-        pickled = self._crew.pickled(worker)
-        with self._crew.lane(pickled) as lane:
-            result, others = _attempt(lane, pickled, request, limit)
-            if others and _came_to_harm(result):
-                result, _nobody = _attempt(lane, pickled, request, limit)
+        pickled = self._pickled.get(worker.worker_id)
+        if pickled is None or pickled.worker is not worker:
+            pickled = self._send(worker)
+        with self._lane(worker.worker_id) as lane:
+            result, others_may_be_to_blame = lane.run(pickled, request, limit)
+            if others_may_be_to_blame:
+                result, _ = lane.run(pickled, request, limit)
         return result
 
+    def _send(self, worker: Worker) -> _Pickled:
+        """Return a worker as it travels now; the same as before where nothing has changed."""
+        try:
+            data: bytes = importlib.import_module("cloudpickle").dumps(worker)
+        except (Exception, SystemExit, GeneratorExit) as error:  # a foreign __reduce__ may do anything
+            reason = f"{type(error).__name__}: {shown(error)}"
+            raise WorkerNotIsolatableError(worker.worker_id, type(worker).__qualname__, reason) from error
+        pickled = self._pickled.get(worker.worker_id)
+        if pickled is None or pickled.data != data:
+            self._pickled[worker.worker_id] = pickled = _Pickled(worker, data)
+        pickled.worker = worker
+        return pickled
 
-def _attempt(
-    lane: _Lane, pickled: _Pickled, request: WorkerRequest, limit: float | None
-) -> tuple[WorkerResult, frozenset[str]]:
-    """Run a worker, and tell which others had been in the process before."""
-    worker_id = pickled.worker.worker_id
-    lane.start()
-    others = frozenset(lane.guests - {worker_id})
-    reason = lane.load(pickled)
-    if reason is None:
-        result = lane.call(worker_id, request, limit)
-    else:
-        result = failed(worker_id, "raised" if lane.is_running else "died", "not unpickled", reason, 0.0)
-    if _came_to_harm(result):
-        lane.end()
-    return result, others
+    @contextlib.contextmanager
+    def _lane(self, worker_id: str) -> Generator[_Lane]:
+        """Give a process for one call, if possible one that knows the worker; wait where all are busy."""
+        most = self.max_processes or os.cpu_count() or 1
+        with self._changed:
+            while not self._idle and len(self._lanes) >= most:
+                self._changed.wait(LOOK_AROUND_SECONDS)
+                check_not_leaving()
+            fitness = {lane: 2 if worker_id in lane.guests else int(not lane.guests) for lane in self._idle}
+            lane = max(fitness, key=fitness.__getitem__, default=None)  # of equals, the oldest
+            if lane is None or (not fitness[lane] and len(self._lanes) < most):
+                self._lanes.append(lane := _Lane(self.memory_limit))
+            else:
+                self._idle.remove(lane)
+        try:
+            yield lane
+        finally:
+            with self._changed:
+                is_wanted = lane in self._lanes  # unless the runner was closed meanwhile
+                if is_wanted:
+                    self._idle.append(lane)
+                    self._changed.notify()
+            if not is_wanted:
+                lane.end()
+
+    def _abandon(self) -> None:
+        lanes = list(self._lanes)
+        self._lanes.clear()
+        self._idle.clear()
+        for lane in lanes:
+            lane.end()
 
 
-def _came_to_harm(result: WorkerResult) -> bool:
-    """Tell whether a process has died, or has no memory left that others could use."""
-    failure = result.failure
-    if failure is None:
-        return False
-    # NumPy and OpenCV have errors of their own for it.
-    is_out_of_memory = failure.error_type.endswith("MemoryError") or "Insufficient memory" in failure.message
-    return failure.kind == "died" or is_out_of_memory
+def _end_all() -> None:
+    """End all processes at once, whatever they do; in a fork, let go of those of the other process."""
+    for runner in list(_runners.values()):
+        runner._abandon()  # pyright: ignore[reportPrivateUsage]  # it is this module's own
 
 
-# --- what a fork, the end of the interpreter, and a copy of a runner have to find -------------------------------------
-
-_crews: weakref.WeakSet[_Crew] = weakref.WeakSet()
-_runners: weakref.WeakValueDictionary[str, IsolatedRunner] = weakref.WeakValueDictionary()
-_visitors: list[IsolatedRunner] = []
-"""The runner that came to this process with the last task of an executor; it waits here for the next task."""
-
-
-def _abandon_all() -> None:
-    for crew in list(_crews):
-        crew.abandon()
-
-
-def _forget_all() -> None:
-    for crew in list(_crews):
-        crew.forget()
-
-
-getattr(os, "register_at_fork", dict)(after_in_child=_forget_all)  # Windows has no forks, and nothing to register
+getattr(os, "register_at_fork", dict)(after_in_child=_end_all)  # Windows has no forks, and nothing to register
 
 
 @functools.cache
-def _prepare_for_exit() -> None:
-    """Have all processes ended before anybody waits for them; what exits last was registered first."""
-    importlib.import_module("pebble")  # has an exit function of its own, which is gentle and slow
-    atexit.register(_abandon_all)
-    # A process of an executor ends without atexit, but with this, and then waits for its children.
-    multiprocessing.util.Finalize(None, _abandon_all, exitpriority=100)
+def _end_all_at_exit(_process_id: int) -> None:
+    """Have this process end its processes when it exits, even if it is an executor's, where atexit does nothing."""
+    multiprocessing.util.Finalize(None, _end_all, exitpriority=100)
 
 
+@functools.lru_cache(maxsize=1)
 def _arrived(token: str, *settings: Any) -> IsolatedRunner:
-    """Return this process's one copy of a runner."""
-    runner = _runners.get(token)
-    if runner is None:
-        runner = IsolatedRunner(*settings)
-        runner._crew.token = token  # pyright: ignore[reportPrivateUsage]  # it is this module's own
-        _runners[token] = runner
-    _visitors[:] = [runner]
-    return runner
+    """Return this process's one copy of a runner that came with a task; it waits here for the next task."""
+    return _runners.get(token) or IsolatedRunner(*settings)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import functools
 import os
-import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, TypeAlias, cast
 
 import attrs
 
@@ -28,11 +26,11 @@ from tsm_training.data import (
     ROLES,
     ExampleEdit,
     ExampleList,
-    Learning,
+    HeldState,
     StateChange,
+    StateDocuments,
     TrainingExample,
     TrainingStore,
-    check_metadata,
 )
 from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
 from tsm_training.engine import (
@@ -40,49 +38,35 @@ from tsm_training.engine import (
     Explanation,
     StopRequest,
     TrainingEngine,
+    Validation,
     ValidationResults,
-    check_group_by,
     describe_files,
-    forgotten,
-    nothing_validated,
     own_workers,
 )
 from tsm_training.ensemble import Prediction
-from tsm_training.errors import InvalidArgumentError, NoExamplesError, TsmTrainingError, WeightsFileError
-from tsm_training.evaluation.split import split_examples
+from tsm_training.errors import InvalidArgumentError, LearnerMismatchError, WeightsFileError
+from tsm_training.evaluation import (
+    ExampleRow,
+    Split,
+    TrainingOptions,
+    absolute_path,
+    examples_of,
+    split_examples,
+    without,
+)
 from tsm_training.images import read_image
 from tsm_training.ingest import read_folder, read_manifest, relinked
-from tsm_training.learning import LearnedState
+from tsm_training.learning import WEIGHTS_FORMAT_VERSION, WeightsDocument, read_weights_file, write_weights_file
 from tsm_training.lint import MIN_GROUP, LintReport, lint_store
 from tsm_training.progress import ProgressCallback
 from tsm_training.storage import TrainingDataManager
-from tsm_training.weights import (
-    WeightLearner,
-    forget,
-    read_weights_file,
-    reset_state,
-    weights_document,
-    with_workers,
-    write_weights_file,
-)
+from tsm_training.weights import Snapshot, WeightLearner
 from tsm_training.workers import WorkerPoolLike
 
-__all__ = [
-    "EngineFactory",
-    "ExampleRow",
-    "TrainingManager",
-]
+__all__ = ["EngineFactory", "ExampleRow", "TrainingManager"]
 
 EngineFactory: TypeAlias = Callable[[WorkerPoolLike, WeightLearner, TrainingStore], TrainingEngine]
 """Makes an engine of a pool, a learner and a store: the class itself, or `TrainingEngine.using(metric)`."""
-
-ExampleRow: TypeAlias = (
-    tuple[str | os.PathLike[str], str | os.PathLike[str], str | os.PathLike[str]]
-    | tuple[str | os.PathLike[str], str | os.PathLike[str], str | os.PathLike[str], Mapping[str, Any] | None]
-)
-"""Paths of source, target and ground truth, and perhaps metadata."""
-
-_DEFAULT_DATABASE: Final = "tsm_training.db"
 
 
 # Converters, not validators: those would run only after the store was opened.
@@ -98,6 +82,20 @@ def _a_learner(value: WeightLearner) -> WeightLearner:
     if isinstance(value, type) or not isinstance(value, WeightLearner):
         raise InvalidArgumentError("weight_learner", value, "a WeightLearner, such as BayesianWeightLearner()")
     return value
+
+
+def _usable(learner: WeightLearner, state: Any, path: str) -> Any:
+    """Return a state that a weights file held, if the learner can say something about it.
+
+    Raises:
+        WeightsFileError: it cannot.
+    """
+    try:
+        learner.shares(state, sorted(learner.statistics(state)))
+    except Exception as error:
+        reason = f"holds what the learner cannot use ({type(error).__name__}: {error})"
+        raise WeightsFileError(path, reason, "learner") from error
+    return state
 
 
 def _a_choice(value: bool | None) -> bool | None:
@@ -132,7 +130,7 @@ class TrainingManager:
 
     worker_pool: WorkerPoolLike = attrs.field(converter=_a_pool)
     weight_learner: WeightLearner = attrs.field(converter=_a_learner)
-    db_path: str | os.PathLike[str] = _DEFAULT_DATABASE
+    db_path: str | os.PathLike[str] = "tsm_training.db"
     storage: TrainingStore | None = attrs.field(default=None, kw_only=True)
     engine_factory: EngineFactory = attrs.field(default=TrainingEngine, kw_only=True)
     restore: bool | None = attrs.field(default=None, kw_only=True, repr=False, converter=_a_choice)
@@ -160,7 +158,7 @@ class TrainingManager:
         try:
             self.training_engine.learner_storage.attach(self.restore)
             self.training_engine.prepare_learner()
-            if self.weight_learner.cell.state.fits:
+            if self.weight_learner.cell.snapshot.fits:
                 self.training_engine.share_fits()
         except BaseException:
             if self.storage is None:
@@ -202,36 +200,10 @@ class TrainingManager:
             TsmTrainingError: as for `add_training_example`; with several rows, a note names the row.
         """
         self.data_manager.require_writable()
-        if not isinstance(rows, Iterable):
-            raise InvalidArgumentError("rows", rows, "tuples (source path, target path, ground truth path[, metadata])")
-        rows = list(rows)
-        examples = []
-        for number, row in enumerate(rows, 1):
-            try:
-                examples.append(self._checked_example(row))
-            except TsmTrainingError as error:
-                if len(rows) > 1:
-                    error.add_note(f"in row {number} of {len(rows)}{_target_of(row)}; no row was added")
-                raise
+        examples = examples_of(rows, self.training_engine.limits)
         if examples:
             self.data_manager.add_examples(examples)
         return examples
-
-    def _checked_example(self, row: ExampleRow) -> TrainingExample:
-        if len(row) not in (3, 4):
-            raise InvalidArgumentError(
-                "row", row, "a tuple (source path, target path, ground truth path) or the same with metadata"
-            )
-        metadata = check_metadata(row[3] if len(row) == 4 else None)  # noqa: PLR2004 - three paths and metadata
-        example = TrainingExample(
-            example_id=str(uuid.uuid4()),
-            source_path=_absolute("source_path", row[0]),
-            target_path=_absolute("target_path", row[1]),
-            ground_truth_path=_absolute("ground_truth_path", row[2]),
-            created_at=datetime.now(UTC),
-            metadata=metadata,
-        )
-        return attrs.evolve(example, files=describe_files(example, self.training_engine.limits))
 
     def add_folder(self, root: str | os.PathLike[str]) -> list[TrainingExample]:
         """Add every triple below a folder: files of the same name in ``sources/``, ``targets/`` and ``truths/``.
@@ -267,9 +239,7 @@ class TrainingManager:
             ExampleNotFoundError: no example has that id.
         """
         self.data_manager.require_writable()
-        example = self.data_manager.get_example(example_id)
-        digests = self._digests_only_of(example)
-        self._change_data(lambda change: self.data_manager.remove_example(example_id, change), digests)
+        self._forgetting(lambda change: self.data_manager.remove_example(example_id, change))
 
     def replace_ground_truth(self, example_id: str, path: str | os.PathLike[str]) -> TrainingExample:
         """Give an example another ground truth; what was learned from the old one is forgotten.
@@ -285,46 +255,19 @@ class TrainingManager:
         """
         self.data_manager.require_writable()
         old = self.data_manager.get_example(example_id)
-        moved = attrs.evolve(old, ground_truth_path=_absolute("path", path))
-        files = describe_files(moved, self.training_engine.limits)
-
-        def replaced(stored: TrainingExample) -> TrainingExample:
-            return attrs.evolve(
-                stored,
-                ground_truth_path=moved.ground_truth_path,
-                files=files,
-                worker_results=None,
-                validation_scores=None,
-            )
-
-        digests = self._digests_only_of(old) - {files.digest}
-        self._change_data(lambda change: self.data_manager.edit_examples({example_id: replaced}, change), digests)
+        truth = absolute_path("path", path)
+        files = describe_files(attrs.evolve(old, ground_truth_path=truth), self.training_engine.limits)
+        replaced: ExampleEdit = functools.partial(
+            attrs.evolve, ground_truth_path=truth, files=files, worker_results=None, validation_scores=None
+        )
+        self._forgetting(lambda change: self.data_manager.edit_examples({example_id: replaced}, change))
         return self.data_manager.get_example(example_id)
 
-    def _change_data(self, change_data: Callable[[StateChange | None], Learning | None], digests: Set[str]) -> None:
-        """Change examples, and forget what was learned from some contents, in one transaction."""
-        storage = self.training_engine.learner_storage
-        storage.attach()
-        if storage.is_kept:
-            learning = change_data(storage.committed(lambda state: self._without(state, digests)))
-            storage.agreed(cast("Learning", learning))
-        else:
-            change_data(None)
-        if digests:
-            self.training_engine.share_fits()
-
-    @staticmethod
-    def _without(state: LearnedState, digests: Set[str]) -> LearnedState:
-        return attrs.evolve(forget(state, digests), fits=forgotten(state.fits, digests))
-
-    def _digests_only_of(self, example: TrainingExample) -> frozenset[str]:
-        """Return the digest of an example's contents, unless another example has the same contents."""
-        if example.files is None:
-            return frozenset()
-        others = (e for e in self.data_manager.iterate_examples() if e.example_id != example.example_id)
-        if any(other.files is not None and other.files.digest == example.files.digest for other in others):
-            return frozenset()
-        return frozenset({example.files.digest})
+    def _forgetting(self, commit: Callable[[StateChange], StateDocuments | None]) -> None:
+        """Change examples, and forget what was learned from contents that go with them, in one transaction."""
+        learner = self.weight_learner
+        self.training_engine.learner_storage.forget(commit, lambda before, held: without(learner, before, held.gone))
+        self.training_engine.share_fits()
 
     def relink(self, root: str | os.PathLike[str]) -> list[TrainingExample]:
         """Find moved picture files below a folder by their contents, and note where they are now.
@@ -343,10 +286,8 @@ class TrainingManager:
         examples = {example.example_id: example for example in self.data_manager.iterate_examples()}
         changed = relinked(examples.values(), root, self.training_engine.limits.root)
         if changed:
-            self.data_manager.edit_examples(
-                {e.example_id: _path_edit(examples[e.example_id], e) for e in changed},
-                skip_missing=True,
-            )
+            edits = {new.example_id: _path_edit(examples[new.example_id], new) for new in changed}
+            self.data_manager.edit_examples(edits, skip_missing=True)
         return changed
 
     def list_examples(self, limit: int | None = None) -> ExampleList:
@@ -406,17 +347,10 @@ class TrainingManager:
     ) -> TrainingResults:
         """Hold some examples out, learn from the others, and judge the result on those held out.
 
-        Args:
-            num_examples: Use only the newest so many; None for all.
-            epochs: How many passes, at least 1; each absorbs a share alpha of what is left to learn.
-            validation_split: The fraction to hold out, in [0, 1); examples with the same target stay together.
-            verbose: Show progress on standard error.
-            seed: Another seed holds out other examples.
-            reevaluate: Run workers even where results are stored.
-            on_progress: Called with a `Progress`, in this thread.
-            should_stop: Asked several times a second, in this thread, whether to end.
-            group_by: Also learn weights of their own for the examples of each value under this metadata key; `predict`
-                uses them with ``group=``. Groups are those of the last training.
+        It takes all examples, or only the newest `num_examples`, and holds out a fraction `validation_split` of them,
+        in [0, 1): examples with the same target stay together, and another `seed` holds out other ones. Each epoch
+        absorbs a share alpha of what is left to learn. With `group_by`, `predict` answers by group; groups are those of
+        the last training. For the other arguments see `TrainingEngine.train_batch`.
 
         Returns:
             The session and its validation; where nothing was held out, the validation's means are None.
@@ -426,33 +360,28 @@ class TrainingManager:
             NoExamplesError: there is nothing to train on.
             TsmTrainingError: as for `TrainingEngine.train_batch`.
         """
-        num_examples = check_limit("num_examples", num_examples)
-        epochs = check_whole_number("epochs", epochs)
-        _check_split(validation_split)
-        check_callable("on_progress", on_progress, "a function of a Progress, or None", optional=True)
-        check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
-        seed = check_seed(seed)
-        check_group_by(group_by)
-        self.data_manager.require_writable()
-        examples = self.data_manager.get_all_examples(num_examples)
-        if not examples:
-            raise NoExamplesError
-        # Examples whose files cannot even be looked at are given along: the session lists why it skipped them.
-        known, unusable = self.training_engine.evaluator.with_files(examples)
-        split = split_examples(known, validation_split, seed)
-        session = self.training_engine.train_batch(
-            [*split.training, *(e for e in examples if e.example_id in unusable)],
-            epochs,
-            verbose,
-            validation_examples=split.validation,
-            validation_split=float(validation_split),
-            seed=seed,
-            reevaluate=reevaluate,
-            on_progress=on_progress,
-            should_stop=should_stop,
-            group_by=group_by,
+        num_examples, seed = check_limit("num_examples", num_examples), check_seed(seed)
+        expected = "a number of at least 0 and below 1"
+        check_number("validation_split", validation_split, 0.0, 1.0, expected, low_allowed=True)
+        if validation_split == 1:
+            raise InvalidArgumentError("validation_split", validation_split, expected)
+        engine = self.training_engine
+
+        def chosen() -> Split:
+            examples = self.data_manager.get_all_examples(num_examples)
+            # Examples whose files cannot even be looked at are given along: the session lists why it skipped them.
+            known, unusable = engine.evaluator.with_files(examples)
+            split = split_examples(known, validation_split, seed)
+            others = (example for example in examples if example.example_id in unusable)
+            return attrs.evolve(split, training=(*split.training, *others))
+
+        session = engine.train_chosen(
+            chosen,
+            TrainingOptions(
+                epochs, verbose, float(validation_split), seed, reevaluate, on_progress, should_stop, group_by
+            ),
         )
-        validation: Any = session.validation or nothing_validated()
+        validation: Any = session.validation or Validation().to_document()
         return {"session": session.to_summary(), "validation": validation}
 
     def validate(
@@ -463,18 +392,13 @@ class TrainingManager:
         verbose: bool = False,
         on_progress: ProgressCallback | None = None,
     ) -> ValidationResults:
-        """Judge the present weights on examples; nothing is learned.
+        """Judge the present weights on the examples with these `example_ids`, or on all; nothing is learned.
 
-        Args:
-            example_ids: Which ones; None for all.
-            full: Run the workers again and judge the real blended pictures instead of their previews.
-            verbose: Show progress on standard error.
-            on_progress: Called with a `Progress`, in this thread.
+        For the other arguments, and whatever else is raised, see `TrainingEngine.validate`.
 
         Raises:
             ExampleNotFoundError: an id is not stored.
             NoExamplesError: there are no examples.
-            TsmTrainingError: as for `TrainingEngine.validate`.
         """
         examples = self._examples(example_ids)
         return self.training_engine.validate(examples, full=full, verbose=verbose, on_progress=on_progress)
@@ -482,7 +406,7 @@ class TrainingManager:
     def _examples(self, example_ids: Sequence[str] | None) -> list[TrainingExample]:
         if example_ids is None:
             return self.data_manager.get_all_examples()
-        return [self.data_manager.get_example(example_id) for example_id in check_ids("example_ids", example_ids)]
+        return self.data_manager.get_examples(check_ids("example_ids", example_ids))
 
     def cross_validate(
         self,
@@ -496,20 +420,8 @@ class TrainingManager:
     ) -> CrossValidationResults:
         """Judge training on few examples: each is held out once, in one of `k` folds, and no worker runs twice.
 
-        What was learned stays as it is; each fold trains a copy of the learner that starts from nothing.
-
-        Args:
-            k: How many folds, at least 2; fewer where there are fewer targets.
-            epochs: How many passes each training makes, at least 1.
-            seed: Another seed divides otherwise.
-            group_by: Also learn weights of their own for the examples of each value under this metadata key.
-            verbose: Show progress on standard error.
-            on_progress: Called with a `Progress`, in this thread.
-
-        Raises:
-            InvalidArgumentError: an argument is out of its range, or all examples have the same target.
-            NoExamplesError: there are no examples.
-            TsmTrainingError: as for `TrainingEngine.validate`.
+        What was learned stays as it is; each fold trains a copy of the learner that starts from nothing. For the
+        arguments, and what is raised, see `TrainingEngine.cross_validate`.
         """
         return self.training_engine.cross_validate(
             self.data_manager.get_all_examples(),
@@ -536,50 +448,33 @@ class TrainingManager:
 
         Raises:
             InvalidArgumentError: no results of such a worker, `a` is `b`, or `rope` is out of its range.
-            ExampleNotFoundError: an id is not stored.
-            NoExamplesError: there are no examples.
-            TsmTrainingError: as for `TrainingEngine.validate`.
+            TsmTrainingError: as for `validate`.
         """
         rope = self.training_engine.rope if rope is None else check_rope(rope)
-        self._check_pair(a, b)
-        return compare(self.training_engine.score_table(self._examples(example_ids)), a, b, rope=rope)
-
-    def _check_pair(self, a: object, b: object) -> None:
-        """Find a slip before any worker runs."""
-        workers = own_workers(self.worker_pool)
-        ids = [worker.worker_id for worker in workers or ()]
-        for name, value in (("a", a), ("b", b)):
+        ids = [worker.worker_id for worker in own_workers(self.worker_pool) or ()]
+        given: dict[str, object] = {"a": a, "b": b}
+        for name, value in given.items():  # a slip is found before any worker runs
             if not isinstance(value, str) or (ids and value not in ids):
                 raise InvalidArgumentError(name, value, f"the id of a worker ({', '.join(ids) or 'text'})")
         if a == b:
             raise InvalidArgumentError("b", b, "another worker than a")
+        return compare(self.training_engine.score_table(self._examples(example_ids)), a, b, rope=rope)
 
     def probability_best(self, *, example_ids: Sequence[str] | None = None) -> BestWorker:
         """Tell for each worker how probable it is that it is the best one, from all that they did on the same examples.
 
-        Args:
-            example_ids: On which examples; None for all.
-
-        Raises:
-            ExampleNotFoundError: an id is not stored.
-            NoExamplesError: there are no examples.
-            TsmTrainingError: as for `TrainingEngine.validate`.
+        For `example_ids`, and what is raised, see `TrainingManager.validate`.
         """
         return probability_best(self.training_engine.score_table(self._examples(example_ids)))
 
     def explain(self, *, tolerance: float | None = None, example_ids: Sequence[str] | None = None) -> Explanation:
         """Tell what each worker brings to the ensemble and what it costs, and how small an ensemble would do.
 
-        Args:
-            tolerance: How much accuracy the smaller ensemble may lose, at least 0 and below 1; the engine's `rope`
-                unless given.
-            example_ids: On which examples; None for all.
+        A smaller ensemble may lose `tolerance` in accuracy: the engine's `rope` unless given. It is told from the
+        examples with these `example_ids`, or from all. For what is raised, see `TrainingEngine.explain`.
 
         Raises:
-            InvalidArgumentError: `tolerance` is out of its range.
             ExampleNotFoundError: an id is not stored.
-            NoExamplesError: there are no examples.
-            TsmTrainingError: as for `TrainingEngine.explain`.
         """
         tolerance = self.training_engine.rope if tolerance is None else tolerance
         return self.training_engine.explain(self._examples(example_ids), tolerance=tolerance)
@@ -595,7 +490,7 @@ class TrainingManager:
     ) -> Path:
         """Write everything about the newest training into one HTML file, which needs nothing else and can be shown.
 
-        It holds the verdict, all contenders, the weights with their intervals, the learning curve, a contact sheet,
+        It holds the verdict, all baselines, the weights with their intervals, the learning curve, a contact sheet,
         what each worker brings, what a check of the dataset finds, failures, settings and versions. It loads nothing
         and runs no script. Names of folders are left out; names of files, workers and what they said are in it.
 
@@ -643,19 +538,12 @@ class TrainingManager:
         run_all: bool = False,
         group: str | float | None = None,
     ) -> Prediction:
-        """Return the ensemble's answer to a new request.
+        """Return the ensemble's answer to a new request, whose pictures are files, or arrays (uint8, H×W×3, BGR).
 
-        Args:
-            source: The picture that gives the colours: a file, or an array uint8, H×W×3, BGR.
-            target: The picture to change, likewise.
-            run_all: Run workers too whose share is below 0.001.
-            group: The request's value under the metadata key by which the training was grouped. A value that no example
-                has, and None, mean the shares of all examples.
+        For the arguments, and what else is raised, see `TrainingEngine.predict`.
 
         Raises:
             ImageError: a file cannot be used.
-            InvalidArgumentError: an array is no picture, or `group` is given and the training was not grouped.
-            PredictionError: no worker gave a usable picture; it holds every reason.
         """
         return self.training_engine.predict(self._picture(source), self._picture(target), run_all=run_all, group=group)
 
@@ -690,15 +578,17 @@ class TrainingManager:
             WeightsFileError: the file cannot be written; what was there before is untouched (unless it is only the
                 folder that could not be synced: then the new file is in its place).
         """
+        self.training_engine.prepare_learner()  # another process may have learned meanwhile
         learner = self.weight_learner
-        document = weights_document(
-            learner.cell.state,
-            learner.get_all_weights(),
-            learner.alpha,
-            getattr(learner, "prior_strength", None),
-            datetime.now(UTC),
-            fits=self.training_engine.exported_fits(),
+        document = WeightsDocument(
+            format_version=WEIGHTS_FORMAT_VERSION,
+            exported_at=datetime.now(UTC).isoformat(),
+            alpha=learner.alpha,
+            weights=learner.get_all_weights(),
         )
+        document |= cast("WeightsDocument", learner.weights_entries(learner.state))
+        if fits := self.training_engine.trainables.exported(learner.cell.snapshot.fits):
+            document["fits"] = {worker_id: fit.to_document() for worker_id, fit in fits.items()}
         write_weights_file(check_path("path", path), document)
 
     def import_weights(self, path: str | os.PathLike[str]) -> WeightsImport:
@@ -714,29 +604,21 @@ class TrainingManager:
         """
         self.data_manager.require_writable()
         file = read_weights_file(check_path("path", path))
-        strength = getattr(self.weight_learner, "prior_strength", None)
-        if file.posterior is not None and file.prior_strength != strength:
-            raise WeightsFileError(
-                file.path,
-                f"was learned with {file.prior_strength!r}, the learner has {strength!r}: make the learner with the "
-                "same prior_strength, or remove 'posterior' from the file to import its weights as priors",
-                "prior_strength",
-            )
+        learner = self.weight_learner
+        state = learner.imported(file)
         self.training_engine.prepare_learner()
         workers = own_workers(self.worker_pool)
-        trainable = self.training_engine.trainables.workers
+        trainables = self.training_engine.trainables
         # What earlier imports named besides is not here either.
-        ids = sorted(w.worker_id for w in workers) if workers else sorted(self.weight_learner.cell.state.bases)
+        ids = sorted(w.worker_id for w in workers) if workers else sorted(learner.get_all_weights())
         known = frozenset(ids)
         if known and not known & file.weights.keys():
             raise WeightsFileError(file.path, f"names none of the workers here ({', '.join(sorted(known))})", "weights")
         with self.weight_learner.cell:
-            fits = self.training_engine.imported_fits(file.path, file.fits)
-            state = attrs.evolve(file.state(), fits=fits)
-            known_ids = [worker_id for worker_id in ids if worker_id not in trainable or worker_id in fits]
-            self.training_engine.learner_storage.change(
-                lambda _held: with_workers(state, known_ids, self.weight_learner.prior_weight)
-            )
+            fits = trainables.imported(file.path, file.fits)
+            known_ids = [worker_id for worker_id in ids if worker_id not in trainables.workers or worker_id in fits]
+            after = Snapshot(_usable(learner, learner.with_workers(state, known_ids), file.path), fits)
+            self.training_engine.learner_storage.change(lambda _before, _held: after, None)
         self.training_engine.share_fits()
         return WeightsImport(
             path=file.path,
@@ -756,7 +638,9 @@ class TrainingManager:
         self.data_manager.require_writable()
         check_number("default_weight", default_weight, 0.0, 1e6, "a number above 0 and at most 1e6")
         with self.weight_learner.cell:
-            self.training_engine.learner_storage.change(lambda state: reset_state(state, default_weight))
+            self.training_engine.learner_storage.change(
+                lambda before, _held: self.weight_learner.after_reset(before, default_weight), None
+            )
         self.training_engine.share_fits()
 
     # --- other learners ---
@@ -777,12 +661,21 @@ class TrainingManager:
             learner object sees it too.
 
         Raises:
+            LearnerMismatchError: it is another kind of learner.
             TrainingInProgressError: this learner is being trained by another call.
         """
         self.data_manager.require_writable()
-        state = weight_learner.cell.state
+        own, other = self.weight_learner.name, _a_learner(weight_learner).name
+        if other != own:
+            raise LearnerMismatchError("the learner to adopt", other, own)
+        adopted = weight_learner.cell.whole()
+
+        def stored(_before: Snapshot, held: HeldState) -> Snapshot:
+            learned = frozenset() if adopted.state is None else weight_learner.known(adopted.state)
+            return without(weight_learner, adopted, learned - held.known(learned))  # removed since the fork was made
+
         with self.weight_learner.cell:
-            self.training_engine.learner_storage.change(lambda _held: state)
+            self.training_engine.learner_storage.change(stored, None)
         self.training_engine.share_fits()
         return self.with_learner(weight_learner.with_cell(self.weight_learner.cell))
 
@@ -795,39 +688,11 @@ class TrainingManager:
     def __enter__(self) -> TrainingManager:
         return self
 
-    def __exit__(
-        self,
-        _kind: type[BaseException] | None,
-        _error: BaseException | None,
-        _trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         self.close()
-
-
-def _target_of(row: Sequence[object]) -> str:
-    """Return the words that name a row by its target, or none if it has no such path."""
-    with contextlib.suppress(TypeError, LookupError):  # it may be wrong in any way
-        return f" (target {os.fspath(cast('str', row[1]))!r})"
-    return ""
-
-
-def _absolute(argument: str, path: object) -> str:
-    text = check_path(argument, path)
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise InvalidArgumentError(argument, text, "a path that UTF-8 can hold, since it is stored as text") from None
-    return os.path.abspath(text)  # noqa: PTH100 - Path.absolute() would keep ".."
 
 
 def _path_edit(old: TrainingExample, new: TrainingExample) -> ExampleEdit:
     fields = [f"{role}_path" for role in ROLES]
     moved = {field: getattr(new, field) for field in fields if getattr(new, field) != getattr(old, field)}
     return lambda stored: attrs.evolve(stored, **moved)
-
-
-def _check_split(value: object) -> None:
-    expected = "a number of at least 0 and below 1"
-    check_number("validation_split", value, 0.0, 1.0, expected, low_allowed=True)
-    if value == 1:
-        raise InvalidArgumentError("validation_split", value, expected)

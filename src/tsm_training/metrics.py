@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from tsm_training.arguments import check_callable, is_number
-from tsm_training.arrays import Image, check_image
+from tsm_training.arrays import Image
 from tsm_training.errors import InvalidArgumentError, MetricRangeError
 from tsm_training.measures import (
     ColorDifference,
@@ -29,9 +29,9 @@ from tsm_training.measures import (
     psnr,
     structural_similarity,
 )
-from tsm_training.measures.bands import check_same_size
-from tsm_training.measures.histograms import BAND_PIXELS, Histograms, bands_to_count, count_levels, to_lab_bytes
+from tsm_training.measures.histograms import BAND_PIXELS, count_levels, to_lab_bytes
 from tsm_training.measures.pixels import squared_error
+from tsm_training.measures.prepared import PreparedMetric, bands
 
 __all__ = [
     "ALLOWANCE",
@@ -137,13 +137,6 @@ _HISTOGRAM_SHARE: Final = 0.4
 _MAX_SQUARED_ERROR: Final = 255**2
 
 
-def _similarity(mse: float, histograms1: Histograms, histograms2: Histograms) -> float:
-    closeness = 1.0 - mse / _MAX_SQUARED_ERROR
-    correlations = [max(0.0, histogram_correlation(a, b)) for a, b in zip(histograms1, histograms2, strict=True)]
-    combined = _MSE_SHARE * closeness + _HISTOGRAM_SHARE * (math.fsum(correlations) / len(correlations))
-    return max(0.0, min(1.0, combined))
-
-
 def guide_similarity(img1: Image, img2: Image) -> float:
     """Return the guide's similarity of two pictures, in [0, 1]; symmetric, and exactly 1.0 for equal pictures.
 
@@ -159,42 +152,36 @@ def guide_similarity(img1: Image, img2: Image) -> float:
         InvalidArgumentError: an argument is no picture.
         ImageSizeMismatchError: the sizes differ; nothing is ever resized.
     """
-    return GuideSimilarity().prepare(check_image(img2, "img2"))(check_image(img1, "img1"))
+    return GuideSimilarity()(img1, img2)
 
 
-@attrs.frozen
-class GuideSimilarity:
-    """The guide's similarity as a metric that converts the ground truth once; see `guide_similarity`."""
+class GuideSimilarity(PreparedMetric):
+    """The guide's similarity as a metric that converts the ground truth once; see `guide_similarity`.
 
-    version: str = attrs.field(default="1", init=False)
+    It keeps the ground truth in Lab, not the picture itself.
+    """
 
-    def __call__(self, output: Image, ground_truth: Image, /) -> float:
-        """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1]."""
-        return guide_similarity(output, ground_truth)
-
-    def working_memory(self, pixels: int, /) -> int:
-        """Return how many bytes it takes besides an output: the ground truth in Lab, and a band of the output."""
-        return 3 * pixels + 3 * BAND_PIXELS
-
-    def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR).
-
-        It keeps the ground truth in Lab, not the picture itself.
-        """
+    def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
         lab_truth = to_lab_bytes(ground_truth)
         truth_histograms = lab_histograms(lab_truth)
 
         def score(output: Image) -> float:
-            check_same_size(output.shape, lab_truth.shape)
             error = 0
             histograms = np.zeros_like(truth_histograms)
-            for band in bands_to_count(output):
+            for band in bands(output.shape, BAND_PIXELS):
                 lab = to_lab_bytes(output[band])
                 error += squared_error(lab, lab_truth[band])
                 count_levels(lab, histograms)
-            return _similarity(error / output.size, histograms, truth_histograms)
+            closeness = 1.0 - error / output.size / _MAX_SQUARED_ERROR
+            pairs = zip(histograms, truth_histograms, strict=True)
+            correlation = math.fsum(max(0.0, histogram_correlation(ours, theirs)) for ours, theirs in pairs) / 3
+            return max(0.0, min(1.0, _MSE_SHARE * closeness + _HISTOGRAM_SHARE * correlation))
 
         return score
+
+    def working_memory(self, pixels: int, /) -> int:
+        """Return how many bytes it takes besides an output: the ground truth in Lab, and a band of the output."""
+        return 3 * pixels + 3 * BAND_PIXELS
 
 
 _Parts: TypeAlias = tuple[tuple[float, Metric], ...]
@@ -207,25 +194,18 @@ def _parts(parts: Iterable[tuple[float, Metric]]) -> _Parts:
         pairs = [tuple(part) if isinstance(part, Iterable) else () for part in given]
     if not pairs or any(len(pair) != 2 for pair in pairs):  # noqa: PLR2004
         raise InvalidArgumentError("parts", given, "pairs of a weight and a metric, at least one")
-    return tuple((_weight(weight), _metric(metric)) for weight, metric in pairs)
-
-
-def _weight(value: object) -> float:
-    if not is_number(value) or not 0 < value < math.inf:
-        raise InvalidArgumentError("the weight of a metric", value, "a finite number above 0")
-    return float(value)
-
-
-def _metric(value: Any) -> Metric:
-    check_callable("a part of the metric", value, "a callable (output, ground_truth) -> similarity in [0, 1]")
-    if isinstance(value, type):
-        raise InvalidArgumentError("a part of the metric", value, f"an instance, {value.__name__}(), not the class")
-    metric: Metric = value
-    return metric
+    for weight, metric in pairs:
+        if not is_number(weight) or not 0 < weight < math.inf:
+            raise InvalidArgumentError("the weight of a metric", weight, "a finite number above 0")
+        check_callable("a part of the metric", metric, "a callable (output, ground_truth) -> similarity in [0, 1]")
+        if isinstance(metric, type):
+            expected = f"an instance, {metric.__name__}(), not the class"
+            raise InvalidArgumentError("a part of the metric", metric, expected)
+    return tuple((float(weight), metric) for weight, metric in pairs)
 
 
 @attrs.frozen
-class CombinedMetric:
+class CombinedMetric(PreparedMetric):
     """The weighted mean of several metrics, each of which prepares the ground truth once.
 
     >>> from tsm_training.metrics import ColorDifference, StructuralSimilarity
@@ -240,43 +220,29 @@ class CombinedMetric:
 
     Raises:
         InvalidArgumentError: `parts` is empty, or holds something else.
+        MetricRangeError: when it is called, a part gave something else than a finite number in [0, 1].
     """
 
     parts: _Parts = attrs.field(converter=_parts)
-    version: str = attrs.field(default="1", init=False)
 
-    def __call__(self, output: Image, ground_truth: Image, /) -> float:
-        """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1].
-
-        Raises:
-            MetricRangeError: a part gave something else than a finite number in [0, 1].
-        """
-        return self.prepare(ground_truth)(output)
-
-    def working_memory(self, pixels: int, /) -> int:
-        """Return how many bytes it takes besides an output: what its parts state, or an allowance for each."""
-        stated = (stated_memory(metric, pixels) for _weight, metric in self.parts)
-        return sum(ALLOWANCE * pixels if memory is None else memory for memory in stated)
-
-    def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR).
-
-        Raises (when the result is called):
-            MetricRangeError: a part gave something else than a finite number in [0, 1].
-        """
+    def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
         largest = max(weight for weight, _metric in self.parts)
         scorers = [(weight / largest, metric, prepare_metric(metric, ground_truth)) for weight, metric in self.parts]
         total = math.fsum(weight for weight, *_ in scorers)
 
         def score(output: Image) -> float:
-            terms = [weight * _checked(metric, part(output)) for weight, metric, part in scorers]
+            terms = []
+            for weight, metric, part in scorers:
+                value = part(output)
+                similarity = similarity_or_none(value)
+                if similarity is None:
+                    raise MetricRangeError(getattr(metric, "__qualname__", None) or type(metric).__qualname__, value)
+                terms.append(weight * similarity)
             return min(1.0, math.fsum(terms) / total)
 
         return score
 
-
-def _checked(metric: Metric, value: object) -> float:
-    similarity = similarity_or_none(value)
-    if similarity is None:
-        raise MetricRangeError(getattr(metric, "__qualname__", None) or type(metric).__qualname__, value)
-    return similarity
+    def working_memory(self, pixels: int, /) -> int:
+        """Return how many bytes it takes besides an output: what its parts state, or an allowance for each."""
+        stated = (stated_memory(metric, pixels) for _weight, metric in self.parts)
+        return sum(ALLOWANCE * pixels if memory is None else memory for memory in stated)

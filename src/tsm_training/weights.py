@@ -1,82 +1,62 @@
-"""What is learned about workers: the learner; its rule and weights files are in `learning`."""
+"""What learns, and where what was learned lives; the learning rule and weights files are in `learning`."""
 
 from __future__ import annotations
 
-import math
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from statistics import NormalDist
-from typing import Final, Protocol, TypedDict, runtime_checkable
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import AbstractContextManager
+from typing import Any, Final, Protocol, Self, TypedDict, runtime_checkable
 
 import attrs
 
 from tsm_training.arguments import check_number, is_number, number_between
-from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
+from tsm_training.core import posterior_mean, posterior_shares, posterior_std
+from tsm_training.errors import InvalidArgumentError, TrainingInProgressError, WeightsFileError
 from tsm_training.learning import (
     MAX_WEIGHTS_FILE_BYTES,
-    PRIOR_SPREAD,
     WEIGHTS_FORMAT_VERSION,
-    BlendDocument,
+    BlendFits,
     ExampleEvidence,
-    FitDocument,
-    GroupDocument,
+    FittedBlend,
+    Group,
     LearnedState,
-    ObservationDocument,
-    PlainWeightsDocument,
-    PosteriorSums,
+    Outcome,
+    SufficientStatistics,
     WeightsDocument,
     WeightsFile,
-    WorkerBase,
-    WorkerFit,
-    absorb,
-    forget,
-    in_group,
+    decoded_state,
+    head_document,
     label_of,
-    posterior_mean,
-    posterior_std,
-    probability_best,
+    posterior_entries,
     read_weights_file,
-    refitted,
+    row_documents,
     rule,
-    weights_document,
-    with_fits,
-    with_workers,
     write_weights_file,
 )
 
 __all__ = [
     "CREDIBLE_MASS",
     "MAX_WEIGHTS_FILE_BYTES",
-    "PRIOR_SPREAD",
     "WEIGHTS_FORMAT_VERSION",
     "BayesianWeightLearner",
-    "BlendDocument",
+    "BlendFits",
     "CellHome",
-    "FitDocument",
-    "GroupDocument",
+    "ExampleEvidence",
+    "FittedBlend",
+    "LearnedChange",
     "LearnerCell",
     "LearnerStatistics",
-    "ObservationDocument",
-    "PlainWeightsDocument",
-    "PosteriorSums",
+    "Outcome",
+    "Snapshot",
     "WeightLearner",
     "WeightsDocument",
     "WeightsFile",
-    "WorkerFit",
     "WorkerProgressStatistics",
-    "absorb",
-    "forget",
-    "in_group",
-    "posterior_mean",
-    "posterior_std",
-    "probability_best",
+    "changed",
+    "keys_of",
     "read_weights_file",
-    "refitted",
-    "reset_state",
-    "weights_document",
-    "with_fits",
-    "with_workers",
     "write_weights_file",
 ]
 
@@ -84,7 +64,8 @@ CREDIBLE_MASS: Final = 0.9
 """Posterior probability inside a credible interval."""
 
 _MAX_SETTING: Final = 1e9
-_HALF_WIDTH: Final = NormalDist().inv_cdf(0.5 + CREDIBLE_MASS / 2)
+_HALF_WIDTH: Final = 1.6448536269514715
+"""Of a credible interval, in standard deviations: the 95 % quantile of the standard normal distribution."""
 
 
 class WorkerProgressStatistics(TypedDict):
@@ -114,53 +95,117 @@ class LearnerStatistics(WorkerProgressStatistics):
 
 
 @attrs.frozen
+class Snapshot:
+    """What was learned at one moment."""
+
+    state: Any
+    """The learner's own; None where nothing was ever learned."""
+    fits: Mapping[str, str] = attrs.field(factory=dict)
+    """What trainable workers were fitted to, by worker id: documents that only the engine understands."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class LearnedChange:
+    """A change of what was learned that no store has seen yet."""
+
+    keys: frozenset[str] | None
+    """The rows that it needs; None for all."""
+    change: Callable[[Snapshot], Snapshot]
+
+
+@attrs.frozen(eq=False, repr=False)
 class CellHome:
-    """Which store a cell is kept in (its `store_id`), and what the two last agreed on."""
+    """The store that a cell is kept in."""
 
     store_id: str
+    """The store's own id."""
     location: str
     """Where the store is, for messages."""
-    version: int
-    state: LearnedState
+    token: str
+    """Of the documents that the two last agreed on; see `tsm_training.data.StateDocuments`."""
+    load: Callable[[Iterable[str] | None], Snapshot]
+    """Returns what the store holds, with the rows under these keys; None for all."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Locks:
-    change: threading.Lock = attrs.field(factory=threading.Lock)
+    change: threading.RLock = attrs.field(factory=threading.RLock)
     training: threading.Lock = attrs.field(factory=threading.Lock)
 
 
 class LearnerCell:
     """The one place where learned state lives: an immutable snapshot, swapped under a lock.
 
-    Readers need no lock. Several learners may point to one cell; they then differ in settings only. A copy
-    (`copy.copy`, `copy.deepcopy`, `pickle`) starts with the same snapshot and the same home, and goes its own way from
-    there, as the cell of another process does.
+    Readers need no lock. Several learners may point to one cell; they then differ in settings only. A cell that is kept
+    in a store holds the head of the state only, and asks the store for the rows of examples when they are needed. A
+    copy (`copy.copy`, `copy.deepcopy`, `pickle`) has all rows, is kept nowhere, and goes its own way.
     """
 
-    def __init__(self, state: LearnedState | None = None, *, is_trial: bool = False) -> None:
-        self._state = state or LearnedState()
+    def __init__(self, state: Any = None, fits: Mapping[str, str] | None = None, *, is_trial: bool = False) -> None:
+        self._snapshot = Snapshot(state, fits or {})
         self._locks: dict[int, _Locks] = {}
         self.is_trial = is_trial
         """True for the cell of a fork, which is never written to a store."""
         self.home: CellHome | None = None
         """The store that this cell is kept in; None until it was restored from one or first trained into one."""
+        self.unsaved: tuple[LearnedChange, ...] = ()
+        """What the learner itself was asked to change since cell and store last agreed, for the next commit."""
+        self.replaces = False
+        """True where the next commit stores all of this cell in the place of what its store holds."""
 
     @property
-    def state(self) -> LearnedState:
-        """The present snapshot."""
-        return self._state
+    def snapshot(self) -> Snapshot:
+        """What is learned at present; of a cell that is kept in a store without the rows of examples."""
+        return self._snapshot
+
+    @property
+    def state(self) -> Any:
+        """The learner's state at present; None where nothing was ever learned."""
+        return self._snapshot.state
+
+    @property
+    def is_partial(self) -> bool:
+        """Tell whether the rows of examples are in a store, and not here."""
+        return self.home is not None and not self.replaces
+
+    def whole(self) -> Snapshot:
+        """Return what is learned at present with all rows."""
+        with self.changing():
+            if self.home is None or not self.is_partial:
+                return self._snapshot
+            return changed(self.home.load(None), self.unsaved)
 
     @property
     def _own_locks(self) -> _Locks:
         # By process: in the child of a fork, the thread that held a lock of the parent does not exist.
         return self._locks.setdefault(os.getpid(), _Locks())
 
-    def update(self, change: Callable[[LearnedState], LearnedState]) -> LearnedState:
-        """Replace the snapshot by what `change` makes of it, and return the new one."""
-        with self._own_locks.change:
-            self._state = change(self._state)
-            return self._state
+    def changing(self) -> AbstractContextManager[object]:
+        """Return the lock under which the cell changes."""
+        return self._own_locks.change
+
+    def update(self, change: Callable[[Snapshot], Snapshot], keys: Iterable[str] | None = ()) -> None:
+        """Replace the snapshot by what `change` makes of it, a pure function; it is stored with the next commit.
+
+        Args:
+            change: Is called again on what a store then holds, when it is committed.
+            keys: The rows that it needs; None for all.
+        """
+        with self.changing():
+            step = LearnedChange(None if keys is None else frozenset(keys), change)
+            if self.is_partial and self.home is not None:
+                # The changes before this one may concern the same rows.
+                steps = (*self.unsaved, step)
+                self._snapshot = changed(self.home.load(keys_of(steps)), steps)
+                self.unsaved = steps
+            else:
+                self._snapshot = change(self._snapshot)
+
+    def agree(self, home: CellHome, snapshot: Snapshot, unsaved: tuple[LearnedChange, ...] = ()) -> None:
+        """Take what a store holds, with changes of the own that it does not hold yet."""
+        with self.changing():
+            self.home, self.unsaved, self.replaces = home, unsaved, False
+            self._snapshot = changed(home.load(keys_of(unsaved)), unsaved) if unsaved else snapshot
 
     def __enter__(self) -> LearnerCell:
         """Claim the cell for one training.
@@ -175,84 +220,262 @@ class LearnerCell:
     def __exit__(self, *_exception: object) -> None:
         self._own_locks.training.release()
 
-    def __reduce__(self) -> tuple[Callable[..., LearnerCell], tuple[LearnedState, bool, CellHome | None]]:
-        return _copied_cell, (self._state, self.is_trial, self.home)
+    def __reduce__(self) -> tuple[Callable[..., LearnerCell], tuple[Snapshot, bool]]:
+        return _copied_cell, (self.whole(), self.is_trial)
 
 
-def _copied_cell(state: LearnedState, is_trial: bool, home: CellHome | None) -> LearnerCell:
-    cell = LearnerCell(state, is_trial=is_trial)
-    cell.home = home
-    return cell
+def _copied_cell(snapshot: Snapshot, is_trial: bool) -> LearnerCell:
+    return LearnerCell(snapshot.state, snapshot.fits, is_trial=is_trial)
+
+
+def changed(snapshot: Snapshot, steps: Iterable[LearnedChange]) -> Snapshot:
+    """Return a snapshot after some changes."""
+    for step in steps:
+        snapshot = step.change(snapshot)
+    return snapshot
+
+
+def keys_of(steps: Iterable[LearnedChange], keys: Iterable[str] | None = ()) -> frozenset[str] | None:
+    """Return the rows that some changes need besides others; None for all."""
+    wanted = [keys, *(step.keys for step in steps)]
+    return None if any(each is None for each in wanted) else frozenset().union(*(each or () for each in wanted))
 
 
 @runtime_checkable
 class WeightLearner(Protocol):
-    """What the library needs of a learner."""
+    """Learns how far each worker can be trusted; what it has learned is its own.
+
+    Inherit from this class, implement the members of its first part, and get those of the second. A learner's *state*
+    is an immutable value of any type; stores keep it as a *head*, which every reader needs, and *rows* under keys, one
+    for each example, of which those are read that somebody needs. All methods that take a state are pure functions.
+    They may be given a state that holds a part of the rows only: those of the examples that the call is about.
+    """
+
+    # --- the first part: what a learner implements ---
+
+    name: str
+    """Names the learner and the version of its documents: others are not read."""
+    alpha: float
+    """The learning rate: the share of the remaining evidence that one pass absorbs, in (0, 1]."""
+    cell: LearnerCell
+    """Where the learned state lives; a new `LearnerCell` for a new learner."""
+    prior_weight: float = 1.0
+    """The weight of a worker about which nothing is known, above 0."""
+
+    @abstractmethod
+    def with_alpha(self, alpha: float) -> Self:
+        """Return a learner with another rate over the same cell: both see everything that either learns."""
+        ...
+
+    @abstractmethod
+    def with_cell(self, cell: LearnerCell) -> Self:
+        """Return a learner of the same settings over another cell."""
+        ...
+
+    @abstractmethod
+    def head_of(self, state: Any) -> str:
+        """Return a state without its rows, as JSON."""
+        ...
+
+    @abstractmethod
+    def rows_of(self, state: Any) -> Mapping[str, str]:
+        """Return the rows that a state holds, as JSON, by the digest of the example."""
+        ...
+
+    @abstractmethod
+    def decoded(self, head: str, rows: Mapping[str, str]) -> Any:
+        """Return the state that `head_of` and `rows_of` made documents of.
+
+        Raises:
+            ValueError, TypeError, LookupError, AttributeError: they were made of no state.
+        """
+        ...
+
+    @abstractmethod
+    def started(self, weights: Mapping[str, float]) -> Any:
+        """Return a state that knows these workers, with these weights above 0, and has learned nothing."""
+        ...
+
+    @abstractmethod
+    def with_workers(self, state: Any, worker_ids: Iterable[str]) -> Any:
+        """Return a state that knows these workers too; those it knows already stay as they are."""
+        ...
+
+    @abstractmethod
+    def absorb(self, state: Any, evidence: Iterable[ExampleEvidence], passes: int = 1) -> Any:
+        """Return the state after passes over evidence; newer outcomes on an example replace older ones."""
+        ...
+
+    @abstractmethod
+    def forget(self, state: Any, digests: Set[str]) -> Any:
+        """Return the state as if these examples had never been seen."""
+        ...
+
+    @abstractmethod
+    def statistics(self, state: Any) -> Mapping[str, LearnerStatistics]:
+        """Return what is known about every known worker, its weight included."""
+        ...
+
+    @abstractmethod
+    def shares(self, state: Any, worker_ids: Sequence[str], group: str | None = None) -> dict[str, float]:
+        """Return the workers' shares of the ensemble's image, at least 0, sum 1, for requests of a group or of none."""
+        ...
+
+    # --- the second part: made of the first ---
+
+    def blank(self) -> Any:
+        """Return the state of a learner that knows nothing."""
+        return self.started({})
+
+    def known(self, state: Any) -> Set[str]:
+        """Return the digests of the examples whose rows a state holds."""
+        return self.rows_of(state).keys()
+
+    def refitted(
+        self, state: Any, evidence: Iterable[ExampleEvidence], fitted: Iterable[str], unfitted: Iterable[str]
+    ) -> Any:
+        """Return the state in which trainable workers that were fitted anew have their new outcomes.
+
+        Args:
+            state: It holds all rows.
+            evidence: The new outcomes on all examples that are learned from.
+            fitted: Ids of the workers that were fitted.
+            unfitted: Ids of workers that are fitted no longer.
+        """
+        del fitted, unfitted
+        return self.absorb(state, evidence, 0)
+
+    def with_blends(self, state: Any, fits: BlendFits) -> Any:
+        """Return the state with blends that were fitted on the blended images; a learner may do without them."""
+        del fits
+        return state
+
+    def blend_of(self, state: Any, group: str | None = None) -> FittedBlend | None:
+        """Return the blend that the shares follow, as far as `FittedBlend.absorbed` says; None without any.
+
+        Args:
+            state: What was learned.
+            group: The group whose own blend is wanted; None for that of all examples.
+        """
+        del state, group
+        return None
+
+    def group_by_of(self, state: Any) -> str | None:
+        """Return the metadata key by which the last training was grouped; None without groups."""
+        del state
+        return None
+
+    def groups_of(self, state: Any) -> Set[str]:
+        """Return the groups of which something of their own is known."""
+        del state
+        return frozenset()
+
+    def weights_entries(self, state: Any) -> Mapping[str, Any]:
+        """Return the entries of a weights file that make its import exact; see `tsm_training.learning.files`."""
+        return {"learner": {"name": self.name, "head": self.head_of(state)}}
+
+    def imported(self, file: WeightsFile) -> Any:
+        """Return the state that a weights file holds: its own where this learner wrote it, or its weights.
+
+        Raises:
+            WeightsFileError: the file says what cannot be taken over.
+        """
+        if file.learner is None or file.learner["name"] != self.name:
+            return self.started(file.weights)
+        try:
+            return self.decoded(file.learner["head"], {})
+        except (ValueError, TypeError, LookupError, AttributeError) as error:
+            raise WeightsFileError(file.path, f"cannot be read: {error}", "learner") from error
 
     @property
-    def alpha(self) -> float:
-        """The learning rate: the share of the unabsorbed evidence that one pass absorbs, in (0, 1]."""
-        ...
+    def state(self) -> Any:
+        """What was learned; `blank` while that is nothing."""
+        state = self.cell.state
+        return self.blank() if state is None else state
 
-    @property
-    def prior_weight(self) -> float:
-        """The weight of a worker about which nothing is known, above 0."""
-        ...
-
-    @property
-    def cell(self) -> LearnerCell:
-        """Where the learned state lives."""
-        ...
-
-    def add_workers(self, worker_ids: Iterable[str]) -> None:
-        """Make workers known, at the prior; known ones stay as they are."""
-        ...
+    def is_blank(self, snapshot: Snapshot) -> bool:
+        """Tell whether a snapshot says nothing beyond that every worker has the prior weight."""
+        if snapshot.state is None:
+            return not snapshot.fits
+        untouched = self.started(dict.fromkeys(self.statistics(snapshot.state), self.prior_weight))
+        return not snapshot.fits and self.head_of(snapshot.state) == self.head_of(untouched)
 
     def get_weight(self, worker_id: str) -> float:
-        """Return a worker's weight; the prior weight for an unknown one."""
-        ...
+        """Return a worker's weight (1.0 = average); the prior weight for an unknown one."""
+        return self.get_all_weights().get(worker_id, self.prior_weight)
 
     def get_all_weights(self) -> dict[str, float]:
-        """Return the weight of every known worker."""
-        ...
+        """Return the weight of every known worker, by worker id."""
+        return {worker_id: known["weight"] for worker_id, known in self.get_all_statistics().items()}
 
     def get_statistics(self, worker_id: str) -> LearnerStatistics:
-        """Return what is known about a worker."""
-        ...
+        """Return what is known about a worker; for an unknown one, that is the prior."""
+        known = self.get_all_statistics()
+        return known.get(worker_id) or self.statistics(self.with_workers(self.blank(), [worker_id]))[worker_id]
 
     def get_all_statistics(self) -> dict[str, LearnerStatistics]:
-        """Return what is known about every known worker."""
-        ...
+        """Return what is known about every known worker, by worker id."""
+        return dict(sorted(self.statistics(self.state).items()))
 
     def get_blend_weights(
         self, features: Sequence[float] | None = None, *, worker_ids: Iterable[str] | None = None
     ) -> dict[str, float]:
-        """Return each worker's share of the ensemble's picture: at least 0, sum 1; of all known workers or of some."""
-        ...
+        """Return each worker's share of the ensemble's image: at least 0, sum 1.
+
+        Args:
+            features: Ignored: these shares are the same for all images.
+            worker_ids: The workers to share among; all known ones by default.
+        """
+        del features
+        ids = sorted(self.statistics(self.state) if worker_ids is None else set(worker_ids))
+        return self.shares(self.state, ids) if ids else {}
+
+    def add_workers(self, worker_ids: Iterable[str]) -> None:
+        """Make workers known, at the prior; known ones stay as they are."""
+        ids = set(worker_ids) - self.statistics(self.state).keys()
+        if ids:
+            self._update(lambda state: self.with_workers(state, sorted(ids)))
 
     def observe(self, evidence: Iterable[ExampleEvidence]) -> None:
-        """Absorb one pass over a batch of evidence."""
-        ...
+        """Absorb one pass over a batch of evidence; where the learner is kept in a store, the next change commits it.
 
-    def absorb(self, state: LearnedState, evidence: Iterable[ExampleEvidence], passes: int = 1) -> LearnedState:
-        """Return what `state` becomes after passes over evidence; a pure function that changes nothing."""
-        ...
-
-    def with_cell(self, cell: LearnerCell) -> WeightLearner:
-        """Return a learner of the same settings over another cell."""
-        ...
+        Raises:
+            InvalidArgumentError: an accuracy or confidence is outside [0, 1]; nothing was absorbed.
+        """
+        batch = list(evidence)
+        for item in batch:
+            _check_evidence(item)
+        self._update(lambda state: self.absorb(state, batch), {item.digest for item in batch})
 
     def reset(self, default_weight: float = 1.0) -> None:
-        """Forget all evidence and give every known worker this prior weight."""
-        ...
+        """Forget all evidence and give every known worker this weight.
 
-    def fork(self) -> WeightLearner:
-        """Return an independent copy for trials, which is never written to a store."""
-        ...
+        Raises:
+            InvalidArgumentError: `default_weight` is not a number above 0 and at most 1e6.
+        """
+        check_number("default_weight", default_weight, 0.0, 1e6, "a number above 0 and at most 1e6")
+        self.cell.update(lambda snapshot: self.after_reset(snapshot, default_weight), None)
 
-    def with_alpha(self, alpha: float) -> WeightLearner:
-        """Return a learner with another rate over the same cell."""
-        ...
+    def after_reset(self, snapshot: Snapshot, default_weight: float) -> Snapshot:
+        """Return a snapshot that knows the same workers and nothing else; fitted ones are not fitted any more."""
+        known = self.statistics(self.blank() if snapshot.state is None else snapshot.state)
+        weights = {worker_id: float(default_weight) for worker_id in known if worker_id not in snapshot.fits}
+        return Snapshot(self.started(weights))
+
+    def _update(self, change: Callable[[Any], Any], keys: Iterable[str] | None = ()) -> None:
+        def step(snapshot: Snapshot) -> Snapshot:
+            state = self.blank() if snapshot.state is None else snapshot.state
+            return attrs.evolve(snapshot, state=change(state))
+
+        self.cell.update(step, keys)
+
+    def trial(self, snapshot: Snapshot) -> Self:
+        """Return a learner of the same settings that has learned something else; it is never written to a store."""
+        return self.with_cell(LearnerCell(snapshot.state, snapshot.fits, is_trial=True))
+
+    def fork(self) -> Self:
+        """Return an independent copy for trials, which is never written to a store until it is adopted."""
+        return self.trial(self.cell.whole())
 
 
 def _as_float(value: float) -> float:
@@ -275,14 +498,14 @@ def _check_confidence_scaling(_learner: object, _attribute: object, value: objec
 
 
 @attrs.frozen(eq=False)
-class BayesianWeightLearner:
+class BayesianWeightLearner(WeightLearner):
     """Learns by conjugate Bayesian updating how far each worker is to be trusted.
 
     The settings are frozen; what was learned lives in `cell`, which `with_alpha` shares and `fork` copies. The rule is
-    described in `tsm_training.learning.rule`.
+    described in `tsm_training.core.posterior`.
 
     Args:
-        alpha: The learning rate: the share of an example's unabsorbed evidence that one pass absorbs, in (0, 1].
+        alpha: The learning rate: the share of an example's remaining evidence that one pass absorbs, in (0, 1].
         prior_weight: The weight of a worker about which nothing is known, above 0.
         prior_strength: How many examples of average accuracy every worker is taken to have shown beforehand, above 0.
         confidence_scaling: Whether a worker's own confidence scales its evidence; if not, all of it counts in full.
@@ -297,30 +520,77 @@ class BayesianWeightLearner:
     prior_strength: float = _setting(3.0, _MAX_SETTING, "a number above 0 and at most 1e9")
     confidence_scaling: bool = attrs.field(default=True, validator=_check_confidence_scaling)
     cell: LearnerCell = attrs.field(factory=LearnerCell, kw_only=True, repr=False)
+    name: str = attrs.field(default="bayesian-1", init=False, repr=False)
 
-    # --- reading ---
+    # --- documents ---
 
-    def _sums_of(self, worker_id: str) -> WorkerBase:
-        return self.cell.state.sums.get(worker_id, WorkerBase(self.prior_weight))
+    def head_of(self, state: LearnedState) -> str:
+        """Return a state without its rows, as JSON."""
+        return head_document(state)
 
-    def get_weight(self, worker_id: str) -> float:
-        """Return a worker's weight (1.0 = average); the prior weight for an unknown one."""
-        return rule.posterior_mean(self._sums_of(worker_id), self.prior_strength)
+    def rows_of(self, state: LearnedState) -> dict[str, str]:
+        """Return the rows that a state holds, as JSON, by the digest of the example."""
+        return row_documents(state)
 
-    def get_all_weights(self) -> dict[str, float]:
-        """Return the weight of every known worker, by worker id."""
-        return {
-            worker_id: rule.posterior_mean(sums, self.prior_strength)
-            for worker_id, sums in self.cell.state.sums.items()
-        }
+    def decoded(self, head: str, rows: Mapping[str, str]) -> LearnedState:
+        """Return the state that these documents were made of."""
+        return decoded_state(head, rows)
 
-    def get_statistics(self, worker_id: str) -> LearnerStatistics:
-        """Return what is known about a worker; for an unknown one, that is the prior."""
-        return self._statistics(self._sums_of(worker_id))
+    def known(self, state: LearnedState) -> Set[str]:
+        """Return the digests of the examples whose rows a state holds."""
+        return state.rows.keys()
 
-    def _statistics(self, sums: WorkerBase) -> LearnerStatistics:
-        mean = rule.posterior_mean(sums, self.prior_strength)
-        std = rule.posterior_std(sums, self.prior_strength)
+    # --- learning ---
+
+    def started(self, weights: Mapping[str, float]) -> LearnedState:
+        """Return a state that knows these workers, with these prior weights, and has learned nothing."""
+        return LearnedState({worker_id: SufficientStatistics(weight) for worker_id, weight in weights.items()})
+
+    def with_workers(self, state: LearnedState, worker_ids: Iterable[str]) -> LearnedState:
+        """Return a state that knows these workers too, at the prior; those it knows already stay as they are."""
+        return rule.with_workers(state, worker_ids, self.prior_weight)
+
+    def absorb(self, state: LearnedState, evidence: Iterable[ExampleEvidence], passes: int = 1) -> LearnedState:
+        """Return what `state` becomes after passes over evidence; a pure function that changes nothing."""
+        scaled = evidence if self.confidence_scaling else map(_with_full_confidence, evidence)
+        return rule.absorb(state, scaled, self.alpha, self.prior_weight, passes)
+
+    def forget(self, state: LearnedState, digests: Set[str]) -> LearnedState:
+        """Return the state as if these examples had never been seen."""
+        return rule.forget(state, digests)
+
+    def refitted(
+        self, state: LearnedState, evidence: Iterable[ExampleEvidence], fitted: Iterable[str], unfitted: Iterable[str]
+    ) -> LearnedState:
+        """Return the state in which trainable workers that were fitted anew have their new outcomes."""
+        scaled = evidence if self.confidence_scaling else map(_with_full_confidence, evidence)
+        return rule.refitted(state, scaled, fitted, unfitted)
+
+    def with_blends(self, state: LearnedState, fits: BlendFits) -> LearnedState:
+        """Return the state with blends that were fitted on the blended images."""
+        return rule.with_blends(state, fits)
+
+    # --- what it means ---
+
+    def blend_of(self, state: LearnedState, group: str | None = None) -> FittedBlend | None:
+        """Return the blend that was fitted on the training examples, or on those of a group."""
+        return state.fitted if group is None else state.groups.get(group, Group()).fitted
+
+    def group_by_of(self, state: LearnedState) -> str | None:
+        """Return the metadata key by which the last training was grouped; None without groups."""
+        return state.group_by
+
+    def groups_of(self, state: LearnedState) -> Set[str]:
+        """Return the groups of the last training."""
+        return state.groups.keys()
+
+    def statistics(self, state: LearnedState) -> dict[str, LearnerStatistics]:
+        """Return what is known about every known worker."""
+        return {worker_id: self._statistics(sums) for worker_id, sums in state.statistics.items()}
+
+    def _statistics(self, sums: SufficientStatistics) -> LearnerStatistics:
+        mean = posterior_mean(sums, self.prior_strength)
+        std = posterior_std(sums, self.prior_strength)
         return LearnerStatistics(
             mean_accuracy=sums.accuracy_sum / sums.valid_count if sums.valid_count else None,
             update_count=sums.update_count,
@@ -332,92 +602,44 @@ class BayesianWeightLearner:
             prior_weight=sums.prior,
         )
 
-    def get_all_statistics(self) -> dict[str, LearnerStatistics]:
-        """Return what is known about every known worker, by worker id."""
-        return {worker_id: self._statistics(sums) for worker_id, sums in self.cell.state.sums.items()}
+    def shares(self, state: LearnedState, worker_ids: Sequence[str], group: str | None = None) -> dict[str, float]:
+        """Return each worker's share of the ensemble's image: at least 0, sum 1.
 
-    def get_blend_weights(
-        self,
-        features: Sequence[float] | None = None,
-        *,
-        worker_ids: Iterable[str] | None = None,
-    ) -> dict[str, float]:
-        """Return each worker's share of the ensemble's picture: at least 0, sum 1.
-
-        The posterior share is the posterior probability of being the best worker, times ``n / (n + prior_strength)``,
-        where n is the evidence of usable pictures only: an untested worker, or one that always fails, gets none once
-        others are tested. While nothing was observed the priors alone decide, and equal priors give equal shares.
-
-        Where a blend was fitted on the training examples, the shares are ``(1 − r) · safe + r · fitted``: r is how far
+        Without a fitted blend they are those of `tsm_training.core.posterior_shares`. Where one was fitted on the
+        training examples, the shares are ``(1 − r) · safe + r · fitted``: r is how far
         those examples are absorbed, so that rate and epochs decide how far the fit is followed, and the safe shares are
         those of the best simple answer on them. The posterior shares stand in for safe ones that are not known.
-
-        Args:
-            features: Ignored: these shares are the same for all pictures.
-            worker_ids: The workers to share among; all known ones by default.
         """
-        state = self.cell.state
-        ids = sorted(state.sums if worker_ids is None else set(worker_ids))
-        if not ids:
-            return {}
-        posterior = self._posterior_shares(state.sums, ids)
+        if group is not None:
+            state = rule.in_group(state, group, self.prior_strength)
+        unknown = SufficientStatistics(self.prior_weight)
+        known = {worker_id: state.statistics.get(worker_id, unknown) for worker_id in worker_ids}
+        posterior = posterior_shares(known, self.prior_strength)
         if state.fitted is None:
             return posterior
         safe = rule.mixed(posterior, state.fitted.safe, 1.0)
         return rule.mixed(safe, state.fitted.shares, state.fitted.absorbed)
 
-    def _posterior_shares(self, known: Mapping[str, WorkerBase], ids: Sequence[str]) -> dict[str, float]:
-        sums = {worker_id: known.get(worker_id, WorkerBase(self.prior_weight)) for worker_id in ids}
-        tested = {
-            worker_id: s.valid_evidence / (s.valid_evidence + self.prior_strength) for worker_id, s in sums.items()
-        }
-        best = self._probability_best(sums)
-        if not any(tested.values()):
-            return best
-        shares = {worker_id: best[worker_id] * tested[worker_id] for worker_id in ids}
-        if not any(shares.values()):  # an untested worker's prior is out of reach of all that were tested
-            shares = {**shares, **self._probability_best({k: s for k, s in sums.items() if tested[k] > 0.0})}
-        total = math.fsum(shares.values())
-        return {worker_id: share / total for worker_id, share in shares.items()}
+    # --- weights files ---
 
-    def _probability_best(self, sums: Mapping[str, WorkerBase]) -> dict[str, float]:
-        probabilities = rule.probability_best(
-            [rule.posterior_mean(s, self.prior_strength) for s in sums.values()],
-            [max(rule.posterior_std(s, self.prior_strength), _SMALLEST_STD) for s in sums.values()],
-        )
-        return dict(zip(sums, probabilities, strict=True))
+    def weights_entries(self, state: LearnedState) -> dict[str, Any]:
+        """Return the entries of a weights file that make its import exact."""
+        return posterior_entries(state, self.prior_strength)
 
-    # --- learning ---
-
-    def add_workers(self, worker_ids: Iterable[str]) -> None:
-        """Make workers known, at the prior; known ones stay as they are."""
-        ids = list(worker_ids)
-        self.cell.update(lambda state: rule.with_workers(state, ids, self.prior_weight))
-
-    def observe(self, evidence: Iterable[ExampleEvidence]) -> None:
-        """Absorb one pass over a batch of evidence.
+    def imported(self, file: WeightsFile) -> LearnedState:
+        """Return the state that a weights file holds: its exact posterior, or its weights as priors.
 
         Raises:
-            InvalidArgumentError: an accuracy or confidence is outside [0, 1]; nothing was absorbed.
+            WeightsFileError: the file was learned with another prior strength.
         """
-        batch = list(evidence)
-        for item in batch:
-            _check_evidence(item)
-        self.cell.update(lambda state: self.absorb(state, batch))
-
-    def absorb(self, state: LearnedState, evidence: Iterable[ExampleEvidence], passes: int = 1) -> LearnedState:
-        """Return what `state` becomes after passes over evidence; a pure function that changes nothing."""
-        scaled = evidence if self.confidence_scaling else map(_with_full_confidence, evidence)
-        return rule.absorb(state, scaled, self.alpha, self.prior_weight, passes)
-
-    def reset(self, default_weight: float = 1.0) -> None:
-        """Forget all evidence and give every known worker this prior weight.
-
-        Raises:
-            InvalidArgumentError: `default_weight` is not a number above 0 and at most 1e6.
-        """
-        check_number("default_weight", default_weight, 0.0, 1e6, "a number above 0 and at most 1e6")
-        self.cell.update(lambda state: reset_state(state, default_weight))
+        if file.posterior is not None and file.prior_strength != self.prior_strength:
+            raise WeightsFileError(
+                file.path,
+                f"was learned with {file.prior_strength!r}, the learner has {self.prior_strength!r}: make the learner "
+                "with the same prior_strength, or remove 'posterior' from the file to import its weights as priors",
+                "prior_strength",
+            )
+        return file.state()
 
     # --- other learners ---
 
@@ -428,10 +650,6 @@ class BayesianWeightLearner:
             InvalidArgumentError: `alpha` is not in (0, 1].
         """
         return attrs.evolve(self, alpha=alpha)
-
-    def fork(self) -> BayesianWeightLearner:
-        """Return an independent copy for trials, which is never written to a store until it is adopted."""
-        return self.with_cell(LearnerCell(self.cell.state, is_trial=True))
 
     def with_cell(self, cell: LearnerCell) -> BayesianWeightLearner:
         """Return a learner of the same settings over another cell."""
@@ -450,16 +668,7 @@ class BayesianWeightLearner:
         label = label_of(group)
         if label is None:
             raise InvalidArgumentError("group", group, "text, a number, True or False")
-        return self.with_cell(LearnerCell(rule.in_group(self.cell.state, label, self.prior_strength), is_trial=True))
-
-
-_SMALLEST_STD: Final = 1e-9  # keeps the quadrature defined where a posterior has no spread left
-
-
-def reset_state(state: LearnedState, default_weight: float) -> LearnedState:
-    """Return a state that knows the same workers and nothing else about them; fitted ones are not fitted any more."""
-    ids = [worker_id for worker_id in state.sums if worker_id not in state.fits]
-    return LearnedState({worker_id: WorkerBase(float(default_weight)) for worker_id in ids})
+        return self.trial(Snapshot(rule.in_group(self.state, label, self.prior_strength)))
 
 
 def _with_full_confidence(evidence: ExampleEvidence) -> ExampleEvidence:
@@ -468,6 +677,9 @@ def _with_full_confidence(evidence: ExampleEvidence) -> ExampleEvidence:
 
 
 def _check_evidence(evidence: ExampleEvidence) -> None:
+    digest: object = evidence.digest
+    if not isinstance(digest, str) or not digest.isprintable() or not digest:
+        raise InvalidArgumentError("the digest of an example", digest, "printable text that is not empty")
     for worker_id, outcome in evidence.outcomes.items():
         values: Mapping[str, float | None] = {"accuracy": outcome.accuracy, "confidence": outcome.confidence}
         for name, value in values.items():

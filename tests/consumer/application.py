@@ -31,10 +31,9 @@ from tsm_training import (
     WorkerPool,
     create_color_transfer_workers,
 )
-from tsm_training.data import Learning, SessionCommit
+from tsm_training.data import HeldState, SessionCommit, StateDocuments
 from tsm_training.errors import ImageNotFoundError, TsmTrainingError
 from tsm_training.images import read_image, write_image
-from tsm_training.learning import LearnedState
 
 
 # A worker with settings, one with a plain name, and one that is a function.
@@ -96,8 +95,8 @@ class CountingStore(InMemoryStore):
     committed = 0
 
     def commit_session(
-        self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
-    ) -> tuple[TrainingSession, Learning]:
+        self, session_id: str, finish: Callable[[HeldState], SessionCommit], /
+    ) -> tuple[TrainingSession, StateDocuments]:
         type(self).committed += 1
         return super().commit_session(session_id, finish)
 
@@ -210,7 +209,7 @@ def main() -> None:
     write_pictures(folder / "pictures", 8)
     trained(folder)
     hosted(folder)
-    optional = {"tqdm", "pebble", "loky", "cloudpickle", "matplotlib"} & sys.modules.keys()
+    optional = {"tqdm", "loky", "cloudpickle", "matplotlib"} & sys.modules.keys()
     assert not optional, f"{optional} came along"
     print(f"tsm_training {tsm_training.__version__} works from {Path(tsm_training.__file__).parent}")
 

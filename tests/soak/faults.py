@@ -186,7 +186,7 @@ class Pass:
                 pass
             position = 0
             while position < len(self.reference.steps):
-                before = host.manager.weight_learner.cell.state
+                before = host.manager.weight_learner.cell.snapshot
                 step = self.reference.steps[position]
                 if self.survives(lambda step=step: host.perform(step), host, position):  # type: ignore[misc]
                     position += 1
@@ -240,13 +240,14 @@ class Pass:
         expect, where = self.verdict.expect, f"{self.where}, in step {position} {self.reference.steps[position]}"
         for connection in self.trap.connections:
             with contextlib.suppress(sqlite3.ProgrammingError):  # closed
-                expect(not connection.in_transaction or _is_mark(connection), f"{where}: a transaction is open")
+                expect(not connection.in_transaction, f"{where}: a transaction is open")
         expect(not (wrong := soundness(host.database)), f"{where}: {wrong}")
         store = host.manager.data_manager
         mark = mark_of(store)
         learner = host.manager.weight_learner
-        known = learner.cell.state
-        same = known == before or known.absorbed == store.load_learning().state.absorbed
+        known = learner.cell.snapshot
+        head = None if known.state is None else learner.head_of(known.state)
+        same = known == before or head == store.load_state().head.get("state")
         expect(same, f"{where}: the learner knows neither what the store holds nor what it knew")
         found = statuses(host.database)
         can_note = not self.lasts or self.reference.steps[position][0] != "train"
@@ -259,12 +260,6 @@ class Pass:
         with host.manager.weight_learner.cell:  # claimed by nobody
             pass
         return position if reached is None else reached
-
-
-def _is_mark(connection: sqlite3.Connection) -> bool:
-    """Tell whether a connection only holds the mark of a running session."""
-    files = [row[2] for row in sqlite3.Connection.execute(connection, "PRAGMA database_list")]
-    return any(str(file).endswith(".running") for file in files)
 
 
 def sweep(make_pass: Callable[[str, Trap], Pass], name: str, chosen: list[int]) -> None:

@@ -80,7 +80,7 @@ def main() -> int:
             verdict.expect(schema_of(path) == (upgraded if is_upgrade else plain), f"round {number}: another schema")
             verdict.expect(not (wrong := soundness(path)), f"round {number}: {wrong}")
             with raw(path) as connection:
-                rows = connection.execute("SELECT store_id FROM learning_version").fetchall()
+                rows = connection.execute("SELECT store_id FROM store_identity").fetchall()
                 added = connection.execute(
                     "SELECT e.example_id, e.metadata FROM training_examples e JOIN example_files USING (example_id)"
                 ).fetchall()
@@ -93,7 +93,7 @@ def main() -> int:
             verdict.expect(copies == is_upgrade, f"round {number}: {copies} copies of the file as it was")
     return verdict.close(
         f"{options.rounds} rounds of {options.processes} processes opening one path together "
-        f"(every fourth an older file): {errors} errors, slowest opening {slowest:.2f} s"
+        f"(every fourth an application's own): {errors} errors, slowest opening {slowest:.2f} s"
     )
 
 

@@ -162,8 +162,8 @@ class Host:
             lambda: manager.train(validation_split=1.0),
             lambda: manager.data_manager.get_all_examples(0),
             lambda: manager.data_manager.get_session("nobody"),
-            lambda: manager.data_manager.get_metrics("nobody"),
-            lambda: manager.data_manager.update_learning(_refuse),
+            lambda: manager.data_manager.iterate_metrics("nobody"),
+            lambda: manager.data_manager.update_state(_refuse),
             lambda: manager.predict(folder / "cut.png", good[1]),
             lambda: manager.predict(good[0], 3),  # type: ignore[arg-type]
             lambda: manager.import_weights(folder / "cut.png"),

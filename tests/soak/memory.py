@@ -32,7 +32,7 @@ from tsm_training import (
     WorkerPool,
     create_color_transfer_workers,
 )
-from tsm_training.evaluation.footprint import bytes_to_evaluate
+from tsm_training.evaluation.memory import bytes_to_evaluate
 
 KINDS: Final = (
     "unchanged",

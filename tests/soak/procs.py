@@ -38,8 +38,8 @@ from tests.soak.support import (
 
 from tsm_training import BayesianWeightLearner, ExampleEvidence, Outcome, TrainingExample, TrainingManager
 from tsm_training.data import MetricRow
-from tsm_training.learning import LearnedState, WorkerBase
-from tsm_training.weights import forget
+from tsm_training.learning import LearnedState, SufficientStatistics, decoded_state, forget, row_documents
+from tsm_training.weights import Snapshot
 
 ALPHA: Final = 0.15
 COUNTER: Final = "counter"
@@ -55,9 +55,11 @@ OPERATIONS: Final = {
 }
 
 
-def raise_counter(state: LearnedState) -> LearnedState:
-    base = state.bases.get(COUNTER, WorkerBase(1.0))
-    return attrs.evolve(state, bases={**state.bases, COUNTER: attrs.evolve(base, prior=base.prior + 1.0)})
+def raise_counter(before: Snapshot, _held: object) -> Snapshot:
+    state = before.state or LearnedState()
+    base = state.bases.get(COUNTER, SufficientStatistics(1.0))
+    raised = attrs.evolve(state, bases={**state.bases, COUNTER: attrs.evolve(base, prior=base.prior + 1.0)})
+    return attrs.evolve(before, state=raised)
 
 
 @attrs.define
@@ -73,8 +75,7 @@ class Account:
     state: LearnedState = attrs.field(factory=LearnedState)
     """What this process's examples have taught."""
     count: int = 0
-    changes: int = 0
-    """Of learned state."""
+    """How often this process raised the counter."""
     sessions: list[str] = attrs.field(factory=list)
     metric_rows: int = 0
 
@@ -131,7 +132,6 @@ class Account:
 
     def _forget(self, digest: str) -> None:
         self.state = forget(self.state, {digest})
-        self.changes += 1
 
     def _learn(self) -> None:
         example = self._any()
@@ -144,7 +144,7 @@ class Account:
         examples = {i: self.manager.data_manager.get_example(i) for i in chosen}
         epochs = self.lot.randrange(1, 4)
         session = self.manager.training_engine.train_batch(list(examples.values()), epochs, False)
-        rows = self.manager.data_manager.get_metrics(session.session_id)
+        rows = list(self.manager.data_manager.iterate_metrics(session.session_id))
         self.sessions.append(session.session_id)
         self.metric_rows += len(rows)
         self._absorb(
@@ -156,12 +156,10 @@ class Account:
         learner = BayesianWeightLearner(alpha=ALPHA)
         items = [ExampleEvidence(digest, outcomes) for digest, outcomes in evidence.items()]
         self.state = learner.absorb(self.state, items, passes)
-        self.changes += 1
 
     def _count(self) -> None:
-        self.manager.data_manager.update_learning(raise_counter)
+        self.manager.training_engine.learner_storage.change(raise_counter)
         self.count += 1
-        self.changes += 1
 
     def _read(self) -> None:
         example = self._any() if self.examples else None
@@ -174,12 +172,10 @@ class Account:
         self.manager.data_manager.get_all_examples(5)
 
     def summary(self) -> dict[str, Any]:
-        absorbed = {d: {w: attrs.astuple(a) for w, a in by.items()} for d, by in self.state.absorbed.items()}
         return {
             "examples": self.examples,
-            "absorbed": absorbed,
+            "rows": row_documents(self.state),
             "count": self.count,
-            "changes": self.changes,
             "sessions": self.sessions,
             "metric_rows": self.metric_rows,
         }
@@ -224,12 +220,8 @@ def compare(verdict: Verdict, database: Path, summaries: list[dict[str, Any]]) -
         ).fetchall()
         sessions = connection.execute("SELECT session_id, status FROM training_sessions").fetchall()
         metrics = connection.execute("SELECT COUNT(*) FROM training_metrics").fetchone()[0]
-        version = connection.execute("SELECT version FROM learning_version").fetchone()[0]
-        counter = connection.execute("SELECT prior FROM learned_bases WHERE worker_id = ?", (COUNTER,)).fetchone()[0]
-        bases = connection.execute("SELECT * FROM learned_bases WHERE worker_id <> ?", (COUNTER,)).fetchall()
-        absorbed: dict[str, dict[str, tuple[Any, ...]]] = {}
-        for digest, worker_id, *values in connection.execute("SELECT * FROM absorbed_evidence"):
-            absorbed.setdefault(digest, {})[worker_id] = tuple(values)
+        head = connection.execute("SELECT document FROM learned_head WHERE name = 'state'").fetchone()[0]
+        learned = dict(connection.execute("SELECT key, document FROM learned_rows"))
         running = connection.execute("SELECT COUNT(*) FROM running_sessions").fetchone()[0]
     wanted = {i: (e["truth"], e["metadata"]) for summary in summaries for i, e in summary["examples"].items()}
     found = {i: (truth, json.loads(metadata)) for i, truth, metadata in rows}
@@ -238,13 +230,15 @@ def compare(verdict: Verdict, database: Path, summaries: list[dict[str, Any]]) -
     expect(running == 0, f"{running} sessions are noted as running")
     total = sum(s["metric_rows"] for s in summaries)
     expect(metrics == total, f"{metrics} metric rows instead of {total}")
-    evidence = {d: {w: tuple(v) for w, v in by.items()} for s in summaries for d, by in s["absorbed"].items()}
-    verdict.expect_same(absorbed, evidence, "learned of example")
-    expect(all(row[1:] == (1.0, 0.0, 0.0, 0.0, 0.0, 0, 0, 0.0) for row in bases), f"bases {bases}")
+    verdict.expect_same(learned, {d: row for s in summaries for d, row in s["rows"].items()}, "learned of example")
+    nothing = forget(decoded_state(head, learned), learned)
+    left = (nothing.totals, nothing.num_examples, nothing.exposure)
+    expect(left == ({}, 0, 0), f"without its examples, learned state holds {left}")
+    counter = nothing.bases[COUNTER].prior
+    others = {base for worker_id, base in nothing.bases.items() if worker_id != COUNTER}
+    expect(others == {SufficientStatistics(1.0)}, f"bases {others}")
     count = sum(s["count"] for s in summaries)
     expect(counter == 1.0 + count, f"the counter stands at {counter - 1:g} after {count} increments")
-    changes = sum(s["changes"] for s in summaries)
-    expect(version == changes, f"learned state has version {version} after {changes} changes")
 
 
 def main() -> int:

@@ -122,7 +122,9 @@ def perform(folder: Path, *, mode: str = "threads", threads: int = 2, is_reverse
                 "results": results,
                 "validated": validated,
                 "sessions": [session.to_dict() for session in store.get_all_sessions()],
-                "metrics": [row._asdict() for s in store.get_all_sessions() for row in store.get_metrics(s.session_id)],
+                "metrics": [
+                    row._asdict() for s in store.get_all_sessions() for row in store.iterate_metrics(s.session_id)
+                ],
                 "examples": [example.to_dict() for example in examples],
                 # In the store they stand in the order in which they were finished, which is nobody's business.
                 "evaluations": sorted(
@@ -132,7 +134,8 @@ def perform(folder: Path, *, mode: str = "threads", threads: int = 2, is_reverse
                 "previews": {
                     f"{example.example_id} {name}": hashlib.sha256(png).hexdigest()
                     for example in examples
-                    for name, png in sorted(store.load_previews(example.known_files.digest).items())
+                    for previews in store.load_previews([example.known_files.digest]).values()
+                    for name, png in sorted(previews.items())
                 },
                 "export": json.loads((folder / "weights.json").read_text(encoding="utf-8")),
                 "statistics": learner.get_all_statistics(),

@@ -58,7 +58,8 @@ def work(folder: Path, pictures: Path, nap: float, tell: Tell) -> None:
         caught, raised = time.monotonic(), f"{type(error).__name__}: {error}".removesuffix(": ")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     tell(json.dumps(["caught", caught, raised, host.manager.weight_learner.cell.state == before]))
-    version = host.manager.data_manager.load_learning().version  # waits for the lock, if there is one
+    host.manager.data_manager.get_dataset_stats()  # waits for the lock, if there is one
+    version = int(host.manager.data_manager.load_state().token != "")
     sessions = [(session.status, session.error) for session in host.manager.data_manager.get_all_sessions()]
     kept = evaluation_counts(host.database, pictures).total()
     if version == 0:

@@ -1,4 +1,4 @@
-"""Random histories of every store beside a plain model, many of them: `python -m tests.soak.stateful [--quick]`.
+"""Many random histories of the SQLite store beside the one in memory: `python -m tests.soak.stateful [--quick]`.
 
 The ordinary tests drive the same machines through fewer and shorter histories. Here they run in batches, each with a
 seed of its own, so that the time is bounded and a batch that fails can be played again.
@@ -17,12 +17,12 @@ from typing import Final
 from hypothesis import HealthCheck, Phase, seed, settings
 from hypothesis.stateful import run_state_machine_as_test
 from tests.soak.support import Verdict, parse
-from tests.test_stateful import DatabaseFileMachine, DatabaseInMemoryMachine, InMemoryMachine
+from tests.test_stateful import DatabaseFileMachine, DatabaseInMemoryMachine
 
 from tsm_training.data import TrainingStore
 from tsm_training.testing.stateful import TrainingStoreMachine
 
-MACHINES: Final = (DatabaseFileMachine, DatabaseInMemoryMachine, InMemoryMachine)
+MACHINES: Final = (DatabaseFileMachine, DatabaseInMemoryMachine)
 BATCH: Final = 10
 
 
@@ -43,9 +43,9 @@ def counting(machine: type[TrainingStoreMachine], count: collections.Counter[str
             count["processes killed"] += 1
             super().kill(names, is_writing=is_writing)
 
-        def compare(self, store: TrainingStore, model: object) -> None:
+        def compare(self, store: TrainingStore) -> None:
             count["comparisons"] += 1
-            super().compare(store, model)
+            super().compare(store)
 
         def teardown(self) -> None:
             count["histories"] += 1

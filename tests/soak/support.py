@@ -351,7 +351,7 @@ SMALL_PLAN: Final[tuple[Step, ...]] = (
     ("reset",),
 )
 
-Mark: TypeAlias = tuple[tuple[tuple[str, str], ...], int]
+Mark: TypeAlias = tuple[tuple[tuple[str, str], ...], str]
 """How far a plan has come, as the store tells it: names and ground truths of the examples, and learning's version."""
 
 
@@ -436,7 +436,7 @@ def log_of(folder: Path) -> Path:
 
 def mark_of(store: Any) -> Mark:
     examples = tuple((e.metadata["name"], Path(e.ground_truth_path).name) for e in store.iterate_examples())
-    return examples, store.load_learning().version
+    return examples, json.dumps(sorted(store.load_state().head.items()))
 
 
 # --- what a database holds ------------------------------------------------------------------------------------------
@@ -476,14 +476,12 @@ def content(database: Path) -> dict[str, list[Any]]:
         ).fetchall()
         learned = {
             "evaluations": connection.execute(
-                "SELECT example_digest, worker_id, worker_fingerprint, metric_fingerprint, accuracy, confidence, "
-                "failure_kind, failure_type, failure_message FROM evaluations ORDER BY 1, 2, 3, 4"
+                "SELECT example_digest, worker_id, worker_fingerprint, metric_fingerprint, reader_version, accuracy, "
+                "confidence, failure_kind, failure_type, failure_message FROM evaluations ORDER BY 1, 2, 3, 4, 5"
             ).fetchall(),
             "previews": connection.execute("SELECT example_digest, name, png FROM previews ORDER BY 1, 2").fetchall(),
-            "bases": connection.execute("SELECT * FROM learned_bases ORDER BY 1").fetchall(),
-            "absorbed evidence": connection.execute("SELECT * FROM absorbed_evidence ORDER BY 1, 2").fetchall(),
-            "fits and groups": connection.execute("SELECT * FROM learned_blends ORDER BY 1, 2").fetchall(),
-            "version": [connection.execute("SELECT version FROM learning_version").fetchone()[0]],
+            "learned head": connection.execute("SELECT * FROM learned_head ORDER BY 1").fetchall(),
+            "learned rows": connection.execute("SELECT * FROM learned_rows ORDER BY 1").fetchall(),
         }
     numbers = {session_id: number for number, (session_id, *_rest) in enumerate(sessions)}
     known = {example_id: (Path(target).name, files[example_id]) for example_id, _source, target, *_rest in examples}

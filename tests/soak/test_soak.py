@@ -20,6 +20,7 @@ PROGRAMS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the programs fork and send signals")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_quick_form_finds_nothing_broken(program: str) -> None:

@@ -251,11 +251,11 @@ class WeightsFiles:
         assert self.manager is not None
         self.path.write_bytes(case.data)
         learner, store = self.manager.weight_learner, self.manager.data_manager
-        before = (learner.cell.state, learner.get_all_statistics(), store.load_learning())
+        before = (learner.cell.state, learner.get_all_statistics(), store.load_state())
         try:
             report = self.manager.import_weights(self.path)
         except WeightsFileError as error:
-            if (learner.cell.state, learner.get_all_statistics(), store.load_learning()) != before:
+            if (learner.cell.state, learner.get_all_statistics(), store.load_state()) != before:
                 raise Violation("was refused, and yet something changed") from error
             if len(str(error)) > 1000 + len(str(self.path)):
                 raise Violation(f"has an error of {len(str(error))} characters") from error

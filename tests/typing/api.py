@@ -47,9 +47,16 @@ from tsm_training import (
     WorkerRunner,
     create_color_transfer_workers,
 )
-from tsm_training.analysis import BestWorker, Comparison, Conclusion, VerdictDocument
+from tsm_training.analysis import Baseline, BestWorker, Comparison, Conclusion, VerdictDocument
 from tsm_training.documents import ResetRequest, TrainRequest, ValidateRequest
-from tsm_training.engine import CrossValidationResults, ExampleJudgement, Explanation, SubsetAdvice
+from tsm_training.engine import (
+    BaselineMean,
+    CrossValidationResults,
+    ExampleJudgement,
+    Explanation,
+    SubsetAdvice,
+    Validation,
+)
 from tsm_training.ensemble import BlendFit, BlendProblem, BlendSolver, Greedy, LeastSquares, fit_blend
 from tsm_training.isolation import IsolatedRunner
 from tsm_training.lint import LintDocument, LintKind, Severity, lint
@@ -57,7 +64,7 @@ from tsm_training.metrics import bgr_to_lab, ciede2000, color_difference, color_
 from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
 from tsm_training.report import Shown, contact_sheet
 from tsm_training.report import show as shown
-from tsm_training.storage import SalvageReport, StorageFault, salvage
+from tsm_training.storage import StorageFault
 from tsm_training.workers import WorkerRequest, run_worker
 
 
@@ -265,10 +272,7 @@ def care(path: Path) -> None:
     assert_type(store.quarantine(), list[StorageFault])
     store.backup(path)
     store.backup("copy.db")
-    report = salvage(path, "new.db")
-    assert_type(report, SalvageReport)
-    assert_type(report.saved, Mapping[str, int])
-    assert_type(report.put_aside[0].column, str | None)
+    assert_type(store.check()[0].column, str | None)
     TrainingDataManager(path, 5)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
 
 
@@ -311,6 +315,10 @@ def answers(manager: TrainingManager) -> None:
     assert_type(validation["contenders"]["trained"]["blend_weights"], dict[str, float] | None)
     assert_type(validation["verdict"], VerdictDocument)
     assert_type(validation["per_example"], list[ExampleJudgement])
+    record = Validation.from_document(validation)
+    assert_type(record.baselines[Baseline.TRAINED], BaselineMean)
+    assert_type(record.to_document(), ValidationResults)
+    assert_type(Baseline.UNTOUCHED.label, str)
     assert_type(manager.validate(["a", "b"], full=True), ValidationResults)
     manager.predict("s.jpg", "t.jpg", group="sunset", run_all=True)
     manager.predict("s.jpg", "t.jpg", group=3)

@@ -4,6 +4,7 @@ Everything here is a pure function of a `ScoreTable`. No random numbers are used
 that of workers changes a bit of an answer.
 """
 
+from tsm_training.analysis.baselines import COMPARED, SHOWN, Baseline
 from tsm_training.analysis.best import BestDocument, BestWorker, probability_best
 from tsm_training.analysis.paired import (
     BEYOND_DOUBT,
@@ -18,10 +19,7 @@ from tsm_training.analysis.paired import (
 from tsm_training.analysis.posterior import INTERVAL_MASS, Posterior
 from tsm_training.analysis.table import ScoreTable
 from tsm_training.analysis.verdict import (
-    CONTENDERS,
-    CONTROL,
     RELATED,
-    TRAINED,
     Decision,
     ExampleScores,
     Verdict,
@@ -32,13 +30,13 @@ from tsm_training.analysis.verdict import (
 
 __all__ = [
     "BEYOND_DOUBT",
-    "CONTENDERS",
-    "CONTROL",
+    "COMPARED",
     "DEFAULT_ROPE",
     "INTERVAL_MASS",
     "MIN_EXAMPLES",
     "RELATED",
-    "TRAINED",
+    "SHOWN",
+    "Baseline",
     "BestDocument",
     "BestWorker",
     "Comparison",

@@ -25,10 +25,8 @@ import attrs
 
 from tsm_training.analysis.paired import MIN_EXAMPLES
 from tsm_training.analysis.table import ScoreTable
-from tsm_training.analysis.words import probability_text
-from tsm_training.markup import card, counted, listed, small_table, tag
-from tsm_training.markup import probability_text as known_probability
-from tsm_training.weights import probability_best as greatest_of
+from tsm_training.learning import probability_best as greatest_of
+from tsm_training.text import counted, listed, probability_text
 
 __all__ = ["BestDocument", "BestWorker", "probability_best"]
 
@@ -53,13 +51,13 @@ class BestWorker:
     probabilities: Mapping[str, float | None]
     """By worker id, sum 1; None for each that was left out, and for all where `n` is below `MIN_EXAMPLES`."""
     n: int
-    """Number of groups (different targets) with an example on which all compared workers gave a picture."""
+    """Number of groups (different targets) with an example on which all compared workers gave an image."""
     num_examples: int
-    """Number of examples on which all compared workers gave a picture; only these are looked at."""
+    """Number of examples on which all compared workers gave an image; only these are used."""
     failures: Mapping[str, int]
-    """On how many examples each worker gave no picture."""
+    """On how many examples each worker gave no image."""
     left_out: tuple[str, ...]
-    """Workers without a picture on more than half of the examples: they would leave too little to compare the others
+    """Workers without an image on more than half of the examples: they would leave too little to compare the others
     on."""
 
     @property
@@ -73,7 +71,7 @@ class BestWorker:
             return f"not enough data to say which worker is the best: {needed}{left_out}"
         greatest = max(known.values())
         names = listed([name for name, value in known.items() if value == greatest], "or")
-        sure = f"{probability_text(greatest)}{' each' if list(known.values()).count(greatest) > 1 else ''}"
+        sure = f"{probability_text(greatest, 'P')}{' each' if list(known.values()).count(greatest) > 1 else ''}"
         return f"the best worker is most probably {names} ({sure}; {targets}){left_out}"
 
     def __str__(self) -> str:
@@ -81,10 +79,9 @@ class BestWorker:
 
     def _repr_html_(self) -> str:
         """Show the probabilities in a notebook, the greatest first."""
-        ranked = sorted(self.probabilities.items(), key=lambda item: (-(item[1] or 0.0), item[0]))
-        rows = [[name, known_probability(value), self.failures[name] or "–"] for name, value in ranked]
-        table = small_table(["worker", "probability of being the best", "failures"], rows)
-        return card("Which worker is the best?", tag("div", self.sentence), table)
+        from tsm_training.report.notebook import best_card  # noqa: PLC0415 - where HTML is made
+
+        return best_card(self)
 
     def to_dict(self) -> BestDocument:
         """Return everything as plain values that JSON can hold."""
@@ -102,7 +99,7 @@ def probability_best(table: ScoreTable) -> BestWorker:
     """Return for each worker of a table the probability that it is the best on average.
 
     Workers that fail on more than half of the examples are left out. The others are compared on the examples where
-    every one of them gave a picture, each target counting once. Errors of different workers are taken to be
+    every one of them gave an image, each target counting once. Errors of different workers are taken to be
     independent: between two that err alike (variants of one method) `compare` is surer than this.
 
     Args:

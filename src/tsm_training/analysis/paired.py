@@ -20,10 +20,9 @@ import attrs
 
 from tsm_training.analysis.posterior import Posterior
 from tsm_training.analysis.table import ScoreTable
-from tsm_training.analysis.words import figures_text, probability_text
 from tsm_training.arguments import is_number
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.markup import Scale, card, counted, figure_text, interval_bar, tag
+from tsm_training.text import counted, difference_text, probability_text
 
 __all__ = [
     "BEYOND_DOUBT",
@@ -34,6 +33,7 @@ __all__ = [
     "Conclusion",
     "check_rope",
     "compare",
+    "figures_text",
     "sentence_between",
 ]
 
@@ -41,7 +41,7 @@ Conclusion: TypeAlias = Literal["better", "worse", "practically equal", "undecid
 """What can be said of the first of two workers, compared with the second."""
 
 DEFAULT_ROPE: Final = 0.005
-"""Half the width of the region of practical equivalence: a smaller difference in accuracy matters to nobody."""
+"""Half the width of the region of practical equivalence: a smaller difference in accuracy does not matter."""
 
 BEYOND_DOUBT: Final = 0.95
 """The probability from which on something is taken to be so."""
@@ -90,13 +90,13 @@ class Comparison:
     a: str
     b: str
     n: int
-    """Number of groups (different targets) with an example on which both gave a picture."""
+    """Number of groups (different targets) with an example on which both gave an image."""
     num_examples: int
-    """Number of examples on which both gave a picture; only these are compared."""
+    """Number of examples on which both gave an image; only these are compared."""
     failures_a: int
-    """On how many examples the first gave no picture."""
+    """On how many examples the first gave no image."""
     failures_b: int
-    """On how many examples the second gave no picture."""
+    """On how many examples the second gave no image."""
     rope: float
     """A difference up to this one, either way, is practically none."""
     mean_difference: float | None
@@ -163,18 +163,9 @@ class Comparison:
 
     def _repr_html_(self) -> str:
         """Show the comparison in a notebook: what it says, and the difference with its interval."""
-        bar = None
-        if self.posterior is not None:
-            low, high = self.posterior.interval()
-            scale = Scale.of([low, high, -self.rope, self.rope, 0.0], 0.1)
-            line = interval_bar(scale, self.posterior.mean, (low, high), reference=0.0, band=self.rope)
-            ends = tag(
-                "div",
-                [tag("span", figure_text(end, signed=True)) for end in (scale.low, scale.high)],
-                style="display:flex;justify-content:space-between;opacity:0.75",
-            )
-            bar = tag("div", line, ends, style="max-width:24em")
-        return card(f"{self.a} compared with {self.b}: {self.conclusion}", tag("div", self.sentence), bar)
+        from tsm_training.report.notebook import comparison_card  # noqa: PLC0415 - where HTML is made
+
+        return comparison_card(self)
 
     def to_dict(self) -> ComparisonDocument:
         """Return everything as plain values that JSON can hold."""
@@ -199,9 +190,9 @@ class Comparison:
 
 
 def compare(table: ScoreTable, a: str, b: str, *, rope: float = DEFAULT_ROPE) -> Comparison:
-    """Compare two workers, or contenders, on the examples where both gave a picture.
+    """Compare two workers, or baselines, on the examples where both gave an image.
 
-    Failures are counted, not averaged in: how much worse no picture is than a bad one is for the reader to say.
+    Failures are counted, not averaged in: how much worse no image is than a bad one is for the reader to say.
 
     Args:
         table: Scores of both on the same examples.
@@ -251,13 +242,19 @@ def sentence_between(comparison: Comparison, a: str, b: str) -> str:
     if posterior.scale == posterior.mean == 0.0:
         return f"{a} and {b} score alike on all {targets}"
     if conclusion == "practically equal":
-        sure = f"{probability_text(posterior.within(comparison.rope))} for at most {comparison.rope:g}"
+        sure = f"{probability_text(posterior.within(comparison.rope), 'P')} for at most {comparison.rope:g}"
         return f"{a} and {b} are practically equal, the difference is {figures_text(posterior, sure)}"
     if conclusion == "undecided":
-        sure = f"{probability_text(posterior.probability_positive)} that it is {a}"
+        sure = f"{probability_text(posterior.probability_positive, 'P')} that it is {a}"
         return f"it is undecided whether {a} or {b} is better, the difference is {figures_text(posterior, sure)}"
     if conclusion == "worse":
         posterior = posterior.mirrored()
-    return (
-        f"{a} is {conclusion} than {b} by {figures_text(posterior, probability_text(posterior.probability_positive))}"
-    )
+    sure = probability_text(posterior.probability_positive, "P")
+    return f"{a} is {conclusion} than {b} by {figures_text(posterior, sure)}"
+
+
+def figures_text(posterior: Posterior, sure: str) -> str:
+    """Return a mean difference, its interval, the number of targets behind it, and how sure something is."""
+    low, high = posterior.interval()
+    mean, lower, upper = (difference_text(value, (high - low) / 2.0) for value in (posterior.mean, low, high))
+    return f"{mean} (90 % interval {lower} to {upper}, {counted(posterior.df + 1, 'target')}; {sure})"

@@ -61,16 +61,12 @@ def _tail(value: float, df: float) -> float:
     if math.isinf(ratio):
         return 0.0
     outer, inner = 1.0 / (1.0 + ratio), 1.0 / (1.0 + 1.0 / ratio)  # their sum is 1
-    scale = _leading_term(df, ratio)
+    logs = 0.5 * math.log(ratio) - 0.5 * (df + 1.0) * math.log1p(ratio)
+    scale = math.exp(logs + math.lgamma(0.5 * (df + 1.0)) - math.lgamma(0.5 * df)) / math.sqrt(math.pi)
     # Each fraction converges fast on its own side of this, at about 1.7 standard deviations.
     if outer * (df + 5.0) < df + 2.0:
         return scale / df / _fraction(df / 2.0, 0.5, outer)
     return 0.5 - scale / _fraction(0.5, df / 2.0, inner)
-
-
-def _leading_term(df: float, ratio: float) -> float:
-    logs = 0.5 * math.log(ratio) - 0.5 * (df + 1.0) * math.log1p(ratio)
-    return math.exp(logs + math.lgamma(0.5 * (df + 1.0)) - math.lgamma(0.5 * df)) / math.sqrt(math.pi)
 
 
 def _fraction(a: float, b: float, x: float) -> float:

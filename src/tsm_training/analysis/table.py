@@ -1,10 +1,10 @@
-"""The scores from which everything here is computed: one column per worker or contender, one row per example."""
+"""The scores from which everything here is computed: one column per worker or baseline, one row per example."""
 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 import attrs
 
@@ -32,38 +32,32 @@ def _score(value: object, name: str) -> float | None:
     return float(value)
 
 
-def _known_once(_table: object, _attribute: Any, ids: tuple[str, ...]) -> None:
-    seen: set[str] = set()
-    for example_id in ids:
-        if example_id in seen:
-            raise InvalidArgumentError("example_ids", example_id, "ids that name each example once")
-        seen.add(example_id)
-
-
 @attrs.frozen
 class ScoreTable:
-    """Scores of workers, or of contenders for shipping, on the same examples.
+    """Scores of workers, or of baselines for a verdict, on the same examples.
 
     Raises:
         InvalidArgumentError: an id stands there twice, a column is longer or shorter than the ids, or a score is
             neither None nor a finite number in [0, 1].
     """
 
-    example_ids: tuple[str, ...] = attrs.field(converter=_texts, validator=_known_once)
+    example_ids: tuple[str, ...] = attrs.field(converter=_texts)
     groups: tuple[str, ...] = attrs.field(converter=_texts)
     """Names for each example the group that it belongs to: examples with the same target are not independent."""
     scores: Mapping[str, tuple[float | None, ...]] = attrs.field(converter=_columns)
-    """Per worker id (or name of a contender) one score for each example, in [0, 1]; None where it gave no picture."""
+    """Per worker id (or name of a baseline) one score for each example, in [0, 1]; None where it gave no image."""
 
     def __attrs_post_init__(self) -> None:
-        """Check that all columns are of one length."""
+        """Check that each example stands there once, and that all columns are of one length."""
+        if repeated := [each for each, count in Counter(self.example_ids).items() if count > 1]:
+            raise InvalidArgumentError("example_ids", repeated[0], "ids that name each example once")
         columns = {"groups": self.groups, **{f"scores[{name!r}]": scores for name, scores in self.scores.items()}}
         for name, column in columns.items():
             if len(column) != len(self.example_ids):
                 raise InvalidArgumentError(name, len(column), f"{len(self.example_ids)} entries, one per example")
 
     def column(self, name: str) -> tuple[float | None, ...]:
-        """Return the scores of one worker or contender.
+        """Return the scores of one worker or baseline.
 
         Raises:
             InvalidArgumentError: the table has no such column.
@@ -73,7 +67,7 @@ class ScoreTable:
         return self.scores[name]
 
     def failures(self, name: str) -> int:
-        """Return on how many examples one worker or contender gave no picture.
+        """Return on how many examples one worker or baseline gave no image.
 
         Raises:
             InvalidArgumentError: the table has no such column.

@@ -1,8 +1,8 @@
 """Colour-transfer workers: the target keeps its content and takes on colours of the source.
 
 Every worker is one colour map and a strength. A map says where each colour goes; it is fitted to the statistics of the
-two pictures and evaluated on a lattice of colours only. The resulting 3-D table is then looked up for every pixel, so
-that a costly map is no dearer on a large picture than a cheap one, and none of them rounds to 8-bit Lab on the way.
+two images and evaluated on a lattice of colours only. The resulting 3-D table is then looked up for every pixel, so
+that a costly map is no dearer on a large image than a cheap one, and none of them rounds to 8-bit Lab on the way.
 """
 
 from tsm_training.color_transfer.learned_look import LearnedLook

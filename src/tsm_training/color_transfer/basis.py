@@ -20,8 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_training.arrays import Image
-from tsm_training.color_transfer.spaces import CHANNELS, LEVELS, Colors, Float64, decode, to_bgr
-from tsm_training.color_transfer.table import interpolation_table, lattice
+from tsm_training.color_transfer.lattice import NODES, interpolation_table, lattice
+from tsm_training.color_transfer.spaces import CHANNELS, LAB_OFFSET, LAB_SCALE, LEVELS, Colors, Float64, decode, to_bgr
 from tsm_training.forking import alone_at_first
 
 __all__ = ["Sums", "basis_values", "lab_of", "map_table", "moved_levels", "on_grid", "paired", "solved", "sums_of"]
@@ -31,8 +31,6 @@ _SMOOTH: Final = 80
 _FUNCTIONS: Final = 1 + CHANNELS + _SMOOTH
 
 _LIGHT: Final = decode(np.arange(LEVELS) / (LEVELS - 1)).astype(np.float32)
-_TO_LEVELS: Final = np.array([2.55, 1, 1], np.float32)
-_FROM: Final = np.array([0, 128, 128], np.float32)
 
 _CENTRE: Final = 128.0
 _UNITS: Final = np.array([64.0, 32.0, 32.0])
@@ -53,8 +51,7 @@ _MAP_BITS: Final = 12
 _TABLE_BITS: Final = 6
 """Binary digits after the point of Φ, of displacements, of G and b, of z and of tables. The products stay below 2⁵³."""
 
-_NODES: Final = 33
-_STRIDES: Final = np.array([_NODES**2, _NODES, 1])
+_STRIDES: Final = np.array([NODES**2, NODES, 1])
 _PARTS: Final = 8
 _PLACES: Final = np.rint(np.interp(np.arange(LEVELS), [0, 248, 255], [0, 248, 256])).astype(np.intp)
 """Where each level lies on an axis of the lattice, whose last node stands for 255: in eighths of a step."""
@@ -81,7 +78,7 @@ def lab_of(levels: Image) -> Colors:
     """Return 8-bit sRGB colours (n×N×3, BGR) in the units of `to_space`, row by row, each row for itself."""
     with alone_at_first("linear BGR to Lab"):
         lab = cast("Colors", cv2.cvtColor(_LIGHT[levels], cv2.COLOR_LBGR2Lab))
-    return lab * _TO_LEVELS + _FROM
+    return lab * LAB_SCALE + LAB_OFFSET
 
 
 @functools.cache
@@ -111,7 +108,7 @@ def _basis() -> Float64:
 def basis_values(levels: Image) -> Float64:
     """Return Φ of 8-bit colours (uint8, N×3, BGR): N×84, interpolated in the tetrahedra of the lattice."""
     places = _PLACES[levels]
-    low = np.minimum(places // _PARTS, _NODES - 2)
+    low = np.minimum(places // _PARTS, NODES - 2)
     part = places - _PARTS * low
     order = np.argsort(-part, axis=1, kind="stable")
     steps = _STRIDES[order]
@@ -125,7 +122,7 @@ def basis_values(levels: Image) -> Float64:
     return values
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Sums:
     """What examples say about maps, or mixtures of examples: one row each."""
 
@@ -205,7 +202,7 @@ def solved(systems: Float64) -> Float64:
 
 def map_table(coefficients: Float64) -> Colors:
     """Return the table to look up (see `interpolation_table`) of the map with coefficients z (84×3)."""
-    shifts = np.matmul(_basis().reshape(_NODES**2, _NODES, -1), coefficients).reshape(-1, CHANNELS)
+    shifts = np.matmul(_basis().reshape(NODES**2, NODES, -1), coefficients).reshape(-1, CHANNELS)
     moved = to_bgr(lattice("lab") + shifts.astype(np.float32), "lab")
     return interpolation_table(on_grid(moved.astype(np.float64), _TABLE_BITS).astype(np.float32))
 

@@ -1,9 +1,9 @@
-"""The worker that learns looks from pictures before and after.
+"""The worker that learns looks from images before and after.
 
 A fit solves one locally weighted ridge regression per request: what an example says about colours counts the more, the
 likelier it is that the request's source was made with the example's look. How much that should depend on the distance
 between looks, and how far maps are drawn to the identity, is chosen on the examples themselves, each left out in its
-turn together with whatever shows the same picture.
+turn together with whatever shows the same image.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ import numpy.typing as npt
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import looks
 from tsm_training.color_transfer.basis import Sums, lab_of, map_table, on_grid, sums_of
+from tsm_training.color_transfer.lattice import looked_up
 from tsm_training.color_transfer.looks import FEATURES, SAMPLE, SHARE_BITS, Looks, Recognition
 from tsm_training.color_transfer.spaces import CHANNELS, Float64
 from tsm_training.color_transfer.statistics import sample_pixels
-from tsm_training.color_transfer.table import looked_up
 from tsm_training.forking import guard_forks
 from tsm_training.workers import Observation, TrainableWorker, Worker, learned_version, shared
 
@@ -42,7 +42,7 @@ _MOST_REQUESTS: Final = 150
 
 _FOLDS: Final = 5
 _FEWEST_PICTURES: Final = 3
-"""With fewer target pictures nothing can be compared without the picture of nearest content."""
+"""With fewer target images nothing can be compared without the image of nearest content."""
 
 _TEMPERATURES: Final = (0.5, 1.0, 2.0, 4.0, 10.0, 40.0, 160.0)
 _STRENGTHS: Final = (0.01, 0.03, 0.1, 0.3)
@@ -89,7 +89,7 @@ _renderings: Final = _Memory(64_000)
 """About 30, 2 and 30 MB when they are full: room for as many examples as a fit uses, and for those that come next."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Example:
     """What an observation says about maps."""
 
@@ -139,7 +139,7 @@ def _appearance(colors: Image, own_map: Float64) -> tuple[Float64, Float64]:
 
 
 def _renderings_of(observations: Sequence[Observation], examples: Sequence[_Example]) -> Float64:
-    """Return the features (n×k×54) of every example's map on the target pictures, or on 24 of them."""
+    """Return the features (n×k×54) of every example's map on the target images, or on 24 of them."""
     targets = {o.target_digest: _colors(o.data)[0] for o in observations}
     maps = {e.key: e.map for e in examples}
     columns = []
@@ -157,7 +157,7 @@ def _renderings_of(observations: Sequence[Observation], examples: Sequence[_Exam
 # --- the fit ----------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Choice:
     """How a fitted worker weighs its examples."""
 
@@ -168,10 +168,10 @@ class _Choice:
 
 
 def _chosen(observations: Sequence[Observation], sums: Sums, alike: Float64, known: Looks) -> _Choice:
-    """Choose on the first 150 examples, each of them answered by those that show none of its pictures.
+    """Choose on the first 150 examples, each of them answered by those that show none of its images.
 
     For a request left out are the examples with the same target, with the same source, and those whose source is
-    nearest in content to the same target picture; that picture takes no part in the request's distances either. Without
+    nearest in content to the same target image; that image takes no part in the request's distances either. Without
     this, training requests would look far more familiar than new photographs do.
     """
     pictures = known.renderings.shape[1]
@@ -201,7 +201,7 @@ def _chosen(observations: Sequence[Observation], sums: Sums, alike: Float64, kno
     return _Choice(temperature, strength, usual.astype(np.float64))
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _FittedLook(Worker):
     """Answers requests with what `LearnedLook` learned."""
 
@@ -219,7 +219,7 @@ class _FittedLook(Worker):
     """Inputs are never written into."""
 
     def working_memory(self, source_pixels: int, target_pixels: int, /) -> int:
-        """Return how many bytes `process` takes: a picture of the target's size, and tables of fixed sizes."""
+        """Return how many bytes `process` takes: an image of the target's size, and tables of fixed sizes."""
         return CHANNELS * target_pixels + _TABLES_AND_BANDS
 
     def knows_group(self, group: str) -> bool:
@@ -234,7 +234,7 @@ class _FittedLook(Worker):
                 ``data["group"]`` names the look; one that no example has counts for nothing.
 
         Returns:
-            A new picture, ``uint8``, BGR, of the target's size.
+            A new image, ``uint8``, BGR, of the target's size.
         """
         weights = self._weights(data)
         # A group of one example is drawn to the identity as a mixture is; more examples are more evidence.
@@ -246,7 +246,7 @@ class _FittedLook(Worker):
         """Say how familiar the source's look is, in [0, 1].
 
         It is twice the share of the training's sources that were at least as far from their nearest example, each
-        left out with all that shows its pictures, and at most 1: half of the training's own looks are fully familiar,
+        left out with all that shows its images, and at most 1: half of the training's own looks are fully familiar,
         and 0.2 is reached by a tenth of them only. A known group counts as 1. It is 0.5 where nothing can be compared.
 
         Args:
@@ -305,12 +305,12 @@ class _FittedLook(Worker):
 
 @attrs.frozen
 class LearnedLook(TrainableWorker):
-    """Learns looks from examples: which colour becomes which, and how pictures with a look differ from others.
+    """Learns looks from examples: which colour becomes which, and how images with a look differ from others.
 
     A request's answer is a smooth map of colours, fitted to those training examples whose look its source most likely
     has (locally weighted ridge regression); colours that no such example shows stay as they are. The source's look is
     recognised by the statistics of its colours. Where a request names its group, and training examples have it, they
-    alone count. What it observes and stores is a sample of 1000 colours of each picture, without their places.
+    alone count. What it observes and stores is a sample of 1000 colours of each image, without their places.
 
     >>> LearnedLook().worker_id
     'learned_look'

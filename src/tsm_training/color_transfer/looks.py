@@ -1,8 +1,8 @@
-"""Looks of pictures: what a look does to a picture's statistics, learned from the maps of the training examples.
+"""Looks of images: what a look does to an image's statistics, learned from the maps of the training examples.
 
-Which look a picture has cannot be read off its colours alone, for they depend on what it shows as well. How much they
-do is learned by synthesis: the map of every example is applied to every target picture of the training. Features of
-pictures with the same map differ by content only; that covariance is the one by which a request is compared with the
+Which look an image has cannot be read off its colours alone, for they depend on what it shows as well. How much they
+do is learned by synthesis: the map of every example is applied to every target image of the training. Features of
+images with the same map differ by content only; that covariance is the one by which a request is compared with the
 examples (linear discriminant analysis with one class per example).
 """
 
@@ -23,7 +23,7 @@ __all__ = ["FEATURES", "SAMPLE", "SHARE_BITS", "Looks", "Recognition"]
 __all__ += ["agreement", "look_features", "rendered_features", "shares"]
 
 SAMPLE: Final = 1000
-"""Features are taken of this many colours, of requests as of synthetic pictures: extremes depend on the number."""
+"""Features are taken of this many colours, of requests as of synthetic images: extremes depend on the number."""
 
 _MAPS_AT_ONCE: Final = 32
 """As many as keep what is computed of them in a processor's cache."""
@@ -43,7 +43,7 @@ _TURNS: Final = np.arange(3) * (np.pi / 3)
 """Hues of three of the six sectors; the others lie opposite."""
 
 _END: Final = 3
-"""Levels that count as the end of a picture's range of lightness."""
+"""Levels that count as the end of an image's range of lightness."""
 
 FEATURES: Final = 54
 
@@ -116,23 +116,23 @@ def _field(keys: npt.NDArray[Any], place: int) -> Float64:
 
 
 def rendered_features(sample: Image, maps: Float64) -> Float64:
-    """Return the features (n×54) of a picture, given by 1000 colours (uint8, 1000×3), under each of n maps (n×84×3)."""
+    """Return the features (n×54) of an image, given by 1000 colours (uint8, 1000×3), under each of n maps (n×84×3)."""
     values = basis_values(sample)
     parts = np.split(maps, range(_MAPS_AT_ONCE, len(maps), _MAPS_AT_ONCE))
     return np.concatenate([look_features(lab_of(moved_levels(sample, values, part))) for part in parts])
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Recognition:
     """How far a look is from those of the examples: squared Mahalanobis distances between features."""
 
     means: Float64
-    """Mean features of each example's map over all target pictures: n×54."""
+    """Mean features of each example's map over all target images: n×54."""
     precision: Float64
     """Inverse of the covariance of features under one map: 54×54, symmetric."""
 
     def distances(self, features: Float64) -> Float64:
-        """Return how far pictures with these features (m×54) are from the examples: m×n."""
+        """Return how far images with these features (m×54) are from the examples: m×n."""
         toward = np.einsum("ni,ij->nj", self.means, self.precision)
         own = np.einsum("mi,ij,mj->m", features, self.precision, features)
         cross = np.einsum("mj,nj->mn", features, toward)
@@ -140,7 +140,7 @@ class Recognition:
         return np.maximum(squares, 0)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Looks:
     """What n training examples show of looks."""
 
@@ -150,10 +150,10 @@ class Looks:
     """By how much the features of each truth differ from those of the example's own map on its own target (n×54):
     noise, compression and whatever else a map of colours does not know of."""
     renderings: Float64
-    """Features of each example's map on each of k target pictures: n×k×54."""
+    """Features of each example's map on each of k target images: n×k×54."""
 
     def recognition(self, pictures: npt.NDArray[np.bool_] | None = None) -> Recognition:
-        """Learn to recognise looks from the chosen pictures (booleans; at least two of them), or from all."""
+        """Learn to recognise looks from the chosen images (booleans; at least two of them), or from all."""
         features = self.renderings if pictures is None else self.renderings[:, pictures]
         n, k, size = features.shape
         sums = features.sum(axis=1)
@@ -168,7 +168,7 @@ class Looks:
         return Recognition(means, precision)
 
     def nearest_pictures(self) -> npt.NDArray[np.intp]:
-        """Return for each source which picture, under the example's own map, is nearest in content: n indices."""
+        """Return for each source which image, under the example's own map, is nearest in content: n indices."""
         away = self.renderings - self.sources[:, None]
         rows = away.reshape(-1, away.shape[-1])
         distances = ((rows @ self.recognition().precision) * rows).sum(axis=1)

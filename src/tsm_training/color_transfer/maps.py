@@ -11,8 +11,9 @@ from typing import Final, Literal, TypeAlias, cast
 import attrs
 import numpy as np
 
+from tsm_training.arguments import at_least
 from tsm_training.arrays import Image
-from tsm_training.color_transfer.field import averaged_shifts, interpolated_shifts
+from tsm_training.color_transfer.lattice import averaged_shifts, interpolated_shifts
 from tsm_training.color_transfer.spaces import (
     CHANNELS,
     LEVELS,
@@ -59,7 +60,7 @@ _Curve: TypeAlias = tuple[Float64, Float64]
 
 @attrs.frozen
 class ColorMap(ABC):
-    """Where each colour of a picture goes, fitted to the statistics of two pictures. Subclass it to add a method.
+    """Where each colour of an image goes, fitted to the statistics of two images. Subclass it to add a method.
 
     A map is used through `ColorTransferWorker`. Settings belong in attrs fields, so that they count in the worker's
     fingerprint. `fit` may run in several threads at once.
@@ -101,14 +102,6 @@ def _check_space(_map: object, _attribute: object, value: object) -> None:
 def _check_finite(_map: object, attribute: attrs.Attribute[float], value: float) -> None:
     if not 1 <= value < math.inf:
         raise InvalidArgumentError(attribute.name, value, "a finite number of at least 1")
-
-
-def _at_least(minimum: int) -> Callable[[object, attrs.Attribute[int], object], None]:
-    def check(_map: object, attribute: attrs.Attribute[int], value: object) -> None:
-        if isinstance(value, bool) or not isinstance(value, int) or value < minimum:
-            raise InvalidArgumentError(attribute.name, value, f"a whole number of at least {minimum}")
-
-    return check
 
 
 @attrs.frozen
@@ -160,14 +153,12 @@ class LinearMap(ColorMap):
         """Return the affine function; see `ColorMap.fit`."""
         source, target = (shared_moments(data, which, self.space) for which in BOTH)
         slack = ROUNDING_VARIANCE * np.eye(CHANNELS)
-        return _affine(
-            _monge_kantorovich(source.covariance + slack, target.covariance + slack), target.mean, source.mean
-        )
+        gain = _monge_kantorovich(source.covariance + slack, target.covariance + slack)
+        return _affine(gain, target.mean, source.mean)
 
 
 def _monge_kantorovich(source: Float64, target: Float64) -> Float64:
-    root = _symmetric_power(target, 0.5)
-    inverse_root = _symmetric_power(target, -0.5)
+    root, inverse_root = _symmetric_power(target, 0.5), _symmetric_power(target, -0.5)
     return inverse_root @ _symmetric_power(root @ source @ root, 0.5) @ inverse_root
 
 
@@ -198,14 +189,11 @@ class HistogramMap(ColorMap):
     def fit(self, data: Mapping[str, Image]) -> ColorFunction:
         """Return the monotone curves as one function; see `ColorMap.fit`."""
         source, target = (shared_histograms(data, which, "lab") for which in BOTH)
-        curves = {i: _matching_curve(source[i], target[i]) for i in range(CHANNELS) if "lab"[i] in self.channels}
+        curves = {}
+        for i in (i for i in range(CHANNELS) if "lab"[i] in self.channels):
+            (source_levels, source_rank), (levels, rank) = _ranks(source[i]), _ranks(target[i])
+            curves[i] = levels, np.interp(rank, source_rank, source_levels) - levels
         return lambda colors: _shifted(colors, curves)
-
-
-def _matching_curve(source: Float64, target: Float64) -> _Curve:
-    """Return the levels that the target has, and how far each must move."""
-    (source_levels, source_rank), (levels, rank) = (_ranks(counts) for counts in (source, target))
-    return levels, np.interp(rank, source_rank, source_levels) - levels
 
 
 def _ranks(counts: Float64) -> tuple[Float64, Float64]:
@@ -229,9 +217,9 @@ class SlicedTransportMap(ColorMap):
 
     Pitié, Kokaram, Dahyot: "N-Dimensional Probability Density Function Transfer and its Application to Colour
     Transfer", ICCV 2005; Rabin, Peyré, Delon, Bernot: "Wasserstein Barycenter and its Application to Texture Mixing",
-    SSVM 2011. Fitted on a fixed sample of both pictures along a fixed sequence of directions.
+    SSVM 2011. Fitted on a fixed sample of both images along a fixed sequence of directions.
 
-    Transport alone tears similar colours apart where the pictures show different amounts of things: a sky gets speckles
+    Transport alone tears similar colours apart where the images show different amounts of things: a sky gets speckles
     and blotches. So `LinearMap` goes first, and what is left to move is averaged over similar colours of the target, in
     the spirit of Rabin, Delon, Gousseau: "Regularization of Transportation Maps for Color and Contrast Transfer", ICIP
     2010, and Ferradans, Papadakis, Peyré, Aujol: "Regularized Discrete Optimal Transport", SIAM Journal on Imaging
@@ -240,7 +228,7 @@ class SlicedTransportMap(ColorMap):
     Args:
         iterations: How often three perpendicular directions are matched, at least 1.
         bins: Into how many bins a direction is divided, at least 1.
-        sample: How many pixels of each picture are used, at least 1.
+        sample: How many pixels of each image are used, at least 1.
         smoothness: Over how many levels of Lab shifts are averaged (standard deviation of a Gaussian), at least 1; the
             lattice of the averages, 8 levels wide, sets a limit of its own.
 
@@ -248,9 +236,9 @@ class SlicedTransportMap(ColorMap):
         InvalidArgumentError: one of them is less than 1, `smoothness` is not finite, or another is no whole number.
     """
 
-    iterations: int = attrs.field(default=10, validator=_at_least(1))
-    bins: int = attrs.field(default=16, validator=_at_least(1))
-    sample: int = attrs.field(default=4096, validator=_at_least(1))
+    iterations: int = attrs.field(default=10, validator=at_least(1))
+    bins: int = attrs.field(default=16, validator=at_least(1))
+    sample: int = attrs.field(default=4096, validator=at_least(1))
     smoothness: float = attrs.field(default=10.0, converter=float, validator=_check_finite)
 
     def fit(self, data: Mapping[str, Image]) -> ColorFunction:
@@ -265,7 +253,8 @@ class SlicedTransportMap(ColorMap):
         for rotation in _rotations(self.iterations):
             wanted, current = (transformed(points, rotation) for points in (source, moving))
             curves = {i: self._curve(wanted[:, i], current[:, i]) for i in range(CHANNELS)}
-            moving = _along(moving, rotation, curves)
+            # a rotation's transpose is its inverse
+            moving = transformed(_shifted(current, curves), np.ascontiguousarray(rotation.T))
         return moving
 
     def _curve(self, source: Colors, target: Colors) -> _Curve:
@@ -303,18 +292,12 @@ def _rotations(count: int) -> tuple[Colors, ...]:
     return tuple(rotations)
 
 
-def _along(colors: Colors, rotation: Colors, curves: Mapping[int, _Curve]) -> Colors:
-    """Move colours along the three axes of `rotation`, each by its own curve."""
-    # a rotation's transpose is its inverse
-    return transformed(_shifted(transformed(colors, rotation), curves), np.ascontiguousarray(rotation.T))
-
-
 @attrs.frozen
 class WhiteBalanceMap(ColorMap):
     """Scale linear B, G and R so that the light seems to have the source's colour (von Kries), brightness kept.
 
-    The light's colour is a Minkowski mean of the picture. Finlayson, Trezzi: "Shades of Gray and Colour Constancy", CIC
-    2004; a norm of 1 is the grey-world assumption, larger norms look more at the bright parts of a picture.
+    The light's colour is a Minkowski mean of the image. Finlayson, Trezzi: "Shades of Gray and Colour Constancy", CIC
+    2004; a norm of 1 is the grey-world assumption, larger norms look more at the bright parts of an image.
 
     Args:
         norm: The exponent of the mean, at least 1.
@@ -351,18 +334,18 @@ _LUMINANCE: Final = np.array([0.0722, 0.7152, 0.2126])
 """What B, G and R of sRGB contribute to luminance."""
 
 _DARK: Final = 1e-4
-"""Added to linear means: about a third of a level next to black, so that black pictures get no gains."""
+"""Added to linear means: about a third of a level next to black, so that black images get no gains."""
 
 _SCARCE: Final = 1e-4
-"""Share of a picture that is too little to take colours from."""
+"""Share of an image that is too little to take colours from."""
 
 
 @attrs.frozen
 class ToneAdaptiveMap(ColorMap):
-    """Match chroma zone by zone of lightness, each zone as strongly as both pictures have pixels in it.
+    """Match chroma zone by zone of lightness, each zone as strongly as both images have pixels in it.
 
     Mean and standard deviation of a and b are matched as Reinhard does it, but shadows with shadows and lights with
-    lights, in overlapping zones. A zone that one of the two pictures hardly has gives no evidence, and its colours stay
+    lights, in overlapping zones. A zone that one of the two images hardly has gives no evidence, and its colours stay
     nearly as they are. Lightness is kept: matched zone by zone, it could turn light into dark.
 
     Soft regions with statistics of their own are the idea of Tai, Jia, Tang: "Local Color Transfer via Probabilistic
@@ -375,7 +358,7 @@ class ToneAdaptiveMap(ColorMap):
         InvalidArgumentError: `zones` is no whole number of at least 2.
     """
 
-    zones: int = attrs.field(default=6, validator=_at_least(2))
+    zones: int = attrs.field(default=6, validator=at_least(2))
 
     def fit(self, data: Mapping[str, Image]) -> ColorFunction:
         """Return the function; see `ColorMap.fit`."""

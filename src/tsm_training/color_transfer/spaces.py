@@ -14,6 +14,8 @@ from tsm_training.forking import alone_at_first
 
 __all__ = [
     "CHANNELS",
+    "LAB_OFFSET",
+    "LAB_SCALE",
     "LEVELS",
     "LONGEST",
     "Colors",
@@ -54,9 +56,9 @@ def row_strips(image: Image, overlap: int = 0) -> Iterator[tuple[slice, slice]]:
         yield slice(top, bottom), slice(max(0, top - overlap), bottom + overlap)
 
 
-_LAB_SCALE: Final = np.array([2.55, 1, 1], np.float32)
+LAB_SCALE: Final = np.array([2.55, 1, 1], np.float32)
 
-_LAB_OFFSET: Final = np.array([0, 128, 128], np.float32)
+LAB_OFFSET: Final = np.array([0, 128, 128], np.float32)
 
 
 def decode(values: npt.ArrayLike) -> Float64:
@@ -78,14 +80,14 @@ def to_space(bgr: Colors, space: Space) -> Colors:
     light = decode(bgr / (LEVELS - 1)).astype(np.float32)
     with alone_at_first("linear BGR to Lab"):
         lab = cast("Colors", cv2.cvtColor(light[None], cv2.COLOR_LBGR2Lab)[0])
-    return lab * _LAB_SCALE + _LAB_OFFSET
+    return lab * LAB_SCALE + LAB_OFFSET
 
 
 def to_bgr(colors: Colors, space: Space) -> Colors:
     """Return colours of a space as sRGB (N×3, BGR, 0–255); what is out of gamut stays out of range."""
     if space == "bgr":
         return colors
-    lab = (colors - _LAB_OFFSET) / _LAB_SCALE
+    lab = (colors - LAB_OFFSET) / LAB_SCALE
     with alone_at_first("Lab to BGR"):
         colors = cast("Colors", cv2.cvtColor(lab[None], cv2.COLOR_Lab2BGR)[0])
     return colors * np.float32(LEVELS - 1)

@@ -1,4 +1,4 @@
-"""Statistics of the two pictures of a request, computed once for all workers.
+"""Statistics of the two images of a request, computed once for all workers.
 
 Sums are taken in whole numbers, so that nothing depends on the number of threads.
 """
@@ -28,11 +28,11 @@ BOTH: Final[tuple[_Which, _Which]] = ("source", "target")
 ROUNDING_VARIANCE: Final = 1 / 12
 """Variance of the error of rounding to whole levels.
 
-Added to both variances of every ratio: a flat picture then needs no special case, and noise of less than a level is not
+Added to both variances of every ratio: a flat image then needs no special case, and noise of less than a level is not
 stretched to fill a range."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Moments:
     mean: Float64
     covariance: Float64
@@ -43,20 +43,16 @@ class _Moments:
 
 
 def _planes(image: Image, space: Space) -> Iterator[tuple[Image, ...]]:
-    """Yield the three 8-bit channels of each band; a whole converted picture would only take up memory."""
+    """Yield the three 8-bit channels of each band; a whole converted image would only take up memory."""
     for band, _ in row_strips(image):
         strip = image[band]
         with alone_at_first("BGR to Lab"):
             colors = cv2.cvtColor(strip, cv2.COLOR_BGR2Lab) if space == "lab" else strip
-        yield tuple(_u8(cv2.split(colors)))
-
-
-def _u8(planes: object) -> list[Image]:
-    return cast("list[Image]", planes)
+        yield tuple(cast("list[Image]", cv2.split(colors)))
 
 
 def shared_moments(data: Mapping[str, Image], which: _Which, space: Space) -> _Moments:
-    """Return mean and covariance of a picture's colours, once per request."""
+    """Return mean and covariance of an image's colours, once per request."""
     return shared(data, ("color_transfer.moments", which, space), lambda: _compute_moments(data[which], space))
 
 
@@ -93,9 +89,9 @@ def _compute_histograms(image: Image, space: Space) -> Float64:
     return counts
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class _Tones:
-    """Share of the picture in each of n zones of lightness (n,), mean and variance of a and b there (n×2)."""
+    """Share of the image in each of n zones of lightness (n,), mean and variance of a and b there (n×2)."""
 
     share: Float64
     mean: Float64
@@ -125,7 +121,7 @@ def _compute_tones(image: Image, zones: int) -> _Tones:
 
 
 def sample_pixels(image: Image, count: int) -> Colors:
-    """Return `count` pixels (float32, count×3, BGR) spread evenly over the picture by the golden ratio."""
+    """Return `count` pixels (float32, count×3, BGR) spread evenly over the image by the golden ratio."""
     pixels = image.reshape(-1, CHANNELS)
     places = np.modf((np.arange(count) + 0.5) * ((math.sqrt(5) - 1) / 2))[0]
     colors: Colors = pixels[(places * len(pixels)).astype(np.intp)].astype(np.float32)

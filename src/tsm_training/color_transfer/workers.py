@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from tsm_training.arrays import Image
+from tsm_training.color_transfer.lattice import interpolation_table, lattice, looked_up, median_of_change
 from tsm_training.color_transfer.learned_look import LearnedLook
 from tsm_training.color_transfer.maps import (
     ColorMap,
@@ -21,7 +22,6 @@ from tsm_training.color_transfer.maps import (
     WhiteBalanceMap,
 )
 from tsm_training.color_transfer.spaces import CHANNELS, Colors, to_bgr
-from tsm_training.color_transfer.table import interpolation_table, lattice, looked_up, median_of_change
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.workers import Worker
 
@@ -72,7 +72,7 @@ class ColorTransferWorker(Worker):
     """Inputs are never written into."""
 
     def working_memory(self, source_pixels: int, target_pixels: int, /) -> int:
-        """Return how many bytes `process` takes: pictures of the target's size, and tables and bands of fixed sizes."""
+        """Return how many bytes `process` takes: images of the target's size, and tables and bands of fixed sizes."""
         pictures = 1 if self.median_size == 1 else 2
         return CHANNELS * pictures * target_pixels + _TABLES_AND_BANDS
 
@@ -83,20 +83,17 @@ class ColorTransferWorker(Worker):
             data: ``data["source"]`` and ``data["target"]``, each ``uint8``, H×W×3, BGR; sizes may differ.
 
         Returns:
-            A new picture, ``uint8``, BGR, of the target's size.
+            A new image, ``uint8``, BGR, of the target's size.
         """
         target = data["target"]
         if self.strength == 0:
             return target.copy()
-        changed = looked_up(target, self._fitted_table(data))
-        return changed if self.median_size == 1 else median_of_change(target, changed, self.median_size)
-
-    def _fitted_table(self, data: Mapping[str, Image]) -> Colors:
         space = self.color_map.space
         colors = lattice(space)
         moved = self.color_map.fit(data)(colors)
         moved = cast("Colors", colors + np.float32(self.strength) * (moved - colors))
-        return interpolation_table(to_bgr(moved, space))
+        changed = looked_up(target, interpolation_table(to_bgr(moved, space)))
+        return changed if self.median_size == 1 else median_of_change(target, changed, self.median_size)
 
 
 def create_color_transfer_workers() -> list[Worker]:

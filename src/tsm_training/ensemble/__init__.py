@@ -1,4 +1,4 @@
-"""The ensemble's answer: blending the workers' pictures, and finding the shares with which they are blended."""
+"""The ensemble's answer: blending the workers' images, and finding the shares with which they are blended."""
 
 from tsm_training.ensemble.blending import NEGLIGIBLE_SHARE, Prediction, blend, renormalised
 from tsm_training.ensemble.fitting import (

@@ -1,8 +1,7 @@
-"""The ensemble's answer: the workers' pictures, blended by their shares."""
+"""The ensemble's answer: the workers' images, blended by their shares."""
 
 from __future__ import annotations
 
-import base64
 import math
 import os
 from collections.abc import Iterable, Mapping
@@ -14,7 +13,6 @@ import numpy as np
 
 from tsm_training.arrays import Image
 from tsm_training.images import write_image
-from tsm_training.markup import card, facts_table, image, shares_text
 from tsm_training.workers import WorkerResult
 
 __all__ = ["NEGLIGIBLE_SHARE", "Prediction", "blend", "renormalised"]
@@ -22,13 +20,10 @@ __all__ = ["NEGLIGIBLE_SHARE", "Prediction", "blend", "renormalised"]
 NEGLIGIBLE_SHARE: Final = 0.001
 """Workers with a smaller share are not run for a prediction."""
 
-_THUMBNAIL: Final = 320
-"""Longest side of the picture that a notebook shows, in pixels."""
-
 _BLENDED_AT_ONCE: Final = 3 * 2**18
-"""Bytes that are blended at a time: floats of whole pictures take several times the memory of the pictures.
+"""Bytes that are blended at a time: floats of whole images take several times the memory of the images.
 
-A multiple of what a processor adds in one step, so that each byte is rounded as in a picture blended at once.
+A multiple of what a processor adds in one step, so that each byte is rounded as in an image blended at once.
 """
 
 
@@ -37,9 +32,9 @@ class Prediction:
     """The ensemble's answer to one request."""
 
     image: Image = attrs.field(repr=lambda image: f"<{image.shape[1]}×{image.shape[0]} picture>")
-    """The blended picture: uint8, H×W×3, BGR, the target's size."""
+    """The blended image: uint8, H×W×3, BGR, the target's size."""
     blend_weights: Mapping[str, float]
-    """The share of each worker whose picture was used; sum 1."""
+    """The share of each worker whose image was used; sum 1."""
     results: Mapping[str, WorkerResult] = attrs.field(repr=False)
     """What each worker that was run gave, by worker id, failures included."""
     familiarity: float | None = None
@@ -52,25 +47,12 @@ class Prediction:
 
     def _repr_html_(self) -> str:
         """Show a small picture, and who has a part in it, in a notebook."""
-        height, width = self.image.shape[:2]
-        scale = min(1.0, _THUMBNAIL / max(height, width))
-        size = max(1, round(width * scale)), max(1, round(height * scale))
-        small = cv2.resize(self.image, size, interpolation=cv2.INTER_AREA) if scale < 1.0 else self.image
-        _done, png = cv2.imencode(".png", np.ascontiguousarray(small))
-        source = f"data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}"
-        failed = {name: str(result.failure) for name, result in self.results.items() if result.failure is not None}
-        facts: dict[str, str | None] = {"blended of": shares_text(self.blend_weights)}
-        if self.familiarity is not None:
-            facts["familiarity of the look"] = f"{self.familiarity:.0%}"
-        if self.group is not None:
-            unknown = "" if self.is_known_group else ", which no example has: the look was recognised from the source"
-            facts["group"] = f"{self.group}{unknown}"
-        facts |= {f"{name} failed": why for name, why in failed.items()}
-        picture = image(source, "the ensemble's picture", *size)
-        return card(f"Prediction, {width}×{height} pixels", picture, facts_table(facts))
+        from tsm_training.report.notebook import prediction_card  # noqa: PLC0415 - where HTML is made
+
+        return prediction_card(self)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the picture to a file; its ending (.png, .jpg, .webp, .bmp, .tif) chooses the format.
+        """Write the image to a file; its ending (.png, .jpg, .webp, .bmp, .tif) chooses the format.
 
         Raises:
             InvalidArgumentError: the ending names no format that can be written.
@@ -94,16 +76,16 @@ def renormalised(shares: Mapping[str, float], worker_ids: Iterable[str]) -> dict
 
 
 def blend(pictures: Mapping[str, Image], shares: Mapping[str, float]) -> Image:
-    """Return the weighted mean of pictures, rounded to the nearest byte.
+    """Return the weighted mean of images, rounded to the nearest byte.
 
-    The sum is taken in order of worker id, so the same pictures and shares give the same bytes everywhere.
+    The sum is taken in order of worker id, so the same images and shares give the same bytes everywhere.
 
     Args:
-        pictures: At least one, by worker id; uint8, H×W×3, BGR, of one size.
+        pictures: At least one image, by worker id; uint8, H×W×3, BGR, of one size.
         shares: For each of them, at least 0, sum 1.
 
     Returns:
-        A new picture, uint8, H×W×3, BGR.
+        A new image, uint8, H×W×3, BGR.
     """
     used = [worker_id for worker_id in sorted(pictures) if shares[worker_id] > 0.0]
     if len(used) == 1:

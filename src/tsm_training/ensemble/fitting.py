@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Final
 
@@ -10,21 +11,21 @@ import attrs
 
 from tsm_training.arguments import is_number
 from tsm_training.ensemble.blending import renormalised
-from tsm_training.ensemble.problem import MOST_BLENDS, BlendExample, BlendProblem, BlendSolver
+from tsm_training.ensemble.problem import BlendExample, BlendProblem, BlendSolver
 from tsm_training.ensemble.solvers import BestSingle, EqualWeights, Greedy, LeastSquares, ProbabilityBest
 from tsm_training.errors import BlendSolverError, InvalidArgumentError, TsmTrainingError
 
 __all__ = ["COMPARED_SOLVERS", "FEWEST_GROUPS", "BlendFit", "FixedShares", "fit_blend", "solver_named"]
 
 FEWEST_GROUPS: Final = 3
-"""With fewer groups of examples nothing is fitted: there is nothing to compare on."""
+"""With fewer groups of examples nothing is fitted: there would be nothing to compare on."""
 
 _MOST_FOLDS: Final = 4
 _MOST_NAME: Final = 200
 _MOST_SHARE: Final = 1e300
 """Their sum has to be finite too."""
 _NOISE: Final = 1.3
-"""A blend must beat the simple answers by so many standard errors: with less, it wins by luck more than once in ten."""
+"""A blend must beat the simple answers by this many standard errors: with fewer, luck wins more than once in ten."""
 
 _SIMPLE: Final[tuple[BlendSolver, ...]] = (BestSingle(), EqualWeights())
 _BLENDS: Final[tuple[BlendSolver, ...]] = (ProbabilityBest(), LeastSquares(), Greedy())
@@ -47,16 +48,14 @@ class FixedShares:
 
 @attrs.frozen
 class BlendFit:
-    """What fitting a blend found."""
+    """The result of fitting a blend."""
 
     shares: Mapping[str, float]
     """Per worker id, at least 0, sum 1."""
     solver: str
     """The name of the solver that was chosen."""
     compared: Mapping[str, float]
-    """Mean similarity of each solver's blended pictures on targets that it had not seen; empty where one was set."""
-    metric_calls: int
-    """How many blended previews were judged."""
+    """Mean similarity of each solver's blended images on targets that it had not seen; empty where one was set."""
     safe: Mapping[str, float]
     """The shares of the best simple answer, for as far as the fit is not followed."""
 
@@ -68,18 +67,15 @@ def solver_named(choice: str | BlendSolver) -> BlendSolver | None:
         InvalidArgumentError: no solver has that name, or the object is none or has a name that cannot be stored.
     """
     if isinstance(choice, BlendSolver) and not isinstance(choice, type):
-        _check_name(choice.name)
+        name: object = choice.name
+        if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
+            # It is stored with the shares, and written into weights files.
+            raise InvalidArgumentError("name of blend_solver", name, f"1 to {_MOST_NAME} printable characters")
         return choice
     if isinstance(choice, str) and choice in {"auto", *COMPARED_SOLVERS}:
         return COMPARED_SOLVERS.get(choice)
     names = ", ".join(repr(name) for name in ("auto", *COMPARED_SOLVERS))
     raise InvalidArgumentError("blend_solver", choice, f"one of {names}, or an object with name and solve(problem)")
-
-
-def _check_name(name: object) -> None:
-    if not isinstance(name, str) or not 0 < len(name) <= _MOST_NAME or not name.isprintable():
-        # It is stored with the shares, and written into weights files.
-        raise InvalidArgumentError("name of blend_solver", name, f"1 to {_MOST_NAME} printable characters")
 
 
 def fit_blend(
@@ -88,11 +84,12 @@ def fit_blend(
     simple: Sequence[BlendSolver] = (),
     safe: Mapping[str, float] | None = None,
 ) -> BlendFit | None:
-    """Return the shares with which the workers' pictures are to be blended, or None where too little is known.
+    """Return the shares with which the workers' images are to be blended, or None where too little is known.
 
     Unless a solver is given, each of ours is fitted on three quarters of the targets and judged on the fourth, four
     times. A blend is chosen only where it beats the better of the simple answers (best single worker, equal weights) by
-    more than noise; otherwise that one is. All means are over targets, each of which counts alike.
+    more than noise; otherwise that one is. All means are over targets, each of which counts alike. Workers that fail on
+    half of the examples or more get no share.
 
     Per example at most ``MOST_BLENDS`` metric calls for each of the two searching solvers and each of five fits, and
     one for each judgement of every solver: in all no more than 150, and typically about 40.
@@ -107,37 +104,24 @@ def fit_blend(
         BlendSolverError: a solver gave something that is no shares, or raised.
     """
     groups = sorted({example.group for example in examples})
-    problem = _problem(examples)
-    if len(groups) < FEWEST_GROUPS or not problem.worker_ids:
+    counts = Counter(worker_id for example in examples for worker_id in example.outputs)
+    able = sorted(worker_id for worker_id, count in counts.items() if 2 * count > len(examples))
+    if len(groups) < FEWEST_GROUPS or not able:
         return None
-    before = _calls(examples)
+    problem = BlendProblem(tuple(examples), tuple(able))
 
     def best(safest: Sequence[BlendSolver], others: Sequence[BlendSolver]) -> tuple[BlendSolver, dict[str, float]]:
-        rivals = (*safest, *others)
-        means = {each.name: _held_out_means(each, problem, groups) for each in rivals}
+        rivals = {each.name: each for each in (*others, *safest)}
+        means = {each.name: _held_out_means(each, problem, groups) for each in (*safest, *others)}
         chosen = _chosen(means, [each.name for each in safest])
-        return next(each for each in rivals if each.name == chosen), {name: _mean(m) for name, m in means.items()}
+        return rivals[chosen], {name: _mean(each) for name, each in means.items()}
 
     safest, _means = best(_SIMPLE, ()) if safe is None else best([FixedShares("safe", safe)], _SIMPLE)
     compared: dict[str, float] = {}
     if solver is None:
         solver, compared = best((*_SIMPLE, *simple), _BLENDS)
     shares = _solved(solver, problem)
-    return BlendFit(shares, solver.name, compared, _calls(examples) - before, _solved(safest, problem))
-
-
-def _problem(examples: Sequence[BlendExample]) -> BlendProblem:
-    """Return the problem of all examples; workers that mostly fail have no share in it."""
-    counts: dict[str, int] = {}
-    for example in examples:
-        for worker_id in example.outputs:
-            counts[worker_id] = counts.get(worker_id, 0) + 1
-    able = sorted(worker_id for worker_id, count in counts.items() if 2 * count > len(examples))
-    return BlendProblem(tuple(examples), tuple(able), MOST_BLENDS)
-
-
-def _calls(examples: Sequence[BlendExample]) -> int:
-    return sum(example.metric_calls for example in examples)
+    return BlendFit(shares, solver.name, compared, _solved(safest, problem))
 
 
 def _held_out_means(solver: BlendSolver, problem: BlendProblem, groups: Sequence[str]) -> list[float]:
@@ -165,20 +149,13 @@ def _solved(solver: BlendSolver, problem: BlendProblem) -> dict[str, float]:
     for worker_id, share in found.items():
         if worker_id not in problem.worker_ids:
             raise BlendSolverError(solver.name, f"gave a share to {worker_id!r}, which is not in the problem")
-        if (number := _as_share(share)) is None:
+        number = share if isinstance(share, int) or not is_number(share) else float(share)  # ints may be too large
+        if not is_number(number) or not 0.0 <= number <= _MOST_SHARE:  # NaN is neither
             raise BlendSolverError(solver.name, f"gave {worker_id!r} the share {share!r}; at least 0 is expected")
-        shares[worker_id] = number
+        shares[worker_id] = float(number)
     if not any(shares.values()):
         raise BlendSolverError(solver.name, "gave nobody a share")
     return renormalised(shares, problem.worker_ids)
-
-
-def _as_share(value: object) -> float | None:
-    try:
-        number = float(value) if is_number(value) else math.nan
-    except OverflowError:
-        return None
-    return number if 0.0 <= number <= _MOST_SHARE else None
 
 
 def _chosen(compared: Mapping[str, Sequence[float]], simple: Sequence[str]) -> str:
@@ -189,8 +166,8 @@ def _chosen(compared: Mapping[str, Sequence[float]], simple: Sequence[str]) -> s
         simple: The names of those that need not be better than noise.
     """
     means = {name: _mean(each) for name, each in compared.items()}
-    fallback = max(simple, key=lambda name: means[name])
-    best = max(compared, key=lambda name: means[name])
+    fallback = max(simple, key=means.__getitem__)
+    best = max(compared, key=means.__getitem__)
     if best in simple:
         return fallback
     gains = [a - b for a, b in zip(compared[best], compared[fallback], strict=True)]

@@ -1,4 +1,4 @@
-"""Small samples of pictures, kept so that blends can be compared without running a worker again."""
+"""Small samples of images, kept so that blends can be compared without running a worker again."""
 
 from __future__ import annotations
 
@@ -19,23 +19,18 @@ _PNG_START: Final = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 
 
 def sample_grid(image: Image) -> Image:
-    """Return a picture of at most 96 pixels a side, made of pixels of `image` on an even grid.
+    """Return an image of at most 96 pixels a side, made of pixels of `image` on an even grid.
 
-    Pixels are picked, not averaged: averaging would change the histograms of different workers' pictures unequally.
-    Pictures of one size are always sampled at the same places.
+    Pixels are picked, not averaged: averaging would change the histograms of different workers' images unequally.
+    Images of one size are always sampled at the same places.
 
     Args:
         image: uint8, H×W×3, BGR.
     """
-    height, width = image.shape[:2]
-    step = max(1.0, max(height, width) / PREVIEW_SIDE)
-    rows, columns = (_grid_lines(side, step) for side in (height, width))
-    return np.ascontiguousarray(image[np.ix_(rows, columns)])
-
-
-def _grid_lines(side: int, step: float) -> list[int]:
-    count = max(1, int(side / step))
-    return [int((index + 0.5) * side / count) for index in range(count)]
+    step = max(1.0, max(image.shape[:2]) / PREVIEW_SIDE)
+    counts = [(side, max(1, int(side / step))) for side in image.shape[:2]]
+    lines = ([int((index + 0.5) * side / count) for index in range(count)] for side, count in counts)
+    return np.ascontiguousarray(image[np.ix_(*lines)])
 
 
 def encode_preview(image: Image) -> bytes:
@@ -45,18 +40,15 @@ def encode_preview(image: Image) -> bytes:
 
 
 def decode_preview(png: bytes) -> Image:
-    """Return the picture (uint8, H×W×3, BGR) of a preview.
+    """Return the image (uint8, H×W×3, BGR) of a preview.
 
     Raises:
         ImageFormatError: these are not the bytes of a preview.
     """
-    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) if _is_small(png) else None
+    # A damaged file may claim any size.
+    sides = [int.from_bytes(png[start : start + 4]) for start in (16, 20)]
+    is_small = png.startswith(_PNG_START) and max(sides) <= PREVIEW_SIDE
+    image = cv2.imdecode(np.frombuffer(png, np.uint8), cv2.IMREAD_COLOR) if is_small else None
     if image is None:
         raise ImageFormatError("preview", "the stored bytes are not a PNG picture")
     return np.asarray(image, np.uint8)
-
-
-def _is_small(png: bytes) -> bool:
-    """Tell from its header whether a PNG file has a preview's size: a damaged one may claim any."""
-    width, height = png[16:20], png[20:24]
-    return png.startswith(_PNG_START) and max(int.from_bytes(side) for side in (width, height)) <= PREVIEW_SIDE

@@ -1,4 +1,4 @@
-"""What a solver of blend weights is given: examples whose blended pictures can be judged, again and again."""
+"""What a solver of blend weights is given: examples whose blended images can be judged, again and again."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ _PIXEL_STEP: Final = 2
 """For squared errors every second row and column of a preview will do."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class BlendExample:
-    """One training example, as far as blending goes: small pictures of one size, and their judge."""
+    """One training example, as far as blending goes: small images of one size, and their judge."""
 
     digest: str
     group: str
@@ -41,16 +41,16 @@ class BlendExample:
     ground_truth: Image
     """The wanted result's preview, of the same size."""
     accuracies: Mapping[str, float]
-    """What the metric said of the workers' whole pictures, in [0, 1], for the workers in `outputs`."""
+    """What the metric said of the workers' whole images, in [0, 1], for the workers in `outputs`."""
     score: Callable[[Image], float]
     """The engine's metric against the ground truth: a preview in, a number in [0, 1] out."""
     _scores: dict[tuple[tuple[str, float], ...], float] = attrs.field(factory=dict, init=False, repr=False)
     _products: dict[tuple[str, ...], Matrix] = attrs.field(factory=dict, init=False, repr=False)
 
     def blended_score(self, shares: Mapping[str, float]) -> float:
-        """Return the similarity of the picture that is blended by these shares, in [0, 1].
+        """Return the similarity of the image that is blended by these shares, in [0, 1].
 
-        Shares of workers without a picture are spread over the others. The same shares are judged once.
+        Shares of workers without an image are spread over the others. The same shares are judged once.
         """
         weights = renormalised(shares, self.outputs)
         key = tuple((worker_id, share) for worker_id, share in weights.items() if share > 0.0)
@@ -66,29 +66,22 @@ class BlendExample:
     def error_products(self, worker_ids: tuple[str, ...]) -> Matrix:
         """Return the mean products of each two workers' errors, in squared levels; exact, so the same everywhere.
 
-        A worker without a picture is taken to have given the mean of the others: that is what its share becomes.
+        A worker without an image is taken to have given the mean of the others: that is what its share becomes.
         """
         if worker_ids not in self._products:
-            self._products[worker_ids] = self._multiplied(worker_ids)
+            part = np.s_[::_PIXEL_STEP, ::_PIXEL_STEP]
+            truth = self.ground_truth[part].astype(np.float64).ravel()
+            errors = {w: output[part].astype(np.float64).ravel() - truth for w, output in self.outputs.items()}
+            mean = np.rint(sum(errors.values()) / len(errors))
+            rows = np.stack([errors.get(worker_id, mean) for worker_id in worker_ids])
+            # Whole numbers below 2**53: no order of summation can change a bit.
+            self._products[worker_ids] = rows @ rows.T / rows.shape[1]
         return self._products[worker_ids]
 
-    def _multiplied(self, worker_ids: tuple[str, ...]) -> Matrix:
-        truth = self._sampled(self.ground_truth)
-        errors = {w: self._sampled(picture) - truth for w, picture in self.outputs.items()}
-        mean = np.rint(sum(errors.values()) / len(errors))
-        rows = np.stack([errors.get(worker_id, mean) for worker_id in worker_ids])
-        # Whole numbers below 2**53: no order of summation can change a bit.
-        products: Matrix = rows @ rows.T / rows.shape[1]
-        return products
 
-    @staticmethod
-    def _sampled(image: Image) -> Matrix:
-        return image[::_PIXEL_STEP, ::_PIXEL_STEP].astype(np.float64).ravel()
-
-
-@attrs.frozen(eq=False, slots=False)
+@attrs.frozen(eq=False, repr=False, slots=False)
 class BlendProblem:
-    """Find the shares whose blended pictures come nearest to the ground truth on these examples."""
+    """Find the shares whose blended images come nearest to the ground truth on these examples."""
 
     examples: tuple[BlendExample, ...]
     """At least one."""
@@ -98,7 +91,7 @@ class BlendProblem:
     """How many different blends a search should look at, at most: metrics may be slow."""
 
     def score(self, shares: Mapping[str, float]) -> float:
-        """Return the mean similarity of the blended pictures, in [0, 1].
+        """Return the mean similarity of the blended images, in [0, 1].
 
         Args:
             shares: Per worker id, at least 0 and not all of them 0; they are scaled to sum 1.
@@ -112,7 +105,7 @@ class BlendProblem:
 
     @cached_property
     def accuracies(self) -> Mapping[str, float]:
-        """Each worker's mean accuracy over these examples, its whole pictures judged; a failure counts 0."""
+        """Each worker's mean accuracy over these examples, its whole images judged; a failure counts 0."""
         return {
             worker_id: math.fsum(example.accuracies.get(worker_id, 0.0) for example in self.examples)
             / len(self.examples)
@@ -133,7 +126,7 @@ class BlendProblem:
     def error_matrix(self) -> Matrix:
         """The mean products of the workers' errors, K×K, in the order of `worker_ids`, in squared levels.
 
-        With shares w, ``w · error_matrix · w`` is the mean squared error of the blended pictures (before rounding).
+        With shares w, ``w · error_matrix · w`` is the mean squared error of the blended images (before rounding).
         """
         products = [example.error_products(self.worker_ids) for example in self.examples]
         mean: Matrix = np.sort(np.stack(products), axis=0).sum(axis=0) / len(products)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Final
 
 import attrs
@@ -54,7 +54,7 @@ class ProbabilityBest:
 
 @attrs.frozen
 class LeastSquares:
-    """Minimises the squared error of the blended picture, then searches nearby on the metric itself.
+    """Minimises the squared error of the blended image, then searches nearby on the metric itself.
 
     The first step is a quadratic problem on the simplex, solved by accelerated projected gradients (Beck & Teboulle, "A
     fast iterative shrinkage-thresholding algorithm", 2009; the projection is that of Duchi et al., 2008) on the small
@@ -146,7 +146,10 @@ def _searched(problem: BlendProblem, start: Mapping[str, float]) -> dict[str, fl
     best_score = problem.score(best)
     looks = 1
     for step in _STEPS:
-        for option in _options(problem, best, step):
+        largest = max(sorted(best), key=best.__getitem__)
+        # Some of the shares go to the most accurate worker, or to the largest share, or the smallest shares go.
+        options = [_moved(best, worker_id, step) for worker_id in dict.fromkeys([_ranked(problem)[0], largest])]
+        for option in [*options, _pruned(best, step / 2.0)]:
             if looks == problem.most_blends:
                 return best
             looks += 1
@@ -155,21 +158,13 @@ def _searched(problem: BlendProblem, start: Mapping[str, float]) -> dict[str, fl
     return best
 
 
-def _options(problem: BlendProblem, shares: Mapping[str, float], step: float) -> Iterator[dict[str, float]]:
-    """Yield shares that are moved by a step: to the most accurate worker, to the largest share, to fewer workers."""
-    largest = max(sorted(shares), key=lambda worker_id: shares[worker_id])
-    for worker_id in dict.fromkeys([_ranked(problem)[0], largest]):
-        yield _moved(shares, worker_id, step)
-    yield _pruned(shares, step / 2.0)
-
-
 def _moved(shares: Mapping[str, float], worker_id: str, step: float) -> dict[str, float]:
     moved = {w: (1.0 - step) * share for w, share in shares.items()}
     return {**moved, worker_id: moved.get(worker_id, 0.0) + step}
 
 
 def _pruned(shares: Mapping[str, float], least: float) -> dict[str, float]:
-    """Return the shares of at least so much, scaled to sum 1; the largest one stays whatever it is."""
+    """Return the shares of at least `least`, scaled to sum 1; the largest one stays whatever it is."""
     largest = max(shares.values())
     kept = {w: share for w, share in shares.items() if share >= min(least, largest)}
     total = sum(kept.values())

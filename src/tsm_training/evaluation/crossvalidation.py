@@ -3,108 +3,79 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import TypedDict
 
 import attrs
 
+from tsm_training.analysis import Baseline
 from tsm_training.data import TrainingExample
-from tsm_training.evaluation.contenders import Contenders
+from tsm_training.evaluation.baselines import Baselines
 from tsm_training.evaluation.evaluator import EvaluationRun
 from tsm_training.evaluation.fitting import Fitter
 from tsm_training.evaluation.judging import ExampleJudgement, Judging
-from tsm_training.evaluation.listener import Listener
 from tsm_training.evaluation.reports import EvaluatedExample, blend_accuracy, equal_shares, mean, worker_means
-from tsm_training.evaluation.results import ContenderMean, VerdictDocument, contender_means, verdict_on
+from tsm_training.evaluation.results import CrossValidation, baseline_means, verdict_on
 from tsm_training.evaluation.split import fold_examples
 from tsm_training.evaluation.trainables import Trainables
-from tsm_training.learning import LearnedState
-from tsm_training.weights import LearnerCell, WeightLearner
+from tsm_training.progress import ProgressReporter
+from tsm_training.weights import Snapshot, WeightLearner
 
-__all__ = ["CrossValidation", "CrossValidationResults"]
-
-
-class CrossValidationResults(TypedDict):
-    """How training does on examples that it has not seen, each example having been held out once."""
-
-    folds: int
-    """How many there really were."""
-    num_examples: int
-    avg_accuracy: float | None
-    """Blend-weighted mean of the workers' accuracies, each example judged by the shares learned without it."""
-    equal_weights_accuracy: float | None
-    ensemble_accuracy: float | None
-    """Mean similarity of the blended pictures; None where no pictures could be compared."""
-    ensemble_examples: int
-    mean_delta_e: float | None
-    """Mean colour difference ΔE00 of the same pictures, whatever the metric."""
-    blend_weights: list[dict[str, float]]
-    """The shares that were learned, fold by fold: where they differ much, there is not enough to learn from."""
-    contenders: dict[str, ContenderMean]
-    verdict: VerdictDocument
-    """Of training as such; what is in use is taken to be equal weights."""
-    per_example: list[ExampleJudgement]
-    skipped: dict[str, str]
+__all__ = ["CrossValidator"]
 
 
-@attrs.frozen(eq=False)
-class CrossValidation:
+@attrs.frozen(eq=False, repr=False)
+class CrossValidator:
     """Trains a fresh copy of a learner on all folds but one, and judges it on that one, for each fold."""
 
     learner: WeightLearner
     fitter: Callable[[EvaluationRun], Fitter]
-    judging: Callable[[EvaluationRun], Callable[[Contenders], Judging]]
-    listener: Listener
+    judging: Callable[[EvaluationRun], Callable[[Baselines], Judging]]
+    listener: ProgressReporter
     epochs: int
     group_by: str | None
     rope: float
     trainables: Trainables
     """Fits the workers that learn, in each fold anew."""
 
-    def run(self, run: EvaluationRun, folds: int, seed: int) -> CrossValidationResults:
-        """Return what comes of it.
+    def run(self, run: EvaluationRun, folds: int, seed: int) -> CrossValidation:
+        """Train and judge on each fold.
 
         Args:
             run: Evaluated examples, with at least two targets.
-            folds: How many, at least 2.
-            seed: Another seed divides otherwise.
+            folds: Number of folds, at least 2.
+            seed: Another seed gives another division.
         """
         parts = fold_examples([item.example for item in run.evaluated], folds, seed)
         items: dict[str, EvaluatedExample] = {}
         judged: dict[str, ExampleJudgement] = {}
-        trained: list[Contenders] = []
+        trained: list[Baselines] = []
         accuracies: list[float | None] = []
         for part in parts:
-            contenders, fitted, held_out = self._trained(run, part)
-            trained.append(contenders)
-            judgements = self.judging(fitted)(contenders).judge(held_out, self.listener)
+            baselines, fitted, held_out = self._trained(run, part)
+            trained.append(baselines)
+            judgements = self.judging(fitted)(baselines).judge(held_out, self.listener)
             items |= {item.example.example_id: item for item in held_out}
             judged |= {each["example_id"]: each for each in judgements}
-            accuracies += [blend_accuracy(item.accuracies, contenders.trained_shares(item)) for item in held_out]
+            accuracies += [blend_accuracy(item.accuracies, baselines.trained_shares(item)) for item in held_out]
         evaluated = [items[item.example.example_id] for item in run.evaluated]
         ordered = [judged[item.example.example_id] for item in evaluated]
         _complete(ordered)
-        pictures = [each["scores"].get("trained") for each in ordered]
         equal = equal_shares(worker_means(run.evaluated))
-        return {
-            "folds": len(parts),
-            "num_examples": len(evaluated),
-            "avg_accuracy": mean(accuracies),
-            "equal_weights_accuracy": mean(blend_accuracy(item.accuracies, equal) for item in run.evaluated),
-            "ensemble_accuracy": mean(pictures),
-            "ensemble_examples": sum(score is not None for score in pictures),
-            "mean_delta_e": mean(each["delta_e"].get("trained") for each in ordered),
-            "blend_weights": [contenders.shares()["trained"] for contenders in trained],
-            "contenders": _means(evaluated, ordered, trained),
-            "verdict": verdict_on(
-                evaluated, ordered, self.rope, min(each.followed for each in trained), _agreed(trained)
-            ),
-            "per_example": ordered,
-            "skipped": dict(run.skipped),
-        }
+        shares = [baselines.shares() for baselines in trained]
+        return CrossValidation(
+            folds=len(parts),
+            avg_accuracy=mean(accuracies),
+            equal_weights_accuracy=mean(blend_accuracy(item.accuracies, equal) for item in run.evaluated),
+            blend_weights=[each[Baseline.TRAINED] for each in shares],
+            # Other shares than the equal ones are different in each fold.
+            baselines=baseline_means(evaluated, ordered, shares[0], shown={Baseline.EQUAL_WEIGHTS}),
+            verdict=verdict_on(evaluated, ordered, self.rope, min(each.followed for each in trained), _agreed(trained)),
+            per_example=ordered,
+            skipped=run.skipped,
+        )
 
     def _trained(
         self, run: EvaluationRun, held_out: Iterable[TrainingExample]
-    ) -> tuple[Contenders, EvaluationRun, tuple[EvaluatedExample, ...]]:
+    ) -> tuple[Baselines, EvaluationRun, tuple[EvaluatedExample, ...]]:
         """Train on all examples but some, which nothing that is fitted here knows.
 
         Returns:
@@ -118,14 +89,13 @@ class CrossValidation:
         items = [item for item in run.evaluated if item.example.example_id not in left_out]
         others = tuple(item for item in run.evaluated if item.example.example_id in left_out)
         evidence = {item.digest: item.to_evidence() for item in items}
-        fresh = self.learner.with_cell(LearnerCell(is_trial=True))
-        state = fresh.absorb(LearnedState(), evidence.values(), self.epochs)
-        state = self.fitter(run).fit(items, self.group_by).applied_to(state)
-        learner = self.learner.with_cell(LearnerCell(state, is_trial=True))
-        return Contenders.of(learner, worker_ids, trainable=self.trainables.workers.keys()), run, others
+        state = self.learner.absorb(self.learner.blank(), evidence.values(), self.epochs)
+        state = self.learner.with_blends(state, self.fitter(run).fit(items, self.group_by))
+        learner = self.learner.trial(Snapshot(state))
+        return Baselines.of(learner, worker_ids, trainable=self.trainables.workers.keys()), run, others
 
 
-def _agreed(trained: Sequence[Contenders]) -> dict[str, str | None]:
+def _agreed(trained: Sequence[Baselines]) -> dict[str, str | None]:
     """Return the ids of the best workers where all folds have chosen the same."""
     found = {name: {each.bests[name] for each in trained} for name in trained[0].bests}
     return {name: ids.pop() if len(ids) == 1 else None for name, ids in found.items()}
@@ -133,19 +103,8 @@ def _agreed(trained: Sequence[Contenders]) -> dict[str, str | None]:
 
 def _complete(judged: Sequence[ExampleJudgement]) -> None:
     """Note what the best fixed worker scored where it is the best of all, if it is another one in some fold."""
-    if any("best_fixed" in each["scores"] for each in judged):
+    if any(Baseline.BEST_FIXED in each["scores"] for each in judged):
         for each in judged:
             for values in (each["scores"], each["delta_e"]):
-                if "best_single" in values:
-                    values.setdefault("best_fixed", values["best_single"])
-
-
-def _means(
-    items: Sequence[EvaluatedExample], judged: Sequence[ExampleJudgement], trained: Iterable[Contenders]
-) -> dict[str, ContenderMean]:
-    """Return the means; shares that are other ones in each fold are left out."""
-    means = contender_means(items, judged, next(iter(trained)))
-    kept = ("equal_weights",)
-    return {
-        name: {**each, "blend_weights": each["blend_weights"] if name in kept else None} for name, each in means.items()
-    }
+                if Baseline.BEST_SINGLE in values:
+                    values.setdefault(str(Baseline.BEST_FIXED), values[Baseline.BEST_SINGLE])

@@ -1,4 +1,4 @@
-"""Why an ensemble answers as it does: what each worker brings, what it costs, and who could be spared."""
+"""Why an ensemble answers as it does: what each worker brings, what it costs, and which workers could be spared."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def explanation(
     Args:
         items: Evaluated examples, at least one.
         examples: Those of them whose pictures can be compared.
-        shares: Of the ensemble, per worker id.
+        shares: Shares of the ensemble, per worker id.
         tolerance: How much accuracy a smaller ensemble may lose.
     """
     problem = BlendProblem(tuple(examples), tuple(sorted(shares))) if examples else None

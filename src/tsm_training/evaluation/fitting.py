@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from typing import Any, Final
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, Final, Self
 
 import attrs
 
+from tsm_training._version import __version__
 from tsm_training.data import TrainingExample
-from tsm_training.ensemble import BlendExample, BlendFit, BlendSolver, FixedShares, fit_blend
+from tsm_training.ensemble import BlendExample, BlendSolver, FixedShares, fit_blend, solver_named
 from tsm_training.errors import InvalidArgumentError
+from tsm_training.evaluation.evaluator import EvaluationRun, Evaluator
 from tsm_training.evaluation.previews import Previews, ScorerFactory, blend_example, first_of, picture_bytes
 from tsm_training.evaluation.reports import EvaluatedExample
-from tsm_training.learning import FittedBlend, Group, LearnedState, label_of
-from tsm_training.weights import with_fits
+from tsm_training.fingerprints import describe_object
+from tsm_training.learning import BlendFits, FittedBlend, label_of
+from tsm_training.progress import ProgressReporter
 
-__all__ = ["MOST_FITTED_EXAMPLES", "Fits", "Fitter", "check_group_by", "check_groups", "group_label"]
+__all__ = ["MOST_FITTED_EXAMPLES", "Fitter", "check_group_by", "check_groups", "group_label"]
 
 MOST_FITTED_EXAMPLES: Final = 64
 """A blend is fitted on no more examples than this: those with previews, the first in order of digest."""
@@ -55,40 +60,8 @@ def check_group_by(value: object) -> None:
         raise InvalidArgumentError("group_by", value, "a metadata key (text that is not empty), or None")
 
 
-@attrs.frozen
-class Fits:
-    """What was fitted, and on which examples."""
-
-    learned: frozenset[str]
-    """The digests of all examples that are learned from."""
-    blend: BlendFit | None
-    digests: tuple[str, ...]
-    """The digests of those that the blend was fitted on."""
-    group_by: str | None
-    groups: Mapping[str, tuple[frozenset[str], BlendFit | None, tuple[str, ...]]]
-    """Per label: all members, the blend that was fitted on some of them, and on which."""
-
-    def applied_to(self, state: LearnedState, gone: Set[str] = frozenset()) -> LearnedState:
-        """Return a learned state with these fits in the place of its own.
-
-        Args:
-            state: It has absorbed the examples.
-            gone: Digests of examples that were removed meanwhile: a blend that was fitted on one goes too.
-        """
-        followed = state.absorbed_share(self.learned - gone)
-        groups = {
-            label: Group(members - gone, fitted=_fitted(blend, digests, followed, gone))
-            for label, (members, blend, digests) in self.groups.items()
-            if members - gone
-        }
-        fitted = _fitted(self.blend, self.digests, followed, gone) if self.blend is not None else state.fitted
-        return with_fits(state, fitted, self.group_by, groups)
-
-
-def _fitted(blend: BlendFit | None, digests: tuple[str, ...], followed: float, gone: Set[str]) -> FittedBlend | None:
-    if blend is None or not gone.isdisjoint(digests):
-        return None
-    return FittedBlend(blend.shares, blend.solver, followed, digests, blend.safe)
+def _nothing(_group: str | None) -> None:
+    """Know no blend that was fitted before."""
 
 
 @attrs.define
@@ -105,7 +78,7 @@ class _Known:
             self.num_bytes += picture_bytes(example)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Fitter:
     """Fits blends with one metric and one solver."""
 
@@ -118,24 +91,67 @@ class Fitter:
     """Called before each picture is judged; what it raises ends the search."""
     _known: _Known = attrs.field(factory=_Known, init=False, repr=False)
 
-    def fit(self, items: Sequence[EvaluatedExample], group_by: str | None = None) -> Fits:
+    @classmethod
+    def of(
+        cls, evaluator: Evaluator, run: EvaluationRun, solver: str | BlendSolver, listener: ProgressReporter
+    ) -> Self:
+        """Return what fits blends on the previews that belong to a run."""
+        judge, previews = evaluator.judge, Previews(evaluator.store, run.previews)
+        return cls(previews, judge.scorer, judge.name, solver_named(solver), listener.poll)
+
+    def fit(
+        self,
+        items: Sequence[EvaluatedExample],
+        group_by: str | None = None,
+        known: Callable[[str | None], FittedBlend | None] = _nothing,
+    ) -> BlendFits:
         """Return what fits the previews of these examples, of which nothing is held out.
+
+        Args:
+            items: What is learned from.
+            group_by: The metadata key that makes the groups.
+            known: Gives the blend of a group, or of all for None, that was fitted before: on the same evaluations it is
+                not fitted again.
 
         Raises:
             MetricError: the judge raised or gave something that is no similarity.
             BlendSolverError: a solver raised, or gave something that is no shares.
         """
-        examples = self.examples(items)
         labels = {item.digest: group_label(item.example.metadata, group_by) for item in items}
-        blend = fit_blend(examples, self.solver)
+        blend = self._fitted(items, known(None))
         groups = {}
         for label in sorted({label for label in labels.values() if label is not None}):
-            members = frozenset(digest for digest, each in labels.items() if each == label)
-            own = self.examples([item for item in items if item.digest in members])
-            rivals = [] if blend is None else [FixedShares("all_groups", blend.shares)]
-            safe = None if blend is None else blend.safe
-            groups[label] = members, fit_blend(own, self.solver, rivals, safe), _digests(own)
-        return Fits(frozenset(labels), blend, _digests(examples), group_by, groups)
+            own = [item for item in items if labels[item.digest] == label]
+            groups[label] = self._fitted(own, known(label), blend)
+        return BlendFits(blend, group_by, labels, groups)
+
+    def _fitted(
+        self, items: Sequence[EvaluatedExample], before: FittedBlend | None, general: FittedBlend | None = None
+    ) -> FittedBlend | None:
+        """Return a blend as a learner keeps it; how far it is absorbed is for the learner to say.
+
+        Args:
+            items: What it is fitted on.
+            before: What was fitted before.
+            general: The blend of all examples, where this is that of a group.
+        """
+        inputs = self._inputs(items, general)
+        if before is not None and before.inputs == inputs:
+            return before
+        examples = self.examples(items)
+        rivals = [] if general is None else [FixedShares("all_groups", general.shares)]
+        found = fit_blend(examples, self.solver, rivals, None if general is None else general.safe)
+        if found is None:
+            return None
+        digests = tuple(example.digest for example in examples)
+        return FittedBlend(found.shares, found.solver, 0.0, digests, found.safe, inputs)
+
+    def _inputs(self, items: Iterable[EvaluatedExample], general: FittedBlend | None) -> str:
+        """Return what changes with the evaluations behind a blend, and with what fits it."""
+        facts = sorted([[*e.key, e.accuracy or -1.0] for item in items for e in item.evaluations.values()])
+        solver = "auto" if self.solver is None else describe_object(self.solver)
+        text = json.dumps([__version__, solver, None if general is None else general.inputs, facts])
+        return hashlib.sha256(text.encode()).hexdigest()
 
     def examples(self, items: Sequence[EvaluatedExample]) -> list[BlendExample]:
         """Return those of the examples whose blended pictures can be judged: the first ones that have previews."""
@@ -151,7 +167,3 @@ class Fitter:
         example = blend_example(previewed, self.scorer, self.metric_name, self.poll)
         self._known.add(example)
         return example
-
-
-def _digests(examples: Sequence[BlendExample]) -> tuple[str, ...]:
-    return tuple(example.digest for example in examples)

@@ -1,4 +1,4 @@
-"""Judging an ensemble's pictures beside everything it competes with, example by example."""
+"""Judging an ensemble's pictures beside those of its baselines, example by example."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Final, TypedDict
 
 import attrs
 
+from tsm_training.analysis import Baseline
 from tsm_training.arrays import Image
-from tsm_training.evaluation.contenders import Contenders, resampled
-from tsm_training.evaluation.listener import Listener
+from tsm_training.evaluation.baselines import Baselines, resampled
 from tsm_training.evaluation.previews import BLENDED, Previews, ScorerFactory
 from tsm_training.evaluation.reports import EvaluatedExample
-from tsm_training.evaluation.tasks import checked_similarity
+from tsm_training.evaluation.scoring import checked_similarity
 from tsm_training.metrics import ColorDifference
+from tsm_training.progress import ProgressReporter
 
 __all__ = ["ExampleJudgement", "Judging", "Pictures", "rival_truths"]
 
-_CONTROL: Final = "control"
 _COLORS: Final = ColorDifference()
 
 
 class ExampleJudgement(TypedDict):
-    """What every contender's picture of one example scored."""
+    """What every baseline's picture of one example scored."""
 
     example_id: str
     group: str | None
@@ -31,14 +31,14 @@ class ExampleJudgement(TypedDict):
     is_unseen: bool
     """True where nothing was ever learned from it."""
     scores: dict[str, float]
-    """Similarity to the ground truth by contender, in [0, 1]; ``control`` is the trained ensemble's picture beside
+    """Similarity to the ground truth by baseline, in [0, 1]; ``control`` is the trained ensemble's picture beside
     another example's ground truth. Who has no picture is missing: it failed, or small pictures of its workers are no
     longer kept."""
     delta_e: dict[str, float]
-    """Mean colour difference ΔE00 from the ground truth by contender, whatever the metric."""
+    """Mean colour difference ΔE00 from the ground truth by baseline, whatever the metric."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Pictures:
     """Pictures of one example, all of one size: uint8, H×W×3, BGR."""
 
@@ -49,11 +49,11 @@ class Pictures:
     """Ids of all workers that did not fail; None where `outputs` has a picture of each."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Judging:
-    """Judges the contenders' pictures, on previews or on whole pictures."""
+    """Judges the baselines' pictures, on previews or on whole pictures."""
 
-    contenders: Contenders
+    baselines: Baselines
     previews: Previews
     rivals: Mapping[str, Image]
     """For each example, by digest, another one's small ground truth, as far as there is one."""
@@ -66,18 +66,17 @@ class Judging:
     is judged with the fits of today."""
     ungrouped: Callable[[EvaluatedExample, Pictures], Mapping[str, Image]] | None = None
     """Gives pictures of trainable workers that are not told the example's group, by worker id."""
-    imported: Set[str] = frozenset()
-    """Digests of examples that came with a weights file: its shares were learned from them."""
+    seen: Set[str] = frozenset()
+    """Digests of the examples that were learned from, here or where a weights file comes from."""
     is_color_difference: bool = False
     """Whether the scorer's similarity is `ColorDifference` already."""
 
-    def judge(self, items: Sequence[EvaluatedExample], listener: Listener) -> list[ExampleJudgement]:
+    def judge(self, items: Sequence[EvaluatedExample], listener: ProgressReporter) -> list[ExampleJudgement]:
         """Return the scores of every example, in order.
 
         Raises:
             MetricError: the judge raised or gave something that is no similarity.
         """
-        seen = self.contenders.learner.cell.state.absorbed
         started = time.monotonic()
         judged: list[ExampleJudgement] = []
         total, pictured = 0.0, 0
@@ -87,18 +86,18 @@ class Judging:
             judged.append(
                 {
                     "example_id": item.example.example_id,
-                    "group": self.contenders.label_of(item.example.metadata),
-                    "is_unseen": item.digest not in seen and item.digest not in self.imported,
+                    "group": self.baselines.label_of(item.example.metadata),
+                    "is_unseen": item.digest not in self.seen,
                     "scores": scores,
                     "delta_e": delta_e,
                 }
             )
-            total, pictured = total + scores.get("trained", 0.0), pictured + ("trained" in scores)
+            total, pictured = total + scores.get(Baseline.TRAINED, 0.0), pictured + (Baseline.TRAINED in scores)
             listener.tell("validating", len(judged), len(items), started, total / pictured if pictured else None)
         return judged
 
     def _judged(self, item: EvaluatedExample) -> tuple[dict[str, float], dict[str, float]]:
-        """Return the similarity of every contender's picture, and its mean colour difference."""
+        """Return the similarity of every baseline's picture, and its mean colour difference."""
         pictures, rival = self._pictures(item), self.rivals.get(item.digest)
         if pictures is None:
             return {}, {}
@@ -107,7 +106,7 @@ class Judging:
         closeness = None if self.is_color_difference else _COLORS.prepare(truth)
         scores: dict[str, float] = {}
         delta_e: dict[str, float] = {}
-        for name, picture in self.contenders.pictures(
+        for name, picture in self.baselines.pictures(
             pictures.outputs,
             pictures.target,
             item.example.metadata,
@@ -115,10 +114,10 @@ class Judging:
             earlier=None if self.earlier is None else self.earlier(item, pictures),
             ungrouped=None if self.ungrouped is None else self.ungrouped(item, pictures),
         ):
-            scores[name] = self._checked(score, picture)
-            delta_e[name] = 100.0 * (1.0 - (scores[name] if closeness is None else closeness(picture)))
-            if name == "trained" and rival is not None:
-                scores[_CONTROL] = self._checked(self.scorer(resampled(rival, truth.shape)), picture)
+            scores[str(name)] = similarity = self._checked(score, picture)
+            delta_e[str(name)] = 100.0 * (1.0 - (similarity if closeness is None else closeness(picture)))
+            if name is Baseline.TRAINED and rival is not None:
+                scores[str(Baseline.CONTROL)] = self._checked(self.scorer(resampled(rival, truth.shape)), picture)
         return scores, delta_e
 
     def _checked(self, score: Callable[[Image], object], picture: Image) -> float:

@@ -1,4 +1,4 @@
-"""The stored previews of evaluated examples, as pictures again."""
+"""The stored previews of evaluated examples: their names and ranks, and how they become pictures again."""
 
 from __future__ import annotations
 
@@ -11,11 +11,21 @@ from tsm_training.arrays import Image
 from tsm_training.data import TrainingStore
 from tsm_training.ensemble import BlendExample, decode_preview
 from tsm_training.errors import ImageFormatError
-from tsm_training.evaluation.evaluator import EvaluationRun, preview_name, preview_rank
 from tsm_training.evaluation.reports import EvaluatedExample
-from tsm_training.evaluation.tasks import SOURCE, TARGET, TRUTH, checked_similarity
+from tsm_training.evaluation.scoring import SOURCE, TARGET, TRUTH, checked_similarity
+from tsm_training.evaluation.split import split_place
 
-__all__ = ["BLENDED", "PreviewedExample", "Previews", "ScorerFactory", "blend_example", "first_of", "picture_bytes"]
+__all__ = [
+    "BLENDED",
+    "PreviewedExample",
+    "Previews",
+    "ScorerFactory",
+    "blend_example",
+    "first_of",
+    "picture_bytes",
+    "preview_name",
+    "preview_rank",
+]
 
 ScorerFactory = Callable[[Image], Callable[[Image], object]]
 """Makes the engine's scorer of a ground truth."""
@@ -23,11 +33,32 @@ ScorerFactory = Callable[[Image], Callable[[Image], object]]
 BLENDED: Final = "(the blended picture)"
 """Stands for a worker's id in the errors of a metric."""
 
+_HELD_OUT: Final = 0.2
+"""The fraction that `train` holds out by default."""
+
 _PATIENCE: Final = 64
 """After so many examples without previews none is expected of those behind: stores keep the first ones in order."""
 
 
-@attrs.frozen(eq=False)
+def preview_name(worker_id: str, fingerprint: str) -> str:
+    """Return the name under which the preview of a worker's output is kept."""
+    return f"{worker_id}@{fingerprint}"
+
+
+def preview_rank(target_sha256: str) -> float:
+    """Return the rank of the previews of an example's outputs: where there is no room for all, the lowest stay.
+
+    `train` holds out the first fifth of the targets in this order unless it is told otherwise. Held-out examples and
+    the others take turns until all of the first have their place: a verdict needs pictures as much as a blend does.
+
+    Args:
+        target_sha256: Of the example's target picture.
+    """
+    place = split_place(target_sha256)
+    return place if place < _HELD_OUT else place - _HELD_OUT
+
+
+@attrs.frozen(eq=False, repr=False)
 class PreviewedExample:
     """An evaluated example with small pictures of everything: uint8, H×W×3, BGR, all of one size."""
 
@@ -45,17 +76,13 @@ class PreviewedExample:
         return bool(valid) and set(self.outputs) == valid
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Previews:
     """Finds the previews of examples: in the store, or among those that were kept for one call only."""
 
     store: TrainingStore
     kept: Mapping[str, Mapping[str, bytes]] = attrs.field(factory=dict)
-
-    @classmethod
-    def of(cls, store: TrainingStore, run: EvaluationRun) -> Previews:
-        """Return the previews that belong to a run."""
-        return cls(store, run.previews)
+    """By digest and name."""
 
     def get(self, item: EvaluatedExample) -> PreviewedExample | None:
         """Return an example's previews; None where those of the target or the ground truth are missing or damaged."""
@@ -85,7 +112,7 @@ class Previews:
         return _decoded(self._stored(item).get(SOURCE))
 
     def _stored(self, item: EvaluatedExample) -> dict[str, bytes]:
-        return {**self.store.load_previews(item.digest), **self.kept.get(item.digest, {})}
+        return {**self.store.load_previews([item.digest]).get(item.digest, {}), **self.kept.get(item.digest, {})}
 
 
 def _decoded(png: bytes | None) -> Image | None:
@@ -102,7 +129,7 @@ def first_of(
     most: int,
     most_bytes: int,
 ) -> Iterator[BlendExample]:
-    """Yield the examples that have previews, each content once and in order of rank, so many or so much at most.
+    """Yield the examples that have previews, each content once and in order of rank: at most `most`, or `most_bytes`.
 
     Which ones that are depends on the examples only, not on the order in which they were evaluated.
     """

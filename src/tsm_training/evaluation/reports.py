@@ -65,7 +65,7 @@ def blend_accuracy(accuracies: Mapping[str, float | None], shares: Mapping[str, 
 def mean_blend_accuracy(
     examples: Iterable[EvaluatedExample], shares_of: Callable[[EvaluatedExample], Mapping[str, float]]
 ) -> float | None:
-    """Return the mean of `blend_accuracy` over examples, or None where there is nothing under it."""
+    """Return the mean of `blend_accuracy` over examples, or None without any."""
     return mean(blend_accuracy(example.accuracies, shares_of(example)) for example in examples)
 
 

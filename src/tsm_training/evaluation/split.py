@@ -15,7 +15,7 @@ __all__ = ["Split", "fold_examples", "folds_of", "split_examples", "split_place"
 
 @attrs.frozen
 class Split:
-    """Examples to learn from and examples to judge by, each in the order in which they were given."""
+    """Examples to learn from, `training`, and to judge by, `validation`, each in the order in which they were given."""
 
     training: tuple[TrainingExample, ...]
     validation: tuple[TrainingExample, ...]
@@ -34,7 +34,7 @@ def split_examples(examples: Sequence[TrainingExample], validation_split: float,
         validation_split: The wanted fraction of examples to hold out, in [0, 1).
         seed: Another seed gives another split.
     """
-    sizes = _group_sizes(examples, seed)
+    sizes = _sizes(map(_target, examples), seed)
     order = list(sizes)
     held_out = frozenset(order[: _groups_to_hold_out([sizes[d] for d in order], validation_split)])
     return Split(
@@ -53,7 +53,7 @@ def fold_examples(examples: Sequence[TrainingExample], folds: int, seed: int) ->
         folds: How many parts, at most; there are fewer where there are fewer targets. None is empty.
         seed: Another seed gives other parts.
     """
-    fold_of = folds_of([_target(example) for example in examples], folds, seed)
+    fold_of = folds_of(map(_target, examples), folds, seed)
     count = 1 + max(fold_of.values(), default=-1)
     return [tuple(e for e in examples if fold_of[_target(e)] == fold) for fold in range(count)]
 
@@ -73,10 +73,6 @@ def folds_of(targets: Iterable[str], folds: int, seed: int) -> dict[str, int]:
         fold_of[digest] = filled.index(min(filled))
         filled[fold_of[digest]] += size
     return fold_of
-
-
-def _group_sizes(examples: Sequence[TrainingExample], seed: int) -> dict[str, int]:
-    return _sizes([_target(example) for example in examples], seed)
 
 
 def _sizes(targets: Iterable[str], seed: int) -> dict[str, int]:

@@ -1,4 +1,4 @@
-"""What trainable workers are fitted on, and what they do once fitted.
+"""Fitting trainable workers, and scoring what they do once fitted.
 
 No example is ever judged by a fit that knows it: examples are divided into folds by their targets, and each is scored
 by a fit of the other folds. An example whose target no fit knows, such as one that was held out, is scored by the fit
@@ -7,205 +7,40 @@ of all. Which observations a fit holds is part of the key under which its scores
 
 from __future__ import annotations
 
-import base64
 import functools
-import hashlib
-import json
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 import attrs
 
 from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample
+from tsm_training.errors import WeightsFileError
 from tsm_training.evaluation.evaluator import (
     EvaluationRun,
     Evaluator,
     FreshResults,
+    by_contents,
     observation_name,
-    preview_rank,
     trainable_workers,
 )
+from tsm_training.evaluation.fits import Fit, FitRow
 from tsm_training.evaluation.fitting import MOST_FITTED_EXAMPLES, group_label
-from tsm_training.evaluation.listener import Listener, write_log
+from tsm_training.evaluation.previews import preview_rank
 from tsm_training.evaluation.reports import EvaluatedExample
-from tsm_training.evaluation.split import folds_of
-from tsm_training.evaluation.tasks import SOURCE, TARGET, TRUTH, Score, ScoredExample
+from tsm_training.evaluation.scoring import SOURCE, TARGET, TRUTH, ExampleInput, Score, ScoredExample
 from tsm_training.fingerprints import describe_object, describe_settings
-from tsm_training.workers import MOST_OBSERVATIONS, Observation, TrainableWorker, Worker, WorkerFailure, shown
+from tsm_training.learning import WorkerFit
+from tsm_training.progress import ProgressReporter, write_log
+from tsm_training.workers import Observation, TrainableWorker, Worker, WorkerFailure, shown
 
-__all__ = ["Fit", "FitRow", "Trainables", "forgotten"]
+__all__ = ["Trainables"]
 
-_FOLDS: Final = 5
 _MOST_STATE_BYTES: Final = 8 * 1024**2
 _MOST_READY: Final = 2
 """Fitted workers that are held ready beside the newest, of each trainable worker: what was in use before, for one."""
-
-
-@attrs.frozen
-class FitRow:
-    """An example that a worker is fitted on."""
-
-    digest: str
-    source: str
-    """Digest of the source picture."""
-    target: str
-    """Digest of the target picture."""
-    group: str | None
-
-
-@attrs.frozen(slots=False)
-class Fit:
-    """What a trainable worker is fitted on; the fitted worker follows from it and from the stored observations."""
-
-    worker_id: str
-    fingerprint: str
-    """Of the worker as it was registered; its observations have it in their name."""
-    identity: str = ""
-    """What kind of worker, with which version and settings, made the observations: no other can be fitted on them."""
-    rows: tuple[FitRow, ...] = ()
-    """In order of digest."""
-    imported: tuple[Observation, ...] = ()
-    """Observations that came with a weights file, in order of digest."""
-    group_by: str | None = None
-    """The metadata key that makes the groups."""
-    state: bytes | None = attrs.field(default=None, repr=False)
-    """What the worker made of the fit of all: empty where it gives nothing to store, None where it was not asked."""
-
-    @classmethod
-    def of(cls, worker_id: str, document: bytes) -> Fit | None:
-        """Return what a stored document says; None where it is damaged."""
-        return _parsed(worker_id, document)
-
-    def to_document(self) -> bytes:
-        """Return the document that `of` reads."""
-        document = {
-            "fingerprint": self.fingerprint,
-            "identity": self.identity,
-            "group_by": self.group_by,
-            "rows": [attrs.astuple(row) for row in self.rows],
-            "imported": [[*attrs.astuple(o)[:-1], base64.b64encode(o.data).decode()] for o in self.imported],
-            "state": None if self.state is None else base64.b64encode(self.state).decode(),
-        }
-        return json.dumps(document, ensure_ascii=False).encode("utf-8", "surrogatepass")
-
-    @property
-    def name(self) -> str:
-        """The name of the observations."""
-        return observation_name(self.worker_id, self.fingerprint)
-
-    @functools.cached_property
-    def _foreign(self) -> dict[str, Observation]:
-        own = {row.digest for row in self.rows}
-        return {o.digest: o for o in self.imported if o.digest not in own}
-
-    @functools.cached_property
-    def _all_rows(self) -> tuple[FitRow, ...]:
-        imported = (FitRow(o.digest, o.source_digest, o.target_digest, o.group) for o in self._foreign.values())
-        return tuple(sorted((*self.rows, *imported), key=lambda row: row.digest))
-
-    @functools.cached_property
-    def _fold_of(self) -> dict[str, int]:
-        return folds_of([row.target for row in self._all_rows], _FOLDS, 0)
-
-    @functools.cached_property
-    def groups(self) -> frozenset[str]:
-        """The groups that the fit knows."""
-        return frozenset(row.group for row in self.selected(None) if row.group is not None)
-
-    def fold_of(self, target: str) -> int | None:
-        """Return the fold of the examples with this target; None where the fit knows none."""
-        return self._fold_of.get(target)
-
-    @functools.cached_property
-    def _selections(self) -> dict[int | None, tuple[FitRow, ...]]:
-        return {}
-
-    def selected(self, fold: int | None) -> tuple[FitRow, ...]:
-        """Return the examples that are fitted on for a fold, which leaves that fold out; for None, those for requests.
-
-        At most 1,000, the first in order of digest, each group with one at least.
-        """
-        if fold not in self._selections:
-            rows = [row for row in self._all_rows if fold is None or self._fold_of[row.target] != fold]
-            if len(rows) > MOST_OBSERVATIONS:
-                first_of_group = {row.group: row for row in reversed(rows)}.values()
-                first = {row.digest for row in first_of_group}
-                order = sorted(rows, key=lambda row: (row.digest not in first, row.digest))
-                rows = sorted(order[:MOST_OBSERVATIONS], key=lambda row: row.digest)
-            self._selections[fold] = tuple(rows)
-        return self._selections[fold]
-
-    def is_possible(self, fewest: int) -> bool:
-        """Tell whether every fold has enough to be fitted on, so that every example can be scored."""
-        folds = sorted(set(self._fold_of.values())) if self.rows else []
-        return all(len(self.selected(fold)) >= max(1, fewest) for fold in (None, *folds))
-
-    @functools.cached_property
-    def _versions(self) -> dict[int | None, str]:
-        return {}
-
-    def version(self, fold: int | None) -> str:
-        """Return a text that changes with what is fitted on for a fold."""
-        if fold not in self._versions:
-            facts = [
-                (*attrs.astuple(row), hashlib.sha256(self._foreign[row.digest].data).hexdigest())
-                if row.digest in self._foreign
-                else attrs.astuple(row)
-                for row in self.selected(fold)
-            ]
-            self._versions[fold] = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
-        return self._versions[fold]
-
-    def score_fingerprint(self, example: TrainingExample, *, is_sampled: bool) -> str:
-        """Return what stands for the fitted worker in the key of its score on an example.
-
-        It names what was fitted and the example's group; a ``~`` behind it says that samples of the pictures were
-        scored.
-        """
-        fold = self.fold_of(example.known_files.target.sha256)
-        label = group_label(example.metadata, self.group_by)
-        group = "" if label is None else f".{hashlib.sha256(label.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
-        return f"{self.fingerprint}.{self.version(fold)}{group}{'~' if is_sampled else ''}"
-
-
-@functools.lru_cache(maxsize=8)
-def _parsed(worker_id: str, document: bytes) -> Fit | None:
-    try:
-        found = json.loads(document)
-        imported = [
-            Observation(digest, source, target, group, base64.b64decode(data))
-            for digest, source, target, group, data in found["imported"]
-        ]
-        state = found["state"]
-        return Fit(
-            worker_id,
-            found["fingerprint"],
-            found["identity"],
-            tuple(FitRow(*row) for row in found["rows"]),
-            tuple(imported),
-            found["group_by"],
-            None if state is None else base64.b64decode(state),
-        )
-    except (ValueError, TypeError, LookupError) as error:
-        write_log(logging.WARNING, "what worker %r was fitted to cannot be read: %s", worker_id, error)
-        return None
-
-
-def forgotten(documents: Mapping[str, bytes], digests: Set[str]) -> dict[str, bytes]:
-    """Return the documents without these examples: of the own ones, and of those that weights files brought."""
-    kept = {}
-    for worker_id, document in documents.items():
-        fit = Fit.of(worker_id, document)
-        if fit is not None:
-            rows = tuple(row for row in fit.rows if row.digest not in digests)
-            imported = tuple(o for o in fit.imported if o.digest not in digests)
-            if (len(rows), len(imported)) != (len(fit.rows), len(fit.imported)):
-                document = attrs.evolve(fit, rows=rows, imported=imported, state=None).to_document()  # noqa: PLW2901
-        kept[worker_id] = document
-    return kept
 
 
 @attrs.frozen
@@ -220,7 +55,7 @@ class _FailedFit(Worker):
         raise RuntimeError(self.reason)
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Trainables:
     """Fits the trainable workers of a pool, and scores what they then do."""
 
@@ -235,7 +70,7 @@ class Trainables:
 
     # --- which fits there are ---
 
-    def current(self, documents: Mapping[str, bytes]) -> dict[str, Fit]:
+    def current(self, documents: Mapping[str, str]) -> dict[str, Fit]:
         """Return what the workers are fitted to now, by worker id, as far as they are.
 
         What was fitted on an example that is gone is fitted again without it when it is needed.
@@ -259,7 +94,7 @@ class Trainables:
         self,
         items: Iterable[EvaluatedExample],
         group_by: str | None,
-        documents: Mapping[str, bytes],
+        documents: Mapping[str, str],
         observations: Mapping[str, Mapping[str, bytes]],
     ) -> dict[str, Fit]:
         """Return what the workers are to be fitted to, by worker id, as far as there is enough to fit them on.
@@ -337,10 +172,6 @@ class Trainables:
             if held.get(row.digest)  # no bytes: there is nothing to learn
         )
 
-    def observations_of(self, fit: Fit) -> tuple[Observation, ...]:
-        """Return all that a worker is fitted on, in order of digest."""
-        return self._observations(fit, None, {})
-
     def finished(self, fit: Fit, observations: Mapping[str, Mapping[str, bytes]] | None = None) -> Fit:
         """Return a fit with the state that lets another process answer without fitting again."""
         if fit.state is not None:
@@ -365,24 +196,65 @@ class Trainables:
             if fit.selected(fold := fit.fold_of(target))
         }
 
-    def fault(self, fit: Fit) -> str | None:
-        """Return why a worker cannot be fitted, or None where it can."""
-        fitted = self.fitted(fit)
-        return fitted.reason if isinstance(fitted, _FailedFit) else None
+    # --- weights files ---
+
+    def exported(self, documents: Mapping[str, str]) -> dict[str, WorkerFit]:
+        """Return what documents say, with the observations behind it, by worker id, for a weights file."""
+        here = self.current(documents)
+        fits: dict[str, Fit | None] = {worker_id: self.finished(fit) for worker_id, fit in here.items()}
+        for worker_id in documents.keys() - self.workers.keys():  # what a weights file brought goes on
+            fits[worker_id] = Fit.of(worker_id, documents[worker_id])
+        return {
+            worker_id: WorkerFit(observations, fit.state or None, fit.group_by, fit.identity)
+            for worker_id, fit in sorted(fits.items())
+            if fit is not None and (observations := self._observations(fit, None, {}))
+        }
+
+    def imported(self, path: str, fits: Mapping[str, WorkerFit]) -> dict[str, str]:
+        """Return the documents to keep of what a weights file holds, by worker id.
+
+        Raises:
+            WeightsFileError: a worker of the pool cannot be fitted on the observations that are meant for it.
+        """
+        documents = {}
+        for worker_id, held in fits.items():
+            worker = self.workers.get(worker_id)
+            fingerprint = "" if worker is None else describe_object(worker)
+            fit = Fit(worker_id, fingerprint, held.identity, (), held.observations, held.group_by, held.state)
+            if worker is not None and held.identity == describe_settings(worker):
+                fitted = self.fitted(fit)
+                if isinstance(fitted, _FailedFit):
+                    raise WeightsFileError(path, fitted.reason, f"fits[{worker_id!r}]")
+            documents[worker_id] = fit.to_document()
+        return documents
 
     @staticmethod
-    def imported(documents: Mapping[str, bytes]) -> frozenset[str]:
+    def imported_digests(documents: Mapping[str, str]) -> frozenset[str]:
         """Return the digests of all examples that came with a weights file."""
         fits = (Fit.of(worker_id, document) for worker_id, document in documents.items())
         return frozenset(o.digest for fit in fits if fit is not None for o in fit.imported)
 
     # --- scoring ---
 
+    def evaluate(
+        self,
+        examples: Sequence[TrainingExample],
+        documents: Mapping[str, str],
+        listener: ProgressReporter,
+        *,
+        reevaluate: bool = False,
+    ) -> EvaluationRun:
+        """Return what all workers do on examples, trainable ones as documents say, and note it in the examples."""
+        run = self.evaluator.evaluate(examples, listener, reevaluate=reevaluate)
+        run = self.scored(run, self.current(documents), listener, reevaluate=reevaluate)
+        self.evaluator.note_results(run.evaluated)
+        return run
+
     def scored(
         self,
         run: EvaluationRun,
         fits: Mapping[str, Fit],
-        listener: Listener,
+        listener: ProgressReporter,
         *,
         reevaluate: bool = False,
         is_kept: bool = True,
@@ -419,7 +291,7 @@ class Trainables:
         fit: Fit,
         items: Mapping[str, EvaluatedExample],
         run: EvaluationRun,
-        listener: Listener,
+        listener: ProgressReporter,
         *,
         reevaluate: bool,
         is_kept: bool,
@@ -438,12 +310,9 @@ class Trainables:
         found = {} if reevaluate else evaluator.stored(keys, fingerprint_of)
         blind = {digest: why for digest, why in run.unobserved.get(fit.worker_id, {}).items() if digest in keys}
         found = {digest: each for digest, each in found.items() if digest not in blind}
-        fresh = FreshResults(
-            found,
-            fingerprint_of,
-            keeps_previews=not is_kept or evaluator.store.is_read_only,
-            targets={digest: item.example.known_files.target.sha256 for digest, item in items.items()},
-        )
+        copies = by_contents(item.example for item in run.evaluated)
+        targets = {digest: item.example.known_files.target.sha256 for digest, item in items.items()}
+        fresh = FreshResults(found, fingerprint_of, targets)
         quiet = attrs.evolve(listener, callbacks=())  # it is told of fits, not of each score
         # A blend is fitted on the first ones in order of rank, so of the others no picture is wanted.
         ranks = {digest: (preview_rank(target), digest) for digest, target in fresh.targets.items()}
@@ -456,10 +325,9 @@ class Trainables:
         for number, fold in enumerate(sorted(missing, key=lambda fold: (fold is None, fold)), 1):
             listener.poll()
             fitted = self.fitted(fit, fold, run.observations)
-            tasks = [
-                evaluator.task(
-                    digest,
-                    items[digest].example,
+            inputs = [
+                ExampleInput.of(
+                    copies[digest],
                     (fitted,),
                     group=group_label(items[digest].example.metadata, fit.group_by),
                     is_sampled=is_sampled,
@@ -470,12 +338,12 @@ class Trainables:
             fresh.is_kept = fold is None  # held-out examples need their pictures for a verdict
             fresh.pictured = None if fresh.is_kept else foremost
             executor = None if is_sampled else evaluator.executor  # a fit is large, and its task on a sample small
-            evaluator.run_tasks(tasks, fresh, quiet, executor, (fit.worker_id,))
+            evaluator.run_examples(inputs, (fitted,), fresh, quiet, executor=executor, superseding=(fit.worker_id,))
             listener.tell("fitting", number, len(missing), started)
         return fresh
 
     def _samples(self, digest: str, run: EvaluationRun) -> dict[str, bytes]:
-        held = {**self.evaluator.store.load_previews(digest), **run.previews.get(digest, {})}
+        held = {**self.evaluator.store.load_previews([digest]).get(digest, {}), **run.previews.get(digest, {})}
         roles: tuple[str, ...] = (SOURCE, TARGET, TRUTH)
         return {role: held[role] for role in roles} if held.keys() >= set(roles) else {}
 

@@ -2,46 +2,72 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence, Set
-from datetime import datetime
-from typing import Final, Protocol
+from typing import Final
 
 import attrs
 
-from tsm_training.data import EpochMetrics, MetricRow, SessionCommit, SessionStatus, TrainingExample, TrainingSession
-from tsm_training.errors import SessionNotFoundError, TrainingStoppedError
-from tsm_training.evaluation.contenders import Contenders
-from tsm_training.evaluation.evaluator import EvaluationRun, Evaluator, ending_with
-from tsm_training.evaluation.fitting import Fits, Fitter
-from tsm_training.evaluation.listener import Listener, write_log
+from tsm_training.analysis import Baseline
+from tsm_training.arguments import check_callable, check_whole_number
+from tsm_training.data import (
+    EpochMetrics,
+    HeldState,
+    MetricRow,
+    SessionCommit,
+    SessionStatus,
+    TrainingSession,
+)
+from tsm_training.ensemble import BlendSolver
+from tsm_training.errors import LearnerFaultError, SessionNotFoundError, TrainingStoppedError
+from tsm_training.evaluation.baselines import Baselines
+from tsm_training.evaluation.evaluator import EvaluationRun, ending_with
+from tsm_training.evaluation.fits import Fit, forgotten
+from tsm_training.evaluation.fitting import Fitter, check_group_by
 from tsm_training.evaluation.reports import EvaluatedExample, epoch_metrics, worker_means
-from tsm_training.evaluation.results import ValidationResults
-from tsm_training.evaluation.trainables import Fit, Trainables, forgotten
-from tsm_training.learning import ExampleEvidence, LearnedState
-from tsm_training.persistence import LearnerStorage
-from tsm_training.weights import LearnerCell, WeightLearner, refitted
+from tsm_training.evaluation.split import Split
+from tsm_training.evaluation.validation import Validator
+from tsm_training.learning import BlendFits, ExampleEvidence
+from tsm_training.progress import ProgressCallback, ProgressReporter, StopRequest, reporting, write_log
+from tsm_training.weights import Snapshot, WeightLearner
 
-__all__ = ["Reporter", "Training"]
+__all__ = ["TrainingOptions", "check_watchers", "run_training"]
 
 _INTERRUPTIONS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, TrainingStoppedError)
 
 
-class Reporter(Protocol):
-    """Judges a learner's weights on evaluated examples."""
+def _a_count(value: int) -> int:
+    return check_whole_number("epochs", value)
 
-    def __call__(
-        self,
-        run: EvaluationRun,
-        learner: WeightLearner,
-        listener: Listener,
-        /,
-        *,
-        previous: WeightLearner,
-    ) -> ValidationResults:
-        """Return what validation found, beside what was in use before."""
-        ...
+
+def check_watchers(on_progress: object, should_stop: object = None) -> None:
+    """Raise InvalidArgumentError unless both can be called, or are None."""
+    check_callable("on_progress", on_progress, "a function of a Progress, or None", optional=True)
+    check_callable("should_stop", should_stop, "a function without arguments, or None", optional=True)
+
+
+@attrs.frozen
+class TrainingOptions:
+    """How to train, and who watches; `TrainingEngine.train_batch` explains each.
+
+    Raises:
+        InvalidArgumentError: one is not what it must be.
+    """
+
+    epochs: int = attrs.field(converter=_a_count)
+    verbose: bool
+    validation_split: float | None
+    seed: int | None
+    reevaluate: bool
+    on_progress: ProgressCallback | None
+    should_stop: StopRequest | None
+    group_by: str | None
+
+    def __attrs_post_init__(self) -> None:
+        check_watchers(self.on_progress, self.should_stop)
+        check_group_by(self.group_by)
 
 
 @attrs.frozen(eq=False)
@@ -49,56 +75,85 @@ class _Refit:
     """What trainable workers were fitted to, and what they do on all that is learned from."""
 
     evidence: Sequence[ExampleEvidence]
-    documents: Mapping[str, bytes]
+    documents: Mapping[str, str]
     """By worker id; see `Fit.to_document`."""
     unfitted: frozenset[str]
     """Ids of trainable workers that could not be fitted."""
 
-    def applied_to(self, state: LearnedState, gone: Set[str] = frozenset()) -> LearnedState:
-        """Return a learned state with these fits in the place of its own.
+    def applied_to(self, learner: WeightLearner, snapshot: Snapshot, gone: Set[str] = frozenset()) -> Snapshot:
+        """Return a snapshot with these fits in the place of its own.
 
         Args:
-            state: What was learned.
+            learner: Whose state it holds.
+            snapshot: What was learned.
             gone: Digests of examples that were removed meanwhile: no fit may hold them.
         """
-        if not self.documents and not self.unfitted & state.fits.keys():
-            return state
-        kept = {w: document for w, document in state.fits.items() if w not in self.unfitted}
-        state = refitted(state, self.evidence, self.documents, self.unfitted)
-        return attrs.evolve(state, fits={**kept, **forgotten(self.documents, gone)})
+        if not self.documents and not self.unfitted & snapshot.fits.keys():
+            return snapshot
+        kept = {w: document for w, document in snapshot.fits.items() if w not in self.unfitted}
+        state = learner.refitted(snapshot.state, self.evidence, self.documents, self.unfitted)
+        return Snapshot(state, {**kept, **forgotten(self.documents, gone)})
+
+
+def run_training(
+    split: Split, options: TrainingOptions, validator: Validator, solver: str | BlendSolver, session_id: str
+) -> TrainingSession:
+    """Train in one session, and return it as it was completed.
+
+    Args:
+        split: The examples to learn from and to judge by.
+        options: How to train.
+        validator: Holds the learner, which is ready to learn, the store, and what evaluates examples.
+        solver: Fits the blend; see `TrainingEngine`.
+        session_id: The id for the session.
+    """
+    learner, store = validator.storage.learner, validator.storage.store
+    session = TrainingSession(
+        session_id=session_id,
+        start_time=validator.evaluator.clock(),
+        epochs=options.epochs,
+        learning_rate=learner.alpha,
+        initial_weights=learner.get_all_weights(),
+        is_trial=learner.cell.is_trial,
+        seed=options.seed,
+        validation_split=options.validation_split,
+        training_ids=tuple(example.example_id for example in split.training),
+        validation_ids=tuple(example.example_id for example in split.validation),
+        group_by=options.group_by,
+    )
+
+    def is_to_stop() -> bool:
+        store.renew_session(session_id)  # it still runs
+        return options.should_stop is not None and options.should_stop()
+
+    with reporting(
+        verbose=options.verbose, on_progress=options.on_progress, should_stop=is_to_stop, subject=session_id
+    ) as listener:
+        return _Training(session, split, validator, solver, listener).run(reevaluate=options.reevaluate)
 
 
 @attrs.frozen(eq=False)
-class Training:
+class _Training:
     """One training session: evaluate, learn, validate, and only then commit.
 
     Everything that takes time comes before the commit, so that a process that is killed has either trained or not.
     """
 
     session: TrainingSession
-    training: Sequence[TrainingExample]
-    validation: Sequence[TrainingExample]
-    evaluator: Evaluator
-    storage: LearnerStorage
-    report: Reporter
-    fitter: Callable[[EvaluationRun, Listener], Fitter]
-    trainables: Trainables
-    listener: Listener
-    clock: Callable[[], datetime]
+    split: Split
+    validator: Validator
+    solver: str | BlendSolver
+    listener: ProgressReporter
 
     @property
     def _learner(self) -> WeightLearner:
-        return self.storage.learner
-
-    def _with(self, state: LearnedState) -> WeightLearner:
-        """Return a learner that has learned `state`; the real one is not touched."""
-        return self._learner.with_cell(LearnerCell(state, is_trial=True))
+        return self.validator.storage.learner
 
     def run(self, *, reevaluate: bool) -> TrainingSession:
         """Do it, and return the completed session; whatever ends it early is noted in the stored session."""
         has_begun = False
         try:
-            self.storage.store.begin_session(self.session)
+            self.validator.storage.store.begin_session(self.session)
             has_begun = True
             return self._complete(reevaluate=reevaluate)
         except BaseException as error:
@@ -108,24 +163,30 @@ class Training:
             raise
 
     def _complete(self, *, reevaluate: bool) -> TrainingSession:
-        run = self.evaluator.evaluate([*self.training, *self.validation], self.listener, reevaluate=reevaluate)
-        fits, run, earlier = self._fitted(run, reevaluate=reevaluate)
-        self.evaluator.note_results(run.evaluated)
-        learned = run.of(self.training)
+        examples = [*self.split.training, *self.split.validation]
+        run = self.validator.evaluator.evaluate(examples, self.listener, reevaluate=reevaluate)
+        needed = self._needed_rows(run)
+        before = self.validator.storage.snapshot(needed(self._learner.cell.snapshot))
+        if before.state is None:
+            before = attrs.evolve(before, state=self._learner.blank())
+        fits, run, earlier = self._fitted(run, before, reevaluate=reevaluate)
+        self.validator.evaluator.note_results(run.evaluated)
+        learned = run.of(self.split.training)
         learned.require_a_picture()
         training = learned.evaluated
         self._note_troubles(run)
         # A foreign pool's workers are known only now; "before" must name them too.
         self._learner.add_workers(worker_means(training))
+        before = attrs.evolve(before, state=self._learner.with_workers(before.state, sorted(worker_means(training))))
         initial_weights = self._learner.get_all_weights()
         evidence = _without_repeats(training)
-        before = self._with(self._learner.cell.state)
         refit = self._refit(fits, [*earlier, *training], run)
-        blends = self._blends(run, [*training, *earlier])
-        state, history = self._learn(evidence, training, refit, blends)
+        blends = self._blends(run, [*training, *earlier], before, reevaluate=reevaluate)
+        after, history = self._learn(before, evidence, training, refit, blends)
         report = None
-        if self.validation:
-            report = self.report(run.of(self.validation), self._with(state), self.listener, previous=before)
+        if self.split.validation:
+            trained, previous = self._learner.trial(after), self._learner.trial(before)
+            report = self.validator.validate(run.of(self.split.validation), trained, self.listener, previous)
         session = attrs.evolve(
             self.session,
             num_examples=len(training),
@@ -133,9 +194,26 @@ class Training:
             metrics_history=history,
             status="completed",
             skipped=run.skipped,
-            validation=report,
+            validation=None if report is None else report.to_document(),
         )
-        return self._commit(session, training, evidence, refit, blends)
+        return self._commit(session, training, evidence, refit, blends, needed=needed)
+
+    def _needed_rows(self, run: EvaluationRun) -> Callable[[Snapshot], set[str] | None]:
+        """Return what tells the digests of the examples whose rows this training needs; None for all.
+
+        Workers that are fitted anew are scored anew on everything, and other groups divide everything anew. Otherwise,
+        of earlier trainings only the examples count on which a blend can be fitted: those that have previews.
+        """
+        digests = {item.digest for item in run.evaluated}.union(self.validator.evaluator.store.ranked_digests())
+
+        def needed(held: Snapshot) -> set[str] | None:
+            # Another training may have grouped otherwise meanwhile.
+            group_by = None if held.state is None else self._learner.group_by_of(held.state)
+            return (
+                None if self.validator.trainables.workers or self.session.group_by not in {None, group_by} else digests
+            )
+
+        return needed
 
     def _note_troubles(self, run: EvaluationRun) -> None:
         """Tell whoever watches what would otherwise be found in the stored session only."""
@@ -152,11 +230,11 @@ class Training:
             self.listener.note(
                 f"worker {worker_id!r} failed on {len(errors)} of {len(run.evaluated)} examples; {errors[0]}"
             )
-        if self.session.validation_split and not self.validation:
+        if self.session.validation_split and not self.split.validation:
             self.listener.note("nothing could be held out for validation: all examples have the same target picture")
 
     def _fitted(
-        self, run: EvaluationRun, *, reevaluate: bool
+        self, run: EvaluationRun, before: Snapshot, *, reevaluate: bool
     ) -> tuple[dict[str, Fit], EvaluationRun, list[EvaluatedExample]]:
         """Plan what the trainable workers are fitted to, and score them.
 
@@ -164,68 +242,82 @@ class Training:
             The fits by worker id; the run with their scores; the examples of earlier trainings that are learned from
             too, with their scores.
         """
-        held_out = {item.digest for item in run.of(self.validation).evaluated}
-        training = run.of(self.training).evaluated
-        digests = self._learner.cell.state.absorbed.keys() - held_out - {item.digest for item in training}
-        earlier = self.evaluator.evaluated_before(digests)
-        documents = self._learner.cell.state.fits
-        fits = self.trainables.planned([*training, *earlier], self.session.group_by, documents, run.observations)
+        held_out = {item.digest for item in run.of(self.split.validation).evaluated}
+        training = run.of(self.split.training).evaluated
+        digests = self._learner.known(before.state) - held_out - {item.digest for item in training}
+        earlier = self.validator.evaluator.evaluated_before(digests)
+        fits = self.validator.trainables.planned(
+            [*training, *earlier], self.session.group_by, before.fits, run.observations
+        )
         both = attrs.evolve(run, evaluated=(*run.evaluated, *earlier))
-        both = self.trainables.scored(both, fits, self.listener, reevaluate=reevaluate)
+        both = self.validator.trainables.scored(both, fits, self.listener, reevaluate=reevaluate)
         count = len(run.evaluated)
         return fits, attrs.evolve(both, evaluated=both.evaluated[:count]), list(both.evaluated[count:])
 
     def _refit(self, fits: Mapping[str, Fit], learned: Sequence[EvaluatedExample], run: EvaluationRun) -> _Refit:
-        unfitted = self.trainables.workers.keys() - fits.keys()
+        unfitted = self.validator.trainables.workers.keys() - fits.keys()
         for worker_id in sorted(unfitted):
             self.listener.note(f"worker {worker_id!r} is not fitted: there are too few examples, or targets, for it")
         documents = {}
         for worker_id, fit in fits.items():
             self.listener.poll()
-            documents[worker_id] = self.trainables.finished(fit, run.observations).to_document()
+            documents[worker_id] = self.validator.trainables.finished(fit, run.observations).to_document()
         evidence = {item.digest: item.to_evidence() for item in learned}
         return _Refit(tuple(evidence.values()), documents, frozenset(unfitted))
 
-    def _blends(self, run: EvaluationRun, learned: Sequence[EvaluatedExample]) -> Fits:
+    def _blends(
+        self, run: EvaluationRun, learned: Sequence[EvaluatedExample], before: Snapshot, *, reevaluate: bool
+    ) -> BlendFits:
         """Fit the blend on all that is learned from: these examples, and those of earlier trainings."""
         self.listener.poll()
-        return self.fitter(run, self.listener).fit(learned, self.session.group_by)
+        fitter = Fitter.of(self.validator.evaluator, run, self.solver, self.listener)
+        if reevaluate:
+            return fitter.fit(learned, self.session.group_by)
+        known = functools.partial(self._learner.blend_of, before.state)
+        return fitter.fit(learned, self.session.group_by, known)
 
     def _learn(
         self,
+        before: Snapshot,
         evidence: Sequence[ExampleEvidence],
         training: Sequence[EvaluatedExample],
         refit: _Refit,
-        blends: Fits,
-    ) -> tuple[LearnedState, list[EpochMetrics]]:
-        """Return what the learner's state becomes, and how it got there; the learner itself is not touched."""
+        blends: BlendFits,
+    ) -> tuple[Snapshot, list[EpochMetrics]]:
+        """Return what will be learned, and how it got there; the learner itself is not touched.
+
+        Where another process trains meanwhile, the commit adds the same evidence to what that one has learned.
+        """
         started = time.monotonic()
         worker_ids = tuple(sorted(worker_means(training)))
-        state = refit.applied_to(self._learner.cell.state)
-        before = self._learner.get_all_weights()
+        snapshot = refit.applied_to(self._learner, before)
+        weights = self._learner.trial(before).get_all_weights()
         history: list[EpochMetrics] = []
         for epoch in range(1, self.session.epochs + 1):
             self.listener.poll()
-            state = blends.applied_to(self._learner.absorb(state, evidence))
-            learner = self._with(state)
-            contenders = Contenders(learner, worker_ids, trainable=self.trainables.workers.keys())
-            shares = contenders.shares()["trained"]
+            state = self._learner.with_blends(self._learner.absorb(snapshot.state, evidence), blends)
+            if state is None:
+                raise LearnerFaultError(self._learner.name, "absorb or with_blends returned None instead of a state")
+            snapshot = attrs.evolve(snapshot, state=state)
+            learner = self._learner.trial(snapshot)
+            baselines = Baselines(learner, worker_ids, trainable=self.validator.trainables.workers.keys())
+            shares = baselines.shares()
             statistics = learner.get_all_statistics()
             history.append(
                 epoch_metrics(
                     epoch,
                     training,
-                    shares,
-                    contenders.trained_shares,
-                    equal=contenders.shares()["equal_weights"],
+                    shares[Baseline.TRAINED],
+                    baselines.trained_shares,
+                    equal=shares[Baseline.EQUAL_WEIGHTS],
                     weights=learner.get_all_weights(),
                     weight_stds={worker_id: known["weight_std"] for worker_id, known in statistics.items()},
-                    weights_before=before,
+                    weights_before=weights,
                 )
             )
-            before = history[-1]["weights"]
+            weights = history[-1]["weights"]
             self.listener.tell("learning", epoch, self.session.epochs, started, history[-1]["avg_accuracy"])
-        return state, history
+        return snapshot, history
 
     def _commit(
         self,
@@ -233,55 +325,43 @@ class Training:
         training: Sequence[EvaluatedExample],
         evidence: Sequence[ExampleEvidence],
         refit: _Refit,
-        blends: Fits,
+        blends: BlendFits,
+        *,
+        needed: Callable[[Snapshot], set[str] | None],
     ) -> TrainingSession:
         learner = self._learner
-        end_time = self.clock()
+        end_time = self.validator.evaluator.clock()
         rows = [row for item in training for row in _metric_rows(session, item, end_time.isoformat())]
-        own_state = learner.cell.state
-        stored_digests = self._stored_digests()
-        # What was removed or changed meanwhile could never be forgotten again.
-        evidence = [item for item in evidence if item.digest in stored_digests]
-        gone = blends.learned - stored_digests
 
-        def learned(held: LearnedState) -> LearnedState:
-            return blends.applied_to(learner.absorb(refit.applied_to(held, gone), evidence, session.epochs), gone)
+        def learned(held: Snapshot, store: HeldState) -> Snapshot:
+            # What was removed or changed meanwhile could never be forgotten again.
+            digests = blends.labels.keys() | {item.digest for item in evidence}
+            gone = digests - store.known(digests)
+            snapshot = held if held.state is not None else attrs.evolve(held, state=learner.blank())
+            snapshot = refit.applied_to(learner, snapshot, gone)
+            kept = [item for item in evidence if item.digest not in gone]
+            state = learner.absorb(snapshot.state, kept, session.epochs)
+            return attrs.evolve(snapshot, state=learner.with_blends(state, blends.without(gone)))
 
-        change = self.storage.committed(learned)
+        def finish(snapshot: Snapshot) -> SessionCommit:
+            weights = learner.trial(snapshot).get_all_weights()
+            return SessionCommit(attrs.evolve(session, end_time=end_time, final_weights=weights), rows)
 
-        def finish(held: LearnedState) -> SessionCommit:
-            state = change(held if self.storage.is_kept else own_state)
-            weights = self._with(state).get_all_weights()
-            final = attrs.evolve(session, end_time=end_time, final_weights=weights)
-            return SessionCommit(final, rows, state if self.storage.is_kept else None)
-
-        stored, learning = self.storage.store.commit_session(session.session_id, finish)
-        if self.storage.is_kept:
-            self.storage.agreed(learning)
-        else:
-            learner.cell.update(learned)
-        return stored
-
-    def _stored_digests(self) -> set[str]:
-        return {e.files.digest for e in self.storage.store.iterate_examples() if e.files is not None}
+        return self.validator.storage.commit_session(session.session_id, finish, learned, needed)
 
     def _give_up(self, error: BaseException) -> None:
         """Note why the session ended; evaluations are kept, learned state is as it was."""
         status: SessionStatus = "interrupted" if isinstance(error, _INTERRUPTIONS) else "failed"
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        store, session_id = self.storage.store, self.session.session_id
-        ended = attrs.evolve(self.session, status=status, end_time=self.clock(), error=reason)
+        store, session_id = self.validator.storage.store, self.session.session_id
+        ended = attrs.evolve(self.session, status=status, end_time=self.validator.evaluator.clock(), error=reason)
         # Were the end not stored, the session would be found abandoned later.
-        is_noted = False
         with ending_with(error, store, f"note that training session {session_id} was {status}"):
             try:
                 if store.get_session(session_id).status == "running":
                     store.commit_session(session_id, lambda _held: SessionCommit(ended))
             except SessionNotFoundError:
                 return  # it had not begun
-            is_noted = True
-        if not is_noted:
-            store.abandon_session(session_id)
         if status == "interrupted":
             self.listener.end_display()
             advice = "its evaluations are kept: call train() again to go on"

@@ -2,8 +2,8 @@
 
 OpenCV never sees a path: it takes the file name for UTF-8 (or dies), ends it at a NUL and waits for ever on a pipe.
 Files are read here, judged by `tsm_training.images.headers` and only then decoded from memory: the header tells how
-much a decoder may take, and whether the data that are there can give as many pixels. `ImageLimits` say how large a
-picture may be, and which folder it may come from.
+much memory a decoder will take, and whether the file is complete. `ImageLimits` say how large a picture may be, and
+which folder it may come from.
 
 What becomes of the kinds of picture that there are (the orientation, 1–8 in EXIF numbering, is always applied):
 
@@ -24,6 +24,7 @@ checksums; after a file was added, its SHA-256 tells.
 """
 
 from tsm_training.images.reading import (
+    READER_VERSION,
     ImageInfo,
     ImageLimits,
     inspect_image,
@@ -32,4 +33,4 @@ from tsm_training.images.reading import (
     write_image,
 )
 
-__all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "read_thumbnail", "write_image"]
+__all__ = ["READER_VERSION", "ImageInfo", "ImageLimits", "inspect_image", "read_image", "read_thumbnail", "write_image"]

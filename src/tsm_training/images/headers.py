@@ -7,20 +7,16 @@ say so: some fill the missing part with grey.
 
 from __future__ import annotations
 
-import codecs
 import re
 import struct
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Final, TypeVar
-
-import attrs
+from collections.abc import Iterator
+from typing import Final, NamedTuple, TypeVar
 
 from tsm_training.errors import ImageError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
 
 __all__ = ["Header", "HeaderError", "parse_header"]
 
-_ACCEPTED: Final = "PNG, JPEG, BMP, WebP or TIFF"
 _MAX_SIDE: Final = 1 << 20
 """Pixels per side; OpenCV refuses more, whatever the product of the sides."""
 
@@ -34,8 +30,7 @@ _ORIENTATIONS: Final = range(1, 9)
 _SIDEWAYS: Final = range(5, 9)
 
 
-@attrs.frozen
-class Header:
+class Header(NamedTuple):
     """What the decoder needs to know, and what must agree with its result.
 
     ``width`` and ``height`` are in pixels as stored, before the orientation (EXIF numbering, 1–8) is applied.
@@ -72,10 +67,35 @@ def parse_header(data: bytes, max_pixels: int) -> Header:
     Raises:
         HeaderError: the bytes are no picture of an accepted kind, end early, or declare too many pixels.
     """
-    for matches, parse in _PARSERS:
-        if matches(data):
-            return parse(data, max_pixels)
-    raise HeaderError(f"is {_found(data)}; {_ACCEPTED} is expected")
+    if data.startswith(_PNG_SIGNATURE):
+        return _parse_png(data, max_pixels)
+    if data.startswith(b"\xff\xd8\xff"):
+        return _parse_jpeg(data, max_pixels)
+    if data.startswith(b"BM"):
+        return _parse_bmp(data, max_pixels)
+    if data.startswith(b"RIFF") and data[8:12] == b"WEBP":
+        return _parse_webp(data, max_pixels)
+    if data[:4] in _BYTE_ORDERS:
+        return _parse_tiff(data, max_pixels)
+    raise HeaderError(f"is {_found(data)}; PNG, JPEG, BMP, WebP or TIFF is expected")
+
+
+def _found(data: bytes) -> str:
+    """Name the kind of a file that is refused, as far as people are likely to meet it."""
+    if not data:
+        return "empty"
+    if data[4:8] == b"ftyp":
+        return f"a file of the HEIF or MP4 family ({data[8:12]!r})"
+    if data.startswith(b"GIF8"):
+        return "a GIF"
+    if data.startswith((b"II+\0", b"MM\0+")):
+        return "a BigTIFF"
+    text = data[:64].decode("utf-8", "replace").rstrip("\ufffd")  # it may end within a character
+    if text.removeprefix("\ufeff").lstrip().lower().startswith(("<!doctype html", "<html")):
+        return "an HTML page"
+    if text and all(character.isprintable() or character.isspace() for character in text):
+        return f"text beginning {data[:20]!r}"
+    return f"unknown data beginning {data[:8].hex(' ')}"
 
 
 # --- faults and small helpers ---------------------------------------------------------------------------------------
@@ -86,30 +106,13 @@ def _truncated(what: str) -> HeaderError:
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
+    declared = f"declares {width}×{height} pixels"
     if width < 1 or height < 1:
-        raise HeaderError(f"declares {width}×{height} pixels; at least 1×1 is expected")
+        raise HeaderError(f"{declared}; at least 1×1 is expected")
     if width * height > max_pixels:
-        raise HeaderError(
-            f"declares {width}×{height} pixels; at most {max_pixels} in all are allowed", ImageTooLargeError
-        )
+        raise HeaderError(f"{declared}; at most {max_pixels} in all are allowed", ImageTooLargeError)
     if max(width, height) > _MAX_SIDE:
-        raise HeaderError(
-            f"declares {width}×{height} pixels; at most {_MAX_SIDE} a side can be decoded", ImageTooLargeError
-        )
-
-
-def _check_yield(header: Header, most: int, needed: int) -> None:
-    """Refuse a file whose compressed data, however well it is packed, cannot give the pixels that are declared.
-
-    A decoder would find that out as well, but only after it has taken memory and time for all of them.
-    """
-    if most < needed:
-        size = f"{header.width}×{header.height}"
-        raise _truncated(f"there is not enough {header.image_format} pixel data for the declared {size} pixels")
-
-
-def _row_bytes(width: int, pixel_bits: int) -> int:
-    return (width * pixel_bits + 7) // 8
+        raise HeaderError(f"{declared}; at most {_MAX_SIDE} a side can be decoded", ImageTooLargeError)
 
 
 def _unpack(layout: str, data: bytes, position: int, what: str) -> tuple[int, ...]:
@@ -127,59 +130,6 @@ def _bounded(parts: Iterator[_PartT]) -> Iterator[_PartT]:
         yield part
 
 
-# --- files of other kinds -------------------------------------------------------------------------------------------
-
-_OTHER_KINDS: Final[tuple[tuple[bytes, str], ...]] = (
-    (b"GIF8", "a GIF"),
-    (b"II+\0", "a BigTIFF"),
-    (b"MM\0+", "a BigTIFF"),
-    (b"\0\0\0\x0cjP  ", "a JPEG 2000 picture"),
-    (b"\xff\x4f\xff\x51", "a JPEG 2000 picture"),
-    (b"\xff\x0a", "a JPEG XL picture"),
-    (b"\0\0\0\x0cJXL ", "a JPEG XL picture"),
-    (b"\x76\x2f\x31\x01", "an OpenEXR picture"),
-    (b"#?RADIANCE", "a Radiance HDR picture"),
-    (b"8BPS", "a Photoshop file"),
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip file"),
-    (b"\0\0\1\0", "an icon file"),
-)
-_MARKUP_KINDS: Final[tuple[tuple[bytes, str], ...]] = (
-    (b"<!doctype html", "an HTML page"),
-    (b"<html", "an HTML page"),
-    (b"<svg", "an SVG drawing"),
-    (b"<?xml", "an XML document"),
-)
-_SAMPLE_BYTES: Final = 256
-_SHOWN_BYTES: Final = 8
-_SHOWN_CHARACTERS: Final = 20
-
-
-def _found(data: bytes) -> str:
-    """Name the kind of a file that is refused, as well as its first bytes tell."""
-    if not data:
-        return "empty"
-    if data[4:8] == b"ftyp":
-        return f"a file of the HEIF or MP4 family ({data[8:12]!r})"
-    text = data[:_SAMPLE_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip().lower()
-    for kinds, start in ((_OTHER_KINDS, data), (_MARKUP_KINDS, text)):
-        for magic, name in kinds:
-            if start.startswith(magic):
-                return name
-    if _is_text(data[:_SAMPLE_BYTES]):
-        return f"text beginning {data[:_SHOWN_CHARACTERS]!r}"
-    return f"unknown data beginning {data[:_SHOWN_BYTES].hex(' ')}"
-
-
-def _is_text(sample: bytes) -> bool:
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(sample)  # the sample may end within a character
-    except UnicodeDecodeError:
-        return False
-    return all(character.isprintable() or character.isspace() for character in text)
-
-
 # --- TIFF directories, which also carry the EXIF orientation --------------------------------------------------------
 
 _BYTE_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
@@ -192,8 +142,7 @@ _ENTRY_BYTES: Final = 12
 _ORIENTATION_TAG: Final = 274
 
 
-@attrs.frozen
-class _Directory:
+class _Directory(NamedTuple):
     """One TIFF image file directory: where each field is, and where the next directory is (0: there is none)."""
 
     data: bytes
@@ -262,11 +211,6 @@ _PNG_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), _PNG_PALETTE: (1, 2, 4, 8
 _PNG_WITH_ALPHA: Final = (4, 6)
 
 
-_PNG_SAMPLES: Final = {0: 1, 2: 3, _PNG_PALETTE: 1, 4: 2, 6: 4}
-_DEFLATE_RATIO: Final = 1032
-"""Deflate gives at most this many bytes for one: a repetition of 258 bytes takes at least two bits."""
-
-
 def _parse_png(data: bytes, max_pixels: int) -> Header:
     header: Header | None = None
     pixel_data = 0
@@ -278,16 +222,27 @@ def _parse_png(data: bytes, max_pixels: int) -> Header:
         elif kind == b"acTL":
             raise HeaderError("is an animated PNG; a single picture is expected")
         elif kind == b"tRNS":
-            header = _png_transparency(header, colour_type=data[_PNG_COLOUR_TYPE_AT])
+            # A palette may list alpha values, to be looked at; a single transparent colour is transparency for sure.
+            if data[_PNG_COLOUR_TYPE_AT] != _PNG_PALETTE:
+                raise HeaderError("is a PNG with a transparent colour (tRNS); an opaque picture is expected")
+            header = header._replace(has_alpha=True)
         elif kind == b"eXIf":
-            header = attrs.evolve(header, orientation=_exif_orientation(data[start:end]))
+            header = header._replace(orientation=_exif_orientation(data[start:end]))
         pixel_data += (end - start) * (kind == b"IDAT")
     if header is None or not pixel_data:
         raise HeaderError("is a PNG without pixel data")
-    depth, colour_type = data[_PNG_COLOUR_TYPE_AT - 1], data[_PNG_COLOUR_TYPE_AT]
-    row_bytes = _row_bytes(header.width, depth * _PNG_SAMPLES[colour_type])
-    _check_yield(header, pixel_data * _DEFLATE_RATIO, row_bytes * header.height)
     return header
+
+
+def _png_start(chunk: bytes) -> Header:
+    if len(chunk) != _PNG_IHDR_BYTES:
+        raise HeaderError(f"is a PNG with a header of {len(chunk)} bytes; {_PNG_IHDR_BYTES} are expected")
+    width, height, depth, colour_type = struct.unpack_from(">IIBB", chunk)
+    if depth not in _PNG_DEPTHS.get(colour_type, ()):
+        raise HeaderError(f"is a PNG of colour type {colour_type} with {depth} bits, which the standard does not know")
+    if depth == _PNG_DEEP:
+        raise HeaderError("is a 16-bit PNG; 8 bits per channel are expected")
+    return Header("PNG", width, height, has_alpha=colour_type in _PNG_WITH_ALPHA)
 
 
 def _png_chunks(data: bytes, max_pixels: int) -> Iterator[tuple[bytes, int, int]]:
@@ -313,41 +268,17 @@ def _png_chunks(data: bytes, max_pixels: int) -> Iterator[tuple[bytes, int, int]
         yield kind, start, end
 
 
-def _png_start(chunk: bytes) -> Header:
-    if len(chunk) != _PNG_IHDR_BYTES:
-        raise HeaderError(f"is a PNG with a header of {len(chunk)} bytes; {_PNG_IHDR_BYTES} are expected")
-    width, height, depth, colour_type = struct.unpack_from(">IIBB", chunk)
-    if depth not in _PNG_DEPTHS.get(colour_type, ()):
-        raise HeaderError(f"is a PNG of colour type {colour_type} with {depth} bits, which the standard does not know")
-    if depth == _PNG_DEEP:
-        raise HeaderError("is a 16-bit PNG; 8 bits per channel are expected")
-    return Header("PNG", width, height, has_alpha=colour_type in _PNG_WITH_ALPHA)
-
-
-def _png_transparency(header: Header, colour_type: int) -> Header:
-    """A palette may list alpha values, to be looked at; a single transparent colour is transparency for sure."""
-    if colour_type != _PNG_PALETTE:
-        raise HeaderError("is a PNG with a transparent colour (tRNS); an opaque picture is expected")
-    return attrs.evolve(header, has_alpha=True)
-
-
 # --- JPEG -----------------------------------------------------------------------------------------------------------
 
-_JPEG_START: Final = b"\xff\xd8\xff"
 _JPEG_MARKER: Final = re.compile(rb"\xff[\x01-\xcf\xd8-\xfe]", re.DOTALL)
 """A marker that ends scan data: not a stuffed zero, not a fill byte, not a restart marker."""
 
-_JPEG_FRAMES: Final = {0xC0: "baseline", 0xC1: "extended", 0xC2: "progressive"}
+_JPEG_FRAMES: Final = (0xC0, 0xC1, 0xC2)
 _JPEG_OTHER_FRAMES: Final = {
     0xC3: "lossless",
     **dict.fromkeys((0xC5, 0xC6, 0xC7), "hierarchical"),
-    **dict.fromkeys((0xC9, 0xCA), "arithmetic-coded"),
-    **dict.fromkeys((0xCB, 0xCD, 0xCE, 0xCF), "rare (arithmetic-coded, lossless or hierarchical)"),
+    **dict.fromkeys((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), "arithmetic-coded"),
 }
-_JPEG_PROGRESSIVE: Final = 0xC2
-_JPEG_BLOCK: Final = 8
-"""Pixels a side of what is coded together."""
-
 _JPEG_APP1: Final = 0xE1
 _JPEG_SCAN: Final = 0xDA
 _JPEG_END: Final = 0xD9
@@ -363,17 +294,21 @@ def _parse_jpeg(data: bytes, max_pixels: int) -> Header:
     """Walk the markers to the end of the picture behind the last scan; whatever follows is not looked at."""
     header: Header | None = None
     orientation: int | None = None
-    scans = needed_bits = scan_bytes = scan_from = 0
+    scans = 0
     for marker, start, end in _bounded(_jpeg_segments(data)):
-        scan_bytes += scan_from and start - scan_from
-        scan_from = end if marker == _JPEG_SCAN else 0
         if marker in _JPEG_OTHER_FRAMES:
             raise HeaderError(f"is a JPEG of a kind that is not read: {_JPEG_OTHER_FRAMES[marker]}")
         if marker in _JPEG_FRAMES:
             if header is not None:
                 raise HeaderError("is a JPEG with several frames; a single picture is expected")
-            header = _jpeg_frame(data[start:end], max_pixels)
-            needed_bits = _jpeg_least_bits(data[start:end], progressive=marker == _JPEG_PROGRESSIVE)
+            bits, height, width, channels = _unpack(">BHHB", data[start:end], 0, "JPEG frame header")
+            _check_size(width, height, max_pixels)
+            if bits != _JPEG_BITS:
+                raise HeaderError(f"is a {bits}-bit JPEG; {_JPEG_BITS} bits per channel are expected")
+            if channels not in _JPEG_GREY_AND_COLOUR:
+                found = "CMYK JPEG (4 channels)" if channels == _JPEG_CMYK else f"JPEG of {channels} channels"
+                raise HeaderError(f"is a {found}; grey or colour is expected")
+            header = Header("JPEG", width, height)
         elif marker == _JPEG_APP1 and orientation is None and data.startswith(b"Exif\0\0", start):
             orientation = _exif_orientation(data[start:end])
         scans += marker == _JPEG_SCAN
@@ -381,12 +316,11 @@ def _parse_jpeg(data: bytes, max_pixels: int) -> Header:
             raise HeaderError(f"is a JPEG of more than {_JPEG_MAX_SCANS} scans")
     if header is None or not scans:
         raise HeaderError("is a JPEG without pixel data")
-    _check_yield(header, scan_bytes * 8, needed_bits)
-    return attrs.evolve(header, orientation=orientation or _UPRIGHT)
+    return header._replace(orientation=orientation or _UPRIGHT)
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of every segment up to the end marker, which is one of them.
+    """Yield marker, start and end of every segment up to the end marker.
 
     Segments are stepped over by their lengths, so the end marker of a thumbnail inside one is not taken for the end of
     the picture. Between a scan header and the next marker is scan data; the search passes over it.
@@ -396,44 +330,16 @@ def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         match = _JPEG_MARKER.search(data, position)
         if match is None:
             raise _truncated("a JPEG without an end marker behind its last scan")
-        marker = data[match.start() + 1]
+        marker, start = data[match.start() + 1], match.end()
         if marker == _JPEG_END:
-            yield marker, match.end(), match.end()
             return
         if marker in _JPEG_STANDALONE:
             raise HeaderError(f"is damaged: a JPEG marker {marker:#x} where none may be")
-        (length,) = _unpack(">H", data, match.end(), "JPEG segment")
-        position = match.end() + length
+        (length,) = _unpack(">H", data, start, "JPEG segment")
+        position = start + length
         if length < struct.calcsize(">H") or position > len(data):
             raise _truncated(f"a JPEG segment {marker:#x} claims {length} bytes")
-        yield marker, match.end() + 2, position
-
-
-def _jpeg_frame(segment: bytes, max_pixels: int) -> Header:
-    bits, height, width, components = _unpack(">BHHB", segment, 0, "JPEG frame header")
-    _check_size(width, height, max_pixels)
-    if bits != _JPEG_BITS:
-        raise HeaderError(f"is a {bits}-bit JPEG; {_JPEG_BITS} bits per channel are expected")
-    if components == _JPEG_CMYK:
-        raise HeaderError("is a CMYK JPEG (4 channels); grey or colour is expected")
-    if components not in _JPEG_GREY_AND_COLOUR:
-        raise HeaderError(f"is a JPEG of {components} channels; 1 or 3 are expected")
-    return Header("JPEG", width, height)
-
-
-def _jpeg_least_bits(segment: bytes, *, progressive: bool) -> int:
-    """Return how many bits of scan data a picture needs at least.
-
-    No code is shorter than a bit. Each block has one for its mean and, unless later scans may tell of many blocks at
-    once (progressive), one for the end of the rest.
-    """
-    _bits, height, width, components = struct.unpack_from(">BHHB", segment)
-    sampling = [divmod(_unpack(">B", segment, 7 + 3 * k, "JPEG frame header")[0], 16) for k in range(components)]
-    across, down = (max(1, *factors) for factors in zip(*sampling, strict=True))
-    blocks: int = sum(
-        -(-width * h // (across * _JPEG_BLOCK)) * -(-height * v // (down * _JPEG_BLOCK)) for h, v in sampling
-    )
-    return blocks if progressive else 2 * blocks
+        yield marker, start + 2, position
 
 
 # --- BMP ------------------------------------------------------------------------------------------------------------
@@ -466,35 +372,20 @@ def _parse_bmp(data: bytes, max_pixels: int) -> Header:
     pixel_bytes = (width * bits + 31) // 32 * 4 * height
     if offset + pixel_bytes > len(data):
         raise _truncated(f"{pixel_bytes} bytes of BMP pixels are declared, {max(len(data) - offset, 0)} are there")
-    _check_bmp_masks(data, bits, compression)
+    declares_alpha = False
+    if compression != _BMP_PLAIN:
+        *masks, alpha_mask = _unpack("<IIII", data, _BMP_MASKS_AT, "BMP header")
+        if compression != _BMP_MASKED or bits != _BMP_WITH_FOURTH_BYTE or tuple(masks) != _BMP_BGR_MASKS:
+            raise HeaderError("is a BMP with an unusual channel layout; blue, green, red of 8 bits each are expected")
+        declares_alpha = size >= _BMP_HEADER_WITH_ALPHA_MASK and alpha_mask != 0
     if bits == _BMP_WITH_FOURTH_BYTE:
-        _check_bmp_alpha(data[offset + 3 : offset + pixel_bytes : 4], _bmp_declares_alpha(data, size, compression))
+        # Undeclared it is padding if it is zero throughout, else it means alpha. That is judged here because decoders
+        # disagree on which 32-bit BMP files have alpha at all.
+        fourth = data[offset + 3 : offset + pixel_bytes : 4]
+        is_padding = not declares_alpha and fourth.count(0) == len(fourth)
+        if fourth.count(0xFF) != len(fourth) and not is_padding:
+            raise HeaderError("is a BMP with an alpha channel in use; an opaque picture is expected")
     return Header("BMP", width, height)
-
-
-def _check_bmp_masks(data: bytes, bits: int, compression: int) -> None:
-    if compression == _BMP_PLAIN:
-        return
-    masks = _unpack("<III", data, _BMP_MASKS_AT, "BMP header")
-    if compression != _BMP_MASKED or bits != _BMP_WITH_FOURTH_BYTE or masks != _BMP_BGR_MASKS:
-        raise HeaderError("is a BMP with an unusual channel layout; blue, green, red of 8 bits each are expected")
-
-
-def _bmp_declares_alpha(data: bytes, header_size: int, compression: int) -> bool:
-    if compression != _BMP_MASKED or header_size < _BMP_HEADER_WITH_ALPHA_MASK:
-        return False
-    return _unpack("<I", data, _BMP_MASKS_AT + 12, "BMP header") != (0,)
-
-
-def _check_bmp_alpha(fourth: bytes, declared: bool) -> None:
-    """Look at the fourth byte of every pixel: undeclared it is padding if it is zero throughout, else it means alpha.
-
-    It is judged here because decoders disagree on which 32-bit BMP files have alpha at all.
-    """
-    opaque = fourth.count(0xFF) == len(fourth)
-    padding = not declared and fourth.count(0) == len(fourth)
-    if not opaque and not padding:
-        raise HeaderError("is a BMP with an alpha channel in use; an opaque picture is expected")
 
 
 # --- WebP -----------------------------------------------------------------------------------------------------------
@@ -513,27 +404,28 @@ def _parse_webp(data: bytes, max_pixels: int) -> Header:
     frame: Header | None = None
     canvas: tuple[int, int] | None = None
     orientation = _UPRIGHT
-    has_alpha = False
+    flags = 0
     for kind, start, end in _bounded(_webp_chunks(data)):
-        chunk = memoryview(data)[start:end]
         if kind == b"VP8X":
-            flags, *canvas_sides = _webp_canvas(bytes(chunk))
-            canvas = (canvas_sides[0], canvas_sides[1])
-            has_alpha = bool(flags & _WEBP_ALPHA)
+            flags, low_width, high_width, low_height, high_height = _unpack(
+                "<B3xHBHB", data[start:end], 0, "WebP header"
+            )
+            canvas = (low_width + (high_width << 16) + 1, low_height + (high_height << 16) + 1)
             _check_size(*canvas, max_pixels)
-        elif kind in (b"ANIM", b"ANMF"):
+        if kind in (b"ANIM", b"ANMF") or flags & _WEBP_ANIMATED:
             raise HeaderError("is an animated WebP; a single picture is expected")
-        elif kind in (b"VP8 ", b"VP8L") and frame is None:
-            frame = (_webp_lossy if kind == b"VP8 " else _webp_lossless)(bytes(chunk[:_WEBP_FRAME_BYTES]))
+        if kind in (b"VP8 ", b"VP8L") and frame is None:
+            frame = _webp_frame(data[start : min(end, start + _WEBP_FRAME_BYTES)], is_lossy=kind == b"VP8 ")
             _check_size(frame.width, frame.height, max_pixels)
         elif kind == b"EXIF":
-            orientation = _exif_orientation(bytes(chunk))
-        has_alpha = has_alpha or kind == b"ALPH"
+            orientation = _exif_orientation(data[start:end])
+        elif kind == b"ALPH":
+            flags |= _WEBP_ALPHA
     if frame is None:
         raise HeaderError("is a WebP without pixel data")
     if canvas not in (None, (frame.width, frame.height)):
         raise HeaderError(f"is damaged: its WebP canvas and its picture differ in size ({canvas})")
-    return attrs.evolve(frame, orientation=orientation, has_alpha=has_alpha or frame.has_alpha)
+    return frame._replace(orientation=orientation, has_alpha=bool(flags & _WEBP_ALPHA) or frame.has_alpha)
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -553,23 +445,12 @@ def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         position = end + length % 2
 
 
-def _webp_canvas(chunk: bytes) -> tuple[int, int, int]:
-    """Return flags, width and height in pixels of the extended header."""
-    if len(chunk) < _WEBP_FRAME_BYTES:
-        raise _truncated("the WebP header is incomplete")
-    if chunk[0] & _WEBP_ANIMATED:
-        raise HeaderError("is an animated WebP; a single picture is expected")
-    return chunk[0], int.from_bytes(chunk[4:7], "little") + 1, int.from_bytes(chunk[7:10], "little") + 1
-
-
-def _webp_lossy(chunk: bytes) -> Header:
-    if chunk[3:6] != _WEBP_LOSSY_START:
-        raise HeaderError("is damaged: its WebP picture has no start code")
-    width, height = _unpack("<HH", chunk, 6, "WebP picture")
-    return Header("WebP", width & _WEBP_SIDE_MASK, height & _WEBP_SIDE_MASK)
-
-
-def _webp_lossless(chunk: bytes) -> Header:
+def _webp_frame(chunk: bytes, *, is_lossy: bool) -> Header:
+    if is_lossy:
+        if chunk[3:6] != _WEBP_LOSSY_START:
+            raise HeaderError("is damaged: its WebP picture has no start code")
+        width, height = _unpack("<HH", chunk, 6, "WebP picture")
+        return Header("WebP", width & _WEBP_SIDE_MASK, height & _WEBP_SIDE_MASK)
     signature, bits = _unpack("<BI", chunk, 0, "WebP picture")
     if signature != _WEBP_LOSSLESS_START:
         raise HeaderError("is damaged: its lossless WebP picture has no start code")
@@ -584,26 +465,13 @@ _STRIP_OFFSETS, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR = 273, 277, 278, 27
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 _SAMPLE_FORMAT: Final = 339
 _UNCOMPRESSED: Final = 1
-_TIFF_COMPRESSIONS: Final = {_UNCOMPRESSED: 1, 5: 4096, 8: _DEFLATE_RATIO, 32946: _DEFLATE_RATIO, 32773: 64}
-"""None, LZW, Deflate under two numbers, PackBits: and how many bytes each gives for one at most."""
+_TIFF_COMPRESSIONS: Final = (_UNCOMPRESSED, 5, 8, 32946, 32773)
+"""None, LZW, Deflate under two numbers, PackBits."""
 
-_TIFF_REFUSED_COMPRESSIONS: Final = {
-    2: "fax",
-    3: "fax",
-    4: "fax",
-    6: "JPEG",
-    7: "JPEG",
-    34925: "LZMA",
-    50000: "Zstandard",
-}
-_TIFF_REFUSED_PHOTOMETRICS: Final = {4: "a mask", 5: "CMYK", 6: "YCbCr", 8: "CIE Lab", 9: "CIE Lab", 10: "CIE Lab"}
-_TIFF_SAMPLE_KINDS: Final = {2: "signed", 3: "floating-point", 4: "undefined", 5: "complex", 6: "complex"}
-_TIFF_LAYOUTS: Final = {
-    0: ((1, 1), (1, 8)),
-    1: ((1, 1), (1, 8)),
-    2: ((3, 8), (4, 8)),
-    3: ((1, 8),),
-}
+_TIFF_REFUSED_COMPRESSIONS: Final = {2: "fax", 3: "fax", 4: "fax", 6: "JPEG", 7: "JPEG"}
+_TIFF_REFUSED_PHOTOMETRICS: Final = {5: "CMYK", 6: "YCbCr", 8: "CIE Lab", 9: "CIE Lab", 10: "CIE Lab"}
+_TIFF_SAMPLE_KINDS: Final = {2: "signed", 3: "floating-point"}
+_TIFF_LAYOUTS: Final = {0: ((1, 1), (1, 8)), 1: ((1, 1), (1, 8)), 2: ((3, 8), (4, 8)), 3: ((1, 8),)}
 """Accepted (samples per pixel, bits per sample) by photometric: grey twice, colour, palette."""
 
 _TIFF_COLOUR_AND_ALPHA: Final = 4
@@ -623,9 +491,15 @@ def _parse_tiff(data: bytes, max_pixels: int) -> Header:
     if compression not in _TIFF_COMPRESSIONS:
         found = _TIFF_REFUSED_COMPRESSIONS.get(compression, f"unknown ({compression})")
         raise HeaderError(f"is a TIFF with {found} compression; none, LZW, Deflate or PackBits is expected")
-    _check_tiff_blocks(directory, (width, height), samples * bits, _TIFF_COMPRESSIONS[compression])
-    orientation, place = _tiff_orientation(directory)
-    return Header("TIFF", width, height, orientation, samples == _TIFF_COLOUR_AND_ALPHA, place, directory.order)
+    _check_tiff_blocks(directory, (width, height), samples * bits, is_packed=compression != _UNCOMPRESSED)
+    orientation = directory.number(_ORIENTATION_TAG, _UPRIGHT)
+    place: int | None = None
+    if orientation != _UPRIGHT:
+        if directory.entries[_ORIENTATION_TAG][0] != _SHORT:
+            raise HeaderError("is damaged: its TIFF orientation is not stored as a 16-bit number")
+        place = directory.place(_ORIENTATION_TAG)
+    upright = orientation if orientation in _ORIENTATIONS else _UPRIGHT
+    return Header("TIFF", width, height, upright, samples == _TIFF_COLOUR_AND_ALPHA, place, directory.order)
 
 
 def _tiff_layout(directory: _Directory) -> tuple[int, int]:
@@ -635,9 +509,8 @@ def _tiff_layout(directory: _Directory) -> tuple[int, int]:
     photometric = directory.number(_PHOTOMETRIC, -1)
     for kind in directory.numbers(_SAMPLE_FORMAT, (1,), _TIFF_MAX_SAMPLES):
         if kind != 1:
-            raise HeaderError(
-                f"is a TIFF with {_TIFF_SAMPLE_KINDS.get(kind, kind)} samples; unsigned ones are expected"
-            )
+            found = _TIFF_SAMPLE_KINDS.get(kind, kind)
+            raise HeaderError(f"is a TIFF with {found} samples; unsigned ones are expected")
     if photometric in _TIFF_REFUSED_PHOTOMETRICS:
         raise HeaderError(f"is a {_TIFF_REFUSED_PHOTOMETRICS[photometric]} TIFF; grey, palette or RGB is expected")
     if len(depths) != 1 or not depths <= {1, 8}:
@@ -654,57 +527,30 @@ def _tiff_layout(directory: _Directory) -> tuple[int, int]:
     return samples, bits
 
 
-def _tiff_orientation(directory: _Directory) -> tuple[int, int | None]:
-    """Return the orientation, and where it is stored unless it says upright; a value out of range counts as upright."""
-    if _ORIENTATION_TAG not in directory.entries:
-        return _UPRIGHT, None
-    if directory.entries[_ORIENTATION_TAG][0] != _SHORT:
-        raise HeaderError("is damaged: its TIFF orientation is not stored as a 16-bit number")
-    orientation = directory.number(_ORIENTATION_TAG, _UPRIGHT)
-    if orientation == _UPRIGHT:
-        return _UPRIGHT, None
-    return orientation if orientation in _ORIENTATIONS else _UPRIGHT, directory.place(_ORIENTATION_TAG)
-
-
-def _check_tiff_blocks(directory: _Directory, size: tuple[int, int], pixel_bits: int, ratio: int) -> None:
-    """Check that every strip or tile lies inside the file and can be long enough, with so many bytes made of one.
+def _check_tiff_blocks(directory: _Directory, size: tuple[int, int], pixel_bits: int, *, is_packed: bool) -> None:
+    """Check that every strip or tile lies inside the file and, unless it is packed, is long enough.
 
     The decoder fills what it cannot read without a word, so that a short file must be noticed here.
     """
-    tags, blocks = _tiff_tiles(directory, size, pixel_bits)
-    offsets, lengths = (directory.numbers(tag, (), len(blocks)) for tag in tags)
-    if not len(offsets) == len(lengths) == len(blocks):
-        raise HeaderError(f"is a TIFF of {len(blocks)} strips or tiles that locates {min(len(offsets), len(lengths))}")
-    for offset, length, expected in zip(offsets, lengths, blocks, strict=True):
-        if offset + length > len(directory.data):
-            raise _truncated(f"TIFF pixels are declared up to byte {offset + length}, {len(directory.data)} are there")
-        if length * ratio < expected:
-            raise _truncated(f"a TIFF strip or tile has {length} bytes; {-(-expected // ratio)} are expected at least")
-
-
-def _tiff_tiles(directory: _Directory, size: tuple[int, int], pixel_bits: int) -> tuple[tuple[int, int], list[int]]:
-    """Return the fields that locate the blocks of the picture, and the unpacked size of each block in bytes."""
     width, height = size
     if _TILE_WIDTH in directory.entries:
+        tags = (_TILE_OFFSETS, _TILE_BYTES)
         tile_width, tile_height = directory.number(_TILE_WIDTH, 0), directory.number(_TILE_HEIGHT, 0)
         if not (1 <= tile_width <= _TIFF_MAX_TILE_SIDE and 1 <= tile_height <= _TIFF_MAX_TILE_SIDE):
             raise HeaderError(
                 f"is a TIFF of {tile_width}×{tile_height} tiles; at most {_TIFF_MAX_TILE_SIDE} a side are read"
             )
-        tiles = -(-width // tile_width) * -(-height // tile_height)
-        return (_TILE_OFFSETS, _TILE_BYTES), [_row_bytes(tile_width, pixel_bits) * tile_height] * tiles
-    rows = min(max(directory.number(_STRIP_ROWS, height), 1), height)
-    row_bytes = _row_bytes(width, pixel_bits)
-    strips = [row_bytes * min(rows, height - first) for first in range(0, height, rows)]
-    return (_STRIP_OFFSETS, _STRIP_BYTES), strips
-
-
-# --- the table of formats -------------------------------------------------------------------------------------------
-
-_PARSERS: Final[tuple[tuple[Callable[[bytes], bool], Callable[[bytes, int], Header]], ...]] = (
-    (lambda data: data.startswith(_PNG_SIGNATURE), _parse_png),
-    (lambda data: data.startswith(_JPEG_START), _parse_jpeg),
-    (lambda data: data.startswith(b"BM"), _parse_bmp),
-    (lambda data: data.startswith(b"RIFF") and data[8:12] == b"WEBP", _parse_webp),
-    (lambda data: data[:4] in _BYTE_ORDERS, _parse_tiff),
-)
+        rows = [tile_height] * (-(-width // tile_width) * -(-height // tile_height))
+    else:
+        tags, tile_width = (_STRIP_OFFSETS, _STRIP_BYTES), width
+        each = min(max(directory.number(_STRIP_ROWS, height), 1), height)
+        rows = [min(each, height - first) for first in range(0, height, each)]
+    offsets, lengths = (directory.numbers(tag, (), len(rows)) for tag in tags)
+    if not len(offsets) == len(lengths) == len(rows):
+        raise HeaderError(f"is a TIFF of {len(rows)} strips or tiles that locates {min(len(offsets), len(lengths))}")
+    for offset, length, block_rows in zip(offsets, lengths, rows, strict=True):
+        if offset + length > len(directory.data):
+            raise _truncated(f"TIFF pixels are declared up to byte {offset + length}, {len(directory.data)} are there")
+        expected = 1 if is_packed else (tile_width * pixel_bits + 7) // 8 * block_rows
+        if length < expected:
+            raise _truncated(f"a TIFF strip or tile has {length} bytes; at least {expected} are expected")

@@ -12,18 +12,17 @@ from typing import Any, Final, TypeAlias
 import attrs
 import cv2
 import numpy as np
-import numpy.typing as npt
 
 from tsm_training.arguments import at_least, check_path, check_whole_number
 from tsm_training.arrays import Image, check_image
 from tsm_training.errors import (
     ImageChangedError,
-    ImageError,
     ImageFormatError,
     ImageNotFoundError,
     ImageOutsideRootError,
     ImageTooLargeError,
     ImageUnreadableError,
+    ImageUnwritableError,
     InvalidArgumentError,
 )
 from tsm_training.files import (
@@ -36,7 +35,10 @@ from tsm_training.files import (
 )
 from tsm_training.images.headers import Header, HeaderError, parse_header
 
-__all__ = ["ImageInfo", "ImageLimits", "inspect_image", "read_image", "read_thumbnail", "write_image"]
+__all__ = ["READER_VERSION", "ImageInfo", "ImageLimits", "inspect_image", "read_image", "read_thumbnail", "write_image"]
+
+READER_VERSION: Final = "1"
+"""Another whenever `read_image` gives other pixels for a file than before, so that old and new scores do not mix."""
 
 _Path: TypeAlias = str | bytes | os.PathLike[str]
 
@@ -130,7 +132,7 @@ def read_thumbnail(path: _Path, side: int, limits: ImageLimits = _DEFAULT_LIMITS
 
     Raises:
         InvalidArgumentError: `side` is no whole number of at least 1; otherwise as `inspect_image`.
-        ImageError: as `inspect_image`.
+        ImageError: as `inspect_image` does.
     """
     side = check_whole_number("side", side)
     name = _checked_path(path)
@@ -160,11 +162,13 @@ def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_s
         ImageTooLargeError: the file or the picture exceeds `limits`.
         ImageFormatError: it is no picture of an accepted kind, or ends early (`ImageTruncatedError`).
     """
-    name = _checked_path(path)
-    digest = _checked_digest(expected_sha256)
+    name, expected = _checked_path(path), expected_sha256
+    if expected is not None and not _SHA256.fullmatch(str(expected)):
+        raise InvalidArgumentError("expected_sha256", expected, "64 lower-case hexadecimal digits, or None")
     data = _read_file(name, limits)
-    if digest is not None:
-        _compare_digest(name, data, digest)
+    if expected is not None and (digest := hashlib.sha256(data).hexdigest()) != expected:
+        reason = f"has changed since it was added: its SHA-256 is {digest}; {expected} is expected"
+        raise ImageChangedError(name, reason)
     header = _header(name, data, limits)
     return np.ascontiguousarray(_upright(_decode(name, data, header), header.orientation))
 
@@ -182,22 +186,28 @@ def write_image(path: _Path, image: Image) -> None:
         ImageFormatError: the format cannot hold a picture of that size.
         ImageNotFoundError: there is no such folder.
         ImageUnreadableError: there is something else than a regular file at `path`.
-        ImageError: the file could not be written.
+        ImageUnwritableError: the system refuses to write the file.
     """
     name = _checked_path(path)
     extension = Path(name).suffix.lower()
     if extension not in _ENCODINGS:
         raise InvalidArgumentError("path", name, f"a file name that ends with one of {', '.join(_ENCODINGS)}")
-    encoded = _encode(name, check_image(image, "image"), extension)
+    height, width = check_image(image, "image").shape[:2]
     try:
-        replace_file(name, encoded)
+        done, encoded = cv2.imencode(extension, np.ascontiguousarray(image), _ENCODINGS[extension])
+    except cv2.error:
+        done, encoded = False, np.empty(0, np.uint8)
+    if not done:
+        raise ImageFormatError(name, f"could not be encoded with {width}×{height} pixels")
+    try:
+        replace_file(name, encoded.tobytes())
+    except FileNotFoundError as error:
+        reason = f"could not be written: there is no folder {os.path.dirname(name)!r}"  # noqa: PTH120 - bytes too
+        raise ImageNotFoundError(name, reason) from error
     except NotARegularFileError as error:
-        raise ImageUnreadableError(name, str(error)) from error
+        raise ImageUnreadableError(name, system_reason(error), error.errno) from error
     except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            reason = f"could not be written: there is no folder {os.path.dirname(name)!r}"  # noqa: PTH120 - bytes too
-            raise ImageNotFoundError(name, reason) from error
-        raise ImageError(name, f"could not be written: {system_reason(error)}") from error
+        raise ImageUnwritableError(name, f"could not be written: {system_reason(error)}", error.errno) from error
 
 
 # --- paths and files ------------------------------------------------------------------------------------------------
@@ -222,34 +232,27 @@ def _read_file(name: str, limits: ImageLimits) -> bytes:
     try:
         return read_regular_file(name, limits.max_bytes, limits.root)
     except OutsideRootError as error:
-        raise ImageOutsideRootError(name, str(error)) from error
+        raise ImageOutsideRootError(name, system_reason(error)) from error
     except (FileNotFoundError, NotADirectoryError) as error:
         raise ImageNotFoundError(name, "there is no such file") from error
     except FileTooLargeError as error:
-        raise ImageTooLargeError(name, str(error)) from error
+        raise ImageTooLargeError(name, system_reason(error)) from error
     except NotARegularFileError as error:
-        raise ImageUnreadableError(name, str(error)) from error
+        raise ImageUnreadableError(name, system_reason(error), error.errno) from error
     except OSError as error:
-        raise ImageUnreadableError(name, f"cannot be read: {system_reason(error)}") from error
+        raise ImageUnreadableError(name, f"cannot be read: {system_reason(error)}", error.errno) from error
 
 
-def _checked_digest(value: object) -> str | None:
-    if value is None or (isinstance(value, str) and _SHA256.fullmatch(value)):
-        return value
-    raise InvalidArgumentError("expected_sha256", value, "64 lower-case hexadecimal digits, or None")
+def _header(name: str, data: bytes, limits: ImageLimits) -> Header:
+    try:
+        return parse_header(data, limits.max_pixels)
+    except HeaderError as error:
+        raise error.error(name, error.reason) from None
 
 
 def _info(data: bytes, header: Header) -> ImageInfo:
     width, height = header.upright_size
     return ImageInfo(hashlib.sha256(data).hexdigest(), len(data), width, height, header.image_format)
-
-
-def _compare_digest(name: str, data: bytes, expected: str) -> None:
-    digest = hashlib.sha256(data).hexdigest()
-    if digest != expected:
-        raise ImageChangedError(
-            name, f"has changed since it was added: its SHA-256 is {digest}; {expected} is expected"
-        )
 
 
 # --- decoding and encoding ------------------------------------------------------------------------------------------
@@ -280,19 +283,14 @@ _ENCODINGS: Final[dict[str, list[int]]] = {
 }
 
 
-def _header(name: str, data: bytes, limits: ImageLimits) -> Header:
-    try:
-        return parse_header(data, limits.max_pixels)
-    except HeaderError as error:
-        raise error.error(name, error.reason) from None
-
-
 def _decode(name: str, data: bytes, header: Header) -> Image:
     """Decode to BGR as stored, not turned upright, after making sure that nothing is transparent."""
     flags = cv2.IMREAD_UNCHANGED if header.has_alpha else cv2.IMREAD_COLOR | _AS_STORED
-    pixels = _imdecode(name, _without_orientation(data, header), flags)
-    channels = _COLOUR_CHANNELS + header.has_alpha
-    _check_shape(name, pixels, (header.height, header.width, channels))
+    stored: bytes | bytearray = data
+    if header.orientation_at is not None:  # a decoder of TIFF obeys it regardless
+        stored = bytearray(data)
+        struct.pack_into(f"{header.byte_order}H", stored, header.orientation_at, 1)
+    pixels = _imdecode(name, stored, flags, (header.height, header.width, _COLOUR_CHANNELS + header.has_alpha))
     if header.has_alpha and pixels[:, :, _COLOUR_CHANNELS].min() != _OPAQUE:
         raise ImageFormatError(name, f"is a {header.image_format} with transparent pixels; an opaque one is expected")
     return pixels[:, :, :_COLOUR_CHANNELS]
@@ -300,35 +298,21 @@ def _decode(name: str, data: bytes, header: Header) -> Image:
 
 def _decode_reduced(name: str, data: bytes, header: Header, reduction: int) -> Image:
     """Decode a JPEG to BGR at a fraction of its size, as stored, not turned upright."""
-    pixels = _imdecode(name, data, _REDUCTIONS[reduction] | _AS_STORED)
     height, width = (-(-side // reduction) for side in (header.height, header.width))
-    _check_shape(name, pixels, (height, width, _COLOUR_CHANNELS))
-    return pixels
+    return _imdecode(name, data, _REDUCTIONS[reduction] | _AS_STORED, (height, width, _COLOUR_CHANNELS))
 
 
-def _imdecode(name: str, data: bytes | bytearray, flags: int) -> npt.NDArray[np.uint8]:
+def _imdecode(name: str, data: bytes | bytearray, flags: int, expected: tuple[int, int, int]) -> Image:
     try:
         pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
         raise ImageFormatError(name, f"could not be decoded: {str(error).strip()}") from error
     if pixels is None:
         raise ImageFormatError(name, "could not be decoded: its pixel data is damaged, or memory ran out")
-    result: npt.NDArray[np.uint8] = pixels
-    return result
-
-
-def _check_shape(name: str, pixels: npt.NDArray[np.uint8], expected: tuple[int, int, int]) -> None:
     if pixels.shape != expected or pixels.dtype != np.uint8:
         raise ImageFormatError(name, f"decodes to {pixels.dtype} {pixels.shape}; its header declares uint8 {expected}")
-
-
-def _without_orientation(data: bytes, header: Header) -> bytes | bytearray:
-    """Return the file with its orientation field saying upright, where the decoder would obey it (TIFF) regardless."""
-    if header.orientation_at is None:
-        return data
-    patched = bytearray(data)
-    struct.pack_into(f"{header.byte_order}H", patched, header.orientation_at, 1)
-    return patched
+    result: Image = pixels
+    return result
 
 
 def _upright(image: Image, orientation: int) -> Image:
@@ -337,14 +321,3 @@ def _upright(image: Image, orientation: int) -> Image:
         image = image.transpose(1, 0, 2)
     rows, columns = _FLIPS[orientation]
     return image[::rows, ::columns]
-
-
-def _encode(name: str, image: Image, extension: str) -> bytes:
-    height, width = image.shape[:2]
-    try:
-        done, encoded = cv2.imencode(extension, np.ascontiguousarray(image), _ENCODINGS[extension])
-    except cv2.error as error:
-        raise ImageFormatError(name, f"could not be encoded with {width}×{height} pixels") from error
-    if not done:
-        raise ImageFormatError(name, f"could not be encoded with {width}×{height} pixels")
-    return encoded.tobytes()

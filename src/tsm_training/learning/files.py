@@ -9,15 +9,15 @@ import math
 import os
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC, datetime
-from typing import Any, Final, NoReturn, TypedDict
+from typing import Any, Final, NoReturn, TypedDict, cast
 
 import attrs
 
+from tsm_training.core import SufficientStatistics, posterior_mean
 from tsm_training.errors import WeightsFileError
 from tsm_training.files import FileTooLargeError, read_regular_file, replace_file, system_reason
-from tsm_training.learning.evidence import FittedBlend, Group, LearnedState, Observation, WorkerBase
-from tsm_training.learning.rule import posterior_mean, with_fits
+from tsm_training.learning.observations import Observation
+from tsm_training.learning.state import FittedBlend, Group, LearnedState
 
 __all__ = [
     "MAX_WEIGHTS_FILE_BYTES",
@@ -25,19 +25,20 @@ __all__ = [
     "BlendDocument",
     "FitDocument",
     "GroupDocument",
+    "LearnerDocument",
     "ObservationDocument",
     "PlainWeightsDocument",
     "PosteriorSums",
     "WeightsDocument",
     "WeightsFile",
     "WorkerFit",
+    "posterior_entries",
     "read_weights_file",
-    "weights_document",
     "write_weights_file",
 ]
 
 WEIGHTS_FORMAT_VERSION: Final = 2
-"""What is written. History: 1 had no blends, groups and fits; it is read as well."""
+"""What is written, and the only version that is read; a file without a version holds weights."""
 
 MAX_WEIGHTS_FILE_BYTES: Final = 32_000_000
 """A larger file is refused before it is read."""
@@ -59,7 +60,7 @@ _MAX_SHOWN: Final = 60
 
 
 class PosteriorSums(TypedDict):
-    """What is exported of one worker beside its weight; see `tsm_training.learning.rule` for the symbols."""
+    """What is exported of one worker beside its weight; see `tsm_training.core.posterior` for the symbols."""
 
     prior: float
     evidence: float
@@ -114,6 +115,15 @@ class FitDocument(TypedDict):
     """What the worker made of them, base64; null where it is fitted again when it is needed."""
 
 
+class LearnerDocument(TypedDict):
+    """What a learner with a state of its own has learned."""
+
+    name: str
+    """Which learner, and which version of its documents; see `tsm_training.weights.WeightLearner`."""
+    head: str
+    """The document that the learner makes of its state, without rows."""
+
+
 class PlainWeightsDocument(TypedDict):
     """The least that a weights file holds: weights, which are imported as priors."""
 
@@ -127,13 +137,15 @@ class WeightsDocument(PlainWeightsDocument, total=False):
     exported_at: str
     """Aware UTC, ISO 8601."""
     format_version: int
-    """2 is written; 1 is read as well, and any other is refused."""
+    """Any other than 2 is refused."""
     prior_strength: float
     posterior: dict[str, PosteriorSums]
     blend: BlendDocument
     """What was fitted on the pictures of all examples."""
     group_by: str
     groups: dict[str, GroupDocument]
+    learner: LearnerDocument
+    """In the place of `posterior`, `blend` and `groups`, where another learner than ours has learned."""
     fits: dict[str, FitDocument]
     """What trainable workers were fitted to, by worker id. The observations hold samples of colours, no layout."""
 
@@ -177,89 +189,48 @@ class WeightsFile:
     """Per worker id, above 0."""
     alpha: float | None
     prior_strength: float | None
-    posterior: Mapping[str, WorkerBase] | None
+    posterior: Mapping[str, SufficientStatistics] | None
     """Posterior sums per worker id; None in a file that has weights only."""
     fitted: FittedBlend | None = None
     group_by: str | None = None
     groups: Mapping[str, Group] = attrs.field(factory=dict)
     fits: Mapping[str, WorkerFit] = attrs.field(factory=dict, repr=False)
     """By worker id."""
-
-    def bases(self) -> dict[str, WorkerBase]:
-        """Return where each worker starts after importing: its exact posterior, or its weight as a prior."""
-        if self.posterior is not None:
-            return dict(self.posterior)
-        return {worker_id: WorkerBase(weight) for worker_id, weight in self.weights.items()}
+    learner: LearnerDocument | None = None
 
     def state(self) -> LearnedState:
-        """Return the learned state that importing the file makes, but for its fits."""
-        return with_fits(LearnedState(self.bases()), self.fitted, self.group_by, self.groups)
+        """Return the learned state that importing the file makes: its exact posterior, or its weights as priors."""
+        bases = self.posterior or {worker_id: SufficientStatistics(w) for worker_id, w in self.weights.items()}
+        return LearnedState(bases, fitted=self.fitted, group_by=self.group_by, groups=self.groups)
 
 
-def weights_document(
-    state: LearnedState,
-    weights: Mapping[str, float],
-    alpha: float,
-    prior_strength: float | None,
-    now: datetime,
-    *,
-    fits: Mapping[str, WorkerFit] | None = None,
-) -> WeightsDocument:
-    """Return the document that describes a learned state, its entries sorted by worker id.
-
-    Args:
-        state: What was learned.
-        weights: The weight of each known worker.
-        alpha: The learner's rate.
-        prior_strength: The learner's, or None for a learner that has none; the posterior sums are then left out.
-        now: The time of the export, aware.
-        fits: What trainable workers were fitted to, by worker id.
-    """
-    document = WeightsDocument(
-        format_version=WEIGHTS_FORMAT_VERSION,
-        exported_at=now.astimezone(UTC).isoformat(),
-        alpha=alpha,
-        weights=dict(sorted(weights.items())),
-    )
-    if prior_strength is not None:
-        document["prior_strength"] = prior_strength
-        document["posterior"] = _posterior_document(state.sums)
+def posterior_entries(state: LearnedState, prior_strength: float) -> dict[str, Any]:
+    """Return the entries of a `WeightsDocument` that make the import of a learned state exact."""
+    document: dict[str, Any] = {
+        "prior_strength": prior_strength,
+        "posterior": _posterior_document(state.statistics),
+    }
     if state.fitted is not None:
         document["blend"] = _blend_document(state.fitted)
     if state.group_by is not None:
         document["group_by"] = state.group_by
         document["groups"] = {
             label: GroupDocument(
-                posterior=_posterior_document(state.sums_by_group[label]),
+                posterior=_posterior_document(state.statistics_by_group[label]),
                 blend=None if group.fitted is None else _blend_document(group.fitted),
             )
             for label, group in state.groups.items()
         }
-    if fits:
-        document["fits"] = {worker_id: fit.to_document() for worker_id, fit in sorted(fits.items())}
     return document
 
 
-def _posterior_document(sums: Mapping[str, WorkerBase]) -> dict[str, PosteriorSums]:
-    return {worker_id: _posterior_sums(base) for worker_id, base in sorted(sums.items())}
+def _posterior_document(sums: Mapping[str, SufficientStatistics]) -> dict[str, PosteriorSums]:
+    return {worker_id: cast("PosteriorSums", attrs.asdict(base)) for worker_id, base in sorted(sums.items())}
 
 
 def _blend_document(fitted: FittedBlend) -> BlendDocument:
     return BlendDocument(
         shares=dict(fitted.shares), solver=fitted.solver, absorbed=fitted.absorbed, safe=dict(fitted.safe)
-    )
-
-
-def _posterior_sums(sums: WorkerBase) -> PosteriorSums:
-    return PosteriorSums(
-        prior=sums.prior,
-        evidence=sums.evidence,
-        advantage=sums.advantage,
-        squared_advantage=sums.squared_advantage,
-        accuracy_sum=sums.accuracy_sum,
-        valid_count=sums.valid_count,
-        update_count=sums.update_count,
-        failed_evidence=sums.failed_evidence,
     )
 
 
@@ -327,9 +298,9 @@ class _Reader:
         if not isinstance(document, dict):
             self.fail(f"must hold a JSON object, got {_described(document)}")
         version = document.get("format_version")
-        if version is not None and (type(version) is not int or not 1 <= version <= WEIGHTS_FORMAT_VERSION):
+        if version is not None and (type(version) is not int or version != WEIGHTS_FORMAT_VERSION):
             self.fail(
-                f"has format version {_described(version)}; this library reads 1 to {WEIGHTS_FORMAT_VERSION}",
+                f"has format version {_described(version)}; this library reads {WEIGHTS_FORMAT_VERSION}",
                 "format_version",
             )
         weights = {
@@ -349,9 +320,18 @@ class _Reader:
             self._blend(document["blend"], "blend", weights) if "blend" in document else None,
             *self._groups(document, weights),
             self._fits(document),
+            self._learner(document),
         )
         self._check_consistency(result)
         return result
+
+    def _learner(self, document: Mapping[str, Any]) -> LearnerDocument | None:
+        if "learner" not in document:
+            return None
+        fields = self._record(document["learner"], "learner", LearnerDocument.__annotations__)
+        if not all(isinstance(value, str) for value in fields.values()):
+            self.fail(f"must hold texts, got {_described(fields)}", "learner")
+        return LearnerDocument(name=fields["name"], head=fields["head"])
 
     def _parsed(self, content: bytes) -> Any:
         try:
@@ -407,7 +387,7 @@ class _Reader:
     def _optional(self, document: Mapping[str, Any], key: str, high: float) -> float | None:
         return self._number(document[key], key, 0.0, high) if key in document else None
 
-    def _posterior(self, document: Mapping[str, Any], where: str = "") -> dict[str, WorkerBase]:
+    def _posterior(self, document: Mapping[str, Any], where: str = "") -> dict[str, SufficientStatistics]:
         entries = self._entries(document, "posterior", where)
         return {w: self._base(entry, f"{where}posterior[{w!r}]") for w, entry in entries.items()}
 
@@ -519,7 +499,7 @@ class _Reader:
             self.fail(f"must be an object with exactly the keys {', '.join(names)}, got {_described(entry)}", key)
         return entry
 
-    def _base(self, value: object, key: str) -> WorkerBase:
+    def _base(self, value: object, key: str) -> SufficientStatistics:
         entry = self._record(value, key, PosteriorSums.__annotations__)
         checks: dict[str, Callable[[], float | int]] = {
             "prior": lambda: self._number(entry["prior"], f"{key}['prior']", 0.0),
@@ -530,7 +510,7 @@ class _Reader:
             name: checks[name]() if name in checks else self._number(value, f"{key}[{name!r}]")
             for name, value in entry.items()
         }
-        base = WorkerBase(**values)
+        base = SufficientStatistics(**values)
         possible = (
             abs(base.advantage) <= base.evidence
             and 0 <= base.squared_advantage <= base.evidence <= base.update_count

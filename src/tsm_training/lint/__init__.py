@@ -1,7 +1,7 @@
 """Dataset checks: what is wrong with examples before, or after, they are trained on.
 
-`TrainingManager.lint` looks at the store, or at candidates for it; `tsm_training.lint.lint` at candidates without a
-manager. Every picture is read once and shrunk at once; nothing but a few kilobytes per example is kept. The result is a
+`TrainingManager.lint` inspects the store, or candidates for it; `tsm_training.lint.lint` inspects candidates without a
+manager. Every image is read once and shrunk at once; a few kilobytes per example are kept. The result is a
 `LintReport`: each `LintFinding` says what is wrong with which examples, how bad it is, and what call puts it right.
 Nothing is ever changed.
 
@@ -21,10 +21,10 @@ source_is_target          warning   the source is the target
 truth_is_worker_output    warning   the truth is what a worker makes
 truth_is_ensemble_output  warning   the truth is what the ensemble makes, now or after a past training
 unrelated_truth           warning   the truth shows neither what the target nor what the source shows
-flat_picture              warning   a picture has next to no variation
+flat_picture              warning   an image has next to no variation
 contradiction             warning   the same source and target, and different truths
 duplicate                 warning   the same three files, byte for byte
-near_duplicate            warning   the same three pictures, saved in another way or changed a little
+near_duplicate            warning   the same three images, saved in another way or changed a little
 tiny_group                warning   a group (`group_by`) that is too small for weights of its own
 shared_result             info      the same target and truth, and different sources: one finding for all
 few_examples              info      fewer examples than are needed to say anything

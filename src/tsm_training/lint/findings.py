@@ -1,15 +1,17 @@
-"""What a look at a dataset finds: kinds of faults, single findings, and the report."""
+"""What lint finds: kinds of faults with what is said of them, single findings, and the report."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Final, Literal, TypeAlias, TypedDict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Final, Literal, TypeAlias, TypedDict, cast
 
 import attrs
 
-from tsm_training.markup import card, counted, joined, small_table, tag
+from tsm_training.lint.items import Action, Item, python_for
+from tsm_training.text import counted
 
 __all__ = ["SEVERITIES", "FindingDocument", "LintDocument", "LintFinding", "LintKind", "LintReport", "Severity"]
+__all__ += ["found", "shortened"]
 
 Severity: TypeAlias = Literal["error", "warning", "info"]
 """``error``: the example cannot be used as it is. ``warning``: it can, but it probably teaches something wrong, or
@@ -38,31 +40,139 @@ LintKind: TypeAlias = Literal[
 ]
 """What may be wrong with examples; `SEVERITIES` has the same names, in the order in which a report lists them."""
 
-SEVERITIES: Final[Mapping[LintKind, Severity]] = {
-    "missing_file": "error",  # there is no file of that name
-    "unreadable_file": "error",  # it is cut off, damaged, of another kind, too large, or must not be read
-    "changed_file": "error",  # its contents are not those that were added
-    "unusable_row": "error",  # a candidate that is no triple of paths with metadata that JSON can hold
-    "size_mismatch": "error",  # target and truth differ in size
-    "swapped": "error",  # the truth shows what the source shows, not what the target shows
-    "truth_is_target": "warning",  # the wanted result is the target as it is
-    "truth_is_source": "warning",  # the wanted result is the source itself
-    "source_is_target": "warning",  # there are no colours to transfer
-    "truth_is_worker_output": "warning",  # the wanted result was probably made by a worker
-    "truth_is_ensemble_output": "warning",  # it was probably made by the ensemble
-    "unrelated_truth": "warning",  # the truth shows neither what the target nor what the source shows
-    "flat_picture": "warning",  # a picture has next to no variation
-    "contradiction": "warning",  # the same source and target, and different truths
-    "duplicate": "warning",  # the same three files, byte for byte
-    "near_duplicate": "warning",  # the same three pictures, saved in another way or changed a little
-    "tiny_group": "warning",  # a group that is too small to have weights of its own
-    "shared_result": "info",  # the same target and truth, and different sources
-    "few_examples": "info",  # too few examples in all
+
+@attrs.frozen
+class Rule:
+    """How bad a kind of fault is, and what a finding says of it; `found` fills in what stands in braces."""
+
+    severity: Severity
+    message: str
+    remedy: str
+    action: Action = "nothing"
+
+
+_PAIR = "({difference:.1f} levels apart on average)"
+_EDGES = (
+    "{items}: the edges of its truth {truth!r} agree by {with_source:.2f} with those of its source {source!r}, by "
+    "{with_target:.2f} with those of its target {target!r}."
+)
+_MADE = "give it a truth that was made by hand or by other means: this one teaches nothing."
+
+RULES: Final[Mapping[LintKind, Rule]] = {
+    "missing_file": Rule(
+        "error",
+        "{items}: its {role} cannot be used: {error}.",
+        "Correct the path, find the file again where it has been moved to, or remove the example.",
+        "relink",
+    ),
+    "unreadable_file": Rule(
+        "error",
+        "{items}: its {role} cannot be used: {error}.",
+        "Restore the file, save it in an accepted format, or move it to where images may be read from; else remove the "
+        "example.",
+        "remove",
+    ),
+    "changed_file": Rule(
+        "error",
+        "{items}: its {role} {path!r} has changed since it was added: {before} then, {now} now.",
+        "Restore the old file, or have the library take the new one.",
+        "same files",
+    ),
+    "unusable_row": Rule(
+        "error",
+        "{items} cannot be added: {reason}.",
+        "Give it the paths of source, target and truth, and perhaps metadata, or leave it out.",
+        "remove",
+    ),
+    "size_mismatch": Rule(
+        "error",
+        "{items}: its target {target!r} has {target_size} pixels, its truth {truth!r} {truth_size}.",
+        "Give it a truth of exactly the target's size, not scaled from another one if that can be helped.",
+        "new truth",
+    ),
+    "swapped": Rule("error", _EDGES, "Swap source and target, unless the truth belongs to another example.", "swap"),
+    "truth_is_target": Rule(
+        "warning",
+        "{items}: its truth {truth!r} is its target {target!r} " + _PAIR + ".",
+        "Give it the wanted result, unless the target is meant to stay as it is.",
+        "new truth",
+    ),
+    "truth_is_source": Rule(
+        "warning",
+        "{items}: its truth {truth!r} is its source {source!r} " + _PAIR + ".",
+        "Give it the wanted result for the target as truth, or another source, or remove it.",
+        "new truth",
+    ),
+    "source_is_target": Rule(
+        "warning",
+        "{items}: its source {source!r} is its target {target!r} " + _PAIR + ".",
+        "Give it another source, or remove it: there are no colours to transfer.",
+        "new source",
+    ),
+    "truth_is_worker_output": Rule(
+        "warning",
+        "{items}: its truth {truth!r} is what worker {name!r} makes " + _PAIR + ".",
+        "If {name!r} made it, " + _MADE,
+        "new truth",
+    ),
+    "truth_is_ensemble_output": Rule(
+        "warning",
+        "{items}: its truth {truth!r} is what the ensemble makes {name} " + _PAIR + ".",
+        "If the ensemble made it, " + _MADE,
+        "new truth",
+    ),
+    "unrelated_truth": Rule(
+        "warning", _EDGES, "Give it the truth that was made of this target, or remove it.", "new truth"
+    ),
+    "flat_picture": Rule(
+        "warning",
+        "{items}: next to no variation (standard deviation) in its {flat}.",
+        "Remove the example unless an even image is meant: nothing can be learned from it about colours.",
+        "remove",
+    ),
+    "contradiction": Rule(
+        "warning",
+        "{items} want different truths ({truths}) for one source {source!r} and target {target!r}.",
+        "Keep the one that is really wanted; the call keeps what is stored, or else the last one.",
+        "remove",
+    ),
+    "duplicate": Rule(
+        "warning",
+        "{items} have the same three files, byte for byte; the first has {source!r}, {target!r} and {truth!r}.",
+        "Keep one of them: together they count once.",
+        "remove",
+    ),
+    "near_duplicate": Rule(
+        "warning",
+        "{items} have the same three images, saved in another way or changed a little; the first has {source!r}, "
+        "{target!r} and {truth!r}.",
+        "Keep the best of them: together they count more than once, and some may be held out while others train.",
+        "remove",
+    ),
+    "tiny_group": Rule(
+        "warning",
+        "{group}.",
+        "Add more examples of the group or join it with a similar one; add the key where it is missing.",
+        "add",
+    ),
+    "shared_result": Rule(
+        "info",
+        "{groups} with the same target and truth and different sources: {shown}.",
+        "Nothing has to be done if all those sources have the look that is wanted.",
+    ),
+    "few_examples": Rule(
+        "info",
+        "{count} in all; with fewer than {least}, weights stay uncertain.",
+        "Add more, as different from each other as later requests.",
+        "add",
+    ),
 }
+"""What is said of each kind, in the order in which a report lists them."""
+
+SEVERITIES: Final[Mapping[LintKind, Severity]] = {kind: rule.severity for kind, rule in RULES.items()}
 """How bad each kind is, in the order in which a report lists them."""
 
-
-_MOST_SHOWN: Final = 30
+_MOST_NAMED: Final = 3
 
 
 class FindingDocument(TypedDict):
@@ -109,7 +219,7 @@ class LintFinding:
     rows: tuple[int, ...] = ()
     """Places of the candidates that it is about in the list that was given, from 0."""
     removable: tuple[str | int, ...] = ()
-    """Ids of examples, or places of candidates, that can go without losing anything; empty where somebody has to look
+    """Ids of examples, or places of candidates, that can go without losing anything; empty where a person has to look
     first."""
 
     @property
@@ -122,16 +232,9 @@ class LintFinding:
 
     def to_dict(self) -> FindingDocument:
         """Return the finding, ready for JSON."""
-        return {
-            "kind": self.kind,
-            "severity": self.severity,
-            "examples": list(self.examples),
-            "rows": list(self.rows),
-            "message": self.message,
-            "remedy": self.remedy,
-            "call": self.call,
-            "removable": list(self.removable),
-        }
+        document = {name: getattr(self, name) for name in FindingDocument.__annotations__}
+        lists = {"examples": [*self.examples], "rows": [*self.rows], "removable": [*self.removable]}
+        return cast("FindingDocument", document | lists)
 
 
 @attrs.frozen
@@ -141,9 +244,9 @@ class LintReport:
     findings: tuple[LintFinding, ...]
     """The worst kinds first."""
     num_examples: int
-    """How many examples, or candidates, were looked at."""
+    """How many examples, or candidates, were inspected."""
     num_compared: int
-    """Of how many of them the truth was compared with the pictures of workers and ensemble; the others have none."""
+    """Of how many of them the truth was compared with the images of workers and ensemble; the others have none."""
 
     def of_kind(self, kind: LintKind) -> list[LintFinding]:
         """Return the findings of one kind."""
@@ -164,14 +267,9 @@ class LintReport:
 
     def _repr_html_(self) -> str:
         """Show the findings in a notebook."""
-        title = f"{counted(len(self), 'finding')} in {counted(self.num_examples, 'example')}"
-        shown = self.findings[:_MOST_SHOWN]
-        rows = [
-            [found.severity, found.message, joined(found.remedy, tag("br"), tag("code", found.call))] for found in shown
-        ]
-        left = len(self) - len(shown)
-        more = tag("div", f"and {left} more") if left else None
-        return card(title, small_table(["severity", "what", "what to do"], rows) if rows else None, more)
+        from tsm_training.report.notebook import lint_card  # noqa: PLC0415 - where HTML is made
+
+        return lint_card(self)
 
     def to_dict(self) -> LintDocument:
         """Return the report, ready for JSON."""
@@ -182,3 +280,44 @@ class LintReport:
             "counts": {severity: len(self.of_severity(severity)) for severity in severities},
             "findings": [finding.to_dict() for finding in self.findings],
         }
+
+
+def found(
+    kind: LintKind,
+    items: Sequence[Item],
+    *,
+    action: Action | None = None,
+    going: Sequence[Item] | None = None,
+    removable: Iterable[Item] = (),
+    **facts: object,
+) -> LintFinding:
+    """Return a finding about some items.
+
+    Args:
+        kind: Kind of fault.
+        items: What it is about, the first of them first of all.
+        action: What puts it right, if not what usually does.
+        going: The items that the call is about, if not all of them.
+        removable: The items that can go without losing anything.
+        facts: What else the kind's message and remedy name.
+    """
+    rule = RULES[kind]
+    facts["items"] = shortened([item.label for item in items])
+    if items:
+        facts |= zip(("source", "target", "truth"), items[0].paths, strict=True)
+    references = [item.reference for item in items]
+    return LintFinding(
+        kind,
+        rule.message.format(**facts),
+        rule.remedy.format(**facts),
+        python_for(rule.action if action is None else action, items if going is None else going),
+        examples=tuple(reference for reference in references if isinstance(reference, str)),
+        rows=tuple(reference for reference in references if isinstance(reference, int)),
+        removable=tuple(item.reference for item in removable),
+    )
+
+
+def shortened(texts: Sequence[str], separator: str = ", ", rest: str = "") -> str:
+    """Return the first few texts, and how many more there are."""
+    more = f" and {len(texts) - _MOST_NAMED} more{rest}" if len(texts) > _MOST_NAMED else ""
+    return separator.join(texts[:_MOST_NAMED]) + more

@@ -1,23 +1,23 @@
-"""The whole look: every example by itself, then all of them together."""
+"""The whole inspection: every example by itself, then all of them together."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-import attrs
-
-from tsm_training.arguments import at_least
+from tsm_training.arguments import check_path, check_whole_number
+from tsm_training.data import ROLES, check_metadata
 from tsm_training.engine import TrainingEngine
 from tsm_training.errors import InvalidArgumentError
+from tsm_training.evaluation import check_group_by
 from tsm_training.images import ImageLimits
+from tsm_training.learning import label_of
 from tsm_training.lint.duplicates import duplicate_findings, may_be_near
-from tsm_training.lint.findings import SEVERITIES, LintFinding, LintReport
-from tsm_training.lint.outputs import Ensemble, NoEnsemble, WhatIsKnown, self_made
-from tsm_training.lint.pictures import Looked, Reader, look_at, reader, related_findings
-from tsm_training.lint.subjects import Subject, finding, of_example, of_row
-from tsm_training.markup import counted
+from tsm_training.lint.findings import SEVERITIES, LintFinding, LintReport, found
+from tsm_training.lint.items import Item
+from tsm_training.lint.outputs import Ensemble, self_made
+from tsm_training.lint.pictures import Reader, inspect, reader
+from tsm_training.text import counted
 
 __all__ = ["MIN_EXAMPLES", "MIN_GROUP", "lint", "lint_store"]
 
@@ -27,8 +27,6 @@ MIN_EXAMPLES: Final = 20
 MIN_GROUP: Final = 8
 """How many examples a group should have by default: eight have 8 / 11 of the say against a prior strength of 3."""
 
-_KINDS: Final = list(SEVERITIES)
-
 
 def lint(
     rows: Iterable[Sequence[Any]],
@@ -37,7 +35,7 @@ def lint(
     min_group: int = MIN_GROUP,
     limits: ImageLimits | None = None,
 ) -> LintReport:
-    """Look for faults in candidates: triples of picture files that might be added; needs no manager.
+    """Look for faults in candidates: triples of image files that might be added; needs no manager.
 
     Args:
         rows: Per candidate source, target and truth path, and perhaps metadata, as for
@@ -53,11 +51,10 @@ def lint(
         InvalidArgumentError: `rows` cannot be gone through, or another argument is not what it must be. A faulty row is
             a finding.
     """
-    grouping = _Grouping(group_by, min_group)
+    grouping = _checked_grouping(group_by, min_group)
     if limits is not None and not isinstance(limits, ImageLimits):
         raise InvalidArgumentError("limits", limits, "ImageLimits, or None for the usual ones")
-    look = _Look(reader(limits or ImageLimits()), NoEnsemble(), grouping)
-    return look.at_candidates(_checked_rows(rows), [])
+    return _report(_checked_rows(rows), [], reader(limits or ImageLimits()), None, grouping)
 
 
 def lint_store(
@@ -68,133 +65,110 @@ def lint_store(
     min_group: int = MIN_GROUP,
     run_workers: bool = False,
 ) -> LintReport:
-    """Look for faults in an engine's store, or in candidates for it; see `TrainingManager.lint`."""
-    grouping = _Grouping(group_by, min_group)
+    """Look for faults in the store of an `engine`, or in candidates for it; see `TrainingManager.lint`."""
+    grouping = _checked_grouping(group_by, min_group)
     if type(run_workers) is not bool:
         raise InvalidArgumentError("run_workers", run_workers, "True or False")
     candidates = None if rows is None else _checked_rows(rows)
-    stored = [of_example(example) for example in engine.store.iterate_examples()]
-    look = _Look(reader(engine.limits), Ensemble(engine, run_workers), grouping)
-    return look.at_examples(stored) if candidates is None else look.at_candidates(candidates, stored)
+    stored = [
+        Item(each.example_id, (each.source_path, each.target_path, each.ground_truth_path), each.metadata, each.files)
+        for each in engine.store.iterate_examples()
+    ]
+    asked, known = (stored, []) if candidates is None else (candidates, stored)
+    return _report(asked, known, reader(engine.limits), Ensemble.of(engine, run_workers), grouping)
 
 
-def _checked_rows(rows: object) -> list[Subject | LintFinding]:
+def _checked_grouping(group_by: str | None, min_group: int) -> tuple[str | None, int]:
+    check_group_by(group_by)
+    return group_by, check_whole_number("min_group", min_group)
+
+
+def _checked_rows(rows: object) -> list[Item | LintFinding]:
     if not isinstance(rows, Iterable) or isinstance(rows, (str, bytes, Mapping)):
         raise InvalidArgumentError("rows", rows, "tuples (source path, target path, truth path[, metadata])")
-    return [of_row(number, row) for number, row in enumerate(rows)]
+    return [_candidate(number, row) for number, row in enumerate(rows)]
 
 
-# --- groups and numbers ---------------------------------------------------------------------------------------------
+def _candidate(number: int, row: object) -> Item | LintFinding:
+    """Return a row as an item, or what is wrong with it."""
+    try:
+        if not isinstance(row, Sequence) or isinstance(row, (str, bytes)) or len(row) not in (3, 4):
+            expected = "(source path, target path, truth path) or the same with metadata"
+            raise InvalidArgumentError("a row", row, expected)
+        source, target, truth = (check_path(f"{role}_path", path) for role, path in zip(ROLES, row, strict=False))
+        (source + target + truth).encode()
+        return Item(number, (source, target, truth), check_metadata(row[3]) if len(row) > len(ROLES) else None)
+    except InvalidArgumentError as error:
+        reason = str(error)
+    except UnicodeEncodeError:
+        reason = "a path must be text that UTF-8 can hold, since it is stored as text"
+    except Exception as error:  # a foreign sequence, path or mapping may do anything
+        reason = f"reading it raised {type(error).__name__}"
+    return found("unusable_row", [Item(number, ("", "", ""), None)], reason=reason)
 
 
-def _optional_key(_instance: object, attribute: Any, value: Any) -> None:
-    if value is not None and not isinstance(value, str):
-        raise InvalidArgumentError(attribute.name, value, "a metadata key, or None")
+def _report(
+    asked: Sequence[Item | LintFinding],
+    known: Sequence[Item],
+    read: Reader,
+    ensemble: Ensemble | None,
+    grouping: tuple[str | None, int],
+) -> LintReport:
+    """Inspect items.
+
+    Args:
+        asked: What the report is about.
+        known: Stored examples that candidates may repeat; what is wrong with them alone is another question.
+        read: How files are read.
+        ensemble: What may have made a truth.
+        grouping: A metadata key, or None, and how many different examples a group should have.
+    """
+    findings: list[LintFinding] = []
+    items: list[Item] = []
+    num_compared = 0
+    for each in asked:
+        if isinstance(each, LintFinding):
+            findings.append(each)
+            continue
+        item, own = inspect(each, read)
+        made, is_compared = self_made(item, ensemble)
+        findings += [*own, *made]
+        num_compared += is_compared
+        items.append(item)
+    are_near = zip(known, may_be_near(known, items), strict=True)
+    items = [*(inspect(item, read)[0] if is_near else item for item, is_near in are_near), *items]
+    together = [*duplicate_findings(items), *_tiny_groups(items, *grouping)]
+    findings += [each for each in together if each.rows or not known]
+    usable = _count(item for item in items if item.is_usable)
+    if usable < MIN_EXAMPLES:
+        count = counted(usable, "different usable example")
+        findings.append(found("few_examples", [], count=count, least=MIN_EXAMPLES))
+    kinds = list(SEVERITIES)
+    return LintReport(tuple(sorted(findings, key=lambda each: kinds.index(each.kind))), len(asked), num_compared)
 
 
-@attrs.frozen
-class _Grouping:
-    """By what examples are grouped, and how many a group should have."""
-
-    group_by: str | None = attrs.field(validator=_optional_key)
-    min_group: int = attrs.field(validator=at_least(1))
-
-    def findings(self, subjects: Sequence[Subject]) -> list[LintFinding]:
-        """Return the groups that are too small."""
-        if self.group_by is None:
-            return []
-        groups: dict[str, list[Subject]] = {}
-        for subject in subjects:
-            value = (subject.metadata or {}).get(self.group_by)
-            groups.setdefault("" if value is None else _shown(value), []).append(subject)
-        without = groups.pop("", [])
-        found = [self._tiny(name, group) for name, group in groups.items() if _count(group) < self.min_group]
-        return [*found, self._without(without, len(subjects))] if without else found
-
-    def _tiny(self, name: str, group: Sequence[Subject]) -> LintFinding:
-        examples = counted(_count(group), "different example")
-        message = (
-            f"the group {self.group_by} = {name} has {examples}; {self.min_group} are needed before it can differ much "
-            "from the others."
-        )
-        remedy = "Add more examples of it, or join it with a group that is like it."
-        return finding("tiny_group", group, message, remedy, "manager.add_training_examples(ROWS)")
-
-    def _without(self, group: Sequence[Subject], total: int) -> LintFinding:
-        message = f"{len(group)} of {total} examples belong to no group: their metadata have no {self.group_by!r}."
-        remedy = "Add them with that key, unless they are meant to count for no group of their own."
-        return finding("tiny_group", group, message, remedy)
-
-
-def _shown(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False, sort_keys=True)
-
-
-def _count(subjects: Iterable[Subject]) -> int:
-    """Count different contents: the same triple counts once."""
-    return len({subject.digest for subject in subjects})
-
-
-def _few_examples(usable: Sequence[Subject]) -> list[LintFinding]:
-    count = _count(usable)
-    if count >= MIN_EXAMPLES:
+def _tiny_groups(items: Sequence[Item], group_by: str | None, min_group: int) -> list[LintFinding]:
+    """Return the groups that are too small, and the examples that are in none."""
+    if group_by is None:
         return []
-    message = (
-        f"there {'is' if count == 1 else 'are'} {counted(count, 'different usable example')} in all; with less than "
-        f"{MIN_EXAMPLES}, weights stay vague."
-    )
-    call = "manager.add_training_examples(ROWS)"
-    return [finding("few_examples", [], message, "Add more, as different from each other as later requests.", call)]
+    groups: dict[str | None, list[Item]] = {}
+    for item in items:
+        groups.setdefault(label_of((item.metadata or {}).get(group_by)), []).append(item)
+    ungrouped = groups.pop(None, [])
+    findings = []
+    for label, group in groups.items():
+        if (count := _count(group)) < min_group:
+            has = f"the group {label!r} of {group_by!r} has {counted(count, 'different example')}"
+            needed = f"{min_group} are needed before it can differ much from the others"
+            findings.append(found("tiny_group", group, group=f"{has}; {needed}"))
+    if ungrouped:
+        none = (
+            f"{len(ungrouped)} of {counted(len(items), 'example')} have no group under {group_by!r} in their metadata"
+        )
+        findings.append(found("tiny_group", ungrouped, group=none))
+    return findings
 
 
-# --- the look -------------------------------------------------------------------------------------------------------
-
-
-@attrs.define(eq=False)
-class _Look:
-    """One look: what it needs, and what it has found so far."""
-
-    read: Reader
-    ensemble: WhatIsKnown
-    grouping: _Grouping
-    findings: list[LintFinding] = attrs.field(factory=list)
-    num_compared: int = 0
-
-    def at_examples(self, stored: Sequence[Subject]) -> LintReport:
-        """Look at all stored examples."""
-        looked = [self._single(subject) for subject in stored]
-        self.findings += self._together(looked)
-        return self._report(looked, len(stored))
-
-    def at_candidates(self, candidates: Sequence[Subject | LintFinding], stored: Sequence[Subject]) -> LintReport:
-        """Look at candidates, and at stored examples as far as candidates might repeat them."""
-        self.findings += [candidate for candidate in candidates if isinstance(candidate, LintFinding)]
-        looked = [self._single(candidate) for candidate in candidates if isinstance(candidate, Subject)]
-        looked = [*self._possible_repeats(stored, looked), *looked]
-        # What is stored already is another question.
-        self.findings += [found for found in self._together(looked) if found.rows]
-        return self._report(looked, len(candidates))
-
-    def _single(self, subject: Subject) -> Looked:
-        looked = look_at(subject, self.read)
-        self.findings += [*looked.findings, *related_findings(looked)]
-        found, was_compared = self_made(looked, self.ensemble)
-        self.findings += found
-        self.num_compared += was_compared
-        return looked.without_edges()
-
-    def _possible_repeats(self, stored: Sequence[Subject], candidates: Sequence[Looked]) -> list[Looked]:
-        """Return the stored examples, with sketches where their pictures have the shapes of a candidate's."""
-        are_near = may_be_near(stored, [item.subject for item in candidates])
-        return [
-            look_at(subject, self.read).without_edges() if is_near else Looked(subject, None)
-            for subject, is_near in zip(stored, are_near, strict=True)
-        ]
-
-    def _together(self, looked: Sequence[Looked]) -> list[LintFinding]:
-        return [*duplicate_findings(looked), *self.grouping.findings([item.subject for item in looked])]
-
-    def _report(self, looked: Sequence[Looked], num_examples: int) -> LintReport:
-        self.findings += _few_examples([item.subject for item in looked if not item.findings])
-        ordered = sorted(self.findings, key=lambda found: _KINDS.index(found.kind))
-        return LintReport(tuple(ordered), num_examples, self.num_compared)
+def _count(items: Iterable[Item]) -> int:
+    """Count different contents: the same triple counts once."""
+    return len({item.digest for item in items})

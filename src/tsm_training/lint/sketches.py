@@ -1,6 +1,6 @@
-"""What is kept of a picture to compare it with others: small tables of numbers, and how far two of them are apart.
+"""What is kept of an image to compare it with others: small tables of numbers, and how far two of them are apart.
 
-A sketch is made of a square of 128×128 pixels, whatever the picture's size and shape, so that pictures of different
+A sketch is made of a square of 128×128 pixels, whatever the image's size and shape, so that images of different
 sizes can be compared. The thresholds below were measured on 24 photographs, as they are and under 12 film looks, with a
 long side of 256 and of 512 pixels.
 """
@@ -33,7 +33,6 @@ __all__ = [
     "agreement",
     "are_same",
     "color_difference",
-    "differing",
     "mean_cells",
     "sketch_of",
 ]
@@ -41,50 +40,50 @@ __all__ = [
 Floats: TypeAlias = npt.NDArray[np.float32]
 
 Cells: TypeAlias = npt.NDArray[np.float32]
-"""The mean colours of 8×8 equal parts of a picture: float32, 8×8×3, BGR, values 0–255."""
+"""The mean colours of 8×8 equal parts of an image: float32, 8×8×3, BGR, values 0–255."""
 
 SAME_COLORS: Final = 1.9
-"""Two pictures are the same, but for how they were saved, if their colours differ by at most so many levels.
+"""Two images are the same, but for how they were saved, if their colours differ by at most this many levels.
 
-Saved as JPEG of quality 95, 75 and 50, the 20 built-in workers' pictures of 240 triples came to differ by at most 1.0,
+Saved as JPEG of quality 95, 75 and 50, the 20 built-in workers' images of 240 triples came to differ by at most 1.0,
 1.7 and 1.9 from themselves (half of them by at most 0.1, 0.3 and 0.5). A film look was never nearer to the untouched
-photograph than 2.4, nor any worker's picture to the real truths of those triples than 2.8.
+photograph than 2.4, nor any worker's image to the real truths of those triples than 2.8.
 """
 
 NEAR_COLORS: Final = 2.2
-"""Two pictures may be versions of one if their colours differ by at most so many levels.
+"""Two images may be versions of one if their colours differ by at most this many levels.
 
 JPEG of quality 30 is at most 1.0 away, another size 0.3, a row and a column cut off 1.5, two levels of brightness 2.0.
-The nearest two of 13 looks of one photograph were 2.4 away, and of a triple all three pictures must be near.
+The nearest two of 13 looks of one photograph were 2.4 away, and of a triple all three images must be near.
 """
 
 NEAR_BITS: Final = 10
-"""Two pictures may show the same if their hashes differ in at most so many of 64 bits.
+"""Two images may show the same if their hashes differ in at most this many of 64 bits.
 
 The versions above differ in at most 4, different photographs, whatever their looks, in 18 or more.
 """
 
 NEAR_SHAPE: Final = 0.05
-"""Two pictures may be versions of one if the logarithms of width / height differ by at most so much, which is 5 %."""
+"""Two images may be versions of one if the logarithms of width / height differ by at most this, which is 5 %."""
 
 SHOWN_AGREEMENT: Final = 0.5
-"""A truth shows what another picture shows if their edges agree at least so well.
+"""A truth shows what another image shows if their edges agree at least this well.
 
 Under 12 looks, black and white among them, 24 photographs agree with themselves by 0.89 to 1.00, and with each other by
 at most 0.24.
 """
 
 SWAP_MARGIN: Final = 0.25
-"""Source and target are swapped if the truth agrees with the source by so much better than with the target.
+"""Source and target are swapped if the truth agrees with the source by this much more than with the target.
 
 Where both show the same scene it may agree with both.
 """
 
 UNRELATED_AGREEMENT: Final = 0.3
-"""A truth is unrelated to a picture if their edges agree by less; see `SHOWN_AGREEMENT` for what was measured."""
+"""A truth is unrelated to an image if their edges agree by less; see `SHOWN_AGREEMENT` for what was measured."""
 
 FLAT_DEVIATION: Final = 3.0
-"""A picture is flat if no channel of its 128×128 means has a standard deviation of so many levels.
+"""An image is flat if no channel of its 128×128 means has a standard deviation of this many levels.
 
 The least of the photographs and their looks was 36; a lens cap, or a single colour saved as JPEG, stays below 1.
 """
@@ -99,12 +98,12 @@ _LUMINANCE: Final = np.array([0.114, 0.587, 0.299], np.float32)
 """Shares of blue, green and red (ITU-R BT.601)."""
 
 _DEAD_ZONE: Final = 1.0
-"""Of the hash: a wave of less than so much is none, so that noise on an even picture gives no bits."""
+"""Waves with a smaller amplitude count as none in the hash, so that noise on an even image gives no bits."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Sketch:
-    """What is kept of a picture."""
+    """What is kept of an image."""
 
     info: ImageInfo
     deviation: float
@@ -118,7 +117,7 @@ class Sketch:
 
     @property
     def is_flat(self) -> bool:
-        """Tell whether the picture has next to no variation."""
+        """Tell whether the image has next to no variation."""
         return self.deviation < FLAT_DEVIATION
 
     @property
@@ -133,7 +132,7 @@ class Sketch:
 
 
 def sketch_of(path: str, limits: ImageLimits) -> Sketch:
-    """Read a picture file, once, and return its sketch.
+    """Read an image file, once, and return its sketch.
 
     Raises:
         ImageError: it cannot be read.
@@ -150,7 +149,7 @@ def sketch_of(path: str, limits: ImageLimits) -> Sketch:
 
 
 def mean_cells(image: Image) -> Cells:
-    """Return the mean colours of 8×8 equal parts of a picture (uint8, H×W×3, BGR) of any size."""
+    """Return the mean colours of 8×8 equal parts of an image (uint8, H×W×3, BGR) of any size."""
     rows, columns = (_parts(side) for side in image.shape[:2])
     along_rows = np.tensordot(rows, image.astype(np.float32), axes=1)
     return np.asarray(columns @ along_rows, np.float32)
@@ -207,7 +206,7 @@ def _unit(values: Floats) -> Floats:
 
 
 def agreement(first: Sketch, second: Sketch) -> float:
-    """Return how well the edges of two pictures agree, in [0, 1]: Pearson's correlation, the better of two.
+    """Return how well the edges of two images agree, in [0, 1]: Pearson's correlation, the better of two.
 
     Of brightness changes with their direction, as a negative agrees too; or without, for looks that turn some tones
     around. Sizes may differ.
@@ -220,7 +219,7 @@ def agreement(first: Sketch, second: Sketch) -> float:
 
 
 def color_difference(first: Cells, second: Cells) -> npt.NDArray[np.float32]:
-    """Return by how many levels the colours of two pictures differ, or of many: a number for each pair of 8×8×3 cells.
+    """Return by how many levels the colours of two images differ, or of many: a number for each pair of 8×8×3 cells.
 
     The mean of two means: over the channels, and over the brightness. Saving as JPEG keeps the brightness of places
     better than their colours, which are stored more coarsely and clipped; a look does not.
@@ -230,16 +229,7 @@ def color_difference(first: Cells, second: Cells) -> npt.NDArray[np.float32]:
     return np.asarray(means / 2, np.float32)
 
 
-def differing(first: Cells, second: Cells) -> str:
-    """Say by how much the cells of two pictures differ."""
-    return f"they differ by {float(color_difference(first, second)):.1f} levels on average"
-
-
 def are_same(first: Sketch, second: Sketch) -> bool:
-    """Tell whether two pictures are the same but for how they were saved."""
-    is_alike = _differing_bits(first, second) <= NEAR_BITS
-    return is_alike and float(color_difference(first.cells, second.cells)) <= SAME_COLORS
-
-
-def _differing_bits(first: Sketch, second: Sketch) -> float:
-    return (HASH_BITS - float(first.bits @ second.bits)) / 2
+    """Tell whether two images are the same but for how they were saved."""
+    differing_bits = (HASH_BITS - float(first.bits @ second.bits)) / 2
+    return differing_bits <= NEAR_BITS and float(color_difference(first.cells, second.cells)) <= SAME_COLORS

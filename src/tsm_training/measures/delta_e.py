@@ -14,15 +14,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias, cast
 
-import attrs
 import numpy as np
 import numpy.typing as npt
-from numpy.polynomial import chebyshev
 
 from tsm_training.arrays import Image, check_image
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.measures.bands import bands, check_same_size
 from tsm_training.measures.lab import Floats, lab_planes
+from tsm_training.measures.prepared import PreparedMetric, bands, check_same_size, compared
 
 __all__ = ["ColorDifference", "ciede2000", "color_difference", "color_difference_map"]
 
@@ -57,7 +55,8 @@ def _sine(degrees: float) -> float:
 
 # T = 1 − 0.17 cos(h − 30°) + 0.24 cos 2h + 0.32 cos(3h + 6°) − 0.20 cos(4h − 63°), and cos nh is the n-th polynomial of
 # Chebyshev in cos h, while sin nh is one of the second kind, times sin h.
-_EVEN: Final = chebyshev.cheb2poly([1, -0.17 * _cosine(30), 0.24, 0.32 * _cosine(6), -0.20 * _cosine(63)]).tolist()
+_EVEN_1, _EVEN_2, _EVEN_3, _EVEN_4 = -0.17 * _cosine(30), 0.24, 0.32 * _cosine(6), -0.20 * _cosine(63)
+_EVEN: Final = [1 - (_EVEN_2 - _EVEN_4), _EVEN_1 - 3 * _EVEN_3, 2 * _EVEN_2 - 8 * _EVEN_4, 4 * _EVEN_3, 8 * _EVEN_4]
 _ODD_1, _ODD_3, _ODD_4 = -0.17 * _sine(30), -0.32 * _sine(6), -0.20 * _sine(63)
 _ODD: Final = [_ODD_1 - _ODD_3, -4 * _ODD_4, 4 * _ODD_3, 8 * _ODD_4]
 
@@ -250,56 +249,40 @@ def color_difference(img1: Image, img2: Image) -> float:
         InvalidArgumentError: an argument is no picture.
         ImageSizeMismatchError: the sizes differ; nothing is ever resized.
     """
-    return _mean_difference(check_image(img1, "img1"), _prepared(check_image(img2, "img2")))
+    return compared(_mean_difference_to, img1, img2)
 
 
 def _lab_and_chroma(image: Image) -> _Planes:
     return _with_chroma(*lab_planes(image, np.float32))
 
 
-def _prepared(image: Image) -> _Planes:
-    """Return L, a, b and chroma of a whole picture: float32, 4×H×W."""
-    planes = np.empty((4, *image.shape[:2]), np.float32)
-    for band in bands(image.shape, _BAND_PIXELS):
+def _mean_difference_to(image: Image) -> Callable[[Image], float]:
+    size: tuple[int, ...] = image.shape[:2]
+    truth = np.empty((4, *size), np.float32)
+    for band in bands(size, _BAND_PIXELS):
         for number, values in enumerate(_lab_and_chroma(image[band])):
-            planes[number][band] = values
-    return planes
+            truth[number][band] = values
+
+    def mean_difference(other: Image) -> float:
+        steps = 0
+        for band in bands(size, _BAND_PIXELS):
+            differences = _differences(_lab_and_chroma(other[band]), [plane[band] for plane in truth])
+            steps += int(np.rint(differences * _STEPS).sum(dtype=np.float64))
+        return steps / _STEPS / (size[0] * size[1])
+
+    return mean_difference
 
 
-def _mean_difference(output: Image, truth: _Planes) -> float:
-    check_same_size(output.shape[:2], truth[0].shape)
-    steps = 0
-    for band in bands(output.shape, _BAND_PIXELS):
-        differences = _differences(_lab_and_chroma(output[band]), [plane[band] for plane in truth])
-        steps += int(np.rint(differences * _STEPS).sum(dtype=np.float64))
-    return steps / _STEPS / truth[0].size
-
-
-@attrs.frozen
-class ColorDifference:
+class ColorDifference(PreparedMetric):
     """The mean ΔE00 as a metric: ``1 − min(mean, 100) / 100``, so that 0.01 is one ΔE00; see `color_difference`.
 
-    Black against white is 0.0.
+    Black against white is 0.0. Of the ground truth it keeps L, a, b and chroma, 16 bytes per pixel.
     """
 
-    version: str = attrs.field(default="1", init=False)
-
-    def __call__(self, output: Image, ground_truth: Image, /) -> float:
-        """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1]."""
-        return _closeness(color_difference(output, ground_truth))
+    def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
+        mean = _mean_difference_to(ground_truth)
+        return lambda output: 1.0 - min(mean(output), _LARGEST_DIFFERENCE) / _LARGEST_DIFFERENCE
 
     def working_memory(self, pixels: int, /) -> int:
         """Return how many bytes it takes besides an output: the ground truth in Lab, and what a band of it takes."""
         return 4 * 4 * pixels + _BAND_BYTES
-
-    def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR).
-
-        It keeps L, a, b and chroma of the ground truth, 16 bytes per pixel, not the picture itself.
-        """
-        truth = _prepared(ground_truth)
-        return lambda output: _closeness(_mean_difference(output, truth))
-
-
-def _closeness(difference: float) -> float:
-    return 1.0 - min(difference, _LARGEST_DIFFERENCE) / _LARGEST_DIFFERENCE

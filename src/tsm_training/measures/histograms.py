@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final, TypeAlias, cast
 
-import attrs
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tsm_training.arrays import Image, check_image
+from tsm_training.arrays import Image
 from tsm_training.forking import alone_at_first
-from tsm_training.measures.bands import Band, bands, check_same_size
+from tsm_training.measures.prepared import PreparedMetric, bands, compared
 
 __all__ = [
     "BAND_PIXELS",
     "HistogramDistance",
     "Histograms",
-    "bands_to_count",
     "count_levels",
     "histogram_correlation",
     "histogram_distance",
@@ -44,11 +42,6 @@ _LARGEST_DISTANCE: Final = 100
 # --- counting -------------------------------------------------------------------------------------------------------
 
 
-def bands_to_count(image: Image) -> Iterator[Band]:
-    """Yield the bands in which a picture is counted."""
-    return bands(image.shape, BAND_PIXELS)
-
-
 def to_lab_bytes(image: Image) -> Image:
     """Return a picture (uint8, H×W×3, BGR) in OpenCV's 8-bit Lab: L·2.55, a + 128, b + 128, rounded."""
     with alone_at_first("BGR to Lab"):
@@ -58,20 +51,21 @@ def to_lab_bytes(image: Image) -> Image:
 def lab_histograms(lab: Image) -> Histograms:
     """Count the 256 values of each channel of a BGR picture in 8-bit Lab (uint8, H×W×3); returns int64, 3×256."""
     counts = np.zeros((3, _BINS), np.int64)
-    for band in bands_to_count(lab):
+    for band in bands(lab.shape, BAND_PIXELS):
         count_levels(lab[band], counts)
     return counts
 
 
 def count_levels(lab: Image, counts: Histograms) -> None:
     """Add to `counts` (int64, 3×256) how often each value of three channels occurs (uint8, H×W×3, at most 2**24)."""
-    for channel, row in enumerate(counts):
-        row += cv2.calcHist([lab], [channel], None, [_BINS], [0, _BINS]).ravel().astype(np.int64)  # noqa: PLW2901
+    with alone_at_first("histograms"):
+        for channel, row in enumerate(counts):
+            row += cv2.calcHist([lab], [channel], None, [_BINS], [0, _BINS]).ravel().astype(np.int64)  # noqa: PLW2901
 
 
 def _picture_histograms(image: Image) -> Histograms:
     counts = np.zeros((3, _BINS), np.int64)
-    for band in bands_to_count(image):
+    for band in bands(image.shape, BAND_PIXELS):
         count_levels(to_lab_bytes(image[band]), counts)
     return counts
 
@@ -121,47 +115,31 @@ def histogram_distance(img1: Image, img2: Image) -> float:
         InvalidArgumentError: an argument is no picture.
         ImageSizeMismatchError: the sizes differ; nothing is ever resized.
     """
-    check_same_size(check_image(img1, "img1").shape, check_image(img2, "img2").shape)
-    return _distance(_picture_histograms(img1), _picture_histograms(img2))
+    return compared(_distance_to, img1, img2)
 
 
-def _distance(counts1: Histograms, counts2: Histograms) -> float:
-    pixels = int(counts1[0].sum())
-    levels = [int(moved) for moved in np.abs(np.cumsum(counts1 - counts2, axis=1)).sum(axis=1)]
-    lightness, a, b = 100 * levels[0] / (255 * pixels), levels[1] / pixels, levels[2] / pixels
-    return math.sqrt(lightness**2 + a**2 + b**2)
+def _distance_to(image: Image) -> Callable[[Image], float]:
+    pixels, counts2 = image.shape[0] * image.shape[1], _picture_histograms(image)
+
+    def distance(other: Image) -> float:
+        difference = _picture_histograms(other) - counts2
+        levels = [int(moved) for moved in np.abs(np.cumsum(difference, axis=1)).sum(axis=1)]
+        lightness, a, b = 100 * levels[0] / (255 * pixels), levels[1] / pixels, levels[2] / pixels
+        return math.sqrt(lightness**2 + a**2 + b**2)
+
+    return distance
 
 
-@attrs.frozen
-class HistogramDistance:
+class HistogramDistance(PreparedMetric):
     """The histogram distance as a metric: ``1 − min(distance, 100) / 100``; see `histogram_distance`.
 
     So 0.01 is an average shift by one unit of Lab. Pictures of equal histograms score 1.0, black against white 0.0.
     """
 
-    version: str = attrs.field(default="1", init=False)
-
-    def __call__(self, output: Image, ground_truth: Image, /) -> float:
-        """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1]."""
-        return _closeness(histogram_distance(output, ground_truth))
+    def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
+        distance = _distance_to(ground_truth)
+        return lambda output: 1.0 - min(distance(output), _LARGEST_DISTANCE) / _LARGEST_DISTANCE
 
     def working_memory(self, pixels: int, /) -> int:
         """Return how many bytes it takes besides an output: a band of it in Lab, and histograms."""
         return 3 * BAND_PIXELS + 2 * 3 * _BINS * 8
-
-    def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR).
-
-        It keeps the histograms only.
-        """
-        size, truth_histograms = ground_truth.shape, _picture_histograms(ground_truth)
-
-        def score(output: Image) -> float:
-            check_same_size(output.shape, size)
-            return _closeness(_distance(_picture_histograms(output), truth_histograms))
-
-        return score
-
-
-def _closeness(distance: float) -> float:
-    return 1.0 - min(distance, _LARGEST_DISTANCE) / _LARGEST_DISTANCE

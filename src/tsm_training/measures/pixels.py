@@ -6,11 +6,10 @@ import math
 from collections.abc import Callable
 from typing import Final
 
-import attrs
 import cv2
 
 from tsm_training.arrays import Image, check_image
-from tsm_training.measures.bands import check_same_size
+from tsm_training.measures.prepared import PreparedMetric, check_same_size
 
 __all__ = ["PeakSignalToNoise", "mean_squared_error", "psnr", "squared_error"]
 
@@ -63,23 +62,15 @@ def _decibels(mse: float) -> float:
     return 10.0 * math.log10(_PEAK**2 / mse) if mse else math.inf
 
 
-@attrs.frozen
-class PeakSignalToNoise:
+class PeakSignalToNoise(PreparedMetric):
     """PSNR as a metric: ``min(dB, 60) / 60``, so that 0.01 is 0.6 dB; see `psnr`.
 
     Above 60 dB pictures count as equal: 1.0. Black against white is 0.0.
     """
 
-    version: str = attrs.field(default="1", init=False)
-
-    def __call__(self, output: Image, ground_truth: Image, /) -> float:
-        """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1]."""
-        return min(psnr(output, ground_truth), _ENOUGH) / _ENOUGH
+    def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
+        return lambda output: min(_decibels(mean_squared_error(output, ground_truth)), _ENOUGH) / _ENOUGH
 
     def working_memory(self, pixels: int, /) -> int:
         """Return how many bytes it takes besides an output: the ground truth."""
         return 3 * pixels
-
-    def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR)."""
-        return lambda output: min(_decibels(mean_squared_error(output, ground_truth)), _ENOUGH) / _ENOUGH

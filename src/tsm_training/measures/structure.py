@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Sequence
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
 import attrs
 import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tsm_training.arrays import Image, check_image
+from tsm_training.arrays import Image
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.measures.bands import Band, check_same_size, tiles
+from tsm_training.measures.prepared import Band, PreparedMetric, compared, tiles
 
 __all__ = ["SsimChannels", "StructuralSimilarity", "structural_similarity"]
 
@@ -48,8 +49,7 @@ def _weights(side: int) -> _Floats:
     return cast("_Floats", weights / weights.sum())
 
 
-@attrs.frozen(eq=False)
-class _Windows:
+class _Windows(NamedTuple):
     """All places of the window that lie inside pictures of one size."""
 
     rows: _Floats
@@ -77,8 +77,7 @@ class _Windows:
         return filtered[down : values.shape[0] - down, right : values.shape[1] - right]
 
 
-@attrs.frozen(eq=False)
-class _Truth:
+class _Truth(NamedTuple):
     """One plane of the ground truth, with its weighted mean and variance in each window."""
 
     plane: _Plane
@@ -96,21 +95,18 @@ class _Truth:
 
     def total(self, plane: _Plane, windows: _Windows) -> int:
         """Return the sum of SSIM over all windows, in steps."""
-        return sum(
-            int(np.rint(self._values(plane, windows, places) * _STEPS).sum())
-            for places in tiles(windows.places, _TILE, _TILE)
-        )
-
-    def _values(self, plane: _Plane, windows: _Windows, places: Band) -> _Floats:
-        covered = windows.covered(places)
-        values = plane[covered].astype(np.float64)
-        mean1, mean2 = windows.means(values), self.mean[places]
-        product = mean1 * mean2
-        covariance = windows.means(values * self.plane[covered]) - product
-        variances = windows.means(values * values) - mean1 * mean1 + self.variance[places]
-        agreement = (2 * product + _STABLE_MEAN) * (2 * covariance + _STABLE_SPREAD)
-        extent = (mean1 * mean1 + mean2 * mean2 + _STABLE_MEAN) * (variances + _STABLE_SPREAD)
-        return agreement / extent
+        total = 0
+        for places in tiles(windows.places, _TILE, _TILE):
+            covered = windows.covered(places)
+            values = plane[covered].astype(np.float64)
+            mean1, mean2 = windows.means(values), self.mean[places]
+            product = mean1 * mean2
+            covariance = windows.means(values * self.plane[covered]) - product
+            variances = windows.means(values * values) - mean1 * mean1 + self.variance[places]
+            agreement = (2 * product + _STABLE_MEAN) * (2 * covariance + _STABLE_SPREAD)
+            extent = (mean1 * mean1 + mean2 * mean2 + _STABLE_MEAN) * (variances + _STABLE_SPREAD)
+            total += int(np.rint(agreement / extent * _STEPS).sum())
+        return total
 
 
 # --- pictures -------------------------------------------------------------------------------------------------------
@@ -150,26 +146,23 @@ def structural_similarity(img1: Image, img2: Image, *, channels: SsimChannels = 
         ImageSizeMismatchError: the sizes differ; nothing is ever resized.
     """
     _check_channels(None, None, channels)
-    return _comparison(check_image(img2, "img2"), channels)(check_image(img1, "img1"))
+    return compared(functools.partial(_similarity_to, channels=channels), img1, img2)
 
 
-def _comparison(ground_truth: Image, channels: SsimChannels) -> Callable[[Image], float]:
-    """Return a function that gives the mean SSIM of outputs and this ground truth."""
-    size = ground_truth.shape
-    windows = _Windows.of(size)
+def _similarity_to(ground_truth: Image, channels: SsimChannels) -> Callable[[Image], float]:
+    windows = _Windows.of(ground_truth.shape)
     truths = [_Truth.of(plane, windows) for plane in _planes(ground_truth, channels)]
 
-    def compare(output: Image) -> float:
-        check_same_size(output.shape, size)
+    def similarity(output: Image) -> float:
         planes = _planes(output, channels)
         total = sum(truth.total(plane, windows) for plane, truth in zip(planes, truths, strict=True))
         return total / _STEPS / (len(truths) * math.prod(windows.places))
 
-    return compare
+    return similarity
 
 
 @attrs.frozen
-class StructuralSimilarity:
+class StructuralSimilarity(PreparedMetric):
     """The mean SSIM as a metric: 0.0 where it is negative, which takes a picture like a negative; see the function.
 
     Args:
@@ -181,11 +174,10 @@ class StructuralSimilarity:
     """
 
     channels: SsimChannels = attrs.field(default="luma", validator=_check_channels)
-    version: str = attrs.field(default="1", init=False)
 
-    def __call__(self, output: Image, ground_truth: Image, /) -> float:
-        """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1]."""
-        return max(0.0, structural_similarity(output, ground_truth, channels=self.channels))
+    def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
+        similarity = _similarity_to(ground_truth, self.channels)
+        return lambda output: max(0.0, similarity(output))
 
     def working_memory(self, pixels: int, /) -> int:
         """Return how many bytes it takes besides an output.
@@ -194,8 +186,3 @@ class StructuralSimilarity:
         """
         planes = 1 if self.channels == "luma" else 3
         return planes * (1 + 2 * 8 + 1) * pixels + _TILE_BYTES
-
-    def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
-        """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR)."""
-        compare = _comparison(ground_truth, self.channels)
-        return lambda output: max(0.0, compare(output))

@@ -1,8 +1,9 @@
 """Plots for people, made with matplotlib (extra ``plots``).
 
-Each function returns a `matplotlib.figure.Figure` that belongs to nobody else: ``figure.savefig("weights.png")`` writes
-it (``.svg`` and ``.pdf`` too), and a notebook shows it. They need no screen, no ``pyplot`` and no backend, and neither
-read nor change the host's settings of matplotlib. Colours can be told apart by people with any kind of colour vision.
+Each function returns a new `matplotlib.figure.Figure`: ``figure.savefig("weights.png")`` writes it (``.svg`` and
+``.pdf`` too), and a notebook shows it. They need no screen, no ``pyplot`` and no backend. The host's settings of
+matplotlib have no effect on them and are as before when a call returns; threads that draw plots wait for each other.
+Colours can be told apart by people with any kind of colour vision.
 
 ``tsm_training.report`` makes a page with smaller pictures of the same figures, for which matplotlib is not needed.
 """
@@ -18,16 +19,16 @@ from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
 from tsm_training.arguments import check_ids, check_whole_number, is_number
 from tsm_training.data import TrainingExample, TrainingSession
 from tsm_training.errors import InvalidArgumentError, MissingExtraError
-from tsm_training.views import (
+from tsm_training.report.figures import (
     Growth,
-    Judged,
+    HasEngine,
+    Results,
     SessionLike,
-    Trained,
     WeightPath,
     WeightRow,
     accuracy_rows,
+    benchmark_of,
     completed_sessions,
-    contest_of,
     example_names,
     growth_of,
     learning_curve,
@@ -47,7 +48,7 @@ _MOST_EXAMPLES = 60
 
 
 def plot_weights(
-    subject: Trained | WeightLearner | Mapping[str, LearnerStatistics] | Iterable[TrainingSession],
+    subject: HasEngine | WeightLearner | Mapping[str, LearnerStatistics] | Iterable[TrainingSession],
     *,
     highlight: Sequence[str] | None = None,
 ) -> Figure:
@@ -55,13 +56,13 @@ def plot_weights(
 
     Args:
         subject: A `TrainingManager` for both; a learner, or its statistics, for the weights as they are; sessions for
-            the way there. Trials and sessions that were not completed are left out. Sessions of databases that do not
-            say how sure they were have no bands.
+            the way there. Trials and sessions that were not completed are left out. Sessions without standard
+            deviations have no bands.
         highlight: Ids of the workers that get colours, seven of them different ones; unless given, the four with the
             greatest weights at the end and the one with the smallest.
 
     Raises:
-        InvalidArgumentError: there is nothing to plot, or no worker has such an id.
+        InvalidArgumentError: there is nothing to plot, or an id in `highlight` is unknown.
         MissingExtraError: the extra ``plots`` is not installed.
     """
     drawings = _drawings("plot_weights")
@@ -77,7 +78,7 @@ def plot_weights(
 
 
 def _weights_of(subject: object) -> tuple[list[WeightRow], list[WeightPath]]:
-    if isinstance(subject, Trained):
+    if isinstance(subject, HasEngine):
         engine = subject.training_engine
         engine.prepare_learner()
         rows, _ = _weights_of(engine.weight_learner)
@@ -120,7 +121,7 @@ def plot_learning_curve(session: SessionLike) -> Figure:
     return figure
 
 
-def plot_growth(subject: Trained | Iterable[TrainingSession] | Growth) -> Figure:
+def plot_growth(subject: HasEngine | Iterable[TrainingSession] | Growth) -> Figure:
     """Plot the similarity on held-out examples over the number of examples learned from, before the guide's band.
 
     Args:
@@ -141,7 +142,7 @@ def plot_growth(subject: Trained | Iterable[TrainingSession] | Growth) -> Figure
 
 
 def _growth_in(subject: object) -> Growth | None:
-    if isinstance(subject, Trained):
+    if isinstance(subject, HasEngine):
         return growth_of(subject.training_engine.store.iterate_sessions())
     things = list(subject) if isinstance(subject, Iterable) else []
     if things and all(isinstance(each, TrainingSession) for each in things):
@@ -157,7 +158,7 @@ def _is_point(thing: object) -> bool:
 
 
 def plot_workers(
-    subject: Trained | ScoreTable, *, example_ids: Sequence[str] | None = None, rope: float | None = None
+    subject: HasEngine | ScoreTable, *, example_ids: Sequence[str] | None = None, rope: float | None = None
 ) -> Figure:
     """Plot what each worker scored on each example, and how far it is from the best one on the same examples.
 
@@ -172,7 +173,7 @@ def plot_workers(
         TsmTrainingError: as for `TrainingManager.compare`.
     """
     drawings = _drawings("plot_workers")
-    if isinstance(subject, Trained):
+    if isinstance(subject, HasEngine):
         engine = subject.training_engine
         store = engine.store
         ids = None if example_ids is None else check_ids("example_ids", example_ids)
@@ -190,8 +191,8 @@ def plot_workers(
     return figure
 
 
-def plot_contenders(results: Judged) -> Figure:
-    """Plot what all contenders scored on the same examples, pair by pair, and what the trained ensemble gains.
+def plot_contenders(results: Results) -> Figure:
+    """Plot what the trained ensemble and its baselines scored on the same examples, and what it gains.
 
     The intervals are those of the verdict, which looks at examples that were never learned from only.
 
@@ -202,12 +203,12 @@ def plot_contenders(results: Judged) -> Figure:
         InvalidArgumentError: these are no results, or no pictures were judged.
         MissingExtraError: the extra ``plots`` is not installed.
     """
-    figure: Figure = _drawings("plot_contenders").draw_contest(contest_of(results))
+    figure: Figure = _drawings("plot_contenders").draw_benchmark(benchmark_of(results))
     return figure
 
 
-def plot_examples(results: Judged, examples: Iterable[TrainingExample] = (), *, most: int = _MOST_EXAMPLES) -> Figure:
-    """Plot what every contender scored on each example, a row for each, the best first.
+def plot_examples(results: Results, examples: Iterable[TrainingExample] = (), *, most: int = _MOST_EXAMPLES) -> Figure:
+    """Plot what every baseline scored on each example, a row for each, the best first.
 
     Args:
         results: What ``train()``, ``validate()`` or ``cross_validate()`` returned, or a stored session.
@@ -220,14 +221,14 @@ def plot_examples(results: Judged, examples: Iterable[TrainingExample] = (), *, 
     """
     drawings = _drawings("plot_examples")
     most = check_whole_number("most", most, 2)
-    contest = contest_of(results)
+    benchmark = benchmark_of(results)
     known = _all_of(TrainingExample, examples)
     if known is None:
         raise InvalidArgumentError("examples", examples, "TrainingExamples")
-    rows = contest.ranked()
+    rows = benchmark.ranked()
     shown = rows if len(rows) <= most else [*rows[: most - most // 2], *rows[len(rows) - most // 2 :]]
-    names = example_names([row.example_id for row in shown], known)
-    figure: Figure = drawings.draw_examples(contest, shown, list(names.values()), len(rows) - len(shown))
+    names = example_names([row["example_id"] for row in shown], known)
+    figure: Figure = drawings.draw_examples(benchmark, shown, list(names.values()), len(rows) - len(shown))
     return figure
 
 

@@ -6,10 +6,8 @@ from tsm_training.storage.sqlite import (
     GUIDE_SCHEMA,
     OWN_SCHEMA,
     SCHEMA_VERSION,
-    SalvageReport,
     StorageFault,
     TrainingDataManager,
-    salvage,
 )
 
 __all__ = [
@@ -18,8 +16,6 @@ __all__ = [
     "OWN_SCHEMA",
     "SCHEMA_VERSION",
     "InMemoryStore",
-    "SalvageReport",
     "StorageFault",
     "TrainingDataManager",
-    "salvage",
 ]

@@ -16,13 +16,14 @@ from tsm_training.data import (
     Evaluation,
     EvaluationKey,
     ExampleEdit,
-    ExampleFiles,
-    Learning,
+    HeldState,
     MetricRow,
     ObservationRecord,
     Preview,
     SessionCommit,
     StateChange,
+    StateDelta,
+    StateDocuments,
     TrainingExample,
     TrainingSession,
     TrainingStore,
@@ -35,14 +36,13 @@ from tsm_training.errors import (
     StorageError,
 )
 from tsm_training.forking import guard_forks
-from tsm_training.learning import LearnedState
 
 __all__ = ["InMemoryStore"]
 
 _LOCATION: Final = "memory"
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Contents:
     """Everything that the store holds, in order of addition (dictionaries keep it)."""
 
@@ -52,7 +52,9 @@ class _Contents:
     observations: dict[tuple[str, str], bytes] = attrs.field(factory=dict)
     sessions: dict[str, TrainingSession] = attrs.field(factory=dict)
     metrics: dict[str, list[MetricRow]] = attrs.field(factory=dict)
-    learning: Learning = attrs.field(factory=lambda: Learning(0, LearnedState()))
+    token: str = ""
+    head: dict[str, str] = attrs.field(factory=dict)
+    rows: dict[str, str] = attrs.field(factory=dict)
     closed: bool = False
 
 
@@ -90,10 +92,27 @@ class InMemoryStore(TrainingStore):
                 new[example.example_id] = copy.deepcopy(example)
             stored.update(new)
 
-    def get_example(self, example_id: str, /) -> TrainingExample:
-        """Return one example; see `TrainingStore`."""
+    def get_examples(self, example_ids: Sequence[str], /) -> list[TrainingExample]:
+        """Return the examples with these ids, in the order of the ids; see `TrainingStore`."""
         with self._lock:
-            return copy.deepcopy(self._stored_example(example_id))
+            return [copy.deepcopy(self._stored_example(example_id)) for example_id in example_ids]
+
+    def find_examples(self, digests: Iterable[str], /) -> list[TrainingExample]:
+        """Return the examples that have one of these contents, in order of addition; see `TrainingStore`."""
+        wanted = frozenset(digests)
+        with self._lock:
+            found = [e for e in self._open().examples.values() if e.files is not None and e.files.digest in wanted]
+            return copy.deepcopy(found)
+
+    def known_digests(self, digests: Iterable[str], /) -> set[str]:
+        """Return which of these digests are contents of stored examples; see `TrainingStore`."""
+        wanted = frozenset(digests)
+        with self._lock:
+            return {
+                files.digest
+                for example in self._open().examples.values()
+                if (files := example.files) is not None and files.digest in wanted
+            }
 
     def _stored_example(self, example_id: str) -> TrainingExample:
         examples = self._open().examples
@@ -110,42 +129,39 @@ class InMemoryStore(TrainingStore):
 
     def edit_examples(
         self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
-    ) -> Learning | None:
+    ) -> StateDocuments | None:
         """Change stored examples, and learned state with them; see `TrainingStore`."""
         with self._lock:
-            contents = self._open()
             new = {}
             for example_id, edit in edits.items():
-                if example_id in contents.examples or not skip_missing:
+                if example_id in self._open().examples or not skip_missing:
                     new[example_id] = copy.deepcopy(edit(copy.deepcopy(self._stored_example(example_id))))
-            learning = self._changed(change)
-            old = [(contents.examples[example_id].files, example.files) for example_id, example in new.items()]
-            contents.examples.update(new)
-            for before, after in old:
-                if before != after:
-                    self._forget_contents(before)
-            return learning
+            return self._replaced({**self._open().examples, **new}, new, change)
 
-    def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
+    def remove_example(self, example_id: str, change: StateChange | None = None) -> StateDocuments | None:
         """Remove an example, and change learned state with it; see `TrainingStore`."""
         with self._lock:
-            example = self._stored_example(example_id)
-            learning = self._changed(change)
-            del self._contents.examples[example_id]
-            self._forget_contents(example.files)
-            return learning
+            self._stored_example(example_id)
+            remaining = {key: example for key, example in self._contents.examples.items() if key != example_id}
+            return self._replaced(remaining, [example_id], change)
 
-    def _forget_contents(self, files: ExampleFiles | None) -> None:
-        """Drop observations and previews of contents that no example has any more."""
+    def _replaced(
+        self, examples: dict[str, TrainingExample], changed: Iterable[str], change: StateChange | None
+    ) -> StateDocuments | None:
+        """Put `examples` in the place of the stored ones, unless `change` raises."""
         contents = self._contents
-        if files is None or any(example.files == files for example in contents.examples.values()):
-            return
-        digest = files.digest
-        contents.observations = {key: data for key, data in contents.observations.items() if key[0] != digest}
-        contents.previews = {key: preview for key, preview in contents.previews.items() if key[0] != digest}
-
-    def _changed(self, change: StateChange | None) -> Learning | None:
-        return None if change is None else self.update_learning(change)
+        before = {files.digest for key in changed if (files := contents.examples[key].files) is not None}
+        gone = frozenset(before - {example.files.digest for example in examples.values() if example.files is not None})
+        stored, contents.examples = contents.examples, examples
+        try:
+            documents = None if change is None else self._changed(change, gone)
+        except BaseException:
+            contents.examples = stored
+            raise
+        if gone:
+            contents.observations = {key: data for key, data in contents.observations.items() if key[0] not in gone}
+            contents.previews = {key: preview for key, preview in contents.previews.items() if key[0] not in gone}
+        return documents
 
     def save_evaluations(
         self,
@@ -168,11 +184,10 @@ class InMemoryStore(TrainingStore):
             for preview in previews:
                 contents.previews[preview.example_digest, preview.name] = preview
             used = 0
-            ranked = [(p.rank, *key) for key, p in contents.previews.items() if p.rank is not None]
-            for _rank, *key in sorted(ranked):
-                size = len(contents.previews[key[0], key[1]].png)
+            for _rank, digest, name in self._ranked():
+                size = len(contents.previews[digest, name].png)
                 if used >= PREVIEW_BYTES:
-                    del contents.previews[key[0], key[1]]
+                    del contents.previews[digest, name]
                 used += size
 
     def _drop_superseded(self, evaluations: Sequence[Evaluation], worker_ids: Collection[str]) -> None:
@@ -197,11 +212,32 @@ class InMemoryStore(TrainingStore):
         with self._lock:
             return [e for e in self._open().evaluations.values() if e.key.example_digest in wanted]
 
-    def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
-        """Return the PNG bytes of an example's previews, by name; see `TrainingStore`."""
+    def load_previews(self, example_digests: Iterable[str], /) -> dict[str, dict[str, bytes]]:
+        """Return the PNG bytes of the previews of these examples; see `TrainingStore`."""
+        wanted = frozenset(example_digests)
+        found: dict[str, dict[str, bytes]] = {}
         with self._lock:
-            stored = self._open().previews
-            return {name: preview.png for (digest, name), preview in stored.items() if digest == example_digest}
+            for (digest, name), preview in self._open().previews.items():
+                if digest in wanted:
+                    found.setdefault(digest, {})[name] = preview.png
+        return found
+
+    def ranked_digests(self) -> list[str]:
+        """Return the digests of the examples that have previews with a rank, in order; see `TrainingStore`."""
+        with self._lock:
+            return list(dict.fromkeys(digest for _rank, digest, _name in self._ranked()))
+
+    def _ranked(self) -> list[tuple[float, str, str]]:
+        previews = self._open().previews
+        return sorted((p.rank, *key) for key, p in previews.items() if p.rank is not None)
+
+    def preview_cutoff(self) -> tuple[float, str] | None:
+        """Return from which rank and digest on previews are not kept; see `TrainingStore`."""
+        with self._lock:
+            ranked = self._ranked()
+            if sum(len(self._contents.previews[digest, name].png) for _rank, digest, name in ranked) < PREVIEW_BYTES:
+                return None
+            return ranked[-1][:2]
 
     def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
         """Return the contents of the observations of that name on these examples; see `TrainingStore`."""
@@ -225,20 +261,20 @@ class InMemoryStore(TrainingStore):
             contents.metrics[session.session_id] = []
 
     def commit_session(
-        self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
-    ) -> tuple[TrainingSession, Learning]:
+        self, session_id: str, finish: Callable[[HeldState], SessionCommit], /
+    ) -> tuple[TrainingSession, StateDocuments]:
         """End a session, its metric rows and learned state with it; see `TrainingStore`."""
         with self._lock:
             contents = self._open()
             if session_id not in contents.sessions:
                 raise SessionNotFoundError(session_id)
-            commit = finish(contents.learning.state)
+            commit = finish(self._held())
             session = copy.deepcopy(commit.session)
             contents.metrics[session_id].extend(list(commit.metrics))
             contents.sessions[session_id] = session
-            if commit.state is not None:
-                contents.learning = Learning(contents.learning.version + 1, commit.state)
-            return copy.deepcopy(session), contents.learning
+            if commit.delta is not None:
+                self._apply(commit.delta)
+            return copy.deepcopy(session), self.load_state()
 
     def get_session(self, session_id: str, /) -> TrainingSession:
         """Return one session; see `TrainingStore`."""
@@ -248,11 +284,14 @@ class InMemoryStore(TrainingStore):
                 raise SessionNotFoundError(session_id)
             return copy.deepcopy(sessions[session_id])
 
-    def iterate_sessions(self) -> Iterator[TrainingSession]:
+    def renew_session(self, session_id: str, /) -> None:
+        """Do nothing: these sessions end with their process; see `TrainingStore`."""
+
+    def iterate_sessions(self, *, newest_first: bool = False) -> Iterator[TrainingSession]:
         """Yield all sessions, the oldest first; see `TrainingStore`."""
         with self._lock:
             sessions = list(self._open().sessions.values())
-        for session in sessions:
+        for session in reversed(sessions) if newest_first else sessions:
             yield copy.deepcopy(session)
 
     def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
@@ -264,17 +303,42 @@ class InMemoryStore(TrainingStore):
             rows = list(metrics[session_id])
         return iter(rows)
 
-    def load_learning(self) -> Learning:
-        """Return the learned state; see `TrainingStore`."""
-        with self._lock:
-            return self._open().learning
-
-    def update_learning(self, change: StateChange, /) -> Learning:
-        """Replace the learned state by what `change` makes of it; see `TrainingStore`."""
+    def load_state(self, keys: Iterable[str] | None = ()) -> StateDocuments:
+        """Return the head of the learned state, and the rows under these keys; see `TrainingStore`."""
         with self._lock:
             contents = self._open()
-            contents.learning = Learning(contents.learning.version + 1, change(contents.learning.state))
-            return contents.learning
+            return StateDocuments(contents.token, dict(contents.head), self._rows(keys))
+
+    def _rows(self, keys: Iterable[str] | None) -> dict[str, str]:
+        rows = self._contents.rows
+        return dict(rows) if keys is None else {key: rows[key] for key in keys if key in rows}
+
+    def update_state(self, change: StateChange, /) -> StateDocuments:
+        """Change the learned state as `change` says; see `TrainingStore`."""
+        with self._lock:
+            self._open()
+            return self._changed(change, frozenset())
+
+    def _held(self, gone: frozenset[str] = frozenset()) -> HeldState:
+        contents = self._contents
+        return HeldState(contents.token, dict(contents.head), self._rows, self.known_digests, gone)
+
+    def _changed(self, change: StateChange, gone: frozenset[str]) -> StateDocuments:
+        delta = change(self._held(gone))
+        if delta is not None:
+            self._apply(delta)
+        return self.load_state()
+
+    def _apply(self, delta: StateDelta) -> None:
+        contents = self._contents
+        rows = {} if delta.drops_rows else contents.rows
+        for held, changes in ((contents.head, delta.head), (rows, delta.rows)):
+            for key, document in changes.items():
+                if document is None:
+                    held.pop(key, None)
+                else:
+                    held[key] = document
+        contents.rows, contents.token = rows, uuid.uuid4().hex
 
     def get_dataset_stats(self) -> DatasetStatistics:
         """Count examples and sessions; see `TrainingStore`."""
@@ -294,12 +358,6 @@ class InMemoryStore(TrainingStore):
         with self._lock:
             contents = self._contents
             contents.closed = True
-            for held in (
-                contents.examples,
-                contents.evaluations,
-                contents.previews,
-                contents.observations,
-                contents.sessions,
-                contents.metrics,
-            ):
-                held.clear()
+            for held in attrs.astuple(contents, recurse=False):
+                if isinstance(held, dict):
+                    held.clear()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -15,22 +16,22 @@ from tsm_training.data import (
     ExampleScores,
     MetricRow,
     PictureFile,
+    StateDelta,
     TrainingExample,
     TrainingSession,
     WorkerOutcome,
 )
-from tsm_training.learning import Absorbed, FittedBlend, Group, LearnedState, WorkerBase
 
 __all__ = [
     "MOMENT",
     "ODD_TEXT",
     "complete_example",
     "complete_session",
+    "make_delta",
     "make_epoch_metrics",
     "make_evaluation",
     "make_example",
     "make_files",
-    "make_learned_state",
     "make_metric_row",
     "make_outcome",
     "make_scores",
@@ -98,7 +99,7 @@ def make_scores(accuracy: float = 0.75) -> ExampleScores:
 def make_evaluation(digest: str = "digest", worker_id: str = "worker", **changes: Any) -> Evaluation:
     """Return an evaluation; `changes` replace any of its fields."""
     evaluation = Evaluation(
-        key=EvaluationKey(digest, worker_id, "worker-fingerprint", "metric-fingerprint"),
+        key=EvaluationKey(digest, worker_id, "worker-fingerprint", "metric-fingerprint", "reader"),
         accuracy=1 / 3,
         confidence=0.9,
         failure_kind=None,
@@ -142,33 +143,12 @@ def make_metric_row(session_id: str = "session", worker_id: str = "good", **chan
     return row._replace(**changes)
 
 
-def make_learned_state(number: int = 1) -> LearnedState:
-    """Return learned state that differs with `number`, with floats that only an exact store gives back.
-
-    It has a fitted blend and groups; those of odd numbers are grouped by one key, those of even numbers by another. The
-    workers' fits are bytes that stand for nothing.
-    """
-    floats = [value / number for value in _ODD_FLOATS]
-    bases = {
-        "good": WorkerBase(floats[0], floats[1], floats[2], floats[3], floats[4], 2**40 + number, number),
-        ODD_TEXT: WorkerBase(1.0, -floats[5], floats[5]),
-    }
-    outcomes = {"good": Absorbed(floats[1], floats[0], floats[3]), ODD_TEXT: Absorbed(None, 1.0, floats[6])}
-    shares = {"good": floats[0], ODD_TEXT: 1.0 - floats[0], "tiny": floats[3]}
-    digests = ("digest", f"digest {number}")
-    groups = {
-        ODD_TEXT: Group(digests, bases, FittedBlend(shares, ODD_TEXT, floats[1], digests, shares)),
-        "imported": Group(bases={"good": bases["good"]}, fitted=FittedBlend({"good": 1.0}, "greedy", 0.0)),
-        "": Group(digests[1:]),
-    }
-    return LearnedState(
-        bases,
-        dict.fromkeys(digests, outcomes),
-        fitted=FittedBlend(shares, "", 1.0, digests[1:], {ODD_TEXT: 1.0}),
-        group_by="style" if number % 2 else ODD_TEXT,
-        groups=groups,
-        fits={"good": bytes(range(256)) * number, ODD_TEXT: b""},
-    )
+def make_delta(number: int = 1) -> StateDelta:
+    """Return documents of learned state that differ with `number`, as texts that only an exact store gives back."""
+    numbers = [value / number for value in _ODD_FLOATS]
+    document = json.dumps({"name": ODD_TEXT, "numbers": numbers, "exact": 10**40 + number}, ensure_ascii=False)
+    head = {"sums": document, ODD_TEXT: " [1.0,1e0 ]", "empty": "{}"}
+    return StateDelta(head, {"digest": document, f"digest {number}": "null", ODD_TEXT: str(number), "": '""'})
 
 
 def complete_example(example_id: str) -> TrainingExample:

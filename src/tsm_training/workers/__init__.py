@@ -1,5 +1,6 @@
 """Workers, their results, ways to run them, and the pool that runs all of them on one request."""
 
+from tsm_training.learning import Observation
 from tsm_training.workers.pool import WorkerPool
 from tsm_training.workers.records import (
     PASSING_FAILURES,
@@ -12,21 +13,32 @@ from tsm_training.workers.records import (
     group_of,
     shared,
 )
-from tsm_training.workers.runners import ThreadRunner, WorkerRunner
-from tsm_training.workers.running import ask_pool, checked_result, run_worker, shown
+from tsm_training.workers.running import (
+    LOOK_AROUND_SECONDS,
+    BackgroundCall,
+    ThreadRunner,
+    WorkerRunner,
+    ask_pool,
+    check_not_leaving,
+    checked_result,
+    run_worker,
+    shown,
+    timed_out,
+)
 from tsm_training.workers.trainable import (
     MOST_OBSERVATION_BYTES,
     MOST_OBSERVATIONS,
-    Observation,
     TrainableWorker,
     learned_version,
 )
-from tsm_training.workers.worker import FunctionWorker, Worker
+from tsm_training.workers.worker import FunctionWorker, Worker, time_limit_of, valid_time_limit
 
 __all__ = [
+    "LOOK_AROUND_SECONDS",
     "MOST_OBSERVATIONS",
     "MOST_OBSERVATION_BYTES",
     "PASSING_FAILURES",
+    "BackgroundCall",
     "FailureKind",
     "FunctionWorker",
     "Observation",
@@ -41,10 +53,14 @@ __all__ = [
     "WorkerResultLike",
     "WorkerRunner",
     "ask_pool",
+    "check_not_leaving",
     "checked_result",
     "group_of",
     "learned_version",
     "run_worker",
     "shared",
     "shown",
+    "time_limit_of",
+    "timed_out",
+    "valid_time_limit",
 ]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 
 import attrs
 
@@ -20,11 +20,9 @@ from tsm_training.errors import (
 )
 from tsm_training.forking import guard_forks
 from tsm_training.workers.records import WorkerRequest, WorkerResult
-from tsm_training.workers.runners import ThreadRunner, WorkerRunner
+from tsm_training.workers.running import ThreadRunner, WorkerRunner
 from tsm_training.workers.trainable import TrainableWorker
 from tsm_training.workers.worker import Worker, check_worker_id, time_limit_of
-
-__all__ = ["WorkerPool"]
 
 
 def _check_runner(_pool: object, _attribute: object, value: object) -> None:
@@ -61,15 +59,15 @@ class WorkerPool:
         """Add a worker.
 
         Raises:
-            InvalidArgumentError: it is no `Worker`, its id is empty, too long or holds control characters, or its time
-                limit is no finite number above 0.
+            InvalidArgumentError: it is no `Worker`, it has no id or one that is empty, too long or holds control
+                characters, or its time limit is no finite number above 0.
             DuplicateWorkerError: its id is taken.
         """
         if not isinstance(worker, Worker):
             raise InvalidArgumentError(
                 "worker", worker, 'a Worker (wrap a function with FunctionWorker("id", function))'
             )
-        check_worker_id(worker.worker_id)
+        check_worker_id(getattr(worker, "worker_id", None))
         time_limit_of(worker, None)
         if isinstance(worker, TrainableWorker):
             check_whole_number(f"min_observations of worker {worker.worker_id!r}", worker.min_observations)
@@ -168,7 +166,10 @@ class WorkerPool:
         # the interpreter's exit, and lets a worker call the pool again without waiting for itself.
         threads = ThreadPoolExecutor(min(self.max_workers, len(workers)), "tsm-worker")
         try:
-            calls = [_submitted(threads, self.runner, worker, request) for worker in workers]
+            try:
+                calls = [threads.submit(self.runner.run, worker, request) for worker in workers]
+            except RuntimeError as error:  # too many threads, or the interpreter is about to exit
+                raise ExecutorError("of the worker pool", f"cannot start a worker: {error}") from error
             results = [call.result() for call in calls]
         except BaseException:
             # Do not wait for running workers: whoever pressed Ctrl-C wants to go on now.
@@ -176,15 +177,6 @@ class WorkerPool:
             raise
         threads.shutdown()
         return results
-
-
-def _submitted(
-    threads: ThreadPoolExecutor, runner: WorkerRunner, worker: Worker, request: WorkerRequest
-) -> Future[WorkerResult]:
-    try:
-        return threads.submit(runner.run, worker, request)
-    except RuntimeError as error:  # too many threads, or the interpreter is about to exit
-        raise ExecutorError("of the worker pool", f"cannot start a worker: {error}") from error
 
 
 def _as_request(data: object) -> WorkerRequest:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Final, Literal, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
 
 import attrs
+import numpy as np
 
 from tsm_training.arrays import Image, frozen_copy
-
-__all__ = [
-    "PASSING_FAILURES",
-    "FailureKind",
-    "WorkerFailure",
-    "WorkerPoolLike",
-    "WorkerRequest",
-    "WorkerResult",
-    "WorkerResultLike",
-    "group_of",
-    "shared",
-]
 
 T = TypeVar("T")
 
@@ -32,26 +21,41 @@ PASSING_FAILURES: Final[frozenset[FailureKind]] = frozenset({"timed_out", "died"
 """Failures that may have come of a busy machine as much as of the worker: they count, but they are not kept."""
 
 
-class WorkerRequest(dict[str, Image]):
+class WorkerRequest(Mapping[str, Image]):
     """The two pictures of one request under ``'source'`` and ``'target'``, with a memo that workers may share.
 
-    Both pictures are ``uint8``, H×W×3, BGR, and read-only for good. A request that belongs to a group of examples has
-    the group's name, a text, under ``'group'``. Several workers start from the same conversions of
-    the same pictures (Lab, say); `shared` computes each of them once per request, whichever thread asks first.
+    Both pictures are ``uint8``, H×W×3, BGR. Nobody can change them, or put others in their place. A request that
+    belongs to a group of examples has the group's name, a text, under ``'group'``. Several workers start from the same
+    conversions of the same pictures (Lab, say); `shared` computes each of them once per request, whichever thread asks
+    first.
     """
 
     def __init__(self, source: Image, target: Image, group: str | None = None) -> None:
-        super().__init__(source=frozen_copy(source), target=frozen_copy(target))
+        self._entries = {"source": frozen_copy(source), "target": frozen_copy(target)}
         if group is not None:
-            self["group"] = cast("Image", group)  # the one entry that is no picture; `group_of` reads it
+            self._entries["group"] = cast("Image", group)  # the one entry that is no picture; `group_of` reads it
         self._memo: dict[Hashable, Any] = {}
         self._lock = threading.RLock()
 
+    def __getitem__(self, key: str) -> Image:
+        return self._entries[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
     def shared(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """Return the value under `key`, computing it on the first call; it must never be changed afterwards."""
+        """Return the value under `key`, computing it on the first call; it must never be changed afterwards.
+
+        An array becomes read-only.
+        """
         with self._lock:
             if key not in self._memo:
-                self._memo[key] = compute()
+                value = self._memo[key] = compute()
+                if isinstance(value, np.ndarray):
+                    value.flags.writeable = False
             return cast("T", self._memo[key])
 
 
@@ -141,7 +145,8 @@ class WorkerPoolLike(Protocol):
     """What the library needs of a pool: one method.
 
     `execute_parallel` gets a dictionary with the keys ``'source'`` and ``'target'`` (uint8, H×W×3, BGR) and returns one
-    result per worker, in any order. It is called from one thread at a time.
+    result per worker, in any order. The pictures are read-only, because all workers of the pool get the same ones: one
+    that wants to write takes a copy. It is called from one thread at a time.
     """
 
     def execute_parallel(self, data: dict[str, Image], /) -> Sequence[WorkerResultLike]:

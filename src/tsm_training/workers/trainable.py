@@ -5,14 +5,12 @@ from __future__ import annotations
 import hashlib
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from tsm_training.arrays import Image
 from tsm_training.errors import WorkerNotFittedError
 from tsm_training.learning import Observation
 from tsm_training.workers.worker import Worker
-
-__all__ = ["MOST_OBSERVATIONS", "MOST_OBSERVATION_BYTES", "Observation", "TrainableWorker", "learned_version"]
 
 MOST_OBSERVATION_BYTES: Final = 16_000
 """An observation may hold at most this many bytes."""
@@ -32,15 +30,11 @@ class TrainableWorker(Worker):
     Until it is fitted it is not asked: no result, no evidence, no share.
     """
 
-    if TYPE_CHECKING:
-        min_observations: int
-        is_color_map: bool
-    else:
-        min_observations = 1
-        """With fewer observations than this in any fold the worker stays unfitted."""
-        is_color_map = False
-        """True promises that a fitted worker changes each pixel by its colour alone. Scores on the training's own
-        examples are then taken on a stored sample of their pixels, so that no picture is read again for a new fit."""
+    min_observations: int = 1
+    """With fewer observations than this in any fold the worker stays unfitted."""
+    is_color_map: bool = False
+    """True promises that a fitted worker changes each pixel by its colour alone. Scores on the training's own examples
+    are then taken on a stored sample of their pixels, so that no picture is read again for a new fit."""
 
     @abstractmethod
     def observe(self, source: Image, target: Image, ground_truth: Image) -> bytes:

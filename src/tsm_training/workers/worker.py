@@ -5,32 +5,13 @@ from __future__ import annotations
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 import attrs
 
 from tsm_training.arguments import check_callable, check_number
 from tsm_training.arrays import Image
 from tsm_training.errors import InvalidArgumentError
-
-__all__ = ["FunctionWorker", "Worker", "check_time_limit", "check_worker_id", "time_limit_of", "valid_time_limit"]
-
-
-class _overridable:  # noqa: N801 - it stands where ``property`` would
-    """A property that an attribute of the instance outranks.
-
-    cloudpickle rebuilds a class of a script or a notebook without its slots; the fields of an attrs class then
-    live in the instance, where a true property of the same name in the base class would hide them.
-    """
-
-    def __init__(self, fget: Callable[[Any], object]) -> None:
-        self.fget = fget
-        self.__doc__ = fget.__doc__
-        self.__isabstractmethod__ = getattr(fget, "__isabstractmethod__", False)
-
-    def __get__(self, instance: object, _owner: type) -> Any:
-        return self if instance is None else self.fget(instance)
-
 
 _MAX_ID_LENGTH: Final = 128
 
@@ -44,40 +25,22 @@ class Worker(ABC):
     ...         return 255 - data["target"]
 
     Settings belong in attrs fields (decorate the subclass with ``@attrs.frozen``): they become part of the worker's
-    fingerprint, so that changing one makes old evaluations of this worker invalid. Examples are evaluated in several
-    threads at once, so `process` and `get_confidence` must not keep state between calls without a lock.
+    fingerprint, so that changing one makes old evaluations of this worker invalid. An ``__init__`` that sets attributes
+    serves as well. Examples are evaluated in several threads at once, so `process` and `get_confidence` must not keep
+    state between calls without a lock.
+
+    The four attributes may be class attributes, fields, properties, or set in ``__init__``.
     """
 
-    if TYPE_CHECKING:
-        # What a subclass gives as a class attribute or a field; pyright lets neither take the place of a property.
-        worker_id: str
-        version: str
-        reads_only: bool
-        time_limit: float | None
-    else:
-
-        @_overridable
-        @abstractmethod
-        def worker_id(self) -> str:
-            """The name under which weights, metrics and evaluations of it are kept; a class attribute will do."""
-
-        @_overridable
-        def version(self) -> str:
-            """Change this (a class attribute will do) when results change, to have the worker evaluated afresh."""
-            return ""
-
-        @_overridable
-        def reads_only(self) -> bool:
-            """True promises that `process` never writes into its inputs; it gets them without a copy, read-only."""
-            return False
-
-        @_overridable
-        def time_limit(self) -> float | None:
-            """How many seconds one call may take (a class attribute will do); None leaves it to the pool's runner.
-
-            Results do not depend on it: as an attrs field it is no setting and no part of the fingerprint.
-            """
-            return None
+    worker_id: str
+    """The name under which weights, metrics and evaluations of the worker are kept. It has no default."""
+    version: str = ""
+    """Change it when results change, to have the worker evaluated again."""
+    reads_only: bool = False
+    """True promises that `process` never writes into its inputs; it gets them without a copy, read-only."""
+    time_limit: float | None = None
+    """How many seconds one call may take; None leaves it to the pool's runner. Results do not depend on it, so it is
+    no part of the fingerprint."""
 
     @abstractmethod
     def process(self, data: Mapping[str, Image]) -> Image:

@@ -1,8 +1,7 @@
-"""The store in one SQLite file: opening, using, checking, copying and saving it."""
+"""The store in one SQLite file: opening, using, checking and copying it."""
 
-from tsm_training.storage.sqlite.checking import StorageFault
+from tsm_training.storage.sqlite.integrity import StorageFault
 from tsm_training.storage.sqlite.manager import TrainingDataManager
-from tsm_training.storage.sqlite.salvage import SalvageReport, salvage
 from tsm_training.storage.sqlite.schema import APPLICATION_ID, GUIDE_SCHEMA, OWN_SCHEMA, SCHEMA_VERSION
 
 __all__ = [
@@ -10,8 +9,6 @@ __all__ = [
     "GUIDE_SCHEMA",
     "OWN_SCHEMA",
     "SCHEMA_VERSION",
-    "SalvageReport",
     "StorageFault",
     "TrainingDataManager",
-    "salvage",
 ]

@@ -1,19 +1,18 @@
-"""Copies of a database that a user asks for: where they may go, and what can go wrong."""
+"""Copying a database while others use it, and the copies that a user asks for."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import sqlite3
 import stat
 from pathlib import Path
 from typing import Final
 
 from tsm_training.errors import InvalidArgumentError, StorageError, StorageExistsError
-from tsm_training.storage.sqlite.connection import MEMORY, storage_error, system_error
-from tsm_training.storage.sqlite.copying import copy_database
-
-__all__ = ["checked_destination", "write_copy"]
+from tsm_training.files import sync_folder
+from tsm_training.storage.sqlite.connection import MEMORY, connect, storage_error, system_error
 
 _COMPANIONS: Final = ("-journal", "-wal", "-shm")
 _OF_THE_SOURCE: Final = (
@@ -39,7 +38,13 @@ def checked_destination(path: str, database: str, *, overwrite: bool) -> Path:
         raise InvalidArgumentError("path", path, "another file than the database itself or its journal")
     if not final.parent.is_dir():
         raise StorageError(str(final), f"the folder {str(final.parent)!r} does not exist")
-    _require_free(final, overwrite=overwrite)
+    try:
+        if (mode := _mode(final)) is not None and not stat.S_ISREG(mode):
+            raise StorageError(str(final), "it is no regular file")
+    except OSError as error:  # a name that is too long, say
+        raise system_error(str(final), error) from error
+    if mode is not None and not overwrite:
+        raise StorageExistsError(str(final), "there is a file already; pass overwrite=True to replace it")
     for companion in (Path(f"{final}{ending}") for ending in _COMPANIONS):
         if os.path.lexists(companion):
             # SQLite would take it for the journal of the copy, and apply it.
@@ -47,19 +52,6 @@ def checked_destination(path: str, database: str, *, overwrite: bool) -> Path:
                 str(final), f"{companion.name!r} lies beside it, left by another database; remove it first"
             )
     return final
-
-
-def _require_free(path: Path, *, overwrite: bool) -> None:
-    try:
-        mode = path.stat().st_mode
-    except FileNotFoundError:
-        return
-    except OSError as error:  # a name that is too long, say
-        raise system_error(str(path), error) from error
-    if not stat.S_ISREG(mode):
-        raise StorageError(str(path), "it is no regular file")
-    if not overwrite:
-        raise StorageExistsError(str(path), "there is a file already; pass overwrite=True to replace it")
 
 
 def _is_part_of(path: Path, database: str) -> bool:
@@ -71,18 +63,42 @@ def _is_part_of(path: Path, database: str) -> bool:
     return False
 
 
-def write_copy(connection: sqlite3.Connection, destination: Path) -> None:
-    """Write what a connection sees to a file, whole or not at all; see `copy_database`.
+def _mode(path: Path) -> int | None:
+    """Return the type and permissions of a file; None if there is none."""
+    try:
+        return path.stat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def copy_database(connection: sqlite3.Connection, destination: Path) -> None:
+    """Write what a connection sees to a file of its own: whole and on the disk, or not at all.
+
+    The connection has an open transaction that has read and not written: it holds the lock that SQLite's backup would
+    otherwise wait for without end. The copy is made beside `destination` and then takes its name; a file that is there
+    already is replaced.
 
     Raises:
         StorageError: the copy cannot be written; what was there before is untouched.
         sqlite3.Error: the database cannot be read.
     """
+    temporary = destination.with_name(f".{secrets.token_hex(8)}.tmp")
     try:
-        copy_database(connection, destination)
+        with contextlib.closing(connect(str(temporary))) as copy:
+            copy.execute("PRAGMA journal_mode = OFF")  # it is thrown away if anything fails
+            connection.backup(copy)
+        with temporary.open("rb+") as file:
+            os.fsync(file.fileno())
+        if (mode := _mode(destination)) is not None:
+            temporary.chmod(stat.S_IMODE(mode))
+        temporary.replace(destination)
+        sync_folder(destination.parent)
     except sqlite3.Error as error:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_SOURCE:
             raise
         raise storage_error(str(destination), error) from error
     except OSError as error:
         raise system_error(str(destination), error) from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import shutil
 import sqlite3
-import tempfile
+import sys
 import threading
 import time
 import weakref
@@ -28,9 +29,6 @@ from tsm_training.errors import (
 )
 from tsm_training.files import system_reason
 from tsm_training.forking import guard_forks
-from tsm_training.storage.sqlite.rules import FaultyValueError, UnstorableValueError, corrupt
-
-__all__ = ["MEMORY", "SALVAGE", "Database", "OpenMode", "connect", "decoded", "storage_error", "system_error"]
 
 T = TypeVar("T")
 
@@ -38,12 +36,28 @@ OpenMode: TypeAlias = Literal["rwc", "rw", "ro"]
 """SQLite's words: ``rwc`` makes a missing file, ``rw`` does not, ``ro`` cannot write."""
 
 MEMORY: Final = ":memory:"
+REPAIR: Final = "restore a backup, or save what can still be read with the command sqlite3 and its .recover"
+_CLOSED: Final = "it was closed; open it again"
+MOMENT: Final = 0.2  # seconds to wait where waiting is not worth much
 _WAIT_SLICE: Final = 0.05  # seconds; short, so that Ctrl-C is heard while waiting
-_HURRY_SECONDS: Final = 0.1
+_QUIET_NS = 2_500_000_000  # some file systems stamp times in steps of two seconds
 _PRIMARY_CODE: Final = 0xFF
 _BUSY_CODES: Final = (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
-SALVAGE: Final = "restore a backup, or save what can still be read with tsm_training.storage.salvage()"
-_ADVICE: Final = f"{SALVAGE}; do not delete the file"
+
+
+class UnstorableValueError(ValueError):
+    """A value that was to be stored is none that could be read again."""
+
+
+class FaultyRowError(ValueError):
+    """A stored row is none that the library, or an application by the guide, writes."""
+
+    def __init__(self, table: str, row: str, problem: str) -> None:
+        super().__init__(table, row, problem)
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return ": ".join((", ".join(self.args[:2]), self.problem))
 
 
 def connect(path: str, mode: OpenMode = "rwc") -> sqlite3.Connection:
@@ -66,17 +80,23 @@ def connect(path: str, mode: OpenMode = "rwc") -> sqlite3.Connection:
     )
 
 
-@attrs.define(eq=False)
+_Status: TypeAlias = tuple[int, int, int, int, int]
+"""Device, inode, size and the times of the last change of a file's contents and of the file (in nanoseconds)."""
+
+
+@attrs.define(eq=False, repr=False)
 class _Handle:
     """A connection and the lock that keeps two threads from using it at once; one per process."""
 
-    connection: sqlite3.Connection | None
+    connection: sqlite3.Connection | None = None
     """None after an error that left it in no known state: the next call makes another."""
     lock: threading.RLock = attrs.field(factory=lambda: guard_forks(threading.RLock()))
     is_in_transaction: bool = False
+    trusted: _Status | None = None
+    """How the file looked when the connection last read it, if it had been left alone for a while by then."""
 
 
-@attrs.define(eq=False)
+@attrs.define(eq=False, repr=False)
 class _Handles:
     """The connections by process id: after a fork there is one of the parent's too, which only keeps it alive."""
 
@@ -84,11 +104,16 @@ class _Handles:
     is_closed: bool = False
     identity: tuple[int, int] | None = None
     """Device and inode of the file that was opened; None for a database in memory."""
+    store_id: str | None = None
+    """What the file says that it is; None until it has its tables."""
 
 
-@attrs.frozen(eq=False)
+@attrs.frozen(eq=False, repr=False)
 class Database:
     """A SQLite file that several threads, and the children of a fork, may use.
+
+    SQLite keeps pages in memory and trusts a counter in the file to tell whether they are still right. That fails where
+    somebody copies another file over this one, so a connection is used again only while the file looks untouched.
 
     Args:
         path: Absolute, or ``":memory:"``.
@@ -100,7 +125,6 @@ class Database:
     busy_timeout: float
     read_only: bool = False
     _handles: _Handles = attrs.field(factory=_Handles, init=False, repr=False)
-    _hurry: threading.local = attrs.field(factory=threading.local, init=False, repr=False)
 
     def open(self) -> None:
         """Connect now, so that a wrong path is told at once.
@@ -113,28 +137,38 @@ class Database:
             file = Path(self.path)
             if not file.parent.is_dir():
                 raise StorageError(self.path, f"the folder {str(file.parent)!r} does not exist")
-            if file.is_dir():
-                raise StorageError(self.path, "it is a folder")
-            before = self._present_identity()
+            before = self._status()
             if before is None and self.read_only:
                 raise StorageError(self.path, "there is no such file; a store opened for reading only makes none")
-            if before is not None and not file.is_file():
-                raise StorageError(self.path, "it is no regular file")  # a pipe would make us wait for ever
-            if before is not None and file.stat().st_size == 1:  # SQLite would take one byte for none, and overwrite it
-                raise DatabaseNotOursError(self.path, "it is not an SQLite database; it was left as it was")
-        with self._named_errors():
+            if before is not None and not file.is_file():  # a pipe would make us wait for ever
+                raise StorageError(self.path, "it is a folder" if file.is_dir() else "it is no regular file")
+        with self.naming_errors():
             connection = self._connect("ro" if self.read_only else "rwc")
-        after = self._present_identity()
-        if self.path != MEMORY and (after is None or before not in (None, after)):
+        after = self._status()
+        if self.path != MEMORY and (after is None or (before is not None and before[:2] != after[:2])):
             connection.close()
             raise StorageMovedError(self.path, "it was moved, deleted or replaced while it was being opened")
-        self._handles.identity = after
+        self._handles.identity = after and after[:2]
         self._handles.by_process[os.getpid()] = _Handle(connection)
-        # Whoever forgets to close gets no warning about a connection that he never saw.
+        # A host that forgets to close gets no warning about a connection that it never saw.
         weakref.finalize(self, _close_own, self._handles)
 
-    def _present_identity(self) -> tuple[int, int] | None:
-        """Return device and inode of the file that has the name now; None if there is none, or for memory."""
+    @property
+    def store_id(self) -> str:
+        """What the file says that it is; known once `identify` was called."""
+        return self._handles.store_id or ""
+
+    def identify(self) -> None:
+        """Read the store's id; from now on no file with another one is taken for this store."""
+        self._handles.store_id = self._store_id_in(self.fetch("SELECT store_id FROM store_identity"))
+
+    def _store_id_in(self, rows: list[tuple[object, ...]]) -> str:
+        if len(rows) != 1:
+            raise StorageCorruptError(self.path, f"store_identity has {len(rows)} rows instead of one; {REPAIR}")
+        return str(rows[0][0])
+
+    def _status(self) -> _Status | None:
+        """Return how the file that has the name now looks; None if there is none, or for memory."""
         if self.path == MEMORY:
             return None
         try:
@@ -143,24 +177,26 @@ class Database:
             return None
         except OSError as error:
             raise StorageError(self.path, f"the system does not let us look at it: {system_reason(error)}") from error
-        return status.st_dev, status.st_ino
+        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
-    def _require_same_file(self) -> None:
+    def _checked_status(self) -> _Status | None:
         """Make sure that the name still leads to what was opened: nobody would find what is written elsewhere."""
+        status = self._status()
         opened = self._handles.identity
-        if opened is not None and self._present_identity() != opened:
+        if opened is not None and (status is None or status[:2] != opened):
             raise StorageMovedError(
                 self.path,
                 "it was moved, deleted or replaced since it was opened; nothing was written. See where it went before "
                 "you open it again: where there is no file, a new one is made",
             )
+        return status
 
-    def _connect(self, mode: OpenMode) -> sqlite3.Connection:
+    def _connect(self, mode: OpenMode, patience: float | None = None) -> sqlite3.Connection:
         connection = connect(self.path, mode)
         try:
-            connection.text_factory = decoded
-            for pragma in ("foreign_keys = ON", "synchronous = FULL", "trusted_schema = OFF"):
-                self._patiently(lambda pragma=pragma: connection.execute(f"PRAGMA {pragma}"))  # type: ignore[misc]
+            connection.text_factory = _decoded
+            for pragma in ("foreign_keys = ON", "synchronous = FULL"):
+                self._patiently(lambda pragma=pragma: connection.execute(f"PRAGMA {pragma}"), patience)  # type: ignore[misc]
         except BaseException:
             connection.close()
             raise
@@ -168,67 +204,89 @@ class Database:
 
     def _handle(self) -> _Handle:
         if self._handles.is_closed:
-            raise StorageClosedError(self.path, "it was closed; open it again")
+            raise StorageClosedError(self.path, _CLOSED)
         handle = self._handles.by_process.get(os.getpid())
         if handle is not None:
             return handle
         if self.path == MEMORY:
             raise StorageError(MEMORY, "a database in memory stays with the process that made it")
         # After a fork: a connection of our own. The parent's is kept and left alone, as SQLite asks.
-        return self._handles.by_process.setdefault(os.getpid(), _Handle(None))
+        return self._handles.by_process.setdefault(os.getpid(), _Handle())
 
     @contextlib.contextmanager
-    def _using(self) -> Generator[tuple[_Handle, sqlite3.Connection]]:
-        with self._named_errors():
-            handle = self._handle()
-            with handle.lock:
-                self._require_same_file()
-                if handle.connection is None:
-                    handle.connection = self._connect("ro" if self.read_only else "rw")
-                    self._require_same_file()
-                yield handle, handle.connection
+    def _using(self, patience: float | None, *, writes: bool) -> Generator[tuple[_Handle, sqlite3.Connection]]:
+        with self.naming_errors(), self._locked(patience) as handle:
+            status = self._checked_status()
+            # What changes twice within one step of the clock looks the same after both.
+            is_quiet = status is not None and max(status[3:]) + _QUIET_NS < time.time_ns()
+            connection = self._current_connection(handle, status, patience)
+            handle.trusted = None
+            yield handle, connection
+            if is_quiet and not writes:
+                handle.trusted = status
 
     @contextlib.contextmanager
-    def reading(self) -> Generator[sqlite3.Connection]:
-        """Hold the connection for single reads (each its own snapshot)."""
-        with self._using() as (_handle, connection):
-            yield connection
+    def _locked(self, patience: float | None) -> Generator[_Handle]:
+        handle = self._handle()
+        if patience is None:
+            with handle.lock:  # not by acquire(): a Ctrl-C just behind it would leave the lock taken
+                yield handle
+        elif not handle.lock.acquire(timeout=patience):
+            raise StorageBusyError(self.path, "another thread is using it")
+        else:
+            try:
+                yield handle
+            finally:
+                handle.lock.release()
+
+    def _current_connection(
+        self, handle: _Handle, status: _Status | None, patience: float | None
+    ) -> sqlite3.Connection:
+        if handle.is_in_transaction:
+            raise StorageError(self.path, "a change must not use the store that applies it")
+        if handle.connection is not None and (self.path == MEMORY or status == handle.trusted):
+            if handle.connection.in_transaction:  # an earlier call was kept from tidying up
+                handle.connection.execute("ROLLBACK")
+            return handle.connection
+        old, handle.connection, handle.trusted = handle.connection, None, None
+        if old is not None:
+            old.close()
+        connection = handle.connection = self._connect("ro" if self.read_only else "rw", patience)
+        self._checked_status()
+        if self._handles.store_id is not None:
+            query = "SELECT store_id FROM store_identity"
+            rows = self._patiently(lambda: connection.execute(query).fetchall(), patience)
+            if self._store_id_in(rows) != self._handles.store_id:
+                raise StorageMovedError(self.path, "another store was put in its place; open it again to use that one")
+        return connection
 
     @contextlib.contextmanager
-    def snapshot(self) -> Generator[sqlite3.Connection]:
+    def snapshot(self, patience: float | None = None) -> Generator[sqlite3.Connection]:
         """Hold the connection for several reads that all see the same moment; writers elsewhere wait meanwhile."""
-        with self._transaction("BEGIN", "ROLLBACK") as connection:
+        with self._transaction("BEGIN", "ROLLBACK", patience) as connection:
             # The first read takes the lock; those that follow cannot find the file busy.
-            self._patiently(lambda: connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall())
+            self._patiently(lambda: connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall(), patience)
             yield connection
 
     @contextlib.contextmanager
-    def writing(self) -> Generator[sqlite3.Connection]:
+    def writing(self, patience: float | None = None) -> Generator[sqlite3.Connection]:
         """Run a block as one transaction: all of it is stored when the block is left, or nothing."""
-        self.require_writable()
-        # IMMEDIATE takes the write lock at once: a transaction that reads first could not be retried later.
-        with self._transaction("BEGIN IMMEDIATE", "COMMIT") as connection:
-            yield connection
-
-    def require_writable(self) -> None:
-        """Raise StorageReadOnlyError if the file was opened for reading only."""
         if self.read_only:
             raise StorageReadOnlyError(self.path, "it was opened for reading only")
+        # IMMEDIATE takes the write lock at once: a transaction that reads first could not be retried later.
+        with self._transaction("BEGIN IMMEDIATE", "COMMIT", patience) as connection:
+            yield connection
 
     @contextlib.contextmanager
-    def _transaction(self, begin: str, end: str) -> Generator[sqlite3.Connection]:
-        with self._using() as (handle, connection):
-            if handle.is_in_transaction:
-                raise StorageError(self.path, "a change must not use the store that applies it")
+    def _transaction(self, begin: str, end: str, patience: float | None) -> Generator[sqlite3.Connection]:
+        with self._using(patience, writes=end == "COMMIT") as (handle, connection):
             try:
                 # Inside the try block, so that a Ctrl-C right behind it leaves no transaction open.
                 handle.is_in_transaction = True
-                if connection.in_transaction:  # a second Ctrl-C kept an earlier call from tidying up
-                    connection.execute("ROLLBACK")
-                self._patiently(lambda: connection.execute(begin))
+                self._patiently(lambda: connection.execute(begin), patience)
                 yield connection
-                self._require_same_file()
-                self._patiently(lambda: connection.execute(end))
+                self._checked_status()
+                self._patiently(lambda: connection.execute(end), patience)
             except BaseException:
                 self._roll_back(handle, connection)
                 raise
@@ -246,10 +304,18 @@ class Database:
                 handle.connection = None
                 connection.close()
 
-    def fetch(self, sql: str, parameters: tuple[object, ...] = ()) -> list[tuple[object, ...]]:
-        """Return all rows of one query."""
-        with self.reading() as connection:
-            return self._patiently(lambda: connection.execute(sql, parameters).fetchall())
+    def fetch(
+        self, sql: str, parameters: tuple[object, ...] = (), patience: float | None = None
+    ) -> list[tuple[object, ...]]:
+        """Return all rows of one query.
+
+        Args:
+            sql: One statement that reads.
+            parameters: What stands for its question marks.
+            patience: For how many seconds to wait for others; None stands for `busy_timeout`.
+        """
+        with self._using(patience, writes=False) as (_handle, connection):
+            return self._patiently(lambda: connection.execute(sql, parameters).fetchall(), patience)
 
     def close(self) -> None:
         """Close this process's connection; closing twice is fine.
@@ -258,94 +324,96 @@ class Database:
         """
         _close_own(self._handles)
 
-    def _patiently(self, action: Callable[[], T]) -> T:
-        """Repeat an action while another process holds the file, up to the stated wait."""
-        is_hurrying = getattr(self._hurry, "is_on", False)
-        deadline = time.monotonic() + (min(_HURRY_SECONDS, self.busy_timeout) if is_hurrying else self.busy_timeout)
+    def _patiently(self, action: Callable[[], T], patience: float | None = None) -> T:
+        """Repeat an action while another process holds the file, up to the stated wait.
+
+        What is still to be kept while Ctrl-C is on its way out waits for a moment only.
+        """
+        is_leaving = isinstance(sys.exc_info()[1], KeyboardInterrupt)
+        wait = min(self.busy_timeout, MOMENT if is_leaving else self.busy_timeout if patience is None else patience)
+        deadline = time.monotonic() + wait
         while True:
             try:
                 return action()
             except sqlite3.OperationalError as error:
-                if _primary_code(error) not in _BUSY_CODES or time.monotonic() >= deadline:
+                if _primary_code(error) not in _BUSY_CODES:
                     raise
+                if time.monotonic() >= deadline:
+                    reason = f"another process kept it locked for more than {wait:g} seconds"
+                    raise StorageBusyError(self.path, reason) from error
                 time.sleep(_WAIT_SLICE)
 
     @contextlib.contextmanager
-    def hurrying(self) -> Generator[None]:
-        """Have this thread wait for other processes only a moment, within the block."""
-        was_hurrying = getattr(self._hurry, "is_on", False)
-        self._hurry.is_on = True
-        try:
-            yield
-        finally:
-            self._hurry.is_on = was_hurrying
-
-    @contextlib.contextmanager
-    def _named_errors(self) -> Generator[None]:
+    def naming_errors(self) -> Generator[None]:
+        """Raise the library's errors for those of SQLite, and for values and rows that cannot be used."""
         try:
             yield
         except sqlite3.Error as error:
-            raise self._named(error) from error
-        except FaultyValueError as error:
-            raise corrupt(self.path, error) from error
+            if isinstance(error, sqlite3.ProgrammingError) and self._handles.is_closed:  # by another thread, meanwhile
+                raise StorageClosedError(self.path, _CLOSED) from error
+            raise storage_error(self.path, error) from error
+        except FaultyRowError as error:
+            advice = "quarantine() puts such rows aside, check() lists them all"
+            raise StorageCorruptError(self.path, f"{error}; {advice}") from error
         except (OverflowError, UnicodeEncodeError, UnstorableValueError) as error:
             raise StorageError(self.path, f"a value cannot be stored: {error}") from error
 
-    def _named(self, error: sqlite3.Error) -> StorageError:
-        if isinstance(error, sqlite3.ProgrammingError) and self._handles.is_closed:  # by another thread, meanwhile
-            return StorageClosedError(self.path, "it was closed; open it again")
-        if _primary_code(error) in _BUSY_CODES:
-            return StorageBusyError(
-                self.path, f"another process kept it locked for more than {self.busy_timeout:g} seconds"
-            )
-        return storage_error(self.path, error)
+
+_LOOK_ONLY: Final = "to look at it only, give a TrainingManager storage=TrainingDataManager(path, read_only=True)"
+
+
+_REASONS: Final[dict[int, tuple[type[StorageError], str]]] = {
+    sqlite3.SQLITE_BUSY: (StorageBusyError, "another process keeps it locked ({})"),
+    sqlite3.SQLITE_LOCKED: (StorageBusyError, "another process keeps it locked ({})"),
+    sqlite3.SQLITE_CONSTRAINT: (StorageError, "a value cannot be stored: {}"),
+    sqlite3.SQLITE_CORRUPT: (StorageCorruptError, f"the file is damaged ({{}}); {REPAIR}; do not delete the file"),
+    sqlite3.SQLITE_FULL: (StorageFullError, "{}; make room and call again"),
+    sqlite3.SQLITE_NOTADB: (DatabaseNotOursError, "it is not an SQLite database; it was left as it was"),
+    sqlite3.SQLITE_READONLY: (StorageReadOnlyError, f"{{}}; {_LOOK_ONLY}"),
+    sqlite3.SQLITE_READONLY_DBMOVED: (
+        StorageMovedError,
+        "it was moved, deleted or replaced since it was opened; open it again",
+    ),
+    sqlite3.SQLITE_READONLY_ROLLBACK: (
+        StorageReadOnlyError,
+        "a change was cut short by a crash: open it once for writing, to undo that",
+    ),
+}
+"""By result code: what an error of SQLite is for the library, and what it says of it ({} is what SQLite says)."""
 
 
 def storage_error(path: str, error: sqlite3.Error) -> StorageError:
     """Return the library's error for an error of SQLite's."""
-    code = getattr(error, "sqlite_errorcode", 0)
-    primary = code & _PRIMARY_CODE
-    if code == sqlite3.SQLITE_READONLY_DBMOVED:
-        return StorageMovedError(path, "it was moved, deleted or replaced since it was opened; open it again")
-    if code == sqlite3.SQLITE_READONLY_ROLLBACK:
-        return StorageReadOnlyError(path, "a change was cut short by a crash: open it once for writing, to undo that")
-    if primary == sqlite3.SQLITE_READONLY:
-        return StorageReadOnlyError(path, f"{error}; {_LOOK_ONLY}")
-    if primary == sqlite3.SQLITE_FULL:
-        return StorageFullError(path, f"{error}; make room and call again")
-    if primary == sqlite3.SQLITE_NOTADB:
-        return DatabaseNotOursError(path, "it is not an SQLite database; it was left as it was")
-    is_lacking = primary == sqlite3.SQLITE_ERROR and str(error).startswith(("no such table", "no such column"))
-    if primary == sqlite3.SQLITE_CORRUPT or is_lacking:
-        return StorageCorruptError(path, f"the file is damaged ({error}); {_ADVICE}")
+    code, primary = getattr(error, "sqlite_errorcode", 0), _primary_code(error)
     if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and path != MEMORY:
-        return _reason_of_the_system(path, error)
-    return StorageError(path, str(error))
+        return _likely_reason(path, code, error)
+    if primary == sqlite3.SQLITE_ERROR and str(error).startswith(("no such table", "no such column")):
+        code = sqlite3.SQLITE_CORRUPT
+    kind, reason = _REASONS.get(code) or _REASONS.get(primary) or (StorageError, "{}")
+    return kind(path, reason.format(error))
 
 
-_LOOK_ONLY: Final = "to look at it only, give a TrainingManager storage=TrainingDataManager(path, read_only=True)"
 _FULL_ERRNOS: Final = frozenset(
     getattr(errno, name)
     for name in ("ENOSPC", "EDQUOT", "EFBIG")
     if hasattr(errno, name)  # Windows has no quota
 )
 _REFUSED_ERRNOS: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
-_PROBE_BYTES: Final = 64 * 1024
+_LITTLE: Final = 1024 * 1024  # bytes: a change that was rolled back has made some room again
 
 
-def _reason_of_the_system(path: str, error: sqlite3.Error) -> StorageError:
+def _likely_reason(path: str, code: int, error: sqlite3.Error) -> StorageError:
     """Find out why a file could not be opened, read or written: SQLite knows the system's reason, but keeps it."""
-    # A change that was rolled back has left the file as small as it was: its size may tell nothing any more.
-    is_write = getattr(error, "sqlite_errorcode", 0) == sqlite3.SQLITE_IOERR_WRITE
-    if (limit := _file_size_limit()) is not None and (is_write or _size(path) + _PROBE_BYTES > limit):
-        return StorageFullError(path, f"no file may be larger than {limit} bytes here ({error}); make room, call again")
+    folder = Path(path).parent
     try:
-        with tempfile.TemporaryFile(dir=Path(path).parent) as probe:
-            probe.write(bytes(_PROBE_BYTES))
-            probe.flush()
-            os.fsync(probe.fileno())
+        free = shutil.disk_usage(folder).free
     except OSError as refusal:
         return system_error(path, refusal)
+    # The system said that the disk is full in other ways too: a limit on file sizes, a quota.
+    if free < _LITTLE or code in (sqlite3.SQLITE_IOERR_WRITE, sqlite3.SQLITE_IOERR_TRUNCATE):
+        return StorageFullError(path, f"the system refused to write ({error}); make room and call again")
+    if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+        return StorageReadOnlyError(path, f"the system does not let us write there ({error}); {_LOOK_ONLY}")
     return StorageError(path, str(error))
 
 
@@ -359,28 +427,12 @@ def system_error(path: str, error: OSError) -> StorageError:
     return StorageError(path, reason)
 
 
-def _file_size_limit() -> int | None:
+def _decoded(text: bytes) -> str | bytes:
+    """Return a stored text, or its bytes where they are not UTF-8: the sound rows around it can still be read."""
     try:
-        import resource  # noqa: PLC0415 - Unix only
-    except ImportError:
-        return None
-    limit = resource.getrlimit(resource.RLIMIT_FSIZE)[0]
-    return None if limit == resource.RLIM_INFINITY else limit
-
-
-def _size(path: str) -> int:
-    """Return the size that the file has, or its journal if that is larger; 0 where it cannot be seen."""
-    sizes = [0]
-    for name in (path, f"{path}-journal"):
-        with contextlib.suppress(OSError):
-            sizes.append(Path(name).stat().st_size)
-    return max(sizes)
-
-
-def decoded(text: bytes) -> str:
-    """Return a stored text; a damaged one holds surrogates."""
-    # A damaged text must not keep the sound rows around it from being read; the rules of the tables refuse it.
-    return text.decode("utf-8", "surrogateescape")
+        return text.decode()
+    except UnicodeDecodeError:
+        return bytes(text)
 
 
 def _close_own(handles: _Handles) -> None:

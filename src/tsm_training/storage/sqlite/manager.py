@@ -1,5 +1,7 @@
 """The store that applications use: everything in one SQLite file."""
 
+# ruff: noqa: S608 - only our own names are put into statements, values never
+
 from __future__ import annotations
 
 import contextlib
@@ -8,11 +10,12 @@ import math
 import os
 import sqlite3
 import sys
+import time
+import uuid
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, TypeVar, cast
+from typing import Any, Final, TypeVar, cast
 
 import attrs
 
@@ -22,13 +25,14 @@ from tsm_training.data import (
     DatasetStatistics,
     Evaluation,
     ExampleEdit,
-    ExampleFiles,
-    Learning,
+    HeldState,
     MetricRow,
     ObservationRecord,
     Preview,
     SessionCommit,
     StateChange,
+    StateDelta,
+    StateDocuments,
     TrainingExample,
     TrainingSession,
     TrainingStore,
@@ -38,57 +42,42 @@ from tsm_training.errors import (
     ExampleNotFoundError,
     InvalidArgumentError,
     SessionNotFoundError,
+    StorageBusyError,
     StorageCorruptError,
     StorageError,
 )
-from tsm_training.learning import LearnedState
-from tsm_training.storage.sqlite.backup import checked_destination, write_copy
-from tsm_training.storage.sqlite.checking import StorageFault, quarantine_faults, storage_faults
-from tsm_training.storage.sqlite.connection import MEMORY, SALVAGE, Database
-from tsm_training.storage.sqlite.network import is_on_network
+from tsm_training.storage.sqlite.backup import checked_destination, copy_database
+from tsm_training.storage.sqlite.connection import MEMORY, MOMENT, REPAIR, Database, FaultyRowError
+from tsm_training.storage.sqlite.integrity import StorageFault, quarantine_faults, storage_faults
+from tsm_training.storage.sqlite.lease import begin_lease, end_lost_sessions, give_up_leases, renew_leases
 from tsm_training.storage.sqlite.opening import prepare, recognise
-from tsm_training.storage.sqlite.ownership import SessionOwnership, end_abandoned_sessions, has_leftovers
 from tsm_training.storage.sqlite.rows import (
-    EVALUATIONS_QUERY,
+    EVALUATION_COLUMNS,
     EXAMPLE_COLUMNS,
+    METRIC_COLUMNS,
     SESSION_COLUMNS,
     details_json,
     evaluation_of,
     evaluation_row,
     example_of,
     example_row,
-    files_json,
+    files_row,
+    json_list,
     metric_of,
-    metric_row,
-    observation_row,
-    preview_row,
-    read_learning,
     session_of,
     session_row,
-    write_changes,
 )
-from tsm_training.storage.sqlite.rules import FaultyValueError, corrupt, dump, loaded
-
-__all__ = ["TrainingDataManager"]
 
 _log = logging.getLogger("tsm_training")
 
 T = TypeVar("T")
 
 _PAGE: Final = 256  # rows read at a time, so that a long loop over examples holds no lock
+_SESSION_PAGE: Final = 8  # a session can hold the scores of thousands of examples
+_RENEWAL_SECONDS: Final = 10.0
+_SILENCE: Final = 30.0  # seconds
 
-
-@attrs.define(eq=False)
-class _Memory:
-    """What a store remembers of its file."""
-
-    learning: Learning | None = None
-    """As last read or written, so that it is read again only when its version has changed."""
-    reported: set[str] = attrs.field(factory=set)
-    """The rows of which the log was told that they were passed over."""
-
-
-# With the columns by name: somebody may have added some of his own.
+# With the columns by name: an application may have added some of its own.
 _INSERT_EXAMPLE: Final = (
     "INSERT INTO training_examples (example_id, source_path, target_path, ground_truth_path, created_at, metadata, "
     "worker_results, validation_scores) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
@@ -97,6 +86,24 @@ _INSERT_SESSION: Final = (
     "INSERT INTO training_sessions (session_id, start_time, end_time, num_examples, epochs, learning_rate, "
     "initial_weights, final_weights, metrics_history, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
 )
+_KNOWN_DIGESTS: Final = (
+    "SELECT DISTINCT f.digest FROM example_files f JOIN training_examples e USING (example_id) "
+    "WHERE f.digest IN (SELECT value FROM json_each(?))"
+)
+
+
+@attrs.define(eq=False, repr=False)
+class _Memory:
+    """What a store remembers of its file."""
+
+    state: StateDocuments | None = None
+    """The head as last read or committed, so that it is read again only when its token has changed."""
+    reported: set[str] = attrs.field(factory=set)
+    """The rows that were passed over and reported in the log."""
+    renewals: dict[str, tuple[int, float, float]] = attrs.field(factory=dict)
+    """By session: the process that runs it, and when (monotonic seconds) its lease was last renewed, and was to be."""
+    given_up: set[str] = attrs.field(factory=set)
+    """Sessions of this store whose end could not be stored."""
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -149,13 +156,7 @@ class TrainingDataManager(TrainingStore):
     _database: Database = attrs.field(
         init=False, repr=False, default=attrs.Factory(lambda self: self._open_database(), takes_self=True)
     )
-    _store_id: str = attrs.field(
-        init=False, repr=False, default=attrs.Factory(lambda self: self._read_store_id(), takes_self=True)
-    )
-    _ownership: SessionOwnership = attrs.field(
-        init=False, repr=False, default=attrs.Factory(lambda self: SessionOwnership(self.db_path), takes_self=True)
-    )
-    _cache: _Memory = attrs.field(factory=_Memory, init=False, repr=False)
+    _memory: _Memory = attrs.field(factory=_Memory, init=False, repr=False)
 
     def _open_database(self) -> Database:
         if self.read_only and self.db_path == MEMORY:
@@ -163,29 +164,12 @@ class TrainingDataManager(TrainingStore):
         database = Database(self.db_path, self.busy_timeout, self.read_only)
         database.open()
         try:
-            if self.read_only:
-                recognise(database)
-            else:
-                prepare(database)
+            (recognise if self.read_only else prepare)(database)
+            database.identify()
         except BaseException:
             database.close()
             raise
         return database
-
-    def _read_store_id(self) -> str:
-        try:
-            with self._database.snapshot() as connection:
-                store_id, _version = self._held_version(connection)
-        except BaseException:
-            self._database.close()
-            raise
-        if self.db_path != MEMORY and is_on_network(self.db_path):
-            _log.warning(
-                "%s lies on another machine, where locks cannot be relied on: let only one process at a time use it, "
-                "or keep the database on a disk of this machine",
-                self.db_path,
-            )
-        return store_id
 
     @property
     def location(self) -> str:
@@ -195,21 +179,21 @@ class TrainingDataManager(TrainingStore):
     @property
     def store_id(self) -> str:
         """A text written into the file when it was made."""
-        return self._store_id
+        return self._database.store_id
 
     @property
     def is_read_only(self) -> bool:
         """True where the file was opened for reading only."""
         return self.read_only
 
-    def _passable(self, rows: Iterable[tuple[object, ...]], make: Callable[[tuple[object, ...]], T]) -> Iterator[T]:
-        """Yield what sound rows stand for; the others are passed over, and the log is told of each once."""
+    def _sound(self, rows: Iterable[Sequence[Any]], make: Callable[[Sequence[Any]], T]) -> Iterator[T]:
+        """Yield the records of sound rows; the others are passed over, and the log is told of each once."""
         for row in rows:
             try:
                 record = make(row)
-            except FaultyValueError as error:
-                if (fault := str(error)) not in self._cache.reported:
-                    self._cache.reported.add(fault)
+            except FaultyRowError as error:
+                if (fault := str(error)) not in self._memory.reported:
+                    self._memory.reported.add(fault)
                     _log.warning("%s: passed over a row: %s; see check() and quarantine()", self.db_path, fault)
             else:
                 yield record
@@ -224,18 +208,35 @@ class TrainingDataManager(TrainingStore):
                     connection.execute(_INSERT_EXAMPLE, example_row(example))
                 except sqlite3.IntegrityError as error:
                     raise DuplicateExampleError(example.example_id) from error
-                connection.execute(
-                    "INSERT INTO example_files (example_id, files) VALUES (?, ?)",
-                    (example.example_id, files_json(example.files)),
+                connection.execute(  # another application may have left an orphan of that id
+                    "INSERT OR REPLACE INTO example_files (example_id, digest, files) VALUES (?, ?, ?)",
+                    (example.example_id, *files_row(example.files)),
                 )
 
-    def get_example(self, example_id: str, /) -> TrainingExample:
-        """Return one example; see `TrainingStore`."""
-        rows = self._database.fetch(f"SELECT {EXAMPLE_COLUMNS} WHERE e.example_id = ?", (example_id,))
-        if not rows:
-            raise ExampleNotFoundError(example_id)
-        with self._faults_named():
-            return example_of(rows[0])
+    def get_examples(self, example_ids: Sequence[str], /) -> list[TrainingExample]:
+        """Return the examples with these ids, in the order of the ids; see `TrainingStore`."""
+        rows = self._database.fetch(
+            f"SELECT {EXAMPLE_COLUMNS} WHERE e.example_id IN (SELECT value FROM json_each(?))",
+            (json_list(example_ids),),
+        )
+        found = {row[0]: row for row in rows}
+        for example_id in example_ids:
+            if example_id not in found:
+                raise ExampleNotFoundError(example_id)
+        with self._database.naming_errors():
+            return [example_of(found[example_id]) for example_id in example_ids]
+
+    def find_examples(self, digests: Iterable[str], /) -> list[TrainingExample]:
+        """Return the examples that have one of these contents, in order of addition; see `TrainingStore`."""
+        rows = self._database.fetch(
+            f"SELECT {EXAMPLE_COLUMNS} WHERE f.digest IN (SELECT value FROM json_each(?)) ORDER BY f.sequence",
+            (json_list(digests),),
+        )
+        return list(self._sound(rows, example_of))
+
+    def known_digests(self, digests: Iterable[str], /) -> set[str]:
+        """Return which of these digests are contents of stored examples; see `TrainingStore`."""
+        return {str(digest) for (digest,) in self._database.fetch(_KNOWN_DIGESTS, (json_list(digests),))}
 
     def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
         """Yield examples in order of addition; see `TrainingStore`."""
@@ -243,7 +244,7 @@ class TrainingDataManager(TrainingStore):
         while rows := self._database.fetch(
             f"SELECT {EXAMPLE_COLUMNS} WHERE f.sequence > ? ORDER BY f.sequence LIMIT ?", (behind, _PAGE)
         ):
-            yield from self._passable(rows, example_of)
+            yield from self._sound(rows, example_of)
             behind = cast("int", rows[-1][-1])
 
     def _sequence_before(self, newest: int) -> int:
@@ -254,47 +255,44 @@ class TrainingDataManager(TrainingStore):
 
     def edit_examples(
         self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
-    ) -> Learning | None:
+    ) -> StateDocuments | None:
         """Change stored examples, and learned state with them; see `TrainingStore`."""
-        replaced = []
+        replaced = set()
         with self._database.writing() as connection:
             for example_id, edit in edits.items():
                 row = connection.execute(f"SELECT {EXAMPLE_COLUMNS} WHERE e.example_id = ?", (example_id,)).fetchone()
                 if row is not None:
                     old = example_of(row)
                     new = edit(old)
-                    self._replace_example(connection, new)
-                    if old.files != new.files:
-                        replaced.append(old.files)
+                    _replace_example(connection, new)
+                    if old.files is not None and old.files != new.files:
+                        replaced.add(old.files.digest)
                 elif not skip_missing:
                     raise ExampleNotFoundError(example_id)
-            for files in replaced:  # not before all are edited: one may take over what another had
-                _forget_contents(connection, files)
-            learning = self._change_learning(connection, change)
-        return self._remember(learning)
+            documents = self._contents_gone(connection, replaced, change)
+        return self._remember(documents)
 
-    def _replace_example(self, connection: sqlite3.Connection, example: TrainingExample) -> None:
-        example_id, *values = example_row(example)
-        connection.execute(
-            "UPDATE training_examples SET source_path = ?, target_path = ?, ground_truth_path = ?, "
-            "created_at = ?, metadata = ?, worker_results = ?, validation_scores = ? WHERE example_id = ?",
-            (*values, example_id),
-        )
-        connection.execute(
-            "UPDATE example_files SET files = ? WHERE example_id = ?", (files_json(example.files), example_id)
-        )
-
-    def remove_example(self, example_id: str, change: StateChange | None = None) -> Learning | None:
+    def remove_example(self, example_id: str, change: StateChange | None = None) -> StateDocuments | None:
         """Remove an example, and change learned state with it; see `TrainingStore`."""
         with self._database.writing() as connection:
-            held = connection.execute("SELECT files FROM example_files WHERE example_id = ?", (example_id,)).fetchone()
+            rows = connection.execute("SELECT digest FROM example_files WHERE example_id = ?", (example_id,)).fetchall()
             cursor = connection.execute("DELETE FROM training_examples WHERE example_id = ?", (example_id,))
             if cursor.rowcount == 0:
                 raise ExampleNotFoundError(example_id)
-            with contextlib.suppress(FaultyValueError):  # what cannot be read names no contents
-                _forget_contents(connection, loaded("example_files", (example_id, *(held or (None,))))["files"])
-            learning = self._change_learning(connection, change)
-        return self._remember(learning)
+            documents = self._contents_gone(connection, {digest for (digest,) in rows if digest is not None}, change)
+        return self._remember(documents)
+
+    def _contents_gone(
+        self, connection: sqlite3.Connection, digests: set[str], change: StateChange | None
+    ) -> StateDocuments | None:
+        """Drop what is kept of contents that no example has any more, and change learned state."""
+        gone = frozenset(digests - _known(connection, digests))
+        for table in ("observations", "previews"):
+            connection.executemany(
+                f"DELETE FROM {table} WHERE example_digest = ?",
+                [(digest,) for digest in sorted(gone)],
+            )
+        return None if change is None else self._changed(connection, change, gone)
 
     # --- evaluations ---
 
@@ -307,64 +305,86 @@ class TrainingDataManager(TrainingStore):
         superseding: Collection[str] = (),
     ) -> None:
         """Keep evaluations, previews and observations; see `TrainingStore`."""
+        running = self._running()
         with self._database.writing() as connection:
+            renew_leases(connection, running)
             if superseding:
                 _drop_superseded(connection, evaluations, superseding)
             connection.executemany(
-                "INSERT OR REPLACE INTO evaluations (example_digest, worker_id, worker_fingerprint, "
-                "metric_fingerprint, accuracy, confidence, failure_kind, failure_type, failure_message, seconds, "
-                "created_at) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR REPLACE INTO evaluations ({EVALUATION_COLUMNS}) VALUES ({', '.join('?' * 12)})",
                 map(evaluation_row, evaluations),
             )
-            if previews:
-                connection.executemany(
-                    "INSERT OR REPLACE INTO previews (example_digest, name, png, rank) VALUES (?, ?, ?, ?)",
-                    map(preview_row, previews),
-                )
-                if any(preview.rank is not None for preview in previews):
-                    _drop_surplus_previews(connection)
+            _insert_previews(connection, previews)
             connection.executemany(
                 "INSERT OR REPLACE INTO observations (example_digest, name, content) VALUES (?, ?, ?)",
-                map(observation_row, observations),
+                [(record.example_digest, record.name, record.content) for record in observations],
             )
+        for session_id in running:
+            if (known := self._memory.renewals.get(session_id)) is not None:  # it may have ended in another thread
+                self._memory.renewals[session_id] = os.getpid(), time.monotonic(), known[-1]
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         """Return all evaluations of these examples, the oldest first; see `TrainingStore`."""
-        rows = self._database.fetch(EVALUATIONS_QUERY, (dump(sorted(set(example_digests))),))
-        return list(self._passable(rows, evaluation_of))
-
-    def load_previews(self, example_digest: str, /) -> dict[str, bytes]:
-        """Return the PNG bytes of an example's previews, by name; see `TrainingStore`."""
         rows = self._database.fetch(
-            "SELECT name, png FROM previews WHERE example_digest = ? ORDER BY sequence", (example_digest,)
+            f"SELECT {EVALUATION_COLUMNS} FROM evaluations "
+            "WHERE example_digest IN (SELECT value FROM json_each(?)) ORDER BY sequence",
+            (json_list(example_digests),),
         )
-        return {name: png for name, png in rows if isinstance(name, str) and isinstance(png, bytes)}
+        return list(self._sound(rows, evaluation_of))
+
+    def load_previews(self, example_digests: Iterable[str], /) -> dict[str, dict[str, bytes]]:
+        """Return the PNG bytes of the previews of these examples; see `TrainingStore`."""
+        rows = self._database.fetch(
+            "SELECT example_digest, name, png FROM previews "
+            "WHERE example_digest IN (SELECT value FROM json_each(?)) ORDER BY sequence",
+            (json_list(example_digests),),
+        )
+        found: dict[str, dict[str, bytes]] = {}
+        for digest, name, png in cast("list[tuple[str, str, bytes]]", rows):
+            found.setdefault(digest, {})[name] = png
+        return found
+
+    def ranked_digests(self) -> list[str]:
+        """Return the digests of the examples that have previews with a rank, in order; see `TrainingStore`."""
+        rows = self._database.fetch(
+            "SELECT example_digest FROM previews WHERE rank IS NOT NULL "
+            "GROUP BY example_digest ORDER BY MIN(rank), example_digest"
+        )
+        return [str(digest) for (digest,) in rows]
+
+    def preview_cutoff(self) -> tuple[float, str] | None:
+        """Return from which rank and digest on previews are not kept; see `TrainingStore`."""
+        ((used, rank, digest),) = self._database.fetch(
+            "SELECT (SELECT SUM(num_bytes) FROM previews WHERE rank IS NOT NULL), rank, example_digest FROM (SELECT "
+            "rank, example_digest FROM previews WHERE rank IS NOT NULL ORDER BY rank DESC, example_digest DESC LIMIT 1)"
+        ) or [(0, 0.0, "")]
+        return None if cast("int", used) < PREVIEW_BYTES else (cast("float", rank), str(digest))
 
     def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
         """Return the contents of the observations of that name on these examples; see `TrainingStore`."""
         rows = self._database.fetch(
             "SELECT example_digest, content FROM observations "
             "WHERE example_digest IN (SELECT value FROM json_each(?)) AND name = ? ORDER BY example_digest",
-            (dump(sorted(set(example_digests))), name),
+            (json_list(example_digests), name),
         )
-        return {digest: content for digest, content in rows if isinstance(digest, str) and isinstance(content, bytes)}
+        return dict(cast("list[tuple[str, bytes]]", rows))
 
     def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
         """Return on which of these examples there is an observation of that name; see `TrainingStore`."""
         rows = self._database.fetch(
-            "SELECT example_digest FROM observations WHERE example_digest IN (SELECT value FROM json_each(?)) "
-            "AND name = ? AND typeof(content) = 'blob'",
-            (dump(sorted(set(example_digests))), name),
+            "SELECT example_digest FROM observations "
+            "WHERE example_digest IN (SELECT value FROM json_each(?)) AND name = ?",
+            (json_list(example_digests), name),
         )
-        return {cast("str", digest) for (digest,) in rows}
+        return {str(digest) for (digest,) in rows}
 
     # --- sessions ---
 
     def begin_session(self, session: TrainingSession, /) -> None:
         """Keep a session whose status is ``running``; see `TrainingStore`."""
-        with self._ownership.beginning(session.session_id) as mark, self._database.writing() as connection:
-            if has_leftovers(connection):
-                end_abandoned_sessions(connection, self.db_path)
+        with self._database.writing() as connection:
+            give_up_leases(connection, sorted(self._memory.given_up))
+            ended = end_lost_sessions(connection, self.db_path)
             try:
                 connection.execute(_INSERT_SESSION, session_row(session))
             except sqlite3.IntegrityError as error:
@@ -374,25 +394,39 @@ class TrainingDataManager(TrainingStore):
                 "INSERT INTO session_details (session_id, details) VALUES (?, ?)",
                 (session.session_id, details_json(session)),
             )
-            mark(connection)
+            begin_lease(connection, session.session_id)
+        self._memory.renewals[session.session_id] = os.getpid(), time.monotonic(), time.monotonic()
+        self._memory.given_up.clear()
+        for lost in self._memory.renewals.keys() & ended:  # whoever still runs one asks to renew it
+            self._memory.renewals[lost] = os.getpid(), 0.0, -_SILENCE
 
-    def abandon_session(self, session_id: str, /) -> None:
-        """Let go of a running session whose end cannot be stored; see `TrainingStore`."""
-        self._ownership.abandon(session_id)
-
-    def hurrying(self) -> AbstractContextManager[None]:
-        """Have this thread's calls within a block wait for others a moment only; see `TrainingStore`."""
-        return self._database.hurrying()
+    def renew_session(self, session_id: str, /) -> None:
+        """Say that a running session still runs; writes at most once in ten seconds; see `TrainingStore`."""
+        process_id, renewed, _asked = self._memory.renewals.get(session_id, (0, 0.0, 0.0))
+        now = time.monotonic()
+        if process_id == os.getpid() and now - renewed < _RENEWAL_SECONDS:
+            self._memory.renewals[session_id] = process_id, renewed, now
+            return
+        try:
+            with self._database.writing(MOMENT) as connection:
+                renew_leases(connection, [session_id])
+        except StorageBusyError:
+            return  # the lease lasts for some more attempts
+        if process_id:
+            self._memory.renewals[session_id] = os.getpid(), now, now
 
     def commit_session(
-        self, session_id: str, finish: Callable[[LearnedState], SessionCommit], /
-    ) -> tuple[TrainingSession, Learning]:
+        self, session_id: str, finish: Callable[[HeldState], SessionCommit], /
+    ) -> tuple[TrainingSession, StateDocuments]:
         """End a session, its metric rows and learned state with it; see `TrainingStore`."""
-        with self._database.writing() as connection:
-            if not self._database.fetch("SELECT 1 FROM training_sessions WHERE session_id = ?", (session_id,)):
+        with self._giving_up(session_id), self._database.writing() as connection:
+            if (
+                connection.execute("SELECT 1 FROM session_details WHERE session_id = ?", (session_id,)).fetchone()
+                is None
+            ):
                 raise SessionNotFoundError(session_id)
-            learning = self._held_learning(connection)
-            commit = finish(learning.state)
+            held = self._held(connection)
+            commit = finish(_offered(connection, held, frozenset()))
             _identifier, *values = session_row(commit.session)
             connection.execute(
                 "UPDATE training_sessions SET start_time = ?, end_time = ?, num_examples = ?, epochs = ?, "
@@ -407,93 +441,113 @@ class TrainingDataManager(TrainingStore):
             has_ended = commit.session.status != "running"
             if has_ended:
                 connection.execute("DELETE FROM running_sessions WHERE session_id = ?", (session_id,))
+            else:
+                begin_lease(connection, session_id)
             connection.executemany(
-                "INSERT INTO training_metrics (session_id, epoch, example_id, worker_id, accuracy, confidence, loss, "
-                "timestamp) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-                map(metric_row, commit.metrics),
+                f"INSERT INTO training_metrics ({METRIC_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", commit.metrics
             )
-            if (state := commit.state) is not None:
-                learning = cast("Learning", self._change_learning(connection, lambda _held: state))
-            stored = self.get_session(session_id)
+            documents = held if commit.delta is None else _apply(connection, held, commit.delta)
+            stored = session_of(_session_row(connection, session_id))
         if has_ended:
-            self._ownership.release(session_id)
-        self._remember(learning)
-        return stored, learning
+            self._memory.renewals.pop(session_id, None)
+        self._memory.state = documents
+        return stored, documents
+
+    @contextlib.contextmanager
+    def _giving_up(self, session_id: str) -> Generator[None]:
+        """Where a session cannot be ended, renew it no more: the next one that begins marks it as interrupted."""
+        try:
+            yield
+        except BaseException:
+            if self._memory.renewals.pop(session_id, None) is not None:
+                self._memory.given_up.add(session_id)
+            raise
 
     def get_session(self, session_id: str, /) -> TrainingSession:
         """Return one session; see `TrainingStore`."""
         rows = self._database.fetch(f"SELECT {SESSION_COLUMNS} WHERE s.session_id = ?", (session_id,))
         if not rows:
             raise SessionNotFoundError(session_id)
-        with self._faults_named():
+        with self._database.naming_errors():
             return session_of(rows[0])
 
-    def iterate_sessions(self) -> Iterator[TrainingSession]:
-        """Yield all sessions, the oldest first; see `TrainingStore`."""
-        yield from self._passable(self._database.fetch(f"SELECT {SESSION_COLUMNS} ORDER BY d.sequence"), session_of)
+    def iterate_sessions(self, *, newest_first: bool = False) -> Iterator[TrainingSession]:
+        """Yield all sessions, the oldest first unless told otherwise; see `TrainingStore`."""
+        condition, behind = (
+            ("d.sequence < ? ORDER BY d.sequence DESC", sys.maxsize)
+            if newest_first
+            else ("d.sequence > ? ORDER BY d.sequence", 0)
+        )
+        while rows := self._database.fetch(
+            f"SELECT {SESSION_COLUMNS} WHERE {condition} LIMIT ?", (behind, _SESSION_PAGE)
+        ):
+            yield from self._sound(rows, session_of)
+            behind = cast("int", rows[-1][-1])
 
     def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
         """Yield the metric rows of one session; see `TrainingStore`."""
-        if not self._database.fetch("SELECT 1 FROM training_sessions WHERE session_id = ?", (session_id,)):
+        if not self._database.fetch("SELECT 1 FROM session_details WHERE session_id = ?", (session_id,)):
             raise SessionNotFoundError(session_id)
-        rows = self._database.fetch(
-            "SELECT session_id, epoch, example_id, worker_id, accuracy, confidence, loss, timestamp "
-            "FROM training_metrics WHERE session_id = ? ORDER BY id",
-            (session_id,),
-        )
-        return iter(list(self._passable(rows, metric_of)))
+        return self._metrics(session_id)
 
-    # --- learning ---
+    def _metrics(self, session_id: str) -> Iterator[MetricRow]:
+        behind = 0
+        while rows := self._database.fetch(
+            f"SELECT id, {METRIC_COLUMNS} FROM training_metrics WHERE session_id = ? AND id > ? ORDER BY id LIMIT ?",
+            (session_id, behind, _PAGE),
+        ):
+            yield from self._sound((row[1:] for row in rows), metric_of)
+            behind = cast("int", rows[-1][0])
 
-    def load_learning(self) -> Learning:
-        """Return the learned state; see `TrainingStore`."""
-        with self._database.snapshot() as connection:
-            learning = self._held_learning(connection)
-        self._cache.learning = learning
-        return learning
+    # --- learned state ---
 
-    def update_learning(self, change: StateChange, /) -> Learning:
-        """Replace the learned state by what `change` makes of it; see `TrainingStore`."""
+    def load_state(self, keys: Iterable[str] | None = ()) -> StateDocuments:
+        """Return the head of the learned state, and the rows under these keys; see `TrainingStore`.
+
+        Where others keep the file locked, the head that this store last saw is good enough: what they are about to
+        commit is not there yet.
+        """
+        keys = keys if keys is None else list(keys)
+        cached = self._memory.state if keys == [] else None
+        try:
+            if cached is not None:
+                rows = self._database.fetch("SELECT token FROM store_identity", (), MOMENT)
+                if rows == [(cached.token,)]:
+                    return cached
+            with self._database.snapshot(MOMENT if cached is not None else None) as connection:
+                held = self._held(connection)
+                documents = attrs.evolve(held, rows=_rows(connection, keys))
+        except StorageBusyError:
+            if cached is None:
+                raise
+            return cached
+        self._memory.state = held
+        return documents
+
+    def update_state(self, change: StateChange, /) -> StateDocuments:
+        """Change the learned state as `change` says; see `TrainingStore`."""
         with self._database.writing() as connection:
-            learning = cast("Learning", self._change_learning(connection, change))
-        self._remember(learning)
-        return learning
+            documents = self._changed(connection, change, frozenset())
+        self._memory.state = documents
+        return documents
 
-    def _held_learning(self, connection: sqlite3.Connection) -> Learning:
-        _store_id, version = self._held_version(connection)
-        cached = self._cache.learning
-        return cached if cached is not None and cached.version == version else read_learning(connection, version)
+    def _held(self, connection: sqlite3.Connection) -> StateDocuments:
+        (token,) = connection.execute("SELECT token FROM store_identity").fetchone()
+        cached = self._memory.state
+        if cached is not None and cached.token == token:
+            return cached
+        head = connection.execute("SELECT name, document FROM learned_head ORDER BY name")
+        return StateDocuments(token, _documents("learned_head", head))
 
-    def _held_version(self, connection: sqlite3.Connection) -> tuple[str, int]:
-        rows = connection.execute("SELECT store_id, version FROM learning_version").fetchall()
-        if len(rows) != 1:
-            raise StorageCorruptError(self.db_path, f"learning_version has {len(rows)} rows instead of one; {SALVAGE}")
-        try:
-            held = loaded("learning_version", rows[0])
-        except FaultyValueError as error:  # without it the file cannot be opened, so that nothing could put it aside
-            raise StorageCorruptError(self.db_path, f"{error}; {SALVAGE}") from error
-        return held["store_id"], held["version"]
+    def _changed(self, connection: sqlite3.Connection, change: StateChange, gone: frozenset[str]) -> StateDocuments:
+        held = self._held(connection)
+        delta = change(_offered(connection, held, gone))
+        return held if delta is None else _apply(connection, held, delta)
 
-    def _change_learning(self, connection: sqlite3.Connection, change: StateChange | None) -> Learning | None:
-        if change is None:
-            return None
-        held = self._held_learning(connection)
-        new = Learning(held.version + 1, change(held.state))
-        write_changes(connection, held.state, new.state)
-        connection.execute("UPDATE learning_version SET version = ?", (new.version,))
-        return new
-
-    @contextlib.contextmanager
-    def _faults_named(self) -> Generator[None]:
-        try:
-            yield
-        except FaultyValueError as error:
-            raise corrupt(self.db_path, error) from error
-
-    def _remember(self, learning: Learning | None) -> Learning | None:
+    def _remember(self, documents: StateDocuments | None) -> StateDocuments | None:
         """Keep what was committed for the next reader; called only after the transaction has ended well."""
-        self._cache.learning = learning or self._cache.learning
-        return learning
+        self._memory.state = documents or self._memory.state
+        return documents
 
     # --- the rest ---
 
@@ -522,29 +576,27 @@ class TrainingDataManager(TrainingStore):
         """
         try:
             with self._database.snapshot() as connection:
-                return storage_faults(connection, self.db_path)
+                return storage_faults(connection)
         except StorageCorruptError as error:
-            return [StorageFault("", None, None, None, error.reason, SALVAGE)]
+            return [StorageFault("", None, None, None, error.reason, REPAIR)]
 
     def quarantine(self) -> list[StorageFault]:
         """Move the rows that `check` finds faulty to the table ``quarantined_rows``, so that the others can be used.
 
         Nothing is lost: each row is kept there as JSON, with the reason. What makes no sense without a faulty row goes
-        with it: an example with the contents of its files, a session with its metrics, and what was learned on an
-        example as a whole. What was learned from rows that go is forgotten; training again learns it anew. A session
-        of which nothing says who runs it is marked as interrupted.
+        with it: an example with the contents of its files, a session with its metrics, and all that was learned where
+        any of it is faulty; training again learns it anew. A session of which nothing says who runs it is marked as
+        interrupted.
 
         Returns:
             What was wrong.
 
         Raises:
             StorageReadOnlyError: the store is for reading only.
-            StorageCorruptError: the file is damaged in a way that this does not mend; see `salvage`.
+            StorageCorruptError: the file is damaged in a way that this does not mend.
         """
         with self._database.writing() as connection:
-            mended = quarantine_faults(connection, self.db_path, datetime.now(UTC))
-        self._cache.learning = None
-        return mended
+            return quarantine_faults(connection, self.db_path, datetime.now(UTC))
 
     def backup(self, path: str | os.PathLike[str], *, overwrite: bool = False) -> None:
         """Write a copy of the database as it is at one moment; others may go on using it, writers wait a little.
@@ -565,23 +617,88 @@ class TrainingDataManager(TrainingStore):
         """
         destination = checked_destination(check_path("path", path), self.db_path, overwrite=overwrite)
         with self._database.snapshot() as connection:
-            write_copy(connection, destination)
+            copy_database(connection, destination)
 
     def close(self) -> None:
-        """Close the file; closing twice is fine."""
+        """Close the file; closing twice is fine. Sessions that this store runs are given up."""
+        if running := [*self._running(), *self._memory.given_up]:
+            with contextlib.suppress(StorageError), self._database.writing(MOMENT) as connection:
+                give_up_leases(connection, running)
+        self._memory.renewals.clear()
         self._database.close()
-        self._ownership.release_all()
+
+    def _running(self) -> list[str]:
+        """Return which sessions this store runs, in this process: not those of the parent of a fork.
+
+        One that nobody has asked to renew for a while has ended, and its end could not be stored.
+        """
+        now, own = time.monotonic(), os.getpid()
+        known = self._memory.renewals.items()
+        return [
+            name for name, (process_id, _time, asked) in list(known) if process_id == own and now - asked < _SILENCE
+        ]
 
 
-def _forget_contents(connection: sqlite3.Connection, files: ExampleFiles | None) -> None:
-    """Drop observations and previews of contents that no example has any more."""
-    if (
-        files is None
-        or connection.execute("SELECT 1 FROM example_files WHERE files = ? LIMIT 1", (files_json(files),)).fetchone()
-    ):
-        return
-    for table in ("observations", "previews"):
-        connection.execute(f"DELETE FROM {table} WHERE example_digest = ?", (files.digest,))  # noqa: S608 - our names
+# --- what happens inside a transaction --------------------------------------------------------------------------------
+
+
+def _replace_example(connection: sqlite3.Connection, example: TrainingExample) -> None:
+    example_id, *values = example_row(example)
+    connection.execute(
+        "UPDATE training_examples SET source_path = ?, target_path = ?, ground_truth_path = ?, "
+        "created_at = ?, metadata = ?, worker_results = ?, validation_scores = ? WHERE example_id = ?",
+        (*values, example_id),
+    )
+    connection.execute(
+        "UPDATE example_files SET digest = ?, files = ? WHERE example_id = ?", (*files_row(example.files), example_id)
+    )
+
+
+def _known(connection: sqlite3.Connection, digests: Iterable[str]) -> set[str]:
+    return {digest for (digest,) in connection.execute(_KNOWN_DIGESTS, (json_list(digests),))}
+
+
+def _documents(table: str, rows: Iterable[Any]) -> dict[str, str]:
+    found = dict(rows)
+    for name, document in found.items():
+        if bytes in (type(name), type(document)):
+            raise FaultyRowError(table, repr(name), "the text is damaged: it is not UTF-8")
+    return found
+
+
+def _rows(connection: sqlite3.Connection, keys: Iterable[str] | None) -> dict[str, str]:
+    if keys is None:
+        return _documents("learned_rows", connection.execute("SELECT key, document FROM learned_rows"))
+    query = "SELECT key, document FROM learned_rows WHERE key IN (SELECT value FROM json_each(?))"
+    return _documents("learned_rows", connection.execute(query, (json_list(keys),)))
+
+
+def _offered(connection: sqlite3.Connection, held: StateDocuments, gone: frozenset[str]) -> HeldState:
+    return HeldState(
+        held.token,
+        held.head,
+        lambda keys: _rows(connection, keys),
+        lambda digests: _known(connection, digests),
+        gone,
+    )
+
+
+def _apply(connection: sqlite3.Connection, held: StateDocuments, delta: StateDelta) -> StateDocuments:
+    if delta.drops_rows:
+        connection.execute("DELETE FROM learned_rows")
+    for table, key, changes in (("learned_head", "name", delta.head), ("learned_rows", "key", delta.rows)):
+        dropped = [(name,) for name, document in changes.items() if document is None]
+        kept = [(name, document) for name, document in changes.items() if document is not None]
+        connection.executemany(f"DELETE FROM {table} WHERE {key} = ?", dropped)
+        connection.executemany(f"INSERT OR REPLACE INTO {table} ({key}, document) VALUES (?, ?)", kept)
+    token = uuid.uuid4().hex
+    connection.execute("UPDATE store_identity SET token = ?", (token,))
+    head = {**held.head, **delta.head}
+    return StateDocuments(token, {name: document for name, document in head.items() if document is not None})
+
+
+def _session_row(connection: sqlite3.Connection, session_id: str) -> Any:
+    return connection.execute(f"SELECT {SESSION_COLUMNS} WHERE s.session_id = ?", (session_id,)).fetchone()
 
 
 def _drop_superseded(
@@ -600,10 +717,25 @@ def _drop_superseded(
         connection.executemany("DELETE FROM previews WHERE sequence = ?", gone)
 
 
-def _drop_surplus_previews(connection: sqlite3.Connection) -> None:
-    connection.execute(
-        "DELETE FROM previews WHERE sequence IN (SELECT sequence FROM (SELECT sequence, "
-        "SUM(LENGTH(png)) OVER (ORDER BY rank, example_digest, name) - LENGTH(png) AS bytes_before "
-        "FROM previews WHERE rank IS NOT NULL) WHERE bytes_before >= ?)",
-        (PREVIEW_BYTES,),
+def _insert_previews(connection: sqlite3.Connection, previews: Sequence[Preview]) -> None:
+    """Insert the previews for which there is room, and drop those that have to make room for them."""
+    new = {(preview.example_digest, preview.name): preview for preview in previews}
+    if not new:
+        return
+    connection.executemany("DELETE FROM previews WHERE example_digest = ? AND name = ?", list(new))
+    (used,) = connection.execute("SELECT TOTAL(num_bytes) FROM previews WHERE rank IS NOT NULL").fetchone()
+    ranked = [preview for preview in new.values() if preview.rank is not None]
+    if used + sum(len(preview.png) for preview in ranked) > PREVIEW_BYTES:
+        order = [(p.rank, p.example_digest, p.name, len(p.png)) for p in ranked]
+        order += connection.execute(
+            "SELECT rank, example_digest, name, num_bytes FROM previews WHERE rank IS NOT NULL"
+        ).fetchall()
+        bytes_before = 0
+        for _rank, digest, name, size in sorted(order):
+            if bytes_before >= PREVIEW_BYTES and new.pop((digest, name), None) is None:
+                connection.execute("DELETE FROM previews WHERE example_digest = ? AND name = ?", (digest, name))
+            bytes_before += size
+    connection.executemany(
+        "INSERT INTO previews (example_digest, name, png, num_bytes, rank) VALUES (?, ?, ?, ?, ?)",
+        [(p.example_digest, p.name, p.png, len(p.png), p.rank) for p in new.values()],
     )

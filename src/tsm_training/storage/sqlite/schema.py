@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Final
-
-__all__ = ["APPLICATION_ID", "GUIDE_SCHEMA", "GUIDE_TABLES", "OWN_SCHEMA", "SCHEMA_VERSION", "UPGRADES"]
 
 APPLICATION_ID: Final = 0x54534D31
 """``PRAGMA application_id`` of our files ("TSM1"), so that tools can tell them from any other SQLite database."""
 
-SCHEMA_VERSION: Final = 4
-"""``PRAGMA user_version``.
-
-History: 0 with the guide's tables is an application's own file; 1, the first version; 2 knows who runs a session, and
-has a place for rows that cannot be used; 3 keeps fitted blends, and what was learned group by group; 4 keeps what
-trainable workers have noted and were fitted to, and ranks previews.
-"""
+SCHEMA_VERSION: Final = 5
+"""``PRAGMA user_version``; 0 with the guide's tables is an application's own file, 1 to 4 were never released."""
 
 GUIDE_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS training_examples (
@@ -55,75 +49,58 @@ CREATE TABLE IF NOT EXISTS training_metrics (
 """
 """The guide's three tables, to the letter."""
 
-GUIDE_TABLES: Final[dict[str, tuple[str, ...]]] = {
-    "training_examples": (
-        "example_id",
-        "source_path",
-        "target_path",
-        "ground_truth_path",
-        "created_at",
-        "metadata",
-        "worker_results",
-        "validation_scores",
-    ),
-    "training_sessions": (
-        "session_id",
-        "start_time",
-        "end_time",
-        "num_examples",
-        "epochs",
-        "learning_rate",
-        "initial_weights",
-        "final_weights",
-        "metrics_history",
-        "status",
-    ),
-    "training_metrics": (
-        "id",
-        "session_id",
-        "epoch",
-        "example_id",
-        "worker_id",
-        "accuracy",
-        "confidence",
-        "loss",
-        "timestamp",
-    ),
-}
-"""The columns by which a file of an application that followed the guide is recognised."""
-
-_FIRST_SCHEMA: Final = """
+OWN_SCHEMA: Final = """
+-- One row: which store this is, and a random text that changes with the learned state.
+CREATE TABLE store_identity (
+    id INTEGER PRIMARY KEY CHECK (id = 1),
+    store_id TEXT NOT NULL CHECK (store_id <> ''),
+    token TEXT NOT NULL  -- empty where nothing was ever learned
+) STRICT;
 -- Beside training_examples: the order of addition, and the contents of the three files.
 CREATE TABLE example_files (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     example_id TEXT NOT NULL UNIQUE,
-    files TEXT,  -- JSON: per role sha256, num_bytes, width, height
+    digest TEXT,  -- names the contents of all three files; NULL until they are known, as the next
+    files TEXT CHECK (files IS NULL OR json_valid(files)),  -- JSON: per role sha256, num_bytes, width, height
+    CHECK ((digest IS NULL) = (files IS NULL)),
     FOREIGN KEY (example_id) REFERENCES training_examples(example_id) ON DELETE CASCADE
-);
+) STRICT;
+CREATE INDEX example_files_by_digest ON example_files(digest);
 -- Beside training_sessions: the order, and what the guide's columns have no place for.
 CREATE TABLE session_details (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     session_id TEXT NOT NULL UNIQUE,
-    details TEXT NOT NULL,  -- JSON
+    details TEXT NOT NULL CHECK (json_valid(details)),  -- JSON
     FOREIGN KEY (session_id) REFERENCES training_sessions(session_id)
-);
+) STRICT;
 CREATE INDEX training_metrics_by_session ON training_metrics(session_id);
--- One row per (contents, worker, metric): running a worker again would give the same.
+-- Which sessions are running, whose they are, and until when that is believed; a row goes when its session ends.
+CREATE TABLE running_sessions (
+    session_id TEXT PRIMARY KEY,
+    host TEXT NOT NULL,
+    boot_id TEXT NOT NULL,  -- of the running system, and of the container in it; empty where that cannot be told
+    process_id INTEGER NOT NULL CHECK (process_id > 0),
+    process_start TEXT NOT NULL,  -- tells a process from a later one with the same number; may be empty
+    expires_at TEXT NOT NULL,
+    FOREIGN KEY (session_id) REFERENCES training_sessions(session_id)
+) STRICT;
+-- One row per (contents, worker, metric, reader of pictures): running a worker again would give the same.
 CREATE TABLE evaluations (
     sequence INTEGER PRIMARY KEY AUTOINCREMENT,
     example_digest TEXT NOT NULL,
     worker_id TEXT NOT NULL,
     worker_fingerprint TEXT NOT NULL,
     metric_fingerprint TEXT NOT NULL,
-    accuracy REAL,  -- NULL where the worker failed
-    confidence REAL NOT NULL,
-    failure_kind TEXT,
+    reader_version TEXT NOT NULL,
+    accuracy REAL CHECK (accuracy BETWEEN 0.0 AND 1.0),  -- NULL where the worker failed
+    confidence REAL NOT NULL CHECK (confidence BETWEEN 0.0 AND 1.0),
+    failure_kind TEXT CHECK ((failure_kind IS NULL) = (accuracy IS NOT NULL)),
     failure_type TEXT,
     failure_message TEXT,
-    seconds REAL NOT NULL,
+    seconds REAL NOT NULL CHECK (seconds >= 0.0 AND seconds < 9e999),
     created_at TEXT NOT NULL,
-    UNIQUE (example_digest, worker_id, worker_fingerprint, metric_fingerprint)
-);
+    UNIQUE (example_digest, worker_id, worker_fingerprint, metric_fingerprint, reader_version)
+) STRICT;
 -- Small samples of pictures, so that blends can be compared without running a worker. Where there is no room for all,
 -- those of the lowest rank stay; without one (NULL) they stay as long as the example.
 CREATE TABLE previews (
@@ -131,85 +108,41 @@ CREATE TABLE previews (
     example_digest TEXT NOT NULL,
     name TEXT NOT NULL,
     png BLOB NOT NULL,
-    rank REAL DEFAULT 1.0,
+    num_bytes INTEGER NOT NULL CHECK (num_bytes = LENGTH(png)),
+    rank REAL CHECK (rank > -9e999 AND rank < 9e999),
     UNIQUE (example_digest, name)
-);
--- The learned state: where each worker starts, and what was absorbed of each example since.
-CREATE TABLE learning_version (
-    store_id TEXT NOT NULL,
-    version INTEGER NOT NULL
-);
-CREATE TABLE learned_bases (
-    worker_id TEXT PRIMARY KEY,
-    prior REAL NOT NULL,
-    evidence REAL NOT NULL,
-    advantage REAL NOT NULL,
-    squared_advantage REAL NOT NULL,
-    accuracy_sum REAL NOT NULL,
-    valid_count INTEGER NOT NULL,
-    update_count INTEGER NOT NULL,
-    failed_evidence REAL NOT NULL
-);
-CREATE TABLE absorbed_evidence (
-    example_digest TEXT NOT NULL,
-    worker_id TEXT NOT NULL,
-    accuracy REAL,  -- NULL where the worker failed
-    confidence REAL NOT NULL,
-    residual REAL NOT NULL,
-    PRIMARY KEY (example_digest, worker_id)
-) WITHOUT ROWID;
-"""
-
-_SECOND_SCHEMA: Final = """
--- Which sessions are running, and whose they are; a row goes when its session ends.
-CREATE TABLE IF NOT EXISTS running_sessions (
-    session_id TEXT PRIMARY KEY,
-    host TEXT NOT NULL,
-    process_id INTEGER NOT NULL,
-    FOREIGN KEY (session_id) REFERENCES training_sessions(session_id)
-) WITHOUT ROWID;
--- Rows whose values the library never writes, put aside so that the others can be used.
-CREATE TABLE IF NOT EXISTS quarantined_rows (
-    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
-    table_name TEXT NOT NULL,
-    content TEXT NOT NULL,  -- JSON: the row's values by column; bytes as {"base64": ...}
-    reason TEXT NOT NULL,
-    quarantined_at TEXT NOT NULL
-);
-"""
-
-_THIRD_SCHEMA: Final = """
--- The shares that were fitted on the blended pictures: for all requests (both texts are empty), and group by group.
-CREATE TABLE IF NOT EXISTS learned_blends (
-    group_by TEXT NOT NULL,  -- the metadata key by which the training was grouped
-    group_label TEXT NOT NULL,  -- the value under it
-    members TEXT NOT NULL,  -- JSON: the digests of the group's examples
-    bases TEXT NOT NULL,  -- JSON: imported sums, per worker
-    fitted TEXT,  -- JSON: shares, solver, absorbed, digests, safe; NULL where nothing was fitted
-    PRIMARY KEY (group_by, group_label)
-) WITHOUT ROWID;
-"""
-
-_FOURTH_SCHEMA: Final = """
+) STRICT;
+CREATE INDEX previews_by_rank ON previews(rank, example_digest, name, num_bytes) WHERE rank IS NOT NULL;
 -- What workers that learn have noted of each example.
-CREATE TABLE IF NOT EXISTS observations (
+CREATE TABLE observations (
     example_digest TEXT NOT NULL,
     name TEXT NOT NULL,  -- the worker's id and fingerprint
     content BLOB NOT NULL,
     PRIMARY KEY (example_digest, name)
-) WITHOUT ROWID;
--- What they were fitted to.
-CREATE TABLE IF NOT EXISTS learned_fits (
-    worker_id TEXT PRIMARY KEY,
-    document BLOB NOT NULL
-) WITHOUT ROWID;
+) STRICT;
+-- Learned state: documents that only the learner understands. Every reader needs the head ...
+CREATE TABLE learned_head (
+    name TEXT NOT NULL PRIMARY KEY,
+    document TEXT NOT NULL CHECK (json_valid(document))
+) STRICT;
+-- ... and a change needs the rows of what it is about, under keys that the learner chooses.
+CREATE TABLE learned_rows (
+    key TEXT NOT NULL PRIMARY KEY,
+    document TEXT NOT NULL CHECK (json_valid(document))
+) STRICT;
+-- Rows whose values the library never writes, put aside so that the others can be used.
+CREATE TABLE quarantined_rows (
+    sequence INTEGER PRIMARY KEY AUTOINCREMENT,
+    table_name TEXT NOT NULL,
+    content TEXT NOT NULL CHECK (json_valid(content)),  -- the row's values by column; bytes as {"base64": ...}
+    reason TEXT NOT NULL,
+    quarantined_at TEXT NOT NULL
+) STRICT;
 """
+"""Our own tables, beside the guide's; what their columns may hold is said here and nowhere else."""
 
-OWN_SCHEMA: Final = _FIRST_SCHEMA + _SECOND_SCHEMA + _THIRD_SCHEMA + _FOURTH_SCHEMA
-"""Our own tables, beside the guide's."""
+TABLES: Final = frozenset(re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", GUIDE_SCHEMA + OWN_SCHEMA))
+"""The names of all tables."""
 
-_RANK: Final = "ALTER TABLE previews ADD COLUMN rank REAL DEFAULT 1.0;\n"
-"""Previews that are there already come behind all others, in the order in which they were kept so far."""
-
-UPGRADES: Final = {1: _SECOND_SCHEMA, 2: _THIRD_SCHEMA, 3: _RANK + _FOURTH_SCHEMA}
-"""What brings a file of each older schema version one version further; what is there already is left as it is."""
+UPGRADES: Final = {0: GUIDE_SCHEMA + OWN_SCHEMA}
+"""What brings a file of an older schema to the present one: 0 is the guide's, of which some tables may be missing."""

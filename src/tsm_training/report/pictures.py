@@ -1,0 +1,363 @@
+"""The contact sheet: pictures side by side, so that people can look instead of trusting a figure."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import math
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from typing import Final, Literal, TypeAlias
+
+import attrs
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from tsm_training.analysis import Baseline
+from tsm_training.arguments import check_ids, check_whole_number
+from tsm_training.arrays import Image
+from tsm_training.data import TrainingExample, TrainingStore
+from tsm_training.engine import TrainingEngine, Validation, describe_files, own_workers
+from tsm_training.errors import (
+    ImageError,
+    ImageSizeMismatchError,
+    InvalidArgumentError,
+    NoExamplesError,
+    PredictionError,
+)
+from tsm_training.evaluation import best_single_worker, checked_similarity, load_triple
+from tsm_training.metrics import color_difference_map
+from tsm_training.report.figures import HasEngine, completed_sessions, example_names, stored_validation, target_name
+from tsm_training.workers import WorkerPool
+
+Rank: TypeAlias = Literal["best", "worst", ""]
+"""Why an example is shown; empty where it was asked for."""
+
+Map: TypeAlias = npt.NDArray[np.float32]
+
+DEFAULT_ROWS: Final = 3
+DEFAULT_PIXELS: Final = 2**19
+"""Larger pictures are shrunk before the workers see them, so that a sheet of photographs takes seconds."""
+
+HEADINGS: Final = ("source", "target", "ground truth", "ensemble", "best single worker", "colour difference")
+"""The columns."""
+
+_JUDGED: Final = "(a picture of the contact sheet)"
+"""Stands for a worker's id in the errors of a metric."""
+
+_TOPS: Final = (2.0, 5.0, 10.0, 20.0, 50.0)
+_COVERED: Final = 98.0
+"""Per cent of the pixels that are no further from the ground truth than the end of the colour scale."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class SheetRow:
+    """One example: all pictures uint8, H×W×3, BGR."""
+
+    example_id: str
+    name: str
+    rank: Rank
+    source: Image
+    target: Image
+    ground_truth: Image
+    ensemble: Image | None
+    """None where no worker gave a picture."""
+    single: Image | None
+    """None where the best single worker gave none."""
+    single_id: str | None
+    differences: Map | None
+    """ΔE00 between the ensemble's picture and the ground truth at each pixel: float32, H×W."""
+    scores: tuple[float | None, ...]
+    """Similarity to the ground truth of target, ensemble and best single worker under the engine's metric."""
+    color_errors: tuple[float | None, ...]
+    """Mean ΔE00 of the same three."""
+    is_shrunk: bool
+
+    @property
+    def title(self) -> str:
+        """The example's name, and why it is shown."""
+        return f"{self.rank}: {self.name}" if self.rank else self.name
+
+    def cells(self, top: float) -> list[tuple[str, Image | None, str]]:
+        """Return heading, picture and caption of each column; `top` is the end of the scale of colour differences."""
+        captions = ["no picture"] * 3
+        for place, (score, error) in enumerate(zip(self.scores, self.color_errors, strict=True)):
+            if score is not None and error is not None:
+                captions[place] = f"{score:.3f}, ΔE {error:.1f}"
+        heat, heat_caption = None, "no picture"
+        if self.differences is not None:
+            high = float(np.percentile(self.differences, 95))
+            heat = heat_picture(self.differences, top)
+            heat_caption = f"mean {self.color_errors[1] or 0.0:.1f}, 95 % below {high:.1f}"
+        pictures = (self.source, self.target, self.ground_truth, self.ensemble, self.single, heat)
+        untouched, ensemble, single = captions
+        words = ("gives the colours", untouched, "what is wanted", ensemble, single, heat_caption)
+        return list(zip(HEADINGS, pictures, words, strict=True))
+
+
+# --- looking --------------------------------------------------------------------------------------------------------
+
+
+def contact_sheet(
+    subject: HasEngine,
+    example_ids: Sequence[str] | None = None,
+    *,
+    rows: int = DEFAULT_ROWS,
+    max_pixels: int = DEFAULT_PIXELS,
+    name_of: Callable[[TrainingExample], str] = target_name,
+) -> Image:
+    """Return a picture of examples side by side: source, target, truth, ensemble, best single worker, and a heat map.
+
+    The font has letters for ASCII only: accents are left out, and a name in another script is followed by the
+    beginning of the example's id. The report's page writes every name.
+
+    The heat map shows where the ensemble's picture differs from the ground truth, as ΔE00, with its scale below. Under
+    the pictures stand the engine's similarity and the mean ΔE00.
+
+    Args:
+        subject: A `TrainingManager`. Its workers are run on the examples shown.
+        example_ids: Which examples; unless given, those of the newest validation on which the ensemble was worst and
+            best, or any where nothing was validated.
+        rows: How many of the worst and how many of the best, at least 1.
+        max_pixels: Larger pictures are shrunk to this many before the workers see them, so what is seen may differ a
+            little from the answer at full size; at least 256.
+        name_of: What stands above an example; unless given, the name of its target's file.
+
+    Returns:
+        uint8, H×W×3, BGR.
+
+    Raises:
+        InvalidArgumentError: an argument is out of its range.
+        ExampleNotFoundError: an id is not stored.
+        NoExamplesError: there is no example whose pictures can be read.
+        NoWorkersError: the pool is ours and empty.
+        TsmTrainingError: as for `TrainingManager.predict`.
+    """
+    if not isinstance(subject, HasEngine):
+        raise InvalidArgumentError("subject", subject, "a TrainingManager")
+    rows = check_whole_number("rows", rows)
+    max_pixels = check_whole_number("max_pixels", max_pixels, 256)
+    if not callable(name_of):
+        raise InvalidArgumentError("name_of", name_of, "a function that names an example")
+    looked = look_at_examples(subject.training_engine, example_ids, rows, max_pixels, name_of)
+    if not looked:
+        raise NoExamplesError
+    return draw_sheet(looked)
+
+
+def look_at_examples(
+    engine: TrainingEngine,
+    example_ids: Sequence[str] | None,
+    rows: int = DEFAULT_ROWS,
+    max_pixels: int = DEFAULT_PIXELS,
+    name_of: Callable[[TrainingExample], str] = target_name,
+) -> list[SheetRow]:
+    """Return the rows of a sheet; see `contact_sheet`. Unreadable examples that were not asked for are left out.
+
+    Raises:
+        ImageError: an example that was asked for cannot be read.
+    """
+    engine.prepare_learner()
+    if example_ids is not None:
+        chosen = [engine.store.get_example(each) for each in check_ids("example_ids", example_ids)]
+        names = example_names([example.example_id for example in chosen], chosen, name_of)
+        return [_look_at(engine, example, names[example.example_id], "", max_pixels) for example in chosen]
+    found: list[SheetRow] = []
+    for rank, examples in _candidates(engine.store):
+        names = example_names([example.example_id for example in examples], examples, name_of)
+        wanted = len(found) + (rows if rank else 2 * rows)
+        for example in examples:
+            if len(found) == wanted:
+                break
+            with contextlib.suppress(ImageError, ImageSizeMismatchError):
+                found.append(_look_at(engine, example, names[example.example_id], rank, max_pixels))
+    return found
+
+
+def _candidates(store: TrainingStore) -> list[tuple[Rank, list[TrainingExample]]]:
+    """Return the halves of the newest validation's examples, each beginning at its end; or all examples."""
+    stored = {example.example_id: example for example in store.iterate_examples()}
+    for session in reversed(completed_sessions(store.iterate_sessions())):
+        validation = stored_validation(session) or Validation()
+        scored = sorted(
+            (each["scores"][Baseline.TRAINED], each["example_id"])
+            for each in validation.per_example
+            if each["example_id"] in stored and Baseline.TRAINED in each["scores"]
+        )
+        ranked = [stored[example_id] for _score, example_id in scored]
+        half = (len(ranked) + 1) // 2
+        if len(ranked) > 1:
+            return [("worst", ranked[:half]), ("best", ranked[half:][::-1])]
+    return [("", list(stored.values()))]
+
+
+def _look_at(engine: TrainingEngine, example: TrainingExample, name: str, rank: Rank, max_pixels: int) -> SheetRow:
+    files = example.files or describe_files(example, engine.limits)
+    triple = load_triple(example, files, engine.limits)
+    source, target, truth = (
+        _shrunk(picture, max_pixels) for picture in (triple.source, triple.target, triple.ground_truth)
+    )
+    ensemble, single, single_id = _answers(engine, source, target, example)
+    score = engine.judge.scorer(truth)
+    answers = (target, ensemble, single)
+    maps = [None if picture is None else color_difference_map(picture, truth) for picture in answers]
+    scores = [
+        None if each is None else checked_similarity(functools.partial(score, each), engine.judge.name, _JUDGED)
+        for each in answers
+    ]
+    return SheetRow(
+        example_id=example.example_id,
+        name=name,
+        rank=rank,
+        source=source,
+        target=target,
+        ground_truth=truth,
+        ensemble=ensemble,
+        single=single,
+        single_id=single_id,
+        differences=maps[1],
+        scores=tuple(scores),
+        color_errors=tuple(None if each is None else float(each.mean()) for each in maps),
+        is_shrunk=target.shape != triple.target.shape or source.shape != triple.source.shape,
+    )
+
+
+def _answers(
+    engine: TrainingEngine, source: Image, target: Image, example: TrainingExample
+) -> tuple[Image | None, Image | None, str | None]:
+    """Return the ensemble's picture, that of the best single worker, and that worker's id."""
+    workers = own_workers(engine.worker_pool)
+    statistics = engine.weight_learner.get_all_statistics()
+    ids = list(statistics) if workers is None else [worker.worker_id for worker in workers]
+    best = best_single_worker(statistics, ids)
+    try:
+        prediction = engine.predict_example(example, source, target)
+    except PredictionError:
+        return None, None, best
+    result = prediction.results.get(best) if best is not None else None
+    is_fixed = best not in engine.trainables.workers  # a fitted one without a share has no picture here
+    if result is None and best is not None and is_fixed and isinstance(engine.worker_pool, WorkerPool):
+        (result,) = engine.worker_pool.execute({"source": source, "target": target}, [best])
+    return prediction.image, None if result is None else result.value, best
+
+
+def _shrunk(picture: Image, max_pixels: int) -> Image:
+    height, width = picture.shape[:2]
+    scale = math.sqrt(max_pixels / (height * width))
+    if scale >= 1.0:
+        return picture
+    size = max(1, int(width * scale)), max(1, int(height * scale))
+    return np.asarray(cv2.resize(picture, size, interpolation=cv2.INTER_AREA), np.uint8)
+
+
+# --- colour differences as colours ----------------------------------------------------------------------------------
+
+
+def heat_top(rows: Iterable[SheetRow]) -> float:
+    """Return where the colour scale of these rows ends: a round ΔE00 that nearly all of their pixels stay below."""
+    highs = [float(np.percentile(row.differences, _COVERED)) for row in rows if row.differences is not None]
+    return next((top for top in _TOPS if top >= max(highs, default=0.0)), _TOPS[-1])
+
+
+def heat_picture(differences: Map, top: float) -> Image:
+    """Return ΔE00 (float32, H×W) as colours from black (0) to pale yellow (`top` and more): uint8, H×W×3, BGR."""
+    levels = np.rint(np.clip(differences / top, 0.0, 1.0) * 255.0).astype(np.uint8)
+    return np.asarray(cv2.applyColorMap(levels, cv2.COLORMAP_INFERNO), np.uint8)
+
+
+def heat_scale(width: int, height: int) -> Image:
+    """Return the colours of `heat_picture` from 0 on the left to its end on the right: uint8, H×W×3, BGR."""
+    ramp = np.tile(np.linspace(0.0, 1.0, width, dtype=np.float32), (height, 1))
+    return heat_picture(ramp, 1.0)
+
+
+# --- drawing --------------------------------------------------------------------------------------------------------
+
+_CELL: Final = (224, 168)
+"""Width and height of a picture's place, in pixels."""
+_GAP: Final = 14
+_MARGIN: Final = 22
+_LINE: Final = 24
+_LOST: Final = "?"
+_SPELT: Final = str.maketrans(
+    {"Δ": "d", "–": "-", "—": "-", "ß": "ss", "æ": "ae", "Æ": "Ae", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+)
+_SHORT_ID: Final = 8
+_FONT: Final = cv2.FONT_HERSHEY_SIMPLEX
+_INK: Final = (34, 34, 34)
+_GREY: Final = (99, 99, 95)
+_PAPER: Final = (255, 255, 255)
+_EMPTY: Final = (232, 232, 230)
+
+
+def draw_sheet(rows: Sequence[SheetRow]) -> Image:
+    """Return the sheet: uint8, H×W×3, BGR.
+
+    Args:
+        rows: At least one.
+    """
+    left = [_MARGIN + column * (_CELL[0] + _GAP) for column in range(len(HEADINGS))]
+    first, row_height = _MARGIN + 2 * _LINE, _LINE + _CELL[1] + _LINE + _GAP
+    below = first + len(rows) * row_height
+    sheet: Image = np.full((below + 2 * _LINE + _MARGIN, left[-1] + _CELL[0] + _MARGIN, 3), _PAPER, np.uint8)
+    top = heat_top(rows)
+    words = "Held-out examples: the ensemble's worst and best" if rows[0].rank else "Examples"
+    _write(sheet, _MARGIN, _MARGIN, words, columns=4)
+    for x, heading in zip(left, HEADINGS, strict=True):
+        _write(sheet, x, _MARGIN + _LINE, heading, size=0.5, color=_GREY)
+    for number, row in enumerate(rows):
+        y = first + number * row_height
+        # Where the font lacks letters of the name, the beginning of the id tells examples apart.
+        is_lost = _drawable(row.title).count(_LOST) > row.title.count(_LOST)
+        title = f"{row.title} ({row.example_id[:_SHORT_ID]})" if is_lost else row.title
+        _write(sheet, _MARGIN, y, title, size=0.5, columns=4)
+        if row.single_id is not None:
+            _write(sheet, left[4], y, row.single_id, size=0.45, color=_GREY)
+        bottom = y + _LINE + _CELL[1]
+        for x, (_heading, picture, caption) in zip(left, row.cells(top), strict=True):
+            sheet[y + _LINE : bottom, x : x + _CELL[0]] = _EMPTY if picture is None else _PAPER
+            if picture is not None:
+                shown = fitted(picture, *_CELL)
+                sheet[bottom - shown.shape[0] : bottom, x : x + shown.shape[1]] = shown
+            _write(sheet, x, bottom, caption, size=0.45, color=_GREY)
+    words = "Under the pictures: similarity, and mean colour difference ΔE00 (about 1 can be seen)"
+    _write(sheet, _MARGIN, below, words, size=0.45, color=_GREY, columns=4)
+    x, width = left[4], left[5] + _CELL[0] - left[4]
+    sheet[below + 4 : below + _LINE - 4, x : x + width] = heat_scale(width, _LINE - 8)
+    for part, text in ((0.0, "0"), (0.5, f"{top / 2:g}"), (1.0, f"{top:g} and more")):
+        _write(sheet, x + round(part * (width - _length(text, 0.45))), below + _LINE, text, size=0.45, color=_GREY)
+    return sheet
+
+
+def fitted(picture: Image, width: int, height: int) -> Image:
+    """Return the picture as large as fits into a place of this width and height in pixels: uint8, H×W×3, BGR."""
+    scale = min(width / picture.shape[1], height / picture.shape[0])
+    size = min(width, max(1, round(picture.shape[1] * scale))), min(height, max(1, round(picture.shape[0] * scale)))
+    method = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_CUBIC
+    return np.asarray(cv2.resize(picture, size, interpolation=method), np.uint8)
+
+
+def _write(
+    sheet: Image, x: int, y: int, text: str, *, size: float = 0.6, color: tuple[int, int, int] = _INK, columns: int = 1
+) -> None:
+    """Write a line of text into the `_LINE` pixels below y; what is too long for its columns loses its middle."""
+    text = _drawable(text)
+    place = columns * (_CELL[0] + _GAP) - _GAP
+    shown, kept = text, len(text)
+    while _length(shown, size) > place and kept > 1:
+        kept -= 1
+        shown = f"{text[: kept - kept // 2]}...{text[len(text) - kept // 2 :]}"
+    cv2.putText(sheet, shown, (x, y + round(0.72 * _LINE)), _FONT, size, color, 1, cv2.LINE_AA)
+
+
+def _drawable(text: str) -> str:
+    """Return a text in the letters of the font, which has those of ASCII only."""
+    plain = unicodedata.normalize("NFKD", text.translate(_SPELT))
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    return plain.encode("ascii", "replace").decode()
+
+
+def _length(text: str, size: float) -> int:
+    (width, _height), _baseline = cv2.getTextSize(text, _FONT, size, 1)
+    return int(width)

@@ -1,0 +1,377 @@
+"""Evaluating many examples: no more is begun than fits, and one way of running them is as good as another."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pickle
+import secrets
+import threading
+from collections.abc import Mapping
+from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any, ClassVar
+
+import attrs
+import pytest
+
+from support import ByBrightness, Inline, Scaled, brightening, manager_with, picture, pool_of, save, usual_pool
+from tsm_training import (
+    BayesianWeightLearner,
+    ColorDifference,
+    FunctionWorker,
+    GuideSimilarity,
+    Image,
+    InMemoryStore,
+    Progress,
+    TrainingEngine,
+    TrainingManager,
+    Worker,
+    WorkerPool,
+)
+from tsm_training.color_transfer import create_color_transfer_workers
+from tsm_training.data import ExampleFiles, PictureFile
+from tsm_training.errors import ExecutorError, MetricError, StorageError
+from tsm_training.evaluation.execution import Execution
+from tsm_training.evaluation.memory import bytes_to_evaluate
+from tsm_training.evaluation.scoring import EvaluationContext, ExampleInput, Judge, ScoredExample
+from tsm_training.images import ImageLimits
+from tsm_training.workers import ThreadRunner, TrainableWorker
+
+BUILT_IN = {w.worker_id: w for w in create_color_transfer_workers() if not isinstance(w, TrainableWorker)}
+GUIDE = GuideSimilarity()
+CONTEXT = EvaluationContext(BUILT_IN, Judge("guide", GUIDE, GUIDE), ImageLimits(), ThreadRunner())
+
+
+def sized(megapixels: int) -> ExampleInput:
+    """Return an example with pictures of that size, which nobody reads."""
+    files = ExampleFiles(*[PictureFile("0" * 64, 0, megapixels * 1000, 1000)] * 3)
+    return ExampleInput(f"{megapixels}", (("s", "t", "g"),), files, tuple(BUILT_IN))
+
+
+def need(example: ExampleInput) -> int:
+    return bytes_to_evaluate(example.files, BUILT_IN.values(), GUIDE, CONTEXT.runner)
+
+
+# --- how many are begun ---------------------------------------------------------------------------------------------
+
+
+class Gate(Executor):
+    """Takes whatever is begun, and ends nothing by itself."""
+
+    def __init__(self) -> None:
+        self.begun: list[tuple[Future[ScoredExample], ExampleInput]] = []
+        self.together: list[list[str]] = []
+
+    def submit(self, function: Any, /, *arguments: Any, **keywords: Any) -> Future[Any]:
+        future: Future[Any] = Future()
+        self.begun.append((future, arguments[1]))
+        return future
+
+    def end_all(self) -> None:
+        """End what has been begun; called between rounds of handing out."""
+        self.together.append([example.digest for _future, example in self.begun])
+        for future, example in self.begun:
+            future.set_result(ScoredExample(example.digest))
+        self.begun.clear()
+
+
+def run_all(examples: list[ExampleInput], budget: int) -> list[list[str]]:
+    """Run examples through a gate; return the sizes of those that were in flight together, round by round."""
+    gate = Gate()
+
+    def poll() -> None:
+        if gate.begun:
+            gate.end_all()
+
+    results = list(Execution(CONTEXT, examples, gate, budget).results(poll))
+    assert sorted(r.digest for r in results) == sorted(e.digest for e in examples)
+    return gate.together
+
+
+def test_as_many_are_begun_as_fit_and_no_more() -> None:
+    one = sized(24)
+    assert [len(r) for r in run_all([one] * 6, 1024**3)] == [2, 2, 2]
+    assert [len(r) for r in run_all([one] * 6, 3 * need(one))] == [3, 3]
+    assert [len(r) for r in run_all([one] * 3, 3 * need(one) - 1)] == [2, 1]
+
+
+def test_an_example_that_needs_more_than_the_budget_runs_alone() -> None:
+    small, huge = sized(1), sized(64)
+    budget = 10 * need(small)
+    assert need(huge) > budget
+    assert run_all([small, small, huge, huge, small], budget) == [["1", "1"], ["64"], ["64"], ["1"]]
+
+
+def test_a_large_example_gets_its_turn_among_many_small_ones() -> None:
+    small, large = sized(1), sized(24)
+    budget = need(large) + need(small)
+    rounds = run_all([*[small] * 5, large, *[small] * 20], budget)
+    assert "24" in rounds[1]
+    assert all(sum(need(sized(int(size))) for size in each) <= budget for each in rounds)
+
+
+def test_an_example_is_taken_only_when_the_one_before_has_been_handed_out() -> None:
+    """What is wanted of an example may depend on what has come of those before it."""
+    taken: list[str] = []
+
+    def examples() -> Any:
+        for _number in range(9):
+            taken.append("1")
+            yield sized(1)
+
+    gate = Gate()
+    results = Execution(CONTEXT, examples(), gate, 2 * need(sized(1))).results(gate.end_all)
+    next(results)
+    assert len(taken) == 3
+
+
+def test_few_are_in_flight_at_a_time_however_small_they_are() -> None:
+    small = attrs.evolve(sized(1), samples={"target": b""})
+    assert [len(r) for r in run_all([small] * 130, 1024**4)] == [64, 64, 2]
+
+
+@attrs.define
+class Crowd:
+    """Counts how many calls of a worker there are at once."""
+
+    lock: threading.Lock = attrs.field(factory=threading.Lock)
+    present: int = 0
+    most: int = 0
+    together: threading.Event = attrs.field(factory=threading.Event)
+
+
+@attrs.frozen
+class Meeting(Worker):
+    """Waits a while for others to be there as well."""
+
+    worker_id: str
+    _crowd: Crowd
+    _patience: float
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        crowd = self._crowd
+        with crowd.lock:
+            crowd.present += 1
+            crowd.most = max(crowd.most, crowd.present)
+            if crowd.present > 1:
+                crowd.together.set()
+        crowd.together.wait(self._patience)
+        with crowd.lock:
+            crowd.present -= 1
+        return data["target"].copy()
+
+
+def meeting(folder: Path, executor: Executor, budget: int, patience: float) -> tuple[TrainingManager, Crowd]:
+    crowd = Crowd()
+    factory = TrainingEngine.using(GuideSimilarity(), executor=executor, memory_budget=budget)
+    pool = pool_of(Meeting("meeting", crowd, patience))
+    manager = manager_with(folder, examples=0, pool=pool, engine_factory=factory)
+    for seed in range(4):
+        paths = [save(folder / f"{role}_{seed}.png", picture(10 * seed + i, 300, 400)) for i, role in enumerate("stg")]
+        manager.add_training_example(*paths)
+    return manager, crowd
+
+
+def test_a_training_begins_no_more_examples_than_its_budget_holds(tmp_path: Path) -> None:
+    files = ExampleFiles(*[PictureFile("0" * 64, 0, 400, 300)] * 3)
+    one = bytes_to_evaluate(files, [brightening("any", 1)], GUIDE, ThreadRunner())
+    with ThreadPoolExecutor(8) as threads:
+        tight, crowd = meeting(tmp_path / "tight", threads, 2 * one - 1, patience=0.05)
+        tight.train(validation_split=0.0, verbose=False)
+        assert crowd.most == 1
+        wide, crowd = meeting(tmp_path / "wide", threads, 4 * one, patience=60.0)
+        wide.train(validation_split=0.0, verbose=False)
+        assert crowd.most >= 2
+
+
+# --- where they run -------------------------------------------------------------------------------------------------
+
+
+def color_manager(folder: Path, executor: Executor | None = None, **settings: Any) -> TrainingManager:
+    pool = WorkerPool()
+    for worker in create_color_transfer_workers():
+        pool.register_worker(worker)
+    factory = TrainingEngine.using(GuideSimilarity(), executor=executor, **settings)
+    return manager_with(folder, pool=pool, engine_factory=factory)
+
+
+def facts(manager: TrainingManager) -> str:
+    """Return all that a training leaves, but for ids and times."""
+    results = manager.train(epochs=3, validation_split=0.3, verbose=False)
+    session = {key: value for key, value in results["session"].items() if key != "session_id"}
+    rows = [
+        (row.epoch, row.worker_id, row.accuracy, row.confidence, row.loss)
+        for row in manager.data_manager.iterate_metrics(results["session"]["session_id"])
+    ]
+    text = json.dumps([session, results["validation"], rows])
+    for number, example in enumerate(manager.data_manager.iterate_examples()):
+        text = text.replace(example.example_id, f"example {number}")
+    return text
+
+
+@pytest.mark.slow
+def test_one_thread_many_threads_and_processes_agree_to_the_last_bit(tmp_path: Path) -> None:
+    own = facts(color_manager(tmp_path))
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(8) as eight:
+        assert facts(color_manager(tmp_path, one)) == own
+        assert facts(color_manager(tmp_path, eight)) == own
+    assert facts(color_manager(tmp_path, Inline(), memory_budget=1)) == own
+    with ProcessPoolExecutor(2, mp_context=get_context("spawn")) as processes:
+        assert facts(color_manager(tmp_path, processes)) == own
+
+
+@pytest.mark.slow
+def test_an_overridden_hook_judges_in_processes_as_it_does_here(tmp_path: Path) -> None:
+    hooks: list[Any] = [ByBrightness, functools.partial(Scaled, metric=ColorDifference(), scale=0.5)]
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as processes:
+        for hook in hooks:
+            own, there = (
+                manager_with(tmp_path, examples=2, engine_factory=factory).validate()["worker_accuracies"]
+                for factory in (hook, functools.partial(hook, executor=processes))
+            )
+            assert own == there
+
+
+def test_a_hook_travels_without_what_belongs_to_this_process() -> None:
+    """Stores, pools and executors cannot be pickled, and nobody needs them elsewhere."""
+    store = InMemoryStore()
+    engine = Scaled(usual_pool(), BayesianWeightLearner(), store, scale=0.25, memory_budget=7, new_id=lambda: "id")
+    travelled = pickle.loads(pickle.dumps(engine.judge))
+    assert travelled.name == "Scaled"
+    assert travelled.metric(picture(1), picture(1)) == travelled.scorer(picture(1))(picture(1)) == 0.25
+    assert travelled.metric.engine.memory_budget == 7
+    assert not hasattr(travelled.metric.engine, "store")
+
+
+class Measured(ProcessPoolExecutor):
+    """A pool whose one process is this one; it notes how many bytes are sent with each call."""
+
+    def __init__(self) -> None:
+        super().__init__(1)  # which starts no process before it is asked to
+        self.sent: list[int] = []
+
+    def submit(self, function: Any, /, *arguments: Any, **keywords: Any) -> Any:
+        pickled = pickle.dumps(arguments)
+        self.sent.append(len(pickled))
+        return Inline().submit(function, *pickle.loads(pickled))
+
+
+LARGE = 100_000
+
+
+@attrs.frozen
+class Heavy(Worker):
+    """Travels with a large model unlike any other, and notes when that is loaded."""
+
+    worker_id: str = "heavy"
+    model: bytes = attrs.field(factory=lambda: secrets.token_bytes(LARGE), repr=False)
+    loaded: ClassVar[list[bytes]] = []
+
+    def process(self, data: Mapping[str, Image]) -> Image:
+        return data["target"]
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return load, (self.model,)
+
+
+def load(model: bytes) -> Heavy:
+    Heavy.loaded.append(model)
+    return Heavy(model=model)
+
+
+def heavy_manager(folder: Path, executor: Executor) -> TrainingManager:
+    Heavy.loaded.clear()
+    factory = TrainingEngine.using(GuideSimilarity(), executor=executor, memory_budget=1)  # one after the other
+    return manager_with(folder, examples=4, pool=pool_of(Heavy()), engine_factory=factory)
+
+
+def test_what_examples_share_is_sent_and_loaded_once(tmp_path: Path) -> None:
+    processes = Measured()
+    assert heavy_manager(tmp_path, processes).validate()["num_examples"] == 4
+    assert [num_bytes > LARGE for num_bytes in processes.sent] == [True, False, False, False]
+    assert len(Heavy.loaded) == 1
+
+
+def test_a_process_that_does_not_have_what_examples_share_asks_for_it(tmp_path: Path) -> None:
+    """It came later, or has worked for somebody else."""
+    processes = Measured()
+    manager, other = heavy_manager(tmp_path, processes), color_manager(tmp_path / "other", Measured())
+
+    def work_for_another(progress: Progress) -> None:
+        if progress.phase == "evaluating" and progress.done == 2:
+            other.validate()
+
+    assert manager.validate(on_progress=work_for_another)["failures"] == {"heavy": 0}
+    assert [num_bytes > LARGE for num_bytes in processes.sent] == [True, False, False, True, False]
+    assert len(Heavy.loaded) == 2
+
+
+class Homebound(Heavy):
+    """Can be pickled, and cannot be loaded."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return refuse, ()
+
+
+def refuse() -> Worker:
+    raise ImportError("no module named 'notebook'")
+
+
+def test_what_cannot_be_loaded_elsewhere_is_named(tmp_path: Path) -> None:
+    factory = TrainingEngine.using(GuideSimilarity(), executor=Measured())
+    manager = manager_with(tmp_path, examples=2, pool=pool_of(Homebound()), engine_factory=factory)
+    with pytest.raises(ExecutorError, match="ImportError: no module named 'notebook'") as caught:
+        manager.train(verbose=False)
+    assert caught.value.executor == "ProcessPoolExecutor"
+
+
+# --- what is whose fault --------------------------------------------------------------------------------------------
+
+
+def test_a_metric_that_fails_is_not_put_down_to_what_cannot_be_pickled(tmp_path: Path) -> None:
+    pool = pool_of(FunctionWorker("lambda", lambda _source, target: target))
+    factory = TrainingEngine.using(lambda _output, _truth: 2.0, executor=Inline())
+    with pytest.raises(MetricError, match=r"returned 2\.0"):
+        manager_with(tmp_path, examples=1, pool=pool, engine_factory=factory).validate()
+
+
+@pytest.mark.parametrize("fault", [ValueError("a slip"), OSError("a slip")])
+def test_an_executor_that_raises_something_of_its_own_is_not_said_to_take_no_work(
+    tmp_path: Path, fault: Exception
+) -> None:
+    pool = pool_of(FunctionWorker("lambda", lambda _source, target: target))
+    factory = TrainingEngine.using(GuideSimilarity(), executor=Inline(fault))
+    with pytest.raises(type(fault), match="a slip") as caught:
+        manager_with(tmp_path, examples=1, pool=pool, engine_factory=factory).validate()
+    assert caught.value is fault
+
+
+# --- calling off ----------------------------------------------------------------------------------------------------
+
+
+def test_after_an_error_a_hosts_executor_is_left_without_work(tmp_path: Path) -> None:
+    """Also where what was evaluated before can no longer be stored."""
+    over, begun = threading.Event(), []
+
+    def patient(_source: Image, target: Image) -> Image:
+        begun.append(1)
+        assert len(begun) == 1 or over.wait(60)
+        return target
+
+    class Broken(InMemoryStore):
+        def save_evaluations(self, *arguments: Any, **settings: Any) -> None:
+            raise StorageError("memory", "broken")
+
+    def end(_progress: Progress) -> None:
+        raise LookupError("no such widget")
+
+    with ThreadPoolExecutor(1) as threads:
+        factory = TrainingEngine.using(GuideSimilarity(), executor=threads)
+        pool = pool_of(FunctionWorker("patient", patient, version="1"))
+        manager = manager_with(tmp_path, pool=pool, engine_factory=factory, storage=Broken())
+        with pytest.raises(LookupError, match="no such widget"):
+            manager.train(verbose=False, on_progress=end)
+        over.set()
+    assert len(begun) <= 2

@@ -1,0 +1,130 @@
+"""HTML that is built, not glued: what comes from outside is text, whatever it holds; charts stay inside."""
+
+from __future__ import annotations
+
+import re
+
+import html5lib
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tsm_training.report.charts import Scale, Series, interval_bar, legend, line_chart
+from tsm_training.report.tags import Markup, breakable, image, joined, table, tag
+
+NUMBERS = st.floats(-1e6, 1e6, allow_nan=False)
+
+
+def parsed(markup: str) -> object:
+    page = f"<!DOCTYPE html><html lang=en><head><title>x</title></head><body>{markup}</body></html>"
+    return html5lib.HTMLParser(strict=True, namespaceHTMLElements=False).parse(page).find("body")
+
+
+@given(st.text())
+def test_any_text_comes_back_as_text(text: str) -> None:
+    body: object = parsed(tag("p", text, title=text))
+    (element,) = list(body)  # type: ignore[call-overload]
+    shown = "".join(element.itertext())
+    expected = re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)
+    assert shown == expected
+    assert element.get("title") == expected
+    assert list(element) == []
+
+
+@given(st.text())
+def test_names_break_without_changing(name: str) -> None:
+    body: object = parsed(tag("p", breakable(name)))
+    (element,) = list(body)  # type: ignore[call-overload]
+    assert "".join(element.itertext()) == "".join(joined(part) and part for part in [_cleaned(name)])
+    assert {child.tag for child in element} <= {"wbr"}
+
+
+def _cleaned(text: str) -> str:
+    return re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]", "\ufffd", text)
+
+
+def test_finished_markup_is_not_escaped_twice_and_shows_itself() -> None:
+    inner = tag("b", "<")
+    assert tag("p", inner, None, 5, ["a", [inner]]) == "<p><b>&lt;</b>5a<b>&lt;</b></p>"
+    assert inner._repr_html_() == "<b>&lt;</b>"
+    assert type(inner._repr_html_()) is str
+    assert isinstance(joined("a"), Markup)
+
+
+def test_attributes_may_be_left_out_and_have_hyphens() -> None:
+    assert tag("p", class_="a b", aria_label='say "x"', id=None) == '<p class="a b" aria-label="say &quot;x&quot;"></p>'
+    assert tag("br") == "<br>"
+
+
+def test_an_endless_text_is_cut() -> None:
+    assert len(tag("p", "x" * 10_000)) < 2100
+
+
+def test_pictures_have_their_address_in_full() -> None:
+    shown = image("data:image/png;base64," + "A" * 5000, 'a "picture"', 3, 4)
+    assert shown.startswith('<img alt="a &quot;picture&quot;" width="3" height="4" src="data:')
+    assert "A" * 5000 in shown
+
+
+def test_tables_name_their_rows_and_columns() -> None:
+    shown = table("words", ["a", "b"], [["x", "1"]], {1: "number"})
+    assert shown == (
+        '<table><caption>words</caption><thead><tr><th scope="col">a</th><th scope="col" class="number">b</th>'
+        '</tr></thead><tbody><tr><th scope="row">x</th><td class="number">1</td></tr></tbody></table>'
+    )
+
+
+# --- charts -----------------------------------------------------------------------------------------------------------
+
+
+@given(st.lists(NUMBERS, min_size=1, max_size=9))
+def test_a_scale_holds_its_values_and_a_few_round_ticks(values: list[float]) -> None:
+    scale = Scale.of(values)
+    assert scale.low < scale.high
+    assert all(0.0 <= scale.place(value) <= 1.0 for value in values)
+    ticks = scale.ticks()
+    assert 1 <= len(ticks) <= 6
+    assert ticks == sorted(ticks)
+    slack = 1e-6 * (scale.high - scale.low) + 1e-9
+    assert all(scale.low - slack <= tick <= scale.high + slack for tick in ticks)
+
+
+def percents(markup: str) -> list[float]:
+    return [float(number) for number in re.findall(r'(?:x1|x2|y1|y2|cx|cy|x|width)="(-?[\d.]+)%"', markup)]
+
+
+@given(NUMBERS, NUMBERS, NUMBERS, st.lists(NUMBERS, max_size=5))
+def test_a_bar_stays_in_its_place(low: float, middle: float, high: float, dots: list[float]) -> None:
+    scale = Scale.of([low, middle, high, *dots])
+    bar = interval_bar(scale, middle, (low, high), reference=middle, dots=dots)
+    assert all(0.0 <= part <= 100.0 for part in percents(bar))
+    assert bar.count("<circle") == 1 + len(dots)
+    parsed(bar)
+
+
+def test_a_bar_may_have_no_interval_and_no_reference() -> None:
+    scale = Scale(0.0, 1.0)
+    assert "<line" not in interval_bar(scale, 0.5, None)
+    assert "<rect" not in interval_bar(scale, 0.5, None, reference=0.5)
+    assert 'width="20.00%"' in interval_bar(scale, 0.5, None, reference=0.5, band=0.1)
+
+
+def test_a_chart_draws_every_line_and_says_what_it_shows() -> None:
+    series = [
+        Series("one", [(1, 0.5), (2, 0.7)], "red", bands=[[(1, 0.4, 0.6), (2, 0.6, 0.8)]]),
+        Series("<two>", [(1, 0.2), (2, 0.2)], "blue", dashes="2 4"),
+        Series("quiet", [(1, 0.3), (2, 0.3)], "grey", is_quiet=True),
+    ]
+    chart = line_chart(series, "two lines & one", "epoch")
+    assert chart.count("<polyline") == 3
+    assert chart.count("<polygon") == 1
+    assert chart.count("<circle") == 4
+    assert 'aria-label="two lines &amp; one"' in chart
+    assert chart.index('stroke="grey"') < chart.index('stroke="red"')  # the quiet ones lie below
+    assert all(0.0 <= part <= 100.0 for part in percents(chart))
+    assert "&lt;two&gt;" in legend(series)
+    parsed(chart)
+    parsed(legend(series))
+
+
+def test_a_chart_of_one_point_is_drawn() -> None:
+    parsed(line_chart([Series("one", [(1, 0.5)], "red")], "a point", "epoch"))

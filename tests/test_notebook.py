@@ -1,0 +1,230 @@
+"""What shows itself: in a notebook as a table, in a terminal as lines, never longer than it is worth."""
+
+from __future__ import annotations
+
+import doctest
+import re
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import attrs
+import html5lib
+import pytest
+
+import tsm_training.report.notebook
+from support import brightening, failing, manager_with, pool_of, put_examples, usual_pool
+from tsm_training import TrainingManager, TrainingResults
+from tsm_training.analysis import ScoreTable, compare, judge, probability_best
+from tsm_training.engine import Validation
+from tsm_training.errors import InvalidArgumentError
+from tsm_training.report import show
+from tsm_training.testing.records import make_session
+
+HOSTILE = "<script>alert(1)</script>"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingManager, TrainingResults]:
+    pool = pool_of(*usual_pool().workers, failing(HOSTILE), brightening("x" * 100, 30))
+    manager = manager_with(tmp_path_factory.mktemp("notebook"), examples=20, pool=pool)
+    return manager, manager.train(validation_split=0.5, verbose=False)
+
+
+def text_of(thing: Any) -> str:
+    """Return the text that a notebook shows, having made sure that it is text."""
+    html = thing._repr_html_()
+    tree = html5lib.HTMLParser(namespaceHTMLElements=False).parseFragment(html)
+    tags = {element.tag for element in tree.iter()}
+    assert "script" not in tags
+    assert html.startswith("<div")
+    return re.sub(r"\s+", " ", "".join(tree.itertext()))
+
+
+def test_a_session_shows_what_it_did(trained: tuple[TrainingManager, TrainingResults]) -> None:
+    manager, _results = trained
+    session = manager.data_manager.get_all_sessions()[-1]
+    text = text_of(session)
+    assert "Training session, completed" in text
+    assert "examples10, held out 10" in text
+    assert session.validation is not None
+    assert session.validation["verdict"]["sentence"] in text
+    assert f"near{session.initial_weights['near']:.3f}{session.final_weights['near']:.3f}" in text
+
+
+def test_sessions_of_all_kinds_show_themselves() -> None:
+    running = make_session("s", status="running", end_time=None, final_weights={}, validation=None)
+    assert "running" in text_of(running)
+    assert "took" not in text_of(running)
+    failed = make_session("s", status="failed", error="it broke <b>", is_trial=True, skipped={"a": "b"})
+    assert "Trial training session, failed" in text_of(failed)
+    assert "errorit broke <b>" in text_of(failed)
+    assert "skipped1 example" in text_of(failed)
+    many = make_session("s", final_weights={f"w{number}": 1.0 for number in range(20)})
+    assert "and 12 more" in text_of(many)
+
+
+def test_a_session_shows_itself_word_for_word() -> None:
+    start = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
+    verdict: Any = {**Validation().verdict, "sentence": "Ship it."}
+    weights = {f"w{number}": 1.25 - 0.0625 * number for number in range(8)}
+    session = make_session(
+        "s",
+        status="completed",
+        start_time=start,
+        end_time=start + timedelta(seconds=2.5),
+        num_examples=7,
+        validation_ids=("a", "b"),
+        validation=Validation(avg_accuracy=0.8125, verdict=verdict).to_document(),
+        skipped={"a": "gone", "b": "gone"},
+        error="none of any weight",
+        initial_weights={"w0": 1.0},
+        final_weights=dict(reversed(weights.items())) | {"same": 1.25, "tail": 0.5},
+    )
+    rows = ["same–1.250", "w01.0001.250", *(f"w{number}–{weights[f'w{number}']:.3f}" for number in range(1, 7))]
+    assert text_of(session) == (
+        "Training session, completed"
+        "examples7, held out 2epochs3, learning rate 0.15started2026-05-04 03:02 UTCtook2.5 s"
+        "accuracy on held-out examples0.812verdictShip it.skipped2 exampleserrornone of any weight"
+        + "workerweight beforeafter"
+        + "".join(rows)
+        + "and 2 more"
+    )
+    exactly = attrs.evolve(session, final_weights=weights, skipped={}, error=None, validation=None, end_time=None)
+    assert text_of(exactly) == (
+        "Training session, completedexamples7, held out 2epochs3, learning rate 0.15started2026-05-04 03:02 UTC"
+        "accuracy on held-out examples–workerweight beforeafterw01.0001.250"
+        + "".join(f"{name}–{weight:.3f}" for name, weight in list(weights.items())[1:])
+    )
+
+
+def test_a_session_and_an_example_have_short_reprs(trained: tuple[TrainingManager, TrainingResults]) -> None:
+    manager, _results = trained
+    session = manager.data_manager.get_all_sessions()[-1]
+    assert len(repr(session)) < 600
+    assert session.session_id in repr(session)
+    assert "status='completed'" in repr(session)
+    example = attrs.evolve(manager.data_manager.get_all_examples()[0], metadata={"long": "x" * 10_000})
+    assert len(repr(example)) < 900
+    assert "…" in repr(example)
+    assert example.example_id in repr(example)
+    longest = {"long": "x" * (120 - len("{'long': ''}"))}
+    assert repr(attrs.evolve(example, metadata=longest)).endswith(f"metadata={longest!r})")
+
+
+def test_a_prediction_shows_its_picture_and_who_made_it(
+    trained: tuple[TrainingManager, TrainingResults], tmp_path: Path
+) -> None:
+    manager, _results = trained
+    example = manager.data_manager.get_all_examples()[0]
+    prediction = manager.predict(example.source_path, example.target_path, run_all=True)
+    text = text_of(prediction)
+    assert "Prediction, 16×12 pixels" in text
+    assert "near" in text
+    assert f"{HOSTILE} failed" in text
+    assert 'src="data:image/png;base64,' in prediction._repr_html_()
+    assert 'width="16" height="12"' in prediction._repr_html_()
+    large = attrs.evolve(prediction, image=prediction.image.repeat(40, axis=0).repeat(40, axis=1))
+    assert 'width="320" height="240"' in large._repr_html_()
+
+
+def test_answers_show_their_sentence_and_their_figures() -> None:
+    ids = [f"e{number}" for number in range(12)]
+    scores: dict[str, list[float | None]] = {
+        "a<b>": [0.8 + 0.01 * (number % 3) for number in range(12)],
+        "b": [0.7 + 0.01 * (number % 5) for number in range(12)],
+        "c": [None, *[0.6] * 11],
+    }
+    table = ScoreTable(example_ids=ids, groups=ids, scores=scores)
+    compared = compare(table, "a<b>", "b")
+    assert compared.sentence in text_of(compared)
+    assert "<svg" in compared._repr_html_()
+    few = compare(ScoreTable(example_ids=ids[:2], groups=ids[:2], scores={"a": [0.5] * 2, "b": [0.4] * 2}), "a", "b")
+    assert "not enough data" in text_of(few)
+    assert "<svg" not in few._repr_html_()
+    best = probability_best(table)
+    assert best.sentence in text_of(best)
+    assert "c< 0.011" in text_of(best)
+    renamed = attrs.evolve(
+        table, scores=dict(zip(("trained", "equal_weights", "untouched"), scores.values(), strict=True))
+    )
+    verdict = judge(renamed)
+    assert verdict.sentence in text_of(verdict)
+    assert f"Verdict: {verdict.decision}" in text_of(verdict)
+    assert "the untouched target" in text_of(verdict)
+    assert len(repr(verdict)) < 6000
+
+
+def test_results_show_themselves_in_a_terminal(trained: tuple[TrainingManager, TrainingResults]) -> None:
+    manager, results = trained
+    text = str(show(results))
+    assert text.startswith("Training\n  learned from: 10 examples, 1 epoch\n")
+    assert results["validation"]["verdict"] is not None
+    assert f"  verdict: {results['validation']['verdict']['sentence']}" in text
+    assert re.search(r"^  equal weights +0\.\d{3} +\d+\.\d\d +[+−]?0\.\d{3}", text, re.MULTILINE)
+    assert re.search(r"^  best single worker: near ", text, re.MULTILINE)
+    assert re.search(r"^  ensemble's pictures: similarity 0\.\d{3}, mean ΔE00 \d+\.\d\d$", text, re.MULTILINE)
+    curve = (
+        r"^  learning curve: 0\.\d{3} with equal weights, 0\.\d{3} after 10 examples; the guide expects 0\.80 to 0\.85$"
+    )
+    assert re.search(curve, text, re.MULTILINE)
+    assert repr(show(results)) == text
+    assert "judged on: 10 examples, of which 10 were never learned from" in str(show(results["validation"]))
+    assert "  folds: 3" in str(show(manager.cross_validate(3)))
+    explained = str(show(manager.explain()))
+    assert "What each worker brings" in explained
+    assert "smallest ensemble that would do: near" in explained
+    assert max(len(line) for line in explained.splitlines()) < 120
+    assert "  sessions: 1" in str(show(manager.get_training_progress()))
+
+
+@pytest.mark.parametrize(
+    ("loss", "words"),
+    [(0.0123, "near; loses 0.0123"), (-0.0051, "near; gains 0.0051"), (0.00004, "near; loses nothing")],
+)
+def test_a_loss_below_nothing_is_a_gain(loss: float, words: str) -> None:
+    subset = {"workers": ["near"], "loss": loss, "seconds_saved": 0.0}
+    document: Any = {"num_examples": 3, "ensemble_accuracy": 0.8, "workers": {}, "subset": subset}
+    assert f"smallest ensemble that would do: {words}\n" in f"{show(document)}\n"
+
+
+def test_an_interval_is_promised_only_where_there_is_one(trained: tuple[TrainingManager, TrainingResults]) -> None:
+    manager, _results = trained
+    few = manager.validate([manager.data_manager.get_all_examples()[0].example_id])
+    assert "gain of the trained ensemble, 90 % interval" in str(show(manager.cross_validate(3)))
+    assert "90 % interval" not in str(show(few))
+
+
+def test_results_show_themselves_in_a_notebook(trained: tuple[TrainingManager, TrainingResults]) -> None:
+    manager, results = trained
+    for shown in (
+        results,
+        results["validation"],
+        manager.cross_validate(2),
+        manager.explain(),
+        manager.get_training_progress(),
+    ):
+        text = text_of(show(shown))
+        assert "near" in text or "equal weights" in text
+    assert HOSTILE in text_of(show(manager.explain()))
+
+
+def test_results_without_figures_show_themselves(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=2)
+    results = manager.train(validation_split=0.0, verbose=False)
+    judged = "  judged on: 0 examples, of which 0 were never learned from"
+    assert str(show(results)).startswith(f"Training\n  learned from: 2 examples, 1 epoch\n{judged}")
+    broken = manager.data_manager.get_all_examples()[0]
+    Path(broken.target_path).unlink()
+    put_examples(manager.data_manager, attrs.evolve(broken, files=None))
+    assert "skipped: 1 example" in str(show(manager.validate()))
+
+
+@pytest.mark.parametrize("nothing", [None, {}, {"a": 1}, 5, make_session("s")])
+def test_other_things_cannot_be_shown(nothing: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match="results must be what train"):
+        show(nothing)
+
+
+def test_the_example_in_the_docstring_is_true() -> None:
+    assert doctest.testmod(tsm_training.report.notebook).failed == 0
