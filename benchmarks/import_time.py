@@ -14,7 +14,7 @@ from statistics import median
 FOUNDATION = "import numpy, cv2, attrs, sqlite3, concurrent.futures, logging, json, uuid"
 LIBRARY = "import tsm_training"
 
-ROUNDS = 15
+ROUNDS = 9
 
 WANTED, BOUND = 1.4, 2.1
 """How many times the foundation it should cost; and from where on something has become worse, busy machines included.

@@ -968,10 +968,11 @@ def test_a_fit_holds_a_thousand_observations_at_most_and_some_of_every_group() -
     assert len(selected) == 1000
     assert [row.digest for row in selected if row.group == "g2"] == ["02000"]
     assert list(selected) == sorted(selected, key=lambda row: row.digest)
+    fit = fit_with(2000)
     for fold in range(5):
-        rows = fit_with(2000).selected(fold)
+        rows = fit.selected(fold)
         assert len(rows) == 1000
-        assert all(fit_with(2000).fold_of(row.target) != fold for row in rows)
+        assert all(fit.fold_of(row.target) != fold for row in rows)
 
 
 def test_the_version_of_a_fit_says_what_was_learned() -> None:

@@ -144,13 +144,13 @@ class LearnerCell:
     def __init__(self, state: Any = None, fits: Mapping[str, str] | None = None, *, is_trial: bool = False) -> None:
         self._snapshot = Snapshot(state, fits or {})
         self._locks: dict[int, _Locks] = {}
-        self.is_trial = is_trial
+        self.is_trial: bool = is_trial
         """True for the cell of a fork, which is never written to a store."""
         self.home: CellHome | None = None
         """The store that this cell is kept in; None until it was restored from one or first trained into one."""
         self.unsaved: tuple[LearnedChange, ...] = ()
         """What the learner itself was asked to change since cell and store last agreed, for the next commit."""
-        self.replaces = False
+        self.replaces: bool = False
         """True where the next commit stores all of this cell in the place of what its store holds."""
 
     @property
@@ -204,7 +204,8 @@ class LearnerCell:
     def agree(self, home: CellHome, snapshot: Snapshot, unsaved: tuple[LearnedChange, ...] = ()) -> None:
         """Take what a store holds, with changes of the own that it does not hold yet."""
         with self.changing():
-            self.home, self.unsaved, self.replaces = home, unsaved, False
+            self.home, self.unsaved = home, unsaved
+            self.replaces = False
             self._snapshot = changed(home.load(keys_of(unsaved)), unsaved) if unsaved else snapshot
 
     def __enter__(self) -> LearnerCell:

@@ -266,7 +266,11 @@ def _watched_connections(notice: Notice, *, traces: bool) -> type[sqlite3.Connec
         def _around(self, sql: str, function: Callable[..., sqlite3.Cursor], *arguments: Any) -> sqlite3.Cursor:
             notice(Call("sql", sql, "before", self))
             result = function(sql, *arguments)
-            notice(Call("sql", sql, "after", self))
+            try:
+                notice(Call("sql", sql, "after", self))
+            except BaseException:
+                result.close()  # this frame, which the traceback keeps, must not keep a lock on the file
+                raise
             return result
 
     return Watched

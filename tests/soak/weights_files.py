@@ -19,22 +19,22 @@ import random
 import sys
 import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeAlias
 
+import attrs
 from tests.soak import fuzzing
 from tests.soak.fuzzing import Case, Limits, Violation
 from tests.support import brightening, pool_of
 
 from tsm_training import BayesianWeightLearner, ExampleEvidence, InMemoryStore, Outcome, TrainingManager
 from tsm_training.errors import WeightsFileError
-from tsm_training.learning import FittedBlend, Group, LearnedState
-from tsm_training.weights import LearnerCell, in_group, weights_document, with_fits
+from tsm_training.learning import BlendFits, FittedBlend, Group, LearnedState, in_group
+from tsm_training.weights import WEIGHTS_FORMAT_VERSION, LearnerCell
 
 _QUICK: Final = 1500
 _WORKERS: Final = ("first", "second", "zweiter, größer")
-_NOON: Final = datetime(2025, 1, 2, 12, tzinfo=UTC)
+_NOON: Final = "2025-01-02T12:00:00+00:00"
 
 Node: TypeAlias = "list[tuple[str, Any]] | tuple[Any, ...] | str"
 """An object as its pairs, so that it can have a key twice; a list as a tuple; anything else as it is in the file."""
@@ -49,13 +49,17 @@ def _good_files() -> list[Node]:
         for _ in range(passes):
             outcomes = {name: Outcome(rng.choice((None, rng.random())), rng.random()) for name in names}
             learner.observe([ExampleEvidence(str(rng.random()), outcomes)])
-        weights = {name: learner.get_weight(name) for name in names}
-        state = learner.cell.state if passes else LearnedState()
-        strength = learner.prior_strength if passes else None
-        texts.append(json.dumps(weights_document(state, weights, learner.alpha, strength, _NOON)))
-        if passes:
-            state = _grouped(state, names, rng)
-            texts.append(json.dumps(weights_document(state, weights, learner.alpha, strength, _NOON)))
+        plain = {
+            "format_version": WEIGHTS_FORMAT_VERSION,
+            "exported_at": _NOON,
+            "alpha": learner.alpha,
+            "weights": {name: learner.get_weight(name) for name in names},
+        }
+        if not passes:
+            texts.append(json.dumps(plain))
+            continue
+        states = (learner.state, _grouped(learner.state, names, rng))
+        texts += [json.dumps({**plain, **learner.weights_entries(state)}) for state in states]
     texts.append('{"weights": {"first": 1.5, "second": 0.5}}')
     texts.append(
         '{"weights": {"first": 1}, "alpha": 0.15, "exported_at": "2024-01-01T00:00:00", "note": [1, {"a": null}]}'
@@ -71,9 +75,10 @@ def _grouped(state: LearnedState, names: Sequence[str], rng: random.Random) -> L
         total = math.fsum(amounts.values())
         return FittedBlend({name: amount / total for name, amount in amounts.items()}, "greedy", rng.random())
 
-    digests = sorted(state.absorbed)
-    groups = {"warm": Group(digests[::2], fitted=fitted()), "": Group(digests[1::2]), "größer\n🎨": Group()}
-    return with_fits(state, fitted(), "style", groups)
+    digests = sorted(state.rows)
+    labels = {digest: ("warm", "")[number % 2] for number, digest in enumerate(digests)}
+    state = BayesianWeightLearner().with_blends(state, BlendFits(fitted(), "style", labels, {"warm": fitted()}))
+    return attrs.evolve(state, groups={**state.groups, "größer\n🎨": Group()})
 
 
 def _node(value: object) -> Node:
@@ -251,11 +256,11 @@ class WeightsFiles:
         assert self.manager is not None
         self.path.write_bytes(case.data)
         learner, store = self.manager.weight_learner, self.manager.data_manager
-        before = (learner.cell.state, learner.get_all_statistics(), store.load_state())
+        before = (learner.cell.snapshot, learner.get_all_statistics(), store.load_state(None))
         try:
             report = self.manager.import_weights(self.path)
         except WeightsFileError as error:
-            if (learner.cell.state, learner.get_all_statistics(), store.load_state()) != before:
+            if (learner.cell.snapshot, learner.get_all_statistics(), store.load_state(None)) != before:
                 raise Violation("was refused, and yet something changed") from error
             if len(str(error)) > 1000 + len(str(self.path)):
                 raise Violation(f"has an error of {len(str(error))} characters") from error

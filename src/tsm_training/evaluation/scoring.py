@@ -178,7 +178,7 @@ class UnusableExampleError(Exception):
 
     def __init__(self, faults: Sequence[ImageError | ImageSizeMismatchError]) -> None:
         super().__init__(*faults)
-        self.faults = tuple(faults)
+        self.faults: tuple[ImageError | ImageSizeMismatchError, ...] = tuple(faults)
 
 
 def load_triple(example: TrainingExample, files: ExampleFiles, limits: ImageLimits) -> Triple:

@@ -101,7 +101,10 @@ def _read_workers(found: Mapping[str, Any]) -> tuple[dict[str, SufficientStatist
 
 
 def _read_blend(found: Mapping[str, Any] | None) -> FittedBlend | None:
-    return None if found is None else FittedBlend(**{**found, "digests": tuple(found["digests"])})
+    if found is None:
+        return None
+    blend = FittedBlend(**found)
+    return attrs.evolve(blend, digests=tuple(blend.digests))
 
 
 def _read_row(document: str, group_by: str | None) -> ExampleRow:

@@ -456,6 +456,6 @@ class DurableTrainingStoreMachine(TrainingStoreMachine):
             self.compare(handle)
             self._close(handle)
         self.folder = another
-        self.owners = dict.fromkeys(self.owners)
+        self.owners.update(dict.fromkeys(self.owners))
         self.handles.append(self._open_another())
         self._both(0, "add_examples", examples)

@@ -239,7 +239,9 @@ class BackgroundCall(Generic[T]):
 
     def __init__(self, function: Callable[..., T], *arguments: object) -> None:
         self._future: Future[T] = Future()
-        self.thread = threading.Thread(target=self._work, args=(function, arguments), name="tsm-worker", daemon=True)
+        self.thread: threading.Thread = threading.Thread(
+            target=self._work, args=(function, arguments), name="tsm-worker", daemon=True
+        )
         """The thread that it runs in."""
         try:
             self.thread.start()

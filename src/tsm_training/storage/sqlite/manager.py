@@ -725,7 +725,7 @@ def _insert_previews(connection: sqlite3.Connection, previews: Sequence[Preview]
     connection.executemany("DELETE FROM previews WHERE example_digest = ? AND name = ?", list(new))
     (used,) = connection.execute("SELECT TOTAL(num_bytes) FROM previews WHERE rank IS NOT NULL").fetchone()
     ranked = [preview for preview in new.values() if preview.rank is not None]
-    if used + sum(len(preview.png) for preview in ranked) > PREVIEW_BYTES:
+    if used + sum(len(preview.png) for preview in ranked) >= PREVIEW_BYTES:
         order = [(p.rank, p.example_digest, p.name, len(p.png)) for p in ranked]
         order += connection.execute(
             "SELECT rank, example_digest, name, num_bytes FROM previews WHERE rank IS NOT NULL"
