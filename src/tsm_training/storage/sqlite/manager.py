@@ -12,7 +12,7 @@ import sqlite3
 import sys
 import time
 import uuid
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
@@ -102,8 +102,6 @@ class _Memory:
     """The rows that were passed over and reported in the log."""
     renewals: dict[str, tuple[int, float, float]] = attrs.field(factory=dict)
     """By session: the process that runs it, and when (monotonic seconds) its lease was last renewed, and was to be."""
-    given_up: set[str] = attrs.field(factory=set)
-    """Sessions of this store whose end could not be stored."""
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -383,7 +381,6 @@ class TrainingDataManager(TrainingStore):
     def begin_session(self, session: TrainingSession, /) -> None:
         """Keep a session whose status is ``running``; see `TrainingStore`."""
         with self._database.writing() as connection:
-            give_up_leases(connection, sorted(self._memory.given_up))
             ended = end_lost_sessions(connection, self.db_path)
             try:
                 connection.execute(_INSERT_SESSION, session_row(session))
@@ -396,7 +393,6 @@ class TrainingDataManager(TrainingStore):
             )
             begin_lease(connection, session.session_id)
         self._memory.renewals[session.session_id] = os.getpid(), time.monotonic(), time.monotonic()
-        self._memory.given_up.clear()
         for lost in self._memory.renewals.keys() & ended:  # whoever still runs one asks to renew it
             self._memory.renewals[lost] = os.getpid(), 0.0, -_SILENCE
 
@@ -419,7 +415,7 @@ class TrainingDataManager(TrainingStore):
         self, session_id: str, finish: Callable[[HeldState], SessionCommit], /
     ) -> tuple[TrainingSession, StateDocuments]:
         """End a session, its metric rows and learned state with it; see `TrainingStore`."""
-        with self._giving_up(session_id), self._database.writing() as connection:
+        with self._database.writing() as connection:
             if (
                 connection.execute("SELECT 1 FROM session_details WHERE session_id = ?", (session_id,)).fetchone()
                 is None
@@ -452,16 +448,6 @@ class TrainingDataManager(TrainingStore):
             self._memory.renewals.pop(session_id, None)
         self._memory.state = documents
         return stored, documents
-
-    @contextlib.contextmanager
-    def _giving_up(self, session_id: str) -> Generator[None]:
-        """Where a session cannot be ended, renew it no more: the next one that begins marks it as interrupted."""
-        try:
-            yield
-        except BaseException:
-            if self._memory.renewals.pop(session_id, None) is not None:
-                self._memory.given_up.add(session_id)
-            raise
 
     def get_session(self, session_id: str, /) -> TrainingSession:
         """Return one session; see `TrainingStore`."""
@@ -621,7 +607,7 @@ class TrainingDataManager(TrainingStore):
 
     def close(self) -> None:
         """Close the file; closing twice is fine. Sessions that this store runs are given up."""
-        if running := [*self._running(), *self._memory.given_up]:
+        if running := self._running():
             with contextlib.suppress(StorageError), self._database.writing(MOMENT) as connection:
                 give_up_leases(connection, running)
         self._memory.renewals.clear()
