@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, TypeAlias, cast
@@ -19,7 +20,7 @@ from tsm_training.data import (
 )
 from tsm_training.errors import LearnerConflictError, LearnerFaultError, LearnerMismatchError, StorageCorruptError
 from tsm_training.learning import ExampleEvidence
-from tsm_training.weights import CellHome, LearnerCell, Snapshot, WeightLearner, changed, keys_of
+from tsm_training.weights import CellHome, LearnedChange, LearnerCell, Snapshot, WeightLearner, changed, keys_of
 
 __all__ = ["Change", "LearnerStorage"]
 
@@ -199,10 +200,16 @@ class LearnerStorage:
     def _take(self, documents: StateDocuments, *, unsaved: bool = False) -> None:
         cell = self._cell
         with cell.changing():
-            known = self.learner.statistics(self.learner.state)
-            steps = cell.unsaved if unsaved else ()
-            cell.agree(self._home(documents), self._snapshot(documents.head, {}), steps)
-        self.learner.add_workers(known)
+            held, steps = self._snapshot(documents.head, {}), cell.unsaved if unsaved else ()
+            state = self.learner.blank() if held.state is None else held.state
+            new = self.learner.statistics(self.learner.state).keys() - self.learner.statistics(state).keys()
+            if new:
+                steps = (*steps, LearnedChange(frozenset(), functools.partial(self._with_workers, sorted(new))))
+            cell.agree(self._home(documents), held, steps)
+
+    def _with_workers(self, worker_ids: Sequence[str], snapshot: Snapshot) -> Snapshot:
+        state = self.learner.blank() if snapshot.state is None else snapshot.state
+        return attrs.evolve(snapshot, state=self.learner.with_workers(state, worker_ids))
 
     def refresh(self) -> None:
         """Take what another process has stored since; what the learner was asked to change itself stays."""

@@ -204,9 +204,9 @@ class LearnerCell:
     def agree(self, home: CellHome, snapshot: Snapshot, unsaved: tuple[LearnedChange, ...] = ()) -> None:
         """Take what a store holds, with changes of the own that it does not hold yet."""
         with self.changing():
-            self.home, self.unsaved = home, unsaved
+            after = changed(home.load(keys_of(unsaved)), unsaved) if unsaved else snapshot
+            self.home, self.unsaved, self._snapshot = home, unsaved, after
             self.replaces = False
-            self._snapshot = changed(home.load(keys_of(unsaved)), unsaved) if unsaved else snapshot
 
     def __enter__(self) -> LearnerCell:
         """Claim the cell for one training.
