@@ -32,9 +32,8 @@ from tsm_training import (
 )
 from tsm_training.evaluation.fitting import Fitter
 from tsm_training.images import write_image
-from tsm_training.progress import ProgressReporter
 
-EXAMPLES, WORKERS, ROUNDS = 6, 12, 3
+EXAMPLES, WORKERS, ROUNDS = 4, 12, 3
 HEIGHT, WIDTH = 1000, 1000
 MOST = 0.15
 
@@ -68,20 +67,15 @@ def timed(action: Callable[[], Any]) -> tuple[float, Any]:
 
 def measured(engine: TrainingEngine, examples: Sequence[TrainingExample]) -> tuple[float, int]:
     """Return the time of a fit, as a part of that of evaluating, and how often it asked the metric."""
-    evaluating, _run = timed(lambda: engine.evaluator.evaluate(examples, ProgressReporter(), reevaluate=True))
-    run = engine.evaluator.evaluate(examples, ProgressReporter())
-    fitter, calls = Fitter.of(engine.evaluator, run, engine.blend_solver, ProgressReporter()), [0]
+    evaluating, _run = timed(lambda: attrs.evolve(engine.evaluator, reevaluate=True).evaluate(examples))
+    run = engine.evaluator.evaluate(examples)
+    calls = [0]
 
-    def counted(ground_truth: Image) -> Callable[[Image], object]:
-        score = fitter.scorer(ground_truth)
+    def count() -> None:
+        calls[0] += 1
 
-        def counting(output: Image) -> object:
-            calls[0] += 1
-            return score(output)
-
-        return counting
-
-    fitting, fits = timed(lambda: attrs.evolve(fitter, scorer=counted).fit(run.evaluated))
+    fitter = attrs.evolve(Fitter.of(engine.evaluator, run, engine.blend_solver), poll=count)
+    fitting, fits = timed(lambda: fitter.fit(run.evaluated))
     assert fits.fitted is not None
     return fitting / evaluating, calls[0]
 
@@ -90,7 +84,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as name:
         engine = engine_with_examples(Path(name))
         examples = engine.store.get_all_examples()
-        engine.evaluator.evaluate(examples, ProgressReporter())  # tables and caches of first calls are nobody's cost
+        engine.evaluator.evaluate(examples)  # tables and caches of first calls are nobody's cost
         rounds = [measured(engine, examples) for _ in range(ROUNDS)]
     ratio, calls = median(ratio for ratio, _calls in rounds), rounds[0][1]
     print(f"fitting / evaluating      {ratio:5.3f}   (at most {MOST})")

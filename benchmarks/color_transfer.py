@@ -20,7 +20,7 @@ from tsm_training.color_transfer import create_color_transfer_workers
 from tsm_training.workers import TrainableWorker, WorkerRequest
 
 SIDE = 1000
-ROUNDS = 9
+ROUNDS = 5
 MOST = 6.0
 UNIT = "standard_transfer"
 

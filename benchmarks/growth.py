@@ -28,7 +28,7 @@ from tsm_training.images import READER_VERSION
 from tsm_training.workers import WorkerPool
 
 WORKERS = 20
-RUNS = 15
+RUNS = 9
 SMALL, MIDDLE = 1_000, 2_000
 LARGE = 20_000 if "--full" in sys.argv else 6_000
 MOST_SECONDS = {"feedback": 0.040, "opening": 0.5, "news": 0.050, "removal": 0.020}

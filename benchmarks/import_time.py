@@ -19,7 +19,7 @@ ROUNDS = 9
 WANTED, BOUND = 1.4, 2.1
 """How many times the foundation it should cost; and from where on something has become worse, busy machines included.
 
-What lies between is mostly the making of some hundred attrs classes.
+What lies between is mostly the making of some eighty attrs classes: the public records and services.
 """
 
 

@@ -27,8 +27,8 @@ from tsm_training import (
 from tsm_training.images import write_image
 from tsm_training.metrics import lab_histograms, mean_squared_error
 
-EXAMPLES = 12
-ROUNDS = 5
+EXAMPLES = 8
+ROUNDS = 3
 
 
 def photograph(seed: int, height: int, width: int) -> Image:

@@ -127,11 +127,6 @@ class Tab:
         shown: str = self.page.locator(selector).inner_text()
         return shown
 
-    def dom(self) -> str:
-        """Return the page's HTML as it is now."""
-        html: str = self.page.content()
-        return html
-
     def count(self, selector: str) -> int:
         """Return how many elements a selector finds."""
         found: int = self.page.locator(selector).count()

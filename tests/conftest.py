@@ -6,6 +6,9 @@ import os
 from collections.abc import Callable, Generator
 from pathlib import Path
 
+# Several processes run beside each other, on small pictures: more threads for each would only wait for their turn.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import pytest
 from hypothesis import settings
 
@@ -14,7 +17,9 @@ from tsm_training import InMemoryStore, TrainingDataManager, TrainingStore
 # So that a failure in the published contract shows both sides, as one in a test file does.
 pytest.register_assert_rewrite("tsm_training.testing")
 
-settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True)
+# The same examples in every run; `--hypothesis-profile thorough` tries many more.
+settings.register_profile("fixed", derandomize=True, deadline=None, print_blob=True, max_examples=40)
+settings.register_profile("thorough", deadline=None, print_blob=True, max_examples=1000)
 settings.load_profile("fixed")
 
 

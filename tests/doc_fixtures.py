@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import functools
 import io
 import logging
 import re
+import shutil
 import sys
+import tempfile
 import traceback
 import types
 from collections.abc import Callable, Iterator, Sequence
@@ -14,22 +18,24 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-import cv2
 import numpy as np
 import pytest
 
+import tsm_training
 from tsm_training import (
     BayesianWeightLearner,
     FunctionWorker,
     Image,
     TrainingDataManager,
     TrainingManager,
+    Worker,
     WorkerPool,
     create_color_transfer_workers,
 )
 
 PROJECT = Path(__file__).parent.parent
 DOCS = PROJECT / "docs"
+SLOW_WORKERS = {"learned_look", "sliced_transport"}
 NUM_CONTENTS = 8
 """How many different triples there are behind the many file names of the guide."""
 
@@ -173,6 +179,15 @@ def make_plots_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plt, "show", lambda *_args, **_kwargs: plt.close("all"))
 
 
+def leave_out_slow_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a page that does not speak of them go without the built-in workers that take most of the time."""
+
+    def create() -> list[Worker]:
+        return [worker for worker in create_color_transfer_workers() if worker.worker_id not in SLOW_WORKERS]
+
+    monkeypatch.setattr(tsm_training, "create_color_transfer_workers", create)
+
+
 class _Distance(float):
     """Something with the manners of a tensor that holds one number."""
 
@@ -209,43 +224,26 @@ def stand_in_for_lpips(monkeypatch: pytest.MonkeyPatch) -> None:
 # --- pictures ---------------------------------------------------------------------------------------------------------
 
 
-def picture(number: int, height: int = 24, width: int = 32) -> Image:
-    """Return a small smooth picture (uint8, H×W×3, BGR) with colours of its own."""
-    generator = np.random.default_rng(number)
-    rows, columns = np.mgrid[0:height, 0:width]
-    phases, light = generator.uniform(0, 6, 3), generator.uniform(60, 190, 3)
-    waves = np.stack(
-        [
-            np.sin(columns / 5 + phases[0]) * 40,
-            np.cos(rows / 4 + phases[1]) * 40,
-            np.sin((rows + columns) / 7 + phases[2]) * 40,
-        ],
-        axis=-1,
-    )
-    image: Image = np.clip(light + waves + generator.normal(0, 5, waves.shape), 0, 255).astype(np.uint8)
-    return image
-
-
-def triple(number: int) -> tuple[Image, Image, Image]:
-    """Return source, target and a ground truth that one of the built-in workers comes near to."""
-    source, target = picture(2 * number), picture(2 * number + 1)
-    worker = next(w for w in create_color_transfer_workers() if w.worker_id == "standard_transfer")
-    truth = worker.process({"source": source, "target": target})
-    noise = np.random.default_rng(number).normal(0, 3, truth.shape)
-    return source, target, np.clip(truth + noise, 0, 255).astype(np.uint8)
-
-
-def write_triple(number: int, source: str | Path, target: str | Path, ground_truth: str | Path) -> None:
-    """Write the pictures of a triple under three names."""
-    for path, image in zip((source, target, ground_truth), triple(number), strict=True):
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        assert cv2.imwrite(str(path), image)
+@functools.cache
+def _practice() -> tuple[Path, dict[str, Any]]:
+    """Run the page that draws pictures, once; return where it did so, and its names."""
+    folder, names = Path(tempfile.mkdtemp()), {"__name__": "__main__"}
+    atexit.register(shutil.rmtree, folder)
+    with contextlib.chdir(folder):
+        for block in blocks_of(DOCS / "practice.md", "python"):
+            exec(compile(block.code, block.place, "exec"), names)
+    return folder, names
 
 
 def write_page_pictures() -> None:
     """Write the pictures that every page but the guide may use, into the present folder, as a reader would."""
-    for block in blocks_of(DOCS / "practice.md", "python"):
-        exec(compile(block.code, block.place, "exec"), {"__name__": "__main__"})
+    shutil.copytree(_practice()[0], Path.cwd(), dirs_exist_ok=True)
+
+
+def write_triple(number: int, source: str | Path, target: str | Path, ground_truth: str | Path) -> None:
+    """Write a triple under three names; its ground truth is what one of the built-in workers comes near to."""
+    names = _practice()[1]
+    names["write"]([source, target, ground_truth], names["triple"](number))
 
 
 def write_guide_pictures() -> None:

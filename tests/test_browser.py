@@ -50,23 +50,17 @@ def test_a_good_page_has_no_faults_in_any_light(tab: Tab, tmp_path: Path) -> Non
     tab.assert_clean()
 
 
-@pytest.mark.parametrize(
-    ("body", "fault"),
-    [
+def test_layout_faults_are_seen(tab: Tab, tmp_path: Path) -> None:
+    tab.resize(tab.PHONE)
+    for body, fault in (
         ("<p>below</p><p style='margin-top: -30px'>above</p>", "'above' and 'below' overlap"),
-        (
-            "<p style='margin-left: 350px; white-space: nowrap'>too far to the right</p>",
-            "'too far to the right' sticks out",
-        ),
+        ("<p style='margin-left: 350px; white-space: nowrap'>to the right</p>", "'to the right' sticks out"),
         ("<div style='width: 500px'>wide</div>", "the page is wider than the window"),
         ("<p style='font-size: 7px'>tiny</p>", "'tiny' is too small"),
         ("<p style='width: 20px; overflow-wrap: anywhere'>letterbyletter</p>", "'letterbyletter' is broken"),
-    ],
-)
-def test_layout_faults_are_seen(tab: Tab, tmp_path: Path, body: str, fault: str) -> None:
-    tab.resize(tab.PHONE)
-    tab.open(written(tmp_path, body))
-    assert fault in tab.layout_faults()
+    ):
+        tab.open(written(tmp_path, body))
+        assert fault in tab.layout_faults()
 
 
 def test_text_in_a_part_that_scrolls_may_be_wider_than_the_window(tab: Tab, tmp_path: Path) -> None:
@@ -76,18 +70,11 @@ def test_text_in_a_part_that_scrolls_may_be_wider_than_the_window(tab: Tab, tmp_
     assert tab.layout_faults() == []
 
 
-@pytest.mark.parametrize(
-    ("body", "rule"),
-    [
-        ("<p style='color: #ccc'>pale</p>", "color-contrast"),
-        ("<img src='data:image/gif;base64,R0lGODlhAQABAIAAAP///wAAACwAAAAAAQABAAACAkQBADs='>", "image-alt"),
-        ("<input type='text'>", "label"),
-        ("<h4>deep</h4>", "heading-order"),
-    ],
-)
-def test_accessibility_faults_are_seen(tab: Tab, tmp_path: Path, body: str, rule: str) -> None:
+def test_accessibility_faults_are_seen(tab: Tab, tmp_path: Path) -> None:
+    body = "<p style='color: #ccc'>pale</p><img src='data:,'><input type='text'><h4>deep</h4>"
     tab.open(written(tmp_path, body))
-    assert [fault.partition(":")[0] for fault in tab.accessibility_faults()] == [rule]
+    found = {fault.partition(":")[0] for fault in tab.accessibility_faults()}
+    assert found == {"color-contrast", "image-alt", "label", "heading-order"}
 
 
 def test_errors_and_what_could_not_be_loaded_are_noted(tab: Tab, tmp_path: Path) -> None:
@@ -115,5 +102,4 @@ def test_a_page_can_be_used_and_waited_for(tab: Tab, tmp_path: Path) -> None:
     tab.wait_for_text("Hello", "#out")
     assert tab.text("#out") == "Hello you, page.html"
     assert tab.count("p") == 2
-    assert "Hello you" in tab.dom()
     tab.assert_clean()

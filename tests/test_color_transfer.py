@@ -193,6 +193,7 @@ def test_a_picture_given_its_own_colours_stays_nearly_as_it_is(worker: Worker) -
     assert difference(worker.process(pair(TARGET, TARGET)), TARGET) <= 1
 
 
+@pytest.mark.slow
 def test_results_are_the_same_for_any_number_of_opencv_threads(
     worker: Worker, opencv_threads: Callable[[int], None]
 ) -> None:
@@ -266,6 +267,7 @@ def test_bands_leave_no_seams(monkeypatch: pytest.MonkeyPatch, worker: Worker) -
     assert np.array_equal(worker.process(pair()), whole)
 
 
+@pytest.mark.slow
 @settings(max_examples=25, deadline=None)
 @given(
     source=hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, max_side=6).map(lambda s: (*s, 3))),

@@ -21,7 +21,6 @@ from support import (
     put_examples,
     save,
     save_triple,
-    usual_pool,
 )
 from tsm_training import BayesianWeightLearner, Image, TrainingManager, WorkerPool
 from tsm_training.errors import ExampleNotFoundError, ImageError, InvalidArgumentError, NoExamplesError, NoWorkersError
@@ -30,11 +29,16 @@ from tsm_training.report import contact_sheet
 from tsm_training.report.pictures import SheetRow, draw_sheet, fitted, heat_picture, heat_top, look_at_examples
 
 
-@pytest.fixture
-def manager(tmp_path: Path) -> TrainingManager:
-    manager = manager_with(tmp_path, examples=12)
+def trained(folder: Path, examples: int = 12) -> TrainingManager:
+    manager = manager_with(folder, examples=examples)
     manager.train(validation_split=0.5, verbose=False)
     return manager
+
+
+@pytest.fixture(scope="module")
+def manager(tmp_path_factory: pytest.TempPathFactory) -> TrainingManager:
+    """A trained manager; no test may change its files or examples."""
+    return trained(tmp_path_factory.mktemp("sheet"))
 
 
 def held_out(manager: TrainingManager) -> list[str]:
@@ -76,8 +80,8 @@ def test_chosen_examples_are_shown_as_they_were_asked_for(manager: TrainingManag
 
 
 def test_examples_are_called_what_the_caller_calls_them(manager: TrainingManager) -> None:
-    shown = rows_of(manager, name_of=lambda example: f"example of {Path(example.source_path).parent.name[:3]}")
-    assert [row.name for row in shown[:3]] == ["example of tes", "example of tes (2)", "example of tes (3)"]
+    shown = rows_of(manager, name_of=lambda example: f"in {Path(example.source_path).parent.name[:3]}")
+    assert [row.name for row in shown[:3]] == ["in she", "in she (2)", "in she (3)"]
     [chosen] = rows_of(manager, example_ids=[shown[0].example_id], name_of=lambda _example: "mine")
     assert chosen.title == "mine"
 
@@ -89,7 +93,8 @@ def test_without_a_validation_the_first_examples_are_shown(tmp_path: Path) -> No
     assert len(rows_of(manager, rows=1)) == 2
 
 
-def test_removed_and_unreadable_examples_give_way(manager: TrainingManager) -> None:
+def test_removed_and_unreadable_examples_give_way(tmp_path: Path) -> None:
+    manager = trained(tmp_path)
     ranked = held_out(manager)
     by_name = {Path(each.target_path).stem: each for each in manager.data_manager.get_all_examples()}
     manager.remove_training_example(by_name[ranked[0]].example_id)
@@ -111,11 +116,20 @@ def test_a_row_shows_what_the_ensemble_and_the_best_worker_make_of_it(manager: T
     assert np.array_equal(row.single, brighter(row.target, 22))
     assert row.differences is not None
     assert np.array_equal(row.differences, color_difference_map(row.ensemble, row.ground_truth))
-    assert row.color_errors[0] == pytest.approx(color_difference(row.target, row.ground_truth), abs=1e-3)
     similarity = manager.training_engine.calculate_similarity
-    assert row.scores == tuple(similarity(each, row.ground_truth) for each in (row.target, row.ensemble, row.single))
-    headings = ["source", "target", "ground truth", "ensemble", "best single worker", "colour difference"]
-    assert [heading for heading, _picture, _caption in row.cells(10.0)] == headings
+    untouched, ensemble, single = (
+        f"{similarity(each, row.ground_truth):.3f}, ΔE {color_difference(each, row.ground_truth):.1f}"
+        for each in (row.target, row.ensemble, row.single)
+    )
+    heat = f"mean {row.differences.mean():.1f}, 95 % below {np.percentile(row.differences, 95):.1f}"
+    assert [(heading, caption) for heading, _picture, caption in row.cells(10.0)] == [
+        ("source", "gives the colours"),
+        ("target", untouched),
+        ("ground truth", "what is wanted"),
+        ("ensemble", ensemble),
+        ("best single worker", single),
+        ("colour difference", heat),
+    ]
 
 
 def test_a_worker_without_a_share_is_run_for_the_sheet(tmp_path: Path) -> None:
@@ -135,6 +149,9 @@ def test_a_worker_without_a_share_is_run_for_the_sheet(tmp_path: Path) -> None:
     assert np.array_equal(row.ensemble, brighter(row.target, -60))
     assert row.single is not None
     assert np.array_equal(row.single, brighter(row.target, 22))
+    captions = [caption for _heading, _picture, caption in row.cells(10.0)]
+    for caption, shown in zip(captions[3:5], (row.ensemble, row.single), strict=True):
+        assert caption.endswith(f"ΔE {color_difference(shown, row.ground_truth):.1f}")
 
 
 def test_a_foreign_pool_is_shown_too(tmp_path: Path) -> None:
@@ -166,7 +183,8 @@ def test_large_pictures_are_shrunk_before_the_workers_see_them(manager: Training
     assert not rows_of(manager, rows=1)[0].is_shrunk
 
 
-def test_an_example_of_an_old_database_is_looked_at_first(manager: TrainingManager) -> None:
+def test_an_example_of_an_old_database_is_looked_at_first(tmp_path: Path) -> None:
+    manager = trained(tmp_path, 2)
     example = manager.data_manager.get_all_examples()[0]
     put_examples(manager.data_manager, attrs.evolve(example, files=None))
     (row,) = rows_of(manager, example_ids=[example.example_id])
@@ -181,15 +199,12 @@ def test_where_nobody_gives_a_picture_its_place_says_so(tmp_path: Path) -> None:
     assert contact_sheet(manager).shape[2] == 3
 
 
-def test_a_best_worker_that_fails_here_has_no_picture(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=6)
-    manager.train(validation_split=0.5, verbose=False)
+def test_a_best_worker_that_fails_here_has_no_picture(manager: TrainingManager, tmp_path: Path) -> None:
     later = manager_with(
         tmp_path, examples=0, storage=manager.data_manager, pool=pool_of(failing("near"), brightening("mid", 60))
     )
     row = rows_of(later, rows=1)[0]
-    assert row.single_id == "near"
-    assert row.single is None
+    assert (row.single_id, row.single) == ("near", None)
     assert row.ensemble is not None
 
 
@@ -288,12 +303,8 @@ def test_wrong_arguments_are_named(manager: TrainingManager, tmp_path: Path) -> 
         contact_sheet(manager_with(tmp_path, examples=0))
     with pytest.raises(NoWorkersError):
         contact_sheet(manager_with(tmp_path, examples=1, pool=WorkerPool()))
-    example = manager.data_manager.get_all_examples()[0]
+    other = manager_with(tmp_path, examples=1)
+    example = other.data_manager.get_all_examples()[0]
     save(Path(example.ground_truth_path), picture(99, 5, 5))
     with pytest.raises(ImageError):
-        contact_sheet(manager, [example.example_id])
-
-
-def test_usual_pools_have_three_workers() -> None:
-    """The figures above are made for these."""
-    assert {worker.worker_id for worker in usual_pool().workers} == {"far", "mid", "near"}
+        contact_sheet(other, [example.example_id])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import functools
 import importlib
 import importlib.util
 import inspect
@@ -62,19 +63,24 @@ def name_of(page: Any) -> str:
 # --- code -------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_python_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One program per page, in a folder with the pictures that the pages name; a failure names page and line."""
     programs = docs.working_folder(tmp_path, monkeypatch)
     if page != PRACTICE:
         docs.write_page_pictures()
-    if "matplotlib" in page.read_text(encoding="utf-8"):
+    text = page.read_text(encoding="utf-8")
+    if "matplotlib" in text:
         docs.make_plots_harmless(monkeypatch)
-    if "import lpips" in page.read_text(encoding="utf-8"):
+    if "import lpips" in text:
         docs.stand_in_for_lpips(monkeypatch)
+    shows_fits = page.name == "embedding.md"
+    if not shows_fits and not any(name in text for name in docs.SLOW_WORKERS):
+        docs.leave_out_slow_workers(monkeypatch)
     with docs.closing_stores(monkeypatch):
         run = docs.run_page(page, monkeypatch, programs, {})
-    assert len(run) == len(re.findall(r"^ *`{3,}python$", page.read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(run) == len(re.findall(r"^ *`{3,}python$", text, re.MULTILINE))
     output = "".join(printed for _block, printed in run)
     for pattern in PRINTED.get(page.relative_to(docs.PROJECT).as_posix(), ()):
         assert re.search(pattern, output, re.MULTILINE), f"{pattern} was not printed by {name_of(page)}:\n{output}"
@@ -133,18 +139,23 @@ def configuration() -> ModuleType:
     return module
 
 
+@functools.cache
 def all_modules() -> list[ModuleType]:
     found = pkgutil.walk_packages(tsm_training.__path__, "tsm_training.")
     return [tsm_training, *(importlib.import_module(info.name) for info in found)]
 
 
-@pytest.mark.parametrize("module", all_modules(), ids=lambda module: module.__name__)
-def test_every_public_name_exists_and_is_documented(module: ModuleType) -> None:
-    assert module.__doc__ or module.__name__.endswith("._version")
-    for name in getattr(module, "__all__", ()):
-        thing = getattr(module, name)
-        if inspect.isclass(thing) or inspect.isroutine(thing):
-            assert inspect.getdoc(thing), f"{module.__name__}.{name} has no docstring"
+def test_every_public_name_exists_once_and_is_documented() -> None:
+    for module in all_modules():
+        place = module.__name__
+        assert module.__doc__ or place == "tsm_training._version", f"{place} has no docstring"
+        names = getattr(module, "__all__", ())
+        assert names or "._" in place or place.count(".") > 1, f"{place} is a door without names"
+        assert len(set(names)) == len(names), f"{place} names something twice"
+        for name in names:
+            thing = getattr(module, name)
+            if inspect.isclass(thing) or inspect.isroutine(thing):
+                assert inspect.getdoc(thing), f"{place}.{name} has no docstring"
 
 
 def test_names_mentioned_in_pages_exist() -> None:
@@ -240,11 +251,13 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "html"
 
 
+@pytest.mark.slow
 def test_the_site_builds_without_a_warning_and_can_be_searched(site: Path) -> None:
     assert (site / "index.html").exists()
     assert "manager" in (site / "searchindex.js").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_pictures_of_the_pages_are_drawn_by_the_build(site: Path) -> None:
     shown = {
         (page.stem, name)
@@ -261,6 +274,7 @@ def test_the_pictures_of_the_pages_are_drawn_by_the_build(site: Path) -> None:
     assert "docs/howto/generated/" in ignored
 
 
+@pytest.mark.slow
 def test_the_page_about_the_application_shows_it_where_a_browser_is_at_hand(site: Path) -> None:
     page = (site / "howto" / "web-app.html").read_text(encoding="utf-8")
     if "_images/dashboard.png" not in page:
@@ -273,6 +287,7 @@ def test_the_page_about_the_application_shows_it_where_a_browser_is_at_hand(site
     assert picture.std() > 20
 
 
+@pytest.mark.slow
 def test_every_public_name_is_in_the_reference(site: Path) -> None:
     inventory = importlib.import_module("sphinx.util.inventory").InventoryFile
     with (site / "objects.inv").open("rb") as file:
@@ -290,6 +305,7 @@ def test_every_public_name_is_in_the_reference(site: Path) -> None:
     assert not missing
 
 
+@pytest.mark.slow
 def test_the_database_page_is_made_of_the_schema(site: Path) -> None:
     text = re.sub(r"<[^>]+>", "", (site / "reference" / "generated" / "database.html").read_text(encoding="utf-8"))
     for sql in (tsm_training.storage.GUIDE_SCHEMA, tsm_training.storage.OWN_SCHEMA):
@@ -297,6 +313,7 @@ def test_the_database_page_is_made_of_the_schema(site: Path) -> None:
             assert name in text
 
 
+@pytest.mark.slow
 def test_names_in_docstrings_are_links(site: Path) -> None:
     page = (site / "reference" / "generated" / "tsm_training.manager.html").read_text(encoding="utf-8")
     assert re.search(r'href="tsm_training\.engine\.html#tsm_training\.engine\.TrainingEngine\.train_batch"', page)

@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import ast
 import builtins
+import functools
 import importlib
 import inspect
 import itertools
 import re
+import sys
 import textwrap
 import types
 import typing
@@ -129,7 +131,7 @@ def fields_without_a_word(name: str, kind: type) -> list[str]:
 
     A word means one thing everywhere: what is explained in one public class, or as an argument, needs no second word.
     """
-    explained = VOCABULARY | explained_fields(kind)
+    explained = vocabulary() | explained_fields(kind)
     return [f"{name}.{field}" for field in fields_of(kind) if not field.startswith("_") and field not in explained]
 
 
@@ -141,11 +143,7 @@ def fields_of(kind: type) -> list[str]:
 
 def explained_fields(kind: type) -> set[str]:
     """Return what a class explains: names in its docstring, and fields with a docstring of their own below them."""
-    try:
-        [body] = ast.parse(textwrap.dedent(inspect.getsource(kind))).body
-    except (OSError, TypeError):  # a class that is not written in Python
-        return set()
-    assert isinstance(body, ast.ClassDef)
+    body = classes_of(sys.modules[kind.__module__]).get(kind.__qualname__, ast.Module([], []))
     below = {
         ast.unparse(field.target)
         for field, word in itertools.pairwise(body.body)
@@ -158,8 +156,19 @@ def explained_arguments(doc: str) -> set[str]:
     return set(re.findall(r"^ +(\w+): ", doc, re.MULTILINE))
 
 
-VOCABULARY = {word for kind in CLASSES.values() for word in explained_fields(kind)}
-VOCABULARY |= {word for public in FUNCTIONS for word in explained_arguments(public.doc)}
+@functools.cache
+def classes_of(module: types.ModuleType) -> Mapping[str, ast.ClassDef]:
+    """Return the classes that a module of Python defines, by name."""
+    path = getattr(module, "__file__", None) or ""
+    tree = ast.parse(Path(path).read_text(encoding="utf-8") if path.endswith(".py") else "")
+    return {node.name: node for node in tree.body if isinstance(node, ast.ClassDef)}
+
+
+@functools.cache
+def vocabulary() -> set[str]:
+    """Return every word that is explained anywhere."""
+    words = {word for kind in CLASSES.values() for word in explained_fields(kind)}
+    return words.union(*(explained_arguments(public.doc) for public in FUNCTIONS))
 
 
 def test_every_public_function_method_and_property_has_a_docstring() -> None:
@@ -410,31 +419,27 @@ ENDINGS = {"csv", "db", "html", "json", "md", "png", "py"}
 ELSEWHERE = {"Client", "partial"}
 """Calls of other libraries."""
 
-IN_EXAMPLES = {
-    node.name
-    for path in (docs.PROJECT / "examples").rglob("*.py")
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-    if isinstance(node, (ast.FunctionDef, ast.ClassDef))
-}
-"""What the example programs define; pages speak of them too."""
-
 
 def prose_of(page: Path) -> str:
     return re.sub(r"^( *`{3,}).*?^\1$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
 
 
+@functools.cache
 def known_names() -> set[str]:
-    """Return every public name, and every public attribute and argument of one."""
-    names = {name.rpartition(".")[2] for name in PUBLIC} | set(vars(builtins))
+    """Return every public name, every public attribute and argument of one, and what the example programs define."""
+    names = {
+        node.name
+        for path in (docs.PROJECT / "examples").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, (ast.FunctionDef, ast.ClassDef))
+    }
+    names |= {name.rpartition(".")[2] for name in PUBLIC} | set(vars(builtins))
     for kind in CLASSES.values():
         names |= {name for base in kind.__mro__ for name in (*vars(base), *fields_of(base))}
     for public in [*FUNCTIONS, *(Public(n, k.__init__) for n, k in CLASSES.items() if hasattr(k.__init__, "__code__"))]:
         code = public.function.__code__
         names |= set(code.co_varnames[: code.co_argcount + code.co_kwonlyargcount])
     return names
-
-
-KNOWN = known_names()
 
 
 def code_of(page: Path) -> str:
@@ -470,7 +475,7 @@ def wrong_calls(prose: str, code: str) -> list[str]:
     spans = code_spans(prose)
     calls = [found[1] for span in spans if (found := re.fullmatch(r"(?:\w+\.)*(\w+)\(.*\)", span))]
     arguments = [found[1] for span in spans if (found := re.fullmatch(r"([a-z]\w*)=[^=]+", span))]
-    known = KNOWN | ELSEWHERE | IN_EXAMPLES | set(re.findall(r"\w+", code))
+    known = known_names() | ELSEWHERE | set(re.findall(r"\w+", code))
     return [name for name in [*calls, *arguments] if name not in known]
 
 

@@ -142,8 +142,9 @@ def test_results_are_stored_within_a_second(tmp_path: Path) -> None:
                 ready.append((now, executor.hand_over().digest))
             return False
 
-        evaluator = attrs.evolve(manager.training_engine.evaluator, executor=executor, timer=lambda: now)
-        evaluator.evaluate(manager.data_manager.get_all_examples(), ProgressReporter(should_stop=look))
+        settings = {"executor": executor, "timer": lambda: now, "reporter": ProgressReporter(should_stop=look)}
+        evaluator = attrs.evolve(manager.training_engine.evaluator, **settings)
+        evaluator.evaluate(manager.data_manager.get_all_examples())
     assert len(ready) == 20
     manager.close()
 
@@ -197,7 +198,7 @@ def evaluate(manager: TrainingManager, *digests: str) -> None:
     evaluator: Evaluator = manager.training_engine.evaluator
     seconds = itertools.count()
     impatient = attrs.evolve(evaluator, executor=Inline(), timer=lambda: float(next(seconds)))
-    impatient.evaluate([e for e in examples if not digests or e.known_files.digest in digests], ProgressReporter())
+    impatient.evaluate([e for e in examples if not digests or e.known_files.digest in digests])
 
 
 def small_manager(folder: Path, examples: int, monkeypatch: pytest.MonkeyPatch, *, tells: bool) -> TrainingManager:
@@ -278,12 +279,12 @@ def test_a_slip_while_pictures_are_read_skips_nothing(
 def test_a_slip_while_files_are_looked_at_skips_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     manager = manager_with(tmp_path, examples=2)
     example = attrs.evolve(manager.data_manager.get_all_examples()[0], files=None)
-    monkeypatch.setattr("tsm_training.evaluation.evaluator.inspect_image", broken)
+    monkeypatch.setattr("tsm_training.ingest.inspect_image", broken)
     with pytest.raises(RuntimeError, match="a slip"):
         manager.training_engine.validate([example])
 
 
-@pytest.mark.parametrize(("place", "full"), [("scoring.read_image", True), ("previews.decode_preview", False)])
+@pytest.mark.parametrize(("place", "full"), [("scoring.read_image", True), ("evaluated.decode_preview", False)])
 def test_a_slip_while_pictures_are_judged_passes_for_no_missing_picture(
     tmp_path: Path, place: str, full: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -326,6 +327,7 @@ def test_what_was_noted_of_pictures_that_are_read_in_another_way_now_is_noted_ag
     for expected in (6, 6):
         manager.train(verbose=False)
         assert len(observed) == expected
-    monkeypatch.setattr("tsm_training.evaluation.evaluator.READER_VERSION", "another")
+    for place in ("evaluator", "keeping"):
+        monkeypatch.setattr(f"tsm_training.evaluation.{place}.READER_VERSION", "another")
     manager.train(verbose=False)
     assert len(observed) == 12

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tsm_training.learning import ExampleEvidence, Outcome, advantages, label_of
+from tsm_training.core import advantages
+from tsm_training.learning import ExampleEvidence, Outcome, label_of
 
 UNIT = st.floats(0.0, 1.0)
 LARGEST = sys.float_info.max

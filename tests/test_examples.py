@@ -46,6 +46,7 @@ def run(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT, check=False)
 
 
+@pytest.mark.slow
 def test_the_script_learns_answers_and_leaves_weights_and_a_second_run_goes_on(folder: Path) -> None:
     command = [str(EXAMPLES / "embed_script.py"), "pictures", "source.jpg", "target.jpg"]
     first, second = run(*command), run(*command)
@@ -57,6 +58,7 @@ def test_the_script_learns_answers_and_leaves_weights_and_a_second_run_goes_on(f
     assert best != "unchanged"
 
 
+@pytest.mark.slow
 def test_the_script_says_what_is_wrong_in_one_line(folder: Path) -> None:
     done = run(str(EXAMPLES / "embed_script.py"), "nowhere", "source.jpg", "target.jpg")
     assert done.returncode == 1
@@ -64,6 +66,7 @@ def test_the_script_says_what_is_wrong_in_one_line(folder: Path) -> None:
     assert str(folder) not in done.stdout
 
 
+@pytest.mark.slow
 def test_the_hosts_own_pool_is_learned_about_and_nothing_is_written(folder: Path) -> None:
     before = sorted(folder.rglob("*"))
     done = run(str(EXAMPLES / "host_pool.py"), "pictures")
@@ -88,6 +91,7 @@ def test_the_notebook_is_kept_without_outputs() -> None:
     assert all(cell["outputs"] == [] and cell["execution_count"] is None for cell in code)
 
 
+@pytest.mark.slow
 def test_the_notebook_runs_from_top_to_bottom_and_shows_what_it_promises(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -19,8 +19,8 @@ from tsm_training.data import Preview
 from tsm_training.engine import Explanation
 from tsm_training.ensemble import BlendExample, BlendProblem
 from tsm_training.errors import ExampleNotFoundError, InvalidArgumentError, NoExamplesError, NothingEvaluatedError
+from tsm_training.evaluation.evaluated import EvaluatedExample
 from tsm_training.evaluation.explaining import explanation
-from tsm_training.evaluation.reports import EvaluatedExample
 from tsm_training.testing import make_evaluation, make_example
 
 GREY = np.full((4, 6, 3), 100, np.uint8)
@@ -123,13 +123,12 @@ def test_accuracy_alone_is_the_mean_over_the_pictures_that_a_worker_gave() -> No
     assert (always["solo_accuracy"], always["failure_rate"]) == (None, 1.0)
 
 
-def test_shares_are_those_of_the_ensemble() -> None:
-    assert {w: each["share"] for w, each in explained(ROWS, SHARES)["workers"].items()} == SHARES
-
-
-def test_the_failure_rate_is_the_part_of_examples_without_a_picture() -> None:
-    rates = {w: each["failure_rate"] for w, each in explained(ROWS, SHARES)["workers"].items()}
+def test_shares_and_failures_of_each_worker_are_told() -> None:
+    workers = explained(ROWS, SHARES)["workers"]
+    assert {worker_id: each["share"] for worker_id, each in workers.items()} == SHARES
+    rates = {worker_id: each["failure_rate"] for worker_id, each in workers.items()}
     assert rates == {"dark": 0.0, "light": 0.0, "rare": pytest.approx(2 / 3)}
+    assert workers["rare"]["gain"] == 0.0  # it has no share
 
 
 def test_a_worker_that_was_not_asked_has_not_failed() -> None:
@@ -148,10 +147,6 @@ def test_the_gain_is_what_the_ensemble_loses_without_the_worker() -> None:
 def test_a_worker_that_does_harm_has_a_gain_below_0() -> None:
     workers = explained([{"good": 0, "bad": 50}] * 3, {"bad": 0.5, "good": 0.5})["workers"]
     assert workers["bad"]["gain"] == pytest.approx(-25 / 255)
-
-
-def test_who_has_no_share_gains_nothing() -> None:
-    assert explained(ROWS, SHARES)["workers"]["rare"]["gain"] == 0.0
 
 
 def test_where_nobody_else_has_a_share_there_is_no_ensemble_to_compare_with() -> None:
@@ -297,6 +292,7 @@ def test_a_tolerance_out_of_range_is_refused_before_any_work(tmp_path: Path, tol
 def test_some_examples_only_are_explained(trained: TrainingManager) -> None:
     ids = [example.example_id for example in trained.data_manager.get_all_examples()][:2]
     assert trained.explain(example_ids=ids)["num_examples"] == 2
+    assert trained.compare("near", "far", example_ids=ids).n == trained.probability_best(example_ids=ids).n == 2
     with pytest.raises(ExampleNotFoundError):
         trained.explain(example_ids=["no such id"])
     with pytest.raises(NoExamplesError):
@@ -365,12 +361,6 @@ def test_the_best_worker_is_told_from_all_that_they_did(tmp_path: Path) -> None:
     assert best.probabilities["near"] is not None
     assert best.probabilities["near"] > 0.95
     assert len(calls) == 27  # each once, whatever is asked
-
-
-def test_questions_can_be_asked_about_some_examples(trained: TrainingManager) -> None:
-    ids = [example.example_id for example in trained.data_manager.get_all_examples()][:3]
-    assert trained.compare("near", "far", example_ids=ids).n == 3
-    assert trained.probability_best(example_ids=ids).n == 3
 
 
 def test_a_failure_is_no_score_and_examples_with_one_target_are_one_group(tmp_path: Path) -> None:

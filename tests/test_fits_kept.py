@@ -20,7 +20,7 @@ STYLES = ("warm", "cold")
 
 def styled(folder: Path, examples: int = 6, **settings: Any) -> TrainingManager:
     """Return a manager of examples of which every other one is warm."""
-    manager = manager_with(folder, 0, **settings)
+    manager = manager_with(folder, 0, "auto", **settings)
     rows = [(*save_triple(folder, seed), {"style": STYLES[seed % 2]}) for seed in range(examples)]
     manager.add_training_examples(rows)
     return manager

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attrs
 import numpy as np
@@ -40,7 +40,6 @@ from tsm_training import (
 from tsm_training.data import Preview, TrainingExample
 from tsm_training.ensemble import (
     COMPARED_SOLVERS,
-    BlendExample,
     BlendProblem,
     BlendSolver,
     EqualWeights,
@@ -54,11 +53,10 @@ from tsm_training.errors import (
     MetricError,
     TrainingStoppedError,
 )
+from tsm_training.evaluation.evaluated import EvaluatedExample, Pictures, Previews, preview_rank
 from tsm_training.evaluation.fitting import MOST_FITTED_EXAMPLES, Fitter, group_label
-from tsm_training.evaluation.previews import first_of, preview_rank
-from tsm_training.evaluation.reports import EvaluatedExample
+from tsm_training.evaluation.scoring import Judge
 from tsm_training.learning import FittedBlend, LearnedState
-from tsm_training.progress import ProgressReporter
 from tsm_training.testing import make_example
 
 
@@ -116,22 +114,13 @@ def test_training_in_batches_ends_with_a_blend_of_all(tmp_path: Path) -> None:
     manager = level_manager(tmp_path, examples=7, blend_solver="auto", pool=level_pool(calls))
     every = all_examples(manager)
     for start in range(0, len(every), 3):
-        manager.training_engine.train_batch(every[start : start + 3], epochs=1, verbose=False)
+        session = manager.training_engine.train_batch(every[start : start + 3], epochs=1, verbose=False)
+        assert session.num_examples == len(every[start : start + 3])
     assert fitted_of(manager).digests == digests_of(every)
     assert len(calls) == 21
     at_once = level_manager(tmp_path, examples=7, blend_solver="auto")
     train_all(at_once)
     assert state_of(manager) == state_of(at_once)
-
-
-def test_a_removed_example_is_not_fitted_again(tmp_path: Path) -> None:
-    manager = level_manager(tmp_path)
-    train_all(manager)
-    removed, *others = all_examples(manager)
-    manager.remove_training_example(removed.example_id)
-    assert state_of(manager).fitted is None
-    train_all(manager)
-    assert fitted_of(manager).digests == digests_of(others)
 
 
 def test_an_example_that_the_store_has_no_more_is_not_fitted_again(tmp_path: Path) -> None:
@@ -257,13 +246,24 @@ def test_a_single_lesson_leaves_the_blend_alone(tmp_path: Path) -> None:
     assert fitted_of(manager) == before
 
 
-def test_forced_evaluation_fits_the_same_blend(tmp_path: Path) -> None:
+def test_only_a_forced_evaluation_fits_the_same_blend_again(tmp_path: Path) -> None:
     calls: list[str] = []
-    manager = level_manager(tmp_path, examples=4, pool=level_pool(calls))
+    solved: list[int] = []
+
+    class Counted:
+        name = "counted"
+
+        def solve(self, problem: BlendProblem, /) -> dict[str, float]:
+            solved.append(1)
+            return {"above": 1.0}
+
+    manager = level_manager(tmp_path, examples=4, pool=level_pool(calls), blend_solver=Counted())
     train_all(manager)
-    before = fitted_of(manager)
+    before, times = fitted_of(manager), len(solved)
+    train_all(manager)
+    assert (len(calls), len(solved)) == (12, times)
     train_all(manager, reevaluate=True)
-    assert len(calls) == 24
+    assert (len(calls), len(solved)) == (24, 2 * times)
     assert (fitted_of(manager).shares, fitted_of(manager).digests) == (before.shares, before.digests)
 
 
@@ -538,9 +538,15 @@ def test_a_metric_that_breaks_on_a_blended_picture_ends_the_session(tmp_path: Pa
 # --- how much it takes ----------------------------------------------------------------------------------------------
 
 
-def small_example(item: EvaluatedExample) -> BlendExample:
-    truth = np.zeros((2, 2, 3), np.uint8)
-    return BlendExample(item.digest, item.digest, {"a": truth}, truth, {"a": 1.0}, lambda _picture: 1.0)
+@attrs.frozen
+class SmallPreviews:
+    """Has pictures of 24 bytes per example, but for some."""
+
+    is_missing: Callable[[int], bool]
+
+    def get(self, item: EvaluatedExample) -> Pictures | None:
+        truth = np.zeros((2, 2, 3), np.uint8)
+        return None if self.is_missing(int(item.digest)) else Pictures({"a": truth}, truth, truth, ["a"])
 
 
 def items_of(count: int) -> list[EvaluatedExample]:
@@ -550,35 +556,41 @@ def items_of(count: int) -> list[EvaluatedExample]:
     return [EvaluatedExample(example, f"{count - 1 - n:03}", {}) for n, example in enumerate(examples)]
 
 
-def taken(count: int, most: int = 1000, most_bytes: int = 10**6, gaps: Callable[[int], bool] = lambda _n: False) -> str:
-    """Return which of so many items are taken, as text; each takes 24 bytes."""
-    found = first_of(
-        items_of(count), lambda item: None if gaps(int(item.digest)) else small_example(item), most, most_bytes
-    )
-    return " ".join(str(int(example.digest)) for example in found)
+def taken(
+    items: Sequence[EvaluatedExample],
+    most: int = 1000,
+    most_bytes: int = 10**6,
+    gaps: Callable[[int], bool] = lambda _number: False,
+) -> str:
+    """Return which items are taken, as text."""
+    fitter = Fitter(cast("Previews", SmallPreviews(gaps)), Judge("closeness", closeness, None), None, lambda: None)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("tsm_training.evaluation.fitting.MOST_FITTED_EXAMPLES", most)
+        patch.setattr("tsm_training.evaluation.fitting._MOST_BYTES", most_bytes)
+        return " ".join(str(int(example.digest)) for example in fitter.examples(items))
 
 
 def test_the_first_examples_in_order_of_rank_are_taken() -> None:
-    assert taken(4) == "0 1 2 3"
-    assert taken(9, most=3) == "0 1 2"
-    assert taken(9, most=3, gaps=lambda number: number in {0, 2}) == "1 3 4"
-    assert taken(0) == ""
+    assert taken(items_of(4)) == "0 1 2 3"
+    assert taken(items_of(9), most=3) == "0 1 2"
+    assert taken(items_of(9), most=3, gaps=lambda number: number in {0, 2}) == "1 3 4"
+    assert taken(items_of(0)) == ""
 
 
 def test_examples_are_taken_while_they_fit_in_memory_and_one_always_is() -> None:
-    assert taken(9, most_bytes=72) == "0 1 2"
-    assert taken(9, most_bytes=71) == "0 1"
-    assert taken(9, most_bytes=1) == "0"
+    assert taken(items_of(9), most_bytes=72) == "0 1 2"
+    assert taken(items_of(9), most_bytes=71) == "0 1"
+    assert taken(items_of(9), most_bytes=1) == "0"
 
 
 def test_an_example_that_is_there_twice_is_taken_once() -> None:
-    assert len(list(first_of([*items_of(3), *items_of(3)], small_example, 10, 10**6))) == 3
+    assert taken([*items_of(3), *items_of(3)]) == "0 1 2"
 
 
 def test_behind_many_examples_without_previews_none_is_looked_for() -> None:
-    assert taken(100, gaps=lambda number: 1 <= number < 64) == "0 " + " ".join(map(str, range(64, 100)))
-    assert taken(100, gaps=lambda number: 1 <= number < 65) == "0"
-    assert taken(200, gaps=lambda number: number % 2 == 1) == " ".join(map(str, range(0, 200, 2)))
+    assert taken(items_of(100), gaps=lambda number: 1 <= number < 64) == "0 " + " ".join(map(str, range(64, 100)))
+    assert taken(items_of(100), gaps=lambda number: 1 <= number < 65) == "0"
+    assert taken(items_of(200), gaps=lambda number: number % 2 == 1) == " ".join(map(str, range(0, 200, 2)))
 
 
 def test_no_more_examples_are_fitted_than_stated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -596,8 +608,8 @@ def test_previews_are_read_once_for_all_groups_as_far_as_there_is_room(
 ) -> None:
     manager = level_manager(tmp_path)
     engine = manager.training_engine
-    run = engine.evaluator.evaluate(all_examples(manager), ProgressReporter())
-    fitter = Fitter.of(engine.evaluator, run, "auto", ProgressReporter())
+    run = engine.evaluator.evaluate(all_examples(manager))
+    fitter = Fitter.of(engine.evaluator, run, "auto")
     each = 4 * 12 * 16 * 3  # three pictures and a ground truth
     monkeypatch.setattr("tsm_training.evaluation.fitting._MOST_BYTES", 4 * each)
 

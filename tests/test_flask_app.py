@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
 import hashlib
 import http.client
@@ -11,6 +10,7 @@ import importlib.util
 import io
 import json
 import re
+import reprlib
 import shutil
 import signal
 import subprocess
@@ -526,7 +526,7 @@ class Refused:
     message: str
 
     def __str__(self) -> str:
-        return f"{self.method} {self.address} {self.sent}"[:80]
+        return f"{self.method} {self.address} {reprlib.repr(self.sent)}"[:80]
 
 
 def bad_json(address: str, data: str | bytes, message: str, status: int = 400) -> Refused:
@@ -740,6 +740,9 @@ def test_nothing_to_train_or_validate_on_is_said(host: Host) -> None:
     for address, body in (("train", {}), ("train", {"background": True}), ("validate", {})):
         answer = host.client.post(f"/training/{address}", json=body)
         assert (answer.status_code, answer.json["message"]) == (409, "There are no training examples yet.")
+    answer = host.client.post("/training/dashboard/train")
+    assert answer.status_code == 409
+    assert "There are no training examples yet." in answer.text
     assert host.client.get("/training/progress").json["job"] is None or not host.service.jobs.newest.is_running
 
 
@@ -766,25 +769,30 @@ def test_files_stay_when_the_process_ends_for_another_reason_than_an_error(
     assert len(host.stored()) == 3
 
 
-def test_files_are_removed_when_the_store_refuses(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    def busy(*_arguments: Any) -> None:
-        raise StorageBusyError("/secret/x.db", "another process holds it")
+@pytest.mark.parametrize(
+    ("place", "error", "message"),
+    [
+        (
+            "tsm_training.TrainingDataManager.add_examples",
+            StorageBusyError("/secret/x.db", "another process holds it"),
+            "The stored training data are in use by another program; try again later.",
+        ),
+        (
+            "shutil.copyfileobj",
+            OSError(28, "No space left on device", "/secret/place"),
+            "The pictures cannot be stored at the moment; nothing was added.",
+        ),
+    ],
+)
+def test_files_are_removed_when_they_or_the_example_cannot_be_stored(
+    host: Host, monkeypatch: pytest.MonkeyPatch, place: str, error: Exception, message: str
+) -> None:
+    def refuse(*_arguments: Any) -> None:
+        raise error
 
-    monkeypatch.setattr(tsm_training.TrainingDataManager, "add_examples", busy)
+    monkeypatch.setattr(place, refuse)
     answer = host.add()
-    assert answer.status_code == 503
-    assert answer.json["message"] == "The stored training data are in use by another program; try again later."
-    assert host.stored() == set()
-
-
-def test_a_disk_that_takes_no_pictures_is_said_and_leaves_nothing(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*_arguments: Any) -> None:
-        raise OSError(28, "No space left on device", "/secret/place")
-
-    monkeypatch.setattr(module("uploads").shutil, "copyfileobj", full)
-    answer = host.add()
-    assert answer.status_code == 503
-    assert answer.json["message"] == "The pictures cannot be stored at the moment; nothing was added."
+    assert (answer.status_code, answer.json["message"]) == (503, message)
     assert host.stored() == set()
 
 
@@ -1093,12 +1101,6 @@ def test_forms_that_are_filled_in_wrongly_show_the_page_with_the_reason(
     assert "<h2 id=" in answer.text
 
 
-def test_training_without_examples_is_refused_on_the_page(host: Host) -> None:
-    answer = host.client.post("/training/dashboard/train")
-    assert answer.status_code == 409
-    assert "There are no training examples yet." in answer.text
-
-
 def test_stopping_on_the_page_stops_the_training(tmp_path: Path) -> None:
     gate = Gate()
     with gate.hosting(tmp_path) as host:
@@ -1126,38 +1128,23 @@ def test_what_others_wrote_is_shown_as_text(tmp_path: Path) -> None:
     assert page.count("<script") == 1  # the one that shows the progress
 
 
-def test_the_page_shows_the_verdict_where_there_is_one(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.add_several(3)
-    host.client.post("/training/train")
-    assert '<p class="verdict">Collect at least 7 more examples' in host.client.get("/training/dashboard").text
-    store = host.service.manager.data_manager
-    [session] = store.get_all_sessions()
-    verdict = {**session.validation["verdict"], "sentence": "Worth shipping."}
-    judged = attrs.evolve(session, validation={**session.validation, "verdict": verdict})
-    monkeypatch.setattr(tsm_training.TrainingDataManager, "get_all_sessions", lambda _self: [judged])
-    assert '<p class="verdict">Worth shipping.</p>' in host.client.get("/training/dashboard").text
-
-
-def test_the_page_names_the_baselines_and_shows_what_examples_bring(host: Host) -> None:
+def test_the_page_shows_verdict_baselines_and_what_examples_bring(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
     host.add_several(6)
     host.client.post("/training/train", json={"validation_split": 0.5})
     page = host.client.get("/training/dashboard").text
     [session] = host.service.manager.data_manager.get_all_sessions()
-    best = session.validation["verdict"]["best_single"]
-    known = session.validation["contenders"]["best_single"]
+    verdict, known = session.validation["verdict"], session.validation["contenders"]["best_single"]
     figures = f"{known['mean']:.4f}, ΔE00 {known['mean_delta_e']:.2f}"
-    assert f"<dt>On unseen examples, best single worker: {best}</dt><dd>{figures}</dd>" in page
+    assert f"<dt>On unseen examples, best single worker: {verdict['best_single']}</dt><dd>{figures}</dd>" in page
+    assert '<p class="verdict">Collect at least ' in page
     assert "What examples bring" in page
     assert "Judged by their pictures" not in page
 
-
-def test_the_page_says_how_many_were_judged_by_their_pictures(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.add_several(3)
-    host.client.post("/training/train")
-    [session] = host.service.manager.data_manager.get_all_sessions()
-    judged = attrs.evolve(session, validation={**session.validation, "num_examples": 60, "ensemble_examples": 11})
+    shipped = {"verdict": {**verdict, "sentence": "Worth shipping."}, "num_examples": 60, "ensemble_examples": 11}
+    judged = attrs.evolve(session, validation={**session.validation, **shipped})
     monkeypatch.setattr(tsm_training.TrainingDataManager, "get_all_sessions", lambda _self: [judged])
     page = host.client.get("/training/dashboard").text
+    assert '<p class="verdict">Worth shipping.</p>' in page
     assert "<dt>Judged by their pictures</dt><dd>11 of 60 held-out examples</dd>" in page
 
 
@@ -1334,6 +1321,7 @@ def run_curl(line: str, server: Server) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_the_guides_curl_lines_answer_as_the_guide_says(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     add, train, export, restore = curl_blocks()
     monkeypatch.chdir(server.folder)
@@ -1372,6 +1360,7 @@ def test_the_guides_curl_lines_answer_as_the_guide_says(server: Server, monkeypa
     assert all(path.suffix == ".jpg" for path in files)
 
 
+@pytest.mark.slow
 def test_thirty_uploads_at_once_lose_nothing(server: Server) -> None:
     before = {example["example_id"] for example in get(server, "/training/examples")["examples"]}
     triples = [triple(100 + number) for number in range(30)]
@@ -1403,6 +1392,7 @@ def test_thirty_uploads_at_once_lose_nothing(server: Server) -> None:
             assert digest in stored
 
 
+@pytest.mark.slow
 def test_a_body_of_unknown_length_that_grows_too_large_is_refused(server: Server) -> None:
     connection = http.client.HTTPConnection(server.address.removeprefix("http://"), timeout=30)
     with contextlib.closing(connection):
@@ -1413,6 +1403,7 @@ def test_a_body_of_unknown_length_that_grows_too_large_is_refused(server: Server
         assert json.loads(answer.read())["success"] is False
 
 
+@pytest.mark.slow
 def test_other_names_that_lead_to_this_machine_are_refused(server: Server) -> None:
     host, port = server.address.removeprefix("http://").split(":")
     names = {"localhost": 200, "LOCALHOST": 200, host: 200, "[::1]": 200, "elsewhere.example": 403, "localhost.x": 403}
@@ -1423,6 +1414,7 @@ def test_other_names_that_lead_to_this_machine_are_refused(server: Server) -> No
             assert connection.getresponse().status == status, name
 
 
+@pytest.mark.slow
 def test_the_server_listens_on_this_machine_only_says_so_once_and_ends_in_order(tmp_path: Path) -> None:
     with serving(tmp_path) as server:
         assert server.address.startswith("http://127.0.0.1:")
@@ -1489,19 +1481,6 @@ def test_a_start_that_cannot_work_is_explained_in_a_line(
     assert message in f"{capsys.readouterr().err}{ended.value}"
 
 
-# --- the package knows nothing of it ----------------------------------------------------------------------------------
-
-
-def test_the_package_never_imports_a_web_framework() -> None:
-    """Neither at the top of a module nor within a function."""
-    package = Path(tsm_training.__file__).parent
-    for path in package.rglob("*.py"):
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            assert not {name.partition(".")[0] for name in names} & {"flask", "werkzeug", "jinja2"}, path
-
-
 # --- the page in a browser --------------------------------------------------------------------------------------------
 
 
@@ -1530,6 +1509,7 @@ def check_looks(tab: Tab, scheme: Literal["light", "dark"], size: tuple[int, int
     assert (picture[-5:].mean() > 128) == (scheme == "light")
 
 
+@pytest.mark.slow
 def test_a_person_can_add_train_watch_stop_and_see(tab: Tab, tmp_path: Path) -> None:
     gate = Gate()
     with gate.hosting(tmp_path) as host, on_the_net(host) as address:
@@ -1579,6 +1559,7 @@ def test_a_person_can_add_train_watch_stop_and_see(tab: Tab, tmp_path: Path) -> 
         tab.assert_clean()
 
 
+@pytest.mark.slow
 def test_the_page_can_be_read_when_it_is_empty_and_when_everything_went_wrong(tab: Tab, tmp_path: Path) -> None:
     evil = "<script>document.title = 'taken'</script>" + "long" * 12
     pool = pool_of(brightening(f"near{evil}", 22), failing("far", RuntimeError(evil * 2)))
@@ -1603,6 +1584,7 @@ def test_the_page_can_be_read_when_it_is_empty_and_when_everything_went_wrong(ta
         assert len(tab.console_errors) == 1
 
 
+@pytest.mark.slow
 def test_everything_but_the_live_progress_works_without_a_script(chromium: Any, tmp_path: Path) -> None:
     with hosting(tmp_path) as host, on_the_net(host) as address:
         host.add_several(2)
@@ -1618,6 +1600,7 @@ def test_everything_but_the_live_progress_works_without_a_script(chromium: Any, 
         assert host.client.get("/training/sessions").json["total"] == 1
 
 
+@pytest.mark.slow
 def test_a_script_that_somebody_gets_into_the_page_does_not_run(tab: Tab, asked: Host) -> None:
     with on_the_net(asked) as address:
         tab.open(address)

@@ -245,6 +245,7 @@ class GuideReader:
         assert printed == shown.code
 
 
+@pytest.mark.slow
 def test_every_block_of_the_guide_runs_and_does_what_the_page_says(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

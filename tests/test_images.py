@@ -5,7 +5,6 @@ import os
 import pickle
 import random
 import socket
-import stat
 import struct
 import subprocess
 import sys
@@ -15,7 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import attrs
 import cv2
 import numpy as np
 import pytest
@@ -323,6 +321,7 @@ CUT: dict[str, bytes] = {
 }
 
 
+@pytest.mark.slow
 @EITHER
 @pytest.mark.parametrize("name", CUT)
 def test_no_cut_is_accepted(put: Callable[[bytes], Path], name: str, use: Callable[[Path], object]) -> None:
@@ -497,10 +496,10 @@ def test_what_was_wrong_can_be_caught_as_the_built_in_exception_that_fits(
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="this system has no such files")
 @EITHER
-@pytest.mark.parametrize("name", ["/proc/self/status", "/proc/self/mem", "/proc/version", "/dev/zero", "/dev/random"])
-def test_what_only_looks_like_a_file_is_refused(use: Callable[[str], object], name: str) -> None:
-    with pytest.raises(ImageUnreadableError):
-        use(name)
+def test_what_only_looks_like_a_file_is_refused(use: Callable[[str], object]) -> None:
+    for name in ("/proc/self/status", "/proc/self/mem", "/proc/version", "/dev/zero"):
+        with pytest.raises(ImageUnreadableError):
+            use(name)
 
 
 @EITHER
@@ -524,23 +523,6 @@ def test_a_file_that_the_system_refuses_is_unreadable(
     monkeypatch.setattr(os, "open", refuse)
     with pytest.raises(ImageUnreadableError, match="Permission denied"):
         use(path)
-
-
-def test_a_file_that_grows_while_it_is_read_is_unreadable(
-    put: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    path = put(JPEG)
-    real = os.fstat
-
-    def grow(descriptor: int) -> os.stat_result:
-        status = real(descriptor)
-        with path.open("ab") as file:
-            file.write(b"more")
-        return status
-
-    monkeypatch.setattr(os, "fstat", grow)
-    with pytest.raises(ImageUnreadableError, match="changed its size"):
-        read_image(path)
 
 
 @pytest.mark.parametrize("name", [b"\xff\xfe.png", "ünï 画.png".encode(), b"x" * 251 + b".png"])
@@ -612,11 +594,6 @@ def test_limits_are_checked(name: str, value: object) -> None:
         ImageLimits(**{name: value})  # type: ignore[arg-type]
 
 
-def test_records_are_frozen() -> None:
-    with pytest.raises(attrs.exceptions.FrozenInstanceError):
-        ImageLimits().max_bytes = 3  # type: ignore[misc]
-
-
 def test_a_changed_file_is_noticed_before_it_is_decoded(
     put: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -670,57 +647,28 @@ def test_what_is_no_picture_is_not_written(tmp_path: Path, image: Image) -> None
     assert not list(tmp_path.iterdir())
 
 
-def test_new_files_have_ordinary_permissions_and_replaced_ones_keep_theirs(tmp_path: Path) -> None:
-    path, ordinary = tmp_path / "a.png", tmp_path / "ordinary"
-    ordinary.touch()
-    write_image(path, BGR)
-    assert stat.S_IMODE(path.stat().st_mode) == stat.S_IMODE(ordinary.stat().st_mode)
-    for mode in (0o600, 0o666, 0o440):
-        path.chmod(mode)
-        write_image(path, BGR)
-        assert stat.S_IMODE(path.stat().st_mode) == mode
-
-
-def test_a_symbolic_link_is_followed(tmp_path: Path) -> None:
-    (tmp_path / "link.png").symlink_to("real.png")
-    write_image(tmp_path / "link.png", BGR)
-    assert (tmp_path / "link.png").is_symlink()
-    assert np.array_equal(read_image(tmp_path / "real.png"), BGR)
-
-
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
-def test_a_failed_write_leaves_the_old_file_and_nothing_else(
-    tmp_path: Path, step: str, error: BaseException, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_failed_write_leaves_the_old_file_and_nothing_else(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_arguments: object, **_options: object) -> None:
-        raise error
+        raise OSError(28, "No space left on device")
 
     path = tmp_path / "a.png"
     path.write_bytes(b"old")
-    monkeypatch.setattr(os if step == "fsync" else Path, step, fail)
-    with pytest.raises(ImageUnwritableError if isinstance(error, OSError) else KeyboardInterrupt) as caught:
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(ImageUnwritableError) as caught:
         write_image(path, BGR)
     monkeypatch.undo()
-    if isinstance(caught.value, ImageUnwritableError):
-        assert caught.value.reason == "could not be written: No space left on device"
-        assert caught.value.errno == errno.ENOSPC
+    assert caught.value.reason == "could not be written: No space left on device"
+    assert caught.value.errno == errno.ENOSPC
     assert path.read_bytes() == b"old"
     assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_missing_folder_is_named_when_writing(tmp_path: Path) -> None:
-    with pytest.raises(ImageNotFoundError) as caught:
-        write_image(tmp_path / "out" / "a.png", BGR)
-    assert caught.value.reason == f"could not be written: there is no folder {str(tmp_path / 'out')!r}"
-    assert list(tmp_path.iterdir()) == []
 
 
 def test_places_that_cannot_be_written_are_image_errors(tmp_path: Path) -> None:
     (tmp_path / "folder.png").mkdir()
     os.mkfifo(tmp_path / "pipe.png")
-    with pytest.raises(ImageNotFoundError):
+    with pytest.raises(ImageNotFoundError) as caught:
         write_image(tmp_path / "missing" / "a.png", BGR)
+    assert caught.value.reason == f"could not be written: there is no folder {str(tmp_path / 'missing')!r}"
     for name in ("folder.png", "pipe.png"):
         with pytest.raises(ImageUnreadableError, match="a regular file is expected"):
             write_image(tmp_path / name, BGR)

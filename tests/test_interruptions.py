@@ -70,6 +70,8 @@ def test_ctrl_c_says_how_to_go_on_where_somebody_reads_it(
     with caplog.at_level(logging.INFO, "tsm_training"), pytest.raises(KeyboardInterrupt) as caught:
         manager.train(verbose=verbose, on_progress=interrupt)
     (session,) = manager.data_manager.get_all_sessions()
+    assert (session.status, session.error) == ("interrupted", "KeyboardInterrupt")
+    assert set(manager.weight_learner.get_all_weights().values()) == {1.0}
     words = "was interrupted; its evaluations are kept: call train() again to go on"
     assert caught.value.__notes__ == [f"Training session {session.session_id} {words}."]
     (record,) = caplog.records

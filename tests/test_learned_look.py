@@ -107,6 +107,7 @@ def forget() -> None:
 # --- what it learns ---------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("look", STYLES)
 def test_it_recognises_a_look_on_new_pictures_and_applies_it(learned: Any, look: str) -> None:
     data = request(look)
@@ -229,6 +230,7 @@ def test_the_order_of_observations_does_not_matter(grouped: Any, chance: random.
     assert answers(LOOK.fit(rows)) == answers(grouped)
 
 
+@pytest.mark.slow
 @settings(max_examples=5, deadline=None)
 @given(st.sets(st.integers(0, 23), min_size=1))
 def test_what_other_fits_left_behind_does_not_matter(chosen: set[int]) -> None:
@@ -239,6 +241,7 @@ def test_what_other_fits_left_behind_does_not_matter(chosen: set[int]) -> None:
     assert answers(LOOK.fit(rows)) == warm_start
 
 
+@pytest.mark.slow
 def test_what_is_remembered_is_bounded(monkeypatch: pytest.MonkeyPatch, learned: Any) -> None:
     for memory, most in ((learned_look._examples, 5), (learned_look._renderings, 7)):
         monkeypatch.setattr(memory, "_most", most)
@@ -302,6 +305,7 @@ def test_states_are_small(learned: Any) -> None:
     assert len(LOOK.dump_fit(learned)) < 12_000 + 24 * 300
 
 
+@pytest.mark.slow
 @settings(max_examples=40, deadline=None)
 @given(place=st.integers(0, 100_000), value=st.integers(1, 255), cut=st.booleans())
 def test_a_damaged_state_is_refused(learned: Any, place: int, value: int, cut: bool) -> None:
@@ -391,6 +395,7 @@ def test_distances_of_the_training_are_taken_without_the_nearest_content() -> No
     assert np.median(fitted._choice.usual) > np.median(own)
 
 
+@pytest.mark.slow
 def test_many_examples_use_24_target_pictures_and_150_requests(monkeypatch: pytest.MonkeyPatch) -> None:
     base = LOOK.observe(warm(photo(1)), photo(2), warm(photo(2)))
     rng = np.random.default_rng(0)

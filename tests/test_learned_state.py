@@ -9,10 +9,10 @@ from collections.abc import Mapping
 
 import attrs
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tsm_training.core import dumped, fixed, loaded, value
+from tsm_training.core import Totals, advantages, dumped, fixed, loaded, value
 from tsm_training.learning import (
     BlendFits,
     ExampleEvidence,
@@ -21,15 +21,11 @@ from tsm_training.learning import (
     LearnedState,
     Outcome,
     SufficientStatistics,
-    absorb,
-    advantages,
     decoded_state,
-    forget,
     head_document,
     row_documents,
-    with_blends,
-    with_workers,
 )
+from tsm_training.learning.rule import absorb, forget, with_blends, with_workers
 
 UNIT = st.floats(0.0, 1.0)
 FINITE = st.floats(allow_nan=False, allow_infinity=False)
@@ -37,8 +33,8 @@ MODERATE = st.floats(-1e300, 1e300)
 IDS = "abc"
 STYLES = (None, "warm", "cold")
 OUTCOMES = st.dictionaries(st.sampled_from(IDS), st.builds(Outcome, st.none() | UNIT, UNIT), min_size=1)
-BATCHES = st.lists(OUTCOMES, min_size=1, max_size=6).map(
-    lambda rows: [ExampleEvidence(str(number), row) for number, row in enumerate(rows)]
+BATCHES = st.lists(st.tuples(OUTCOMES, st.sampled_from("tu")), min_size=1, max_size=6).map(
+    lambda rows: [ExampleEvidence(str(number), row, target=target) for number, (row, target) in enumerate(rows)]
 )
 ALPHAS = st.floats(0.01, 1.0)
 
@@ -83,10 +79,13 @@ def test_a_text_that_is_no_sum_is_refused(text: str) -> None:
 
 
 def state_of(
-    rows: Mapping[str, Mapping[str, Exposure]], bases: Mapping[str, SufficientStatistics] | None = None
+    rows: Mapping[str, Mapping[str, Exposure]], imported: Mapping[str, SufficientStatistics] | None = None
 ) -> LearnedState:
     """Return a state that has absorbed so much of these outcomes."""
-    state = LearnedState(bases or {})
+    state = LearnedState(
+        {worker_id: sums.prior for worker_id, sums in (imported or {}).items()},
+        {worker_id: Totals.of(sums) for worker_id, sums in (imported or {}).items()},
+    )
     for digest, outcomes in rows.items():
         for worker_id, exposure in outcomes.items():
             item = ExampleEvidence(digest, {worker_id: Outcome(exposure.accuracy, exposure.confidence)})
@@ -99,16 +98,42 @@ X: Mapping[str, Exposure] = {"a": Exposure(0.75, 1.0, 0.5), "b": Exposure(0.25, 
 Y: Mapping[str, Exposure] = {"a": Exposure(0.5, 1.0, 0.0), "b": Exposure(None, 0.25, 0.75)}
 BASES: Mapping[str, SufficientStatistics] = {
     "a": SufficientStatistics(1.0),
-    "b": SufficientStatistics(1.5, 2.0, 0.5, 0.25, 1.5, 3, 4),
+    "b": SufficientStatistics(1.5, 2.0, 0.5, 0.25, 1.5, 3, 4, 0.0, 1.0, 0.25, 0.0625),
 }
 
 
 def test_statistics_are_the_base_plus_every_absorbed_share() -> None:
     assert state_of({"x": X, "y": Y}, BASES).statistics == {
-        "a": SufficientStatistics(1.0, 1.5, 0.25, 0.125, 1.25, 2, 2),
+        "a": SufficientStatistics(1.0, 1.5, 0.25, 0.125, 1.25, 2, 2, 0.0, 0.25 + 1.0, 0.125, 0.0625),
         # a failure counts with confidence 1, whatever was stated
-        "b": SufficientStatistics(1.5, 2.0 + 0.25 + 0.25, 0.5 - 0.125 - 0.25, 0.25 + 0.0625 + 0.25, 1.75, 4, 6, 0.25),
+        "b": SufficientStatistics(
+            1.5,
+            2.0 + 0.25 + 0.25,
+            0.5 - 0.125 - 0.25,
+            0.25 + 0.0625 + 0.25,
+            1.75,
+            4,
+            6,
+            0.25,
+            1.0 + 0.0625 + 0.0625,
+            0.25 - 0.03125 - 0.0625,
+            0.0625 + 0.015625 + 0.0625,
+        ),
     }
+
+
+def test_examples_of_one_target_are_one_sum() -> None:
+    one = [ExampleEvidence(digest, {"a": Outcome(0.75), "b": Outcome(0.25)}, target="t") for digest in "xy"]
+    state = absorb(LearnedState(), one, 0.5, 1.0)
+    sums = state.statistics["a"]
+    assert (sums.evidence, sums.advantage) == (1.0, 0.5)
+    assert (sums.target_evidence, sums.target_product, sums.target_advantage) == (1.0, 0.5, 0.25)
+    apart = absorb(LearnedState(), [attrs.evolve(item, target=item.digest) for item in one], 0.5, 1.0)
+    sums = apart.statistics["a"]
+    assert (sums.target_evidence, sums.target_product, sums.target_advantage) == (0.5, 0.25, 0.125)
+    assert ExampleEvidence("x", {}).target == "x"
+    # an example that turns out to show another target moves there
+    assert absorb(apart, one, 0.5, 1.0) == absorb(state, one, 0.5, 1.0)
 
 
 def test_an_image_without_any_confidence_adds_no_evidence_and_changes_nobody_elses() -> None:
@@ -126,7 +151,8 @@ def test_statistics_are_exact_totals_rounded_once_in_whatever_order_examples_cam
         str(number): {"a": Exposure(one, confidence, remaining), "b": Exposure(other, 1.0, 0.5)}
         for number, (one, other, confidence, remaining) in enumerate(rows)
     }
-    state = state_of(exposures, {"a": SufficientStatistics(1.0, 2.0)})
+    imported = {"a": SufficientStatistics(1.0, 2.0)}
+    state = state_of(exposures, imported)
     shares, gains = [], []
     for row in state.rows.values():
         a = row.outcomes["a"]
@@ -140,7 +166,7 @@ def test_statistics_are_exact_totals_rounded_once_in_whatever_order_examples_cam
     assert sums.update_count == sums.valid_count == len(rows)
     order = list(exposures)
     random.shuffle(order)  # type: ignore[attr-defined]
-    assert state_of({digest: exposures[digest] for digest in order}, state.bases) == state
+    assert state_of({digest: exposures[digest] for digest in order}, imported) == state
 
 
 def test_a_group_has_statistics_of_its_own_members() -> None:
@@ -196,6 +222,7 @@ def labelled(batch: list[ExampleEvidence], data: st.DataObject) -> dict[str, str
     return {item.digest: data.draw(st.sampled_from(STYLES)) for item in batch}
 
 
+@settings(max_examples=50)
 @given(BATCHES, ALPHAS, st.data())
 def test_absorbing_and_forgetting_in_any_order_leaves_the_state_as_if_never_seen(
     batch: list[ExampleEvidence], alpha: float, data: st.DataObject
@@ -214,13 +241,16 @@ def test_absorbing_and_forgetting_in_any_order_leaves_the_state_as_if_never_seen
     assert state == absorb(with_workers(LearnedState(), IDS, 1.0), kept, alpha, 1.0, 2)
 
 
+@settings(max_examples=40)
 @given(BATCHES, BATCHES, ALPHAS, st.data())
 def test_the_rows_that_are_concerned_are_all_that_a_change_needs(
     batch: list[ExampleEvidence], news: list[ExampleEvidence], alpha: float, data: st.DataObject
 ) -> None:
     whole = learned(batch, labelled(batch, data), alpha)
     concerned = {item.digest for item in news}
-    part = attrs.evolve(whole, rows={digest: row for digest, row in whole.rows.items() if digest in concerned})
+    rows = {digest: row for digest, row in whole.rows.items() if digest in concerned}
+    beside = {row.target for row in rows.values()} | {item.target for item in news}
+    part = attrs.evolve(whole, rows=rows, targets={t: sums for t, sums in whole.targets.items() if t in beside})
     again = BlendFits(FittedBlend({"b": 1.0}, "greedy", 0.0, ("0",)), "style", labelled(news, data))
     for change in (
         lambda state: absorb(state, news, alpha, 1.0),
@@ -229,14 +259,16 @@ def test_the_rows_that_are_concerned_are_all_that_a_change_needs(
     ):
         assert head_document(change(part)) == head_document(change(whole))
         assert change(part).rows.items() <= change(whole).rows.items()
+        assert change(part).targets.items() <= change(whole).targets.items()
 
 
+@settings(max_examples=40)
 @given(BATCHES, ALPHAS, st.data())
 def test_a_state_comes_back_from_its_documents(batch: list[ExampleEvidence], alpha: float, data: st.DataObject) -> None:
     state = learned(batch, labelled(batch, data), alpha)
     assert decoded_state(head_document(state), row_documents(state)) == state
     head = decoded_state(head_document(state), {})
-    assert head == attrs.evolve(state, rows={})
+    assert head == attrs.evolve(state, rows={}, targets={})
     assert head.statistics == state.statistics
 
 
@@ -247,7 +279,7 @@ def test_a_label_under_another_key_than_the_last_says_nothing() -> None:
     assert again.rows["x"].group is None
 
 
-@pytest.mark.parametrize("head", ["", "null", "[]", "{}", '{"bases": {}}', '{"group_by": null, "groups": 1}'])
+@pytest.mark.parametrize("head", ["", "null", "[]", "{}", '{"priors": {}}', '{"group_by": null, "groups": 1}'])
 def test_a_document_that_is_no_state_is_refused(head: str) -> None:
     with pytest.raises((ValueError, TypeError, LookupError, AttributeError)):
         decoded_state(head, {})

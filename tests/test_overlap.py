@@ -16,6 +16,8 @@ from tsm_training import Image, InMemoryStore, Progress, TrainingEngine, Trainin
 from tsm_training.data import TrainingExample
 from tsm_training.learning import LearnedState
 
+pytestmark = pytest.mark.slow
+
 Open = Callable[[], TrainingStore]
 STYLES = ("warm", "cold")
 

@@ -398,6 +398,19 @@ class Silent(ExponentialWeights):
         return {"absorb": super().head_of(state), "head": "no JSON"}.get(self.fault, super().head_of(state))
 
 
+class Bare(ExponentialWeights):
+    """Has an `__init__` of its own, which forgets the cell."""
+
+    def __init__(self) -> None:
+        pass
+
+
+def test_a_learner_without_a_cell_is_named(open_store: Callable[[], TrainingStore]) -> None:
+    with pytest.raises(LearnerFaultError) as caught:
+        TrainingManager(usual_pool(), Bare(), storage=open_store())
+    assert caught.value.learner == Bare.name
+
+
 @pytest.mark.parametrize("fault", ["absorb", "head"])
 def test_a_training_with_a_faulty_learner_says_so_and_stores_nothing(
     tmp_path: Path, open_store: Callable[[], TrainingStore], fault: str

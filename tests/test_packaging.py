@@ -91,6 +91,7 @@ def metadata(wheel: Path) -> email.message.Message:
         return email.parser.Parser().parsestr(archive.read(name).decode())
 
 
+@pytest.mark.slow
 def test_the_wheel_is_for_every_machine_and_holds_the_package_and_nothing_else(wheel: Path) -> None:
     version = tsm_training.__version__
     assert wheel.name == f"{PACKAGE}-{version}-py3-none-any.whl"
@@ -106,6 +107,7 @@ def test_the_wheel_is_for_every_machine_and_holds_the_package_and_nothing_else(w
     assert f"{PACKAGE}/py.typed" in names
 
 
+@pytest.mark.slow
 def test_the_sdist_holds_what_is_needed_to_test_and_document_and_no_clutter(sdist: Path) -> None:
     root = f"{PACKAGE}-{tsm_training.__version__}"
     assert sdist.name == f"{root}.tar.gz"
@@ -117,6 +119,7 @@ def test_the_sdist_holds_what_is_needed_to_test_and_document_and_no_clutter(sdis
     assert {"pyproject.toml", "PKG-INFO", "tests/conftest.py", "docs/conf.py"} <= names
 
 
+@pytest.mark.slow
 def test_the_wheel_made_of_the_sdist_is_the_same_to_the_last_byte(sdist: Path, wheel: Path, tmp_path: Path) -> None:
     with tarfile.open(sdist) as archive:
         archive.extractall(tmp_path, filter="data")
@@ -128,6 +131,7 @@ def test_the_wheel_made_of_the_sdist_is_the_same_to_the_last_byte(sdist: Path, w
 # --- metadata ---------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_metadata_say_what_it_is(metadata: email.message.Message) -> None:
     assert metadata["Name"] == PACKAGE
     assert metadata["Version"] == tsm_training.__version__
@@ -140,6 +144,7 @@ def test_the_metadata_say_what_it_is(metadata: email.message.Message) -> None:
     assert "ensemble" in metadata["Keywords"]
 
 
+@pytest.mark.slow
 def test_every_classifier_is_one_that_the_index_knows(metadata: email.message.Message) -> None:
     given = metadata.get_all("Classifier", [])
     assert given == sorted(given)
@@ -149,6 +154,7 @@ def test_every_classifier_is_one_that_the_index_knows(metadata: email.message.Me
     assert supported == {"3.11", "3.12", "3.13"}
 
 
+@pytest.mark.slow
 def test_three_libraries_are_needed_and_the_rest_are_extras(metadata: email.message.Message) -> None:
     required = [Requirement(text) for text in metadata.get_all("Requires-Dist", [])]
     assert {r.name for r in required if r.marker is None} == {"attrs", "numpy", "opencv-python-headless"}
@@ -233,6 +239,7 @@ def python(wheel: Path, metadata: email.message.Message, tmp_path_factory: pytes
     return found
 
 
+@pytest.mark.slow
 def test_nothing_but_the_wheel_and_what_it_asks_for_is_in_that_environment(python: Path, tmp_path: Path) -> None:
     code = "import importlib.metadata as m; print(*sorted(d.name for d in m.distributions()))"
     assert run(python, "-c", code, cwd=tmp_path).split() == ["attrs", "numpy", "opencv-python-headless", PACKAGE]
@@ -240,6 +247,7 @@ def test_nothing_but_the_wheel_and_what_it_asks_for_is_in_that_environment(pytho
     assert Path(where).is_relative_to(python.parent.parent)
 
 
+@pytest.mark.slow
 def test_an_application_trains_predicts_exports_and_imports_there(python: Path, tmp_path: Path) -> None:
     """In an empty folder, where every warning is an error."""
     shutil.copy(CONSUMER / "application.py", tmp_path)
@@ -275,6 +283,7 @@ def found_by(checker: list[object], pattern: str, folder: Path) -> tuple[set[tup
     return {(Path(file).name, int(line)) for file, line in found}, done.stdout
 
 
+@pytest.mark.slow
 def test_mypy_strict_finds_the_applications_mistakes_and_nothing_else(python: Path, tmp_path: Path) -> None:
     folder = copied(tmp_path)
     checker = [sys.executable, "-m", "mypy", "--strict", "--config-file=", "--python-executable", python]
@@ -283,6 +292,7 @@ def test_mypy_strict_finds_the_applications_mistakes_and_nothing_else(python: Pa
     assert found == mistakes(), output
 
 
+@pytest.mark.slow
 def test_pyright_strict_finds_the_applications_mistakes_and_nothing_else(python: Path, tmp_path: Path) -> None:
     folder = copied(tmp_path)
     checker = [sys.executable, "-m", "pyright", "--pythonpath", python]

@@ -14,9 +14,10 @@ import attrs
 import pytest
 
 from tsm_training import BayesianWeightLearner, InMemoryStore, TrainingDataManager, TrainingStore
+from tsm_training.core import Totals, fixed
 from tsm_training.data import HeldState, SessionCommit, StateChange, StateDelta, StateDocuments, TrainingSession
 from tsm_training.errors import LearnerConflictError, LearnerMismatchError, StorageClosedError, StorageCorruptError
-from tsm_training.learning import BlendFits, ExampleEvidence, FittedBlend, LearnedState, Outcome, SufficientStatistics
+from tsm_training.learning import BlendFits, ExampleEvidence, FittedBlend, LearnedState, Outcome
 from tsm_training.persistence import LearnerStorage
 from tsm_training.weights import LearnerCell, Snapshot
 
@@ -57,6 +58,12 @@ def kept(learner: BayesianWeightLearner, store: TrainingStore) -> LearnerStorage
     return tie
 
 
+def at_home() -> tuple[BayesianWeightLearner, InMemoryStore, LearnerStorage]:
+    """Return a new learner, a new store, and their tie."""
+    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
+    return learner, store, kept(learner, store)
+
+
 def changing(
     tie: LearnerStorage, change: Callable[[LearnedState], LearnedState], keys: Iterable[str] | None = ()
 ) -> None:
@@ -73,7 +80,7 @@ def learn(tie: LearnerStorage, *digests: str) -> None:
 def digests_in(where: BayesianWeightLearner | InMemoryStore) -> list[str]:
     if isinstance(where, BayesianWeightLearner):
         return sorted(where.known(where.cell.whole().state or where.blank()))
-    return sorted(where.load_state(None).rows)
+    return sorted(key for key in where.load_state(None).rows if not key.startswith("target/"))
 
 
 def held_in(store: InMemoryStore) -> LearnedState:
@@ -190,12 +197,11 @@ def test_what_another_process_has_stored_is_taken_with_the_workers_that_are_know
     assert learner.get_all_weights().keys() == {"a", "b", "new"}
     learn(tie, "ours")
     assert digests_in(learner) == digests_in(store) == ["ours", "theirs"]
-    assert held_in(store).bases.keys() == {"a", "b", "new"}
+    assert held_in(store).priors.keys() == {"a", "b", "new"}
 
 
 def test_what_the_host_observes_itself_stays_and_is_stored_with_the_next_training() -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    learner, store, tie = at_home()
     learn(tie, "trained")
     learner.observe([seen("observed")])
     tie.attach()
@@ -206,8 +212,7 @@ def test_what_the_host_observes_itself_stays_and_is_stored_with_the_next_trainin
 
 
 def test_what_the_host_observed_is_no_conflict_where_the_store_has_moved_on() -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    learner, store, tie = at_home()
     learner.observe([seen("observed")])
     trained_elsewhere(store, "theirs")
     tie.attach()
@@ -223,8 +228,7 @@ def test_what_the_host_observed_is_no_conflict_where_the_store_has_moved_on() ->
 
 
 def test_an_example_that_both_have_seen_is_absorbed_by_both() -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    learner, store, tie = at_home()
     learner.observe([seen("x")])
     trained_elsewhere(store, "x")
     learn(tie, "x")
@@ -235,8 +239,7 @@ def test_an_example_that_both_have_seen_is_absorbed_by_both() -> None:
 def test_a_reset_by_the_host_is_committed_with_the_next_change_and_a_decision_can_be_taken_against_it(
     restore: bool, expected: list[str]
 ) -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    learner, store, tie = at_home()
     learn(tie, "ours")
     learner.reset()
     assert (digests_in(learner), digests_in(store)) == ([], ["ours"])
@@ -261,8 +264,7 @@ def test_what_replaces_a_stores_state_is_refused_where_that_has_changed_meanwhil
 
 
 def test_the_stores_state_can_be_taken_back_after_a_change_that_was_not_wanted() -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    learner, _store, tie = at_home()
     learn(tie, "trained")
     learner.observe([seen("a mistake")])
     tie.attach(restore=True)
@@ -271,8 +273,7 @@ def test_the_stores_state_can_be_taken_back_after_a_change_that_was_not_wanted()
 
 @pytest.mark.parametrize("restore", [True, False])
 def test_a_decision_that_is_not_needed_does_no_harm(restore: bool) -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    learner, store, tie = at_home()
     learn(tie, "ours")
     trained_elsewhere(store, "theirs")
     tie.attach(restore)
@@ -311,7 +312,7 @@ def test_a_fit_is_stored_and_taken_by_whoever_looks_again() -> None:
     "state",
     [
         LearnedState(fitted=FittedBlend({"a": 1.0}, "greedy", 0.5)),
-        LearnedState({"a": SufficientStatistics(1.0, 1.0)}),
+        LearnedState({"a": 1.0}, {"a": Totals(fixed(1.0))}),
     ],
     ids=["fit", "imported sums"],
 )
@@ -324,8 +325,7 @@ def test_a_learner_that_knows_nothing_but_a_fit_or_sums_needs_a_decision(state: 
 
 
 def test_a_fit_that_the_host_has_put_into_its_learner_is_stored_with_the_next_training() -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    learner, store, tie = at_home()
     learn(tie, "old")
     fitted = FittedBlend({"b": 1.0}, "by hand", 1.0)
     learner.cell.update(lambda before: attrs.evolve(before, state=attrs.evolve(before.state, fitted=fitted)))
@@ -450,8 +450,7 @@ def test_a_look_takes_what_another_process_has_stored() -> None:
 
 
 def test_a_look_notices_that_another_process_has_forgotten_everything() -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    learner, store, tie = at_home()
     learn(tie, "ours")
     put(store, LearnedState())
     tie.refresh()
@@ -516,13 +515,12 @@ def committed(tie: LearnerStorage, digest: str, meanwhile: Callable[[], None] = 
 
 
 def test_a_session_is_applied_to_what_the_store_holds_when_it_is_committed() -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    learner, store, tie = at_home()
     learner.add_workers(["new"])
     learner.observe([seen("observed")])
     session = committed(tie, "ours", lambda: trained_elsewhere(store, "theirs"))
     assert digests_in(learner) == digests_in(store) == ["observed", "ours", "theirs"]
-    assert held_in(store).bases.keys() == {"a", "b", "new"}
+    assert held_in(store).priors.keys() == {"a", "b", "new"}
     assert store.get_session(session.session_id).final_weights == learner.get_all_weights()
     tie.attach()  # both agree: nothing is left to decide
     assert learner.cell.home is not None
@@ -568,7 +566,7 @@ def test_only_what_changes_is_written() -> None:
     learn(kept(learner, store), "x")
     delta = store.deltas[-1]
     assert delta is not None
-    assert (delta.head.keys(), delta.rows.keys(), delta.drops_rows) == ({"state"}, {"x"}, False)
+    assert (delta.head.keys(), delta.rows.keys(), delta.drops_rows) == ({"state"}, {"x", "target/x"}, False)
     assert digests_in(learner) == ["x", "y"]
 
 
@@ -602,8 +600,7 @@ def test_documents_that_cannot_be_read_are_named_with_their_store(head: dict[str
 
 
 def test_documents_of_fitted_workers_are_kept_beside_the_state() -> None:
-    learner, store = BayesianWeightLearner(0.5), InMemoryStore()
-    tie = kept(learner, store)
+    _learner, store, tie = at_home()
     tie.change(lambda before, _held: attrs.evolve(before, fits={"look": "a document"}))
     again = BayesianWeightLearner()
     LearnerStorage(again, store).attach()

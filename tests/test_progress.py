@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import attrs
@@ -33,13 +34,17 @@ def events() -> list[Progress]:
     return [*evaluating, Progress("learning", 1, 1, 0.0, 0.75), Progress("validating", 2, 2, 0.0)]
 
 
-def test_lines_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
+def displayed(patch: pytest.MonkeyPatch, stream: io.StringIO, shown: Sequence[Progress]) -> str:
+    """Return what is written to standard error."""
+    patch.setattr(sys, "stderr", stream)
     with console_progress() as display:
-        for event in events():
+        for event in shown:
             display(event)
-    assert stream.getvalue().splitlines() == [
+    return stream.getvalue()
+
+
+def test_lines_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert displayed(monkeypatch, io.StringIO(), events()).splitlines() == [
         "evaluating: example 50 of 50, accuracy 0.5000 (5.0 s)",
         "learning: epoch 1 of 1, accuracy 0.7500 (0.0 s)",
         "validating: example 2 of 2 (0.0 s)",
@@ -47,40 +52,24 @@ def test_lines_are_few(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_line_is_written_now_and_then_in_long_work(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = io.StringIO()
-    monkeypatch.setattr(sys, "stderr", stream)
     ticks = iter(range(0, 1000, 2))
     monkeypatch.setattr("tsm_training.progress.time.monotonic", lambda: next(ticks))
-    with console_progress() as display:
-        for event in events()[:10]:
-            display(event)
-    assert [line.split(",")[0] for line in stream.getvalue().splitlines()] == [
+    text = displayed(monkeypatch, io.StringIO(), events()[:10])
+    assert [line.split(",")[0] for line in text.splitlines()] == [
         f"evaluating: example {done} of 50" for done in (3, 6, 9)
     ]
 
 
 def test_a_terminal_gets_a_bar_per_phase(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
-    with console_progress() as display:
-        for event in events():
-            display(event)
-    for phase in ("evaluating", "learning", "validating"):
-        assert phase in stream.getvalue()
-    assert "50/50" in stream.getvalue()
-    assert "accuracy 0.7500" in stream.getvalue()
+    text = displayed(monkeypatch, Terminal(), events())
+    assert all(part in text for part in ("evaluating", "learning", "validating", "50/50", "accuracy 0.7500"))
 
 
 def test_a_notebook_gets_bars_too(monkeypatch: pytest.MonkeyPatch) -> None:
     notebook = type("OutStream", (io.StringIO,), {"__module__": "ipykernel.iostream"})
-    stream = notebook()
-    assert not stream.isatty()
-    monkeypatch.setattr(sys, "stderr", stream)
-    with console_progress() as display:
-        for event in events():
-            display(event)
-    assert "\revaluating: 100%" in stream.getvalue()
-    assert "accuracy 0.7500" in stream.getvalue()
+    text = displayed(monkeypatch, notebook(), events())
+    assert "\revaluating: 100%" in text
+    assert "accuracy 0.7500" in text
 
 
 def test_bars_are_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -90,25 +79,22 @@ def test_bars_are_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> No
         termios.tcsetwinsize(theirs, (24, 100))
         stream = Terminal()
         monkeypatch.setattr(stream, "fileno", lambda: theirs)  # asked for the size only
-        monkeypatch.setattr(sys, "stderr", stream)
-        with console_progress() as display:
-            display(Progress("evaluating", 2, 2, 0.5, 0.75))
+        text = displayed(monkeypatch, stream, [Progress("evaluating", 2, 2, 0.5, 0.75)])
     finally:
         os.close(ours)
         os.close(theirs)
-    shown = stream.getvalue().replace("\r", "\n").split("\n")
+    shown = text.replace("\r", "\n").split("\n")
     bar = next(line for line in shown if "2/2" in line)
     assert "accuracy 0.7500" in bar
     assert len(bar) == pytest.approx(100, abs=1)
 
 
 def test_without_tqdm_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    stream = Terminal()
-    monkeypatch.setattr(sys, "stderr", stream)
     monkeypatch.setitem(sys.modules, "tqdm", None)
-    with console_progress() as display:
-        display(Progress("learning", 1, 1, 0.0, 0.75))
-    assert stream.getvalue() == "learning: epoch 1 of 1, accuracy 0.7500 (0.0 s)\n"
+    assert (
+        displayed(monkeypatch, Terminal(), [Progress("learning", 1, 1, 0.0, 0.75)])
+        == "learning: epoch 1 of 1, accuracy 0.7500 (0.0 s)\n"
+    )
 
 
 @pytest.mark.parametrize("stream", [None, Broken()])

@@ -20,8 +20,12 @@ from tsm_training import (
 )
 
 REAL_DATA = os.environ.get("TSM_TRAINING_REAL_DATA", "")
+COUNT = 64
 
-pytestmark = pytest.mark.skipif(not REAL_DATA, reason="TSM_TRAINING_REAL_DATA names no folder of real photographs")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not REAL_DATA, reason="TSM_TRAINING_REAL_DATA names no folder of real photographs"),
+]
 
 
 @pytest.fixture(scope="module")
@@ -34,12 +38,12 @@ def pool() -> WorkerPool:
 
 @pytest.fixture(scope="module")
 def database(tmp_path_factory: pytest.TempPathFactory, pool: WorkerPool) -> Path:
-    """A database of 100 real triples whose workers were all run once."""
+    """A database of real triples whose workers were all run once."""
     folder = tmp_path_factory.mktemp("real")
     builder = Path(REAL_DATA) / "build_examples.py"
-    subprocess.run([sys.executable, str(builder), str(folder), "--count", "100", "--size", "256"], check=True)
+    subprocess.run([sys.executable, str(builder), str(folder), "--count", str(COUNT), "--size", "128"], check=True)
     with TrainingManager(pool, BayesianWeightLearner(), folder / "tsm_training.db") as manager:
-        assert len(manager.add_manifest(folder / "manifest.csv")) == 100
+        assert len(manager.add_manifest(folder / "manifest.csv")) == COUNT
         manager.validate()
     return folder / "tsm_training.db"
 
@@ -54,7 +58,7 @@ def trained(database: Path, pool: WorkerPool, examples: int, epochs: int) -> Tra
 
 def test_weights_stay_in_the_guides_ranges_and_spread_with_evidence(database: Path, pool: WorkerPool) -> None:
     spreads = []
-    for examples, epochs, low, high in ((10, 1, 0.9, 1.1), (30, 3, 0.85, 1.15), (100, 5, 0.75, 1.25)):
+    for examples, epochs, low, high in ((10, 1, 0.9, 1.1), (30, 3, 0.85, 1.15), (COUNT, 5, 0.75, 1.25)):
         session = trained(database, pool, examples, epochs)["session"]
         assert set(session["initial_weights"].values()) == {1.0}
         assert len(session["initial_weights"]) == len(pool.workers)
@@ -66,7 +70,7 @@ def test_weights_stay_in_the_guides_ranges_and_spread_with_evidence(database: Pa
 
 
 def test_accuracy_rises_over_epochs_and_reaches_the_best_worker(database: Path, pool: WorkerPool) -> None:
-    history = trained(database, pool, 100, 5)["session"]["metrics_history"]
+    history = trained(database, pool, COUNT, 5)["session"]["metrics_history"]
     accuracies = [entry["avg_accuracy"] for entry in history]
     assert all(after >= before - 0.001 for before, after in itertools.pairwise(accuracies))
     assert accuracies[-1] >= accuracies[0]  # a simple answer is followed in full from the first epoch on
@@ -79,7 +83,7 @@ def test_one_training_fills_the_store_and_survives_a_restart(database: Path, poo
     with TrainingManager(pool, BayesianWeightLearner(alpha=0.15), database) as manager:
         results = manager.train(epochs=3, verbose=False)
         assert json.dumps(results, allow_nan=False)
-        assert manager.data_manager.get_dataset_stats()["processed_examples"] == 100
+        assert manager.data_manager.get_dataset_stats()["processed_examples"] == COUNT
         weights = manager.weight_learner.get_all_weights()
         validation = results["validation"]
         assert validation["avg_accuracy"] is not None
@@ -96,7 +100,7 @@ def test_previews_judge_the_blend_like_the_real_pictures(database: Path, pool: W
         ids = [example.example_id for example in manager.data_manager.get_all_examples(limit=12)]
         quick, full = manager.validate(ids), manager.validate(ids, full=True)
     real = {each["example_id"]: each["scores"]["trained"] for each in full["per_example"]}
-    # A hundred examples have more previews than a store keeps.
+    # These examples have more previews than a store keeps.
     small = {each["example_id"]: each["scores"]["trained"] for each in quick["per_example"] if each["scores"]}
     assert len(real) == 12
     assert quick["ensemble_examples"] == len(small) > 4

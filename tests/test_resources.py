@@ -8,6 +8,7 @@ import sys
 import threading
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from support import failing, manager_with, picture, pool_of, save, save_triple, usual_pool
@@ -67,6 +68,7 @@ manager.close()
 """
 
 
+@pytest.mark.slow
 @needs_limits
 def test_without_file_descriptors_calls_fail_by_name_and_work_again_later(tmp_path: Path) -> None:
     lines = run(FILES, tmp_path).splitlines()
@@ -95,10 +97,11 @@ print("then:", manager.train(validation_split=0, verbose=False)["session"]["num_
 """
 
 
+@pytest.mark.slow
 @needs_limits
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="the system does not say how much memory is taken")
 def test_a_picture_that_does_not_fit_in_memory_is_skipped_and_used_later(tmp_path: Path) -> None:
-    save(tmp_path / "big.png", picture(1, 5000, 6000))
+    save(tmp_path / "big.png", np.full((4500, 4800, 3), 90, np.uint8))
     first, last = run(MEMORY, tmp_path).splitlines()
     assert first.startswith("NothingEvaluatedError no example could be evaluated")
     assert last == "then: 1"

@@ -39,6 +39,8 @@ from tsm_training.ensemble import BlendExample, blend, fit_blend
 from tsm_training.learning import FittedBlend
 from tsm_training.weights import Snapshot
 
+pytestmark = pytest.mark.slow
+
 
 def note(words: str, **figures: float) -> None:
     """Write figures where ``pytest -rP`` shows them."""
@@ -124,7 +126,7 @@ def test_groups_pay_where_styles_differ_and_cost_next_to_nothing_where_they_do_n
 
 # --- truth that has nothing to do with any worker -------------------------------------------------------------------
 
-NOISE_RUNS = 200
+NOISE_RUNS = 100
 
 
 def noise(rng: np.random.Generator) -> Image:

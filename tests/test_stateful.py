@@ -82,16 +82,15 @@ def _write_and_die(path: Path, names: Sequence[str], report: int, *, is_writing:
 ORDINARY = settings(
     stateful_step_count=20,
     deadline=None,
-    derandomize=True,
     database=None,
     suppress_health_check=list(HealthCheck),
 )
 
 TestDatabaseInMemory = DatabaseInMemoryMachine.TestCase
-TestDatabaseInMemory.settings = settings(ORDINARY, max_examples=30)
+TestDatabaseInMemory.settings = settings(ORDINARY, max_examples=settings.default.max_examples // 2)
 
 TestDatabaseFile = pytest.mark.slow(DatabaseFileMachine.TestCase)
-TestDatabaseFile.settings = settings(ORDINARY, max_examples=40)
+TestDatabaseFile.settings = settings(ORDINARY, max_examples=settings.default.max_examples // 2)
 
 
 # --- the machine catches stores that are wrong -----------------------------------------------------------------------
@@ -135,6 +134,7 @@ class IgnoresRanks(InMemoryStore):
         super().save_evaluations(evaluations, [attrs.evolve(p, rank=0.0) for p in previews], *more, **others)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("store_class", "machine"),
     [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 import multiprocessing
 import os
@@ -56,15 +57,14 @@ def path(tmp_path: Path) -> Path:
 # --- a new file -----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("table", GUIDE_TABLES)
-@pytest.mark.parametrize("pragma", ["table_info", "foreign_key_list"])
-def test_the_guides_tables_are_there_to_the_letter(path: Path, tmp_path: Path, table: str, pragma: str) -> None:
+def test_the_guides_tables_are_there_to_the_letter(path: Path, tmp_path: Path) -> None:
     TrainingDataManager(path).close()
     with plain(tmp_path / "guide.db") as guide, plain(path) as ours:
         guide.executescript(GUIDE)
-        expected = guide.execute(f"PRAGMA {pragma}({table})").fetchall()
-        assert ours.execute(f"PRAGMA {pragma}({table})").fetchall() == expected
-        assert expected or pragma == "foreign_key_list"
+        for table, pragma in itertools.product(GUIDE_TABLES, ("table_info", "foreign_key_list")):
+            expected = guide.execute(f"PRAGMA {pragma}({table})").fetchall()
+            assert ours.execute(f"PRAGMA {pragma}({table})").fetchall() == expected
+            assert expected or pragma == "foreign_key_list"
         (sql,) = ours.execute("SELECT sql FROM sqlite_schema WHERE name = 'training_metrics'").fetchone()
     assert "id INTEGER PRIMARY KEY AUTOINCREMENT" in sql
 
@@ -120,11 +120,11 @@ def test_a_newer_schema_is_refused_with_both_versions(path: Path, read_only: boo
 
 
 @pytest.mark.parametrize("read_only", [False, True])
-@pytest.mark.parametrize("version", [-1, *range(SCHEMA_VERSION)])
-def test_an_earlier_version_of_ours_is_refused(path: Path, version: int, read_only: bool) -> None:
+def test_an_earlier_version_of_ours_is_refused(path: Path, read_only: bool) -> None:
     TrainingDataManager(path).close()
-    execute(path, f"PRAGMA user_version = {version}")
-    assert f"schema version {version}," in refused(path, DatabaseNotOursError, read_only=read_only).reason
+    for version in range(-1, SCHEMA_VERSION):
+        execute(path, f"PRAGMA user_version = {version}")
+        assert f"schema version {version}," in refused(path, DatabaseNotOursError, read_only=read_only).reason
 
 
 FIRST = GUIDE.split(";\n")
@@ -438,7 +438,7 @@ print(steps)
 
 
 def open_killed_at(path: Path, step: int) -> subprocess.CompletedProcess[str]:
-    arguments = [sys.executable, "-c", KILLED, str(path), str(step)]
+    arguments = [sys.executable, "-B", "-c", KILLED, str(path), str(step)]  # the first run writes no more files
     return subprocess.run(arguments, check=False, timeout=120, capture_output=True, text=True)
 
 
@@ -448,7 +448,7 @@ def test_a_process_killed_while_it_upgrades_leaves_the_old_or_the_new(tmp_path: 
     make_guide(whole)
     steps = int(open_killed_at(whole, 0).stdout)
     found_after_kill = set()
-    for step in [*range(1, steps - 6, 11), *range(steps - 6, steps + 1)]:
+    for step in [*range(1, steps - 6, 23), *range(steps - 6, steps + 1)]:
         path = tmp_path / f"{step}.db"
         make_guide(path)
         before = contents(path)
@@ -481,8 +481,8 @@ for line in sys.stdin:
 @pytest.mark.slow
 def test_several_processes_open_a_new_file_together(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
-        processes = [stack.enter_context(started(OPENER, number)) for number in range(6)]
-        assert [answer(process) for process in processes] == ["ready"] * 6
+        processes = [stack.enter_context(started(OPENER, number)) for number in range(4)]
+        assert [answer(process) for process in processes] == ["ready"] * 4
         for attempt in range(6):
             path = tmp_path / f"{attempt}.db"
             for process in processes:
@@ -490,7 +490,7 @@ def test_several_processes_open_a_new_file_together(tmp_path: Path) -> None:
             identities = {answer(process) for process in processes}
             with contextlib.closing(TrainingDataManager(path)) as store:
                 assert identities == {store.store_id}
-                assert sorted(ids(store)) == [str(number) for number in range(6)]
+                assert sorted(ids(store)) == [str(number) for number in range(4)]
 
 
 def test_the_second_process_finds_the_tables_made(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -519,12 +519,12 @@ def test_processes_that_open_an_older_file_together_upgrade_it_once(path: Path) 
     make_guide(path)
     before = contents(path)
     context = multiprocessing.get_context("spawn")
-    barrier = context.Barrier(4)
-    processes = [context.Process(target=_open, args=(str(path), barrier)) for _ in range(4)]
+    barrier = context.Barrier(3)
+    processes = [context.Process(target=_open, args=(str(path), barrier)) for _ in range(3)]
     for process in processes:
         process.start()
     for process in processes:
         process.join(120)
-    assert [process.exitcode for process in processes] == [0] * 4
+    assert [process.exitcode for process in processes] == [0] * 3
     (copy,) = copies(path)
     assert contents(copy) == before

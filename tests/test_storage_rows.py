@@ -25,7 +25,7 @@ from tsm_training.data import (
     TrainingSession,
 )
 from tsm_training.errors import StorageError
-from tsm_training.storage.sqlite.schema import TABLES
+from tsm_training.storage.sqlite.schema import COLUMNS
 from tsm_training.testing import make_evaluation, make_example, make_files, make_metric_row, make_session
 
 # Everything that Python calls a text or a number: halves of pairs, NUL, −0.0, NaN, and whole numbers without end.
@@ -86,7 +86,7 @@ SESSIONS = st.builds(
     is_trial=st.booleans(),
     validation=st.none() | OBJECTS,
 )
-ORDINARY = settings(max_examples=60)
+ORDINARY = settings(max_examples=30)
 
 
 def stored_or_refused(
@@ -104,9 +104,10 @@ def stored_or_refused(
 
 
 def contents(store: TrainingDataManager) -> list[object]:
-    return [store._database.fetch(f"SELECT COUNT(*) FROM {table}") for table in sorted(TABLES)]
+    return [store._database.fetch(f"SELECT COUNT(*) FROM {table}") for table in sorted(COLUMNS)]
 
 
+@pytest.mark.slow
 @ORDINARY
 @given(EXAMPLES)
 @example(make_example(metadata={"minus": -0.0, "large": 10**400, "nested": [[{}]]}))
@@ -169,6 +170,7 @@ def test_a_worker_is_superseded_under_its_own_id_only(worker_id: str, other: str
         assert set(store.load_previews(["digest"]).get("digest", {})) == {names[1]} - {names[0]}
 
 
+@pytest.mark.slow
 @ORDINARY
 @given(SESSIONS)
 @example(make_session(epochs=2**63))

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from tsm_training import testing
 from tsm_training.data import ObservationRecord, Preview, StateDelta, TrainingStore
 from tsm_training.storage import InMemoryStore, TrainingDataManager
 from tsm_training.testing import (
@@ -47,18 +44,6 @@ def test_a_contract_without_a_store_says_what_is_missing() -> None:
         TrainingStoreContract()  # type: ignore[abstract]
     with pytest.raises(TypeError, match="reopen"):
         DurableTrainingStoreContract()  # type: ignore[abstract]
-
-
-@pytest.mark.slow
-def test_the_package_itself_never_imports_pytest() -> None:
-    script = (
-        "import sys, tsm_training; raise SystemExit('pytest' in sys.modules or 'tsm_training.testing' in sys.modules)"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
-
-
-def test_everything_that_the_contract_module_offers_is_there() -> None:
-    assert all(hasattr(testing, name) for name in testing.__all__)
 
 
 def test_a_closed_store_in_memory_lets_go_of_its_contents() -> None:

@@ -8,7 +8,6 @@ from tsm_training.text import (
     counted,
     difference_text,
     figure_text,
-    interval_text,
     listed,
     percent_text,
     probability_text,
@@ -67,8 +66,7 @@ def test_a_probability_never_looks_greater_than_it_is(value: float | None, text:
 
 
 def test_intervals_shares_and_times() -> None:
-    assert interval_text(None) == ""
-    assert interval_text((-0.1, 0.25), signed=True) == " (−0.100 to +0.250)"
+    assert figure_text(0.05, signed=True, ends=(-0.1, 0.25)) == "+0.050 (−0.100 to +0.250)"
     shares = {None: "–", 0.0: "0 %", 0.0009: "0 %", 0.001: "< 1 %", 0.0049: "< 1 %", 0.005: "0 %", 1.0: "100 %"}
     assert {share: percent_text(share) for share in shares} == shares
     assert [seconds_text(value) for value in (None, 0.0124, 1.0, 75.25)] == ["–", "12 ms", "1.0 s", "75.2 s"]

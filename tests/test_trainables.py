@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import random
@@ -23,6 +24,7 @@ from tsm_training import (
     InMemoryStore,
     Observation,
     TrainableWorker,
+    TrainingDataManager,
     TrainingEngine,
     TrainingExample,
     TrainingManager,
@@ -36,7 +38,8 @@ from tsm_training.errors import (
     WeightsFileError,
     WorkerNotFittedError,
 )
-from tsm_training.evaluation.fits import Fit, FitRow
+from tsm_training.evaluation import fits
+from tsm_training.evaluation.fits import Fit
 from tsm_training.workers import group_of, learned_version
 
 
@@ -122,7 +125,7 @@ def examples_of(manager: TrainingManager) -> list[TrainingExample]:
 
 
 def fit_of(manager: TrainingManager) -> Fit:
-    fit = Fit.of("shift", manager.weight_learner.cell.snapshot.fits["shift"])
+    fit = fits.fit_of("shift", manager.weight_learner.cell.snapshot.fits["shift"])
     assert fit is not None
     return fit
 
@@ -323,7 +326,7 @@ def test_every_worker_has_evidence_on_the_same_examples(tmp_path: Path) -> None:
 
 def test_cross_validation_fits_anew_in_each_fold_and_stores_nothing(tmp_path: Path) -> None:
     log = Log()
-    manager = trainable_manager(tmp_path, log)
+    manager = trainable_manager(tmp_path, log, solver="auto")
     manager.validate()
     before = manager.data_manager.load_evaluations([e.known_files.digest for e in examples_of(manager)])
     results = manager.cross_validate(k=4, epochs=5)
@@ -815,38 +818,42 @@ def test_a_training_can_be_stopped_between_two_fits_and_goes_on_where_it_was(tmp
 # --- the same everywhere ----------------------------------------------------------------------------------------------
 
 
-def observed_in_a_process(_item: object) -> None:
-    """Stand for nothing; a process pool needs an importable target."""
+def trained(folder: Path, is_color_map: bool, order: Callable[[int], float] = float, **settings: Any) -> Any:
+    """Return what a training learns, and an answer."""
+    stops = settings.pop("stops", None)
+    manager = trainable_manager(folder, examples=0, is_color_map=is_color_map, **settings)
+    seeds = sorted(range(8), key=order)
+    manager.add_training_examples([save_triple(folder / "pictures", seed, levels=5 * seed) for seed in seeds])
+    if stops is not None:
+        with pytest.raises(TrainingStoppedError):
+            train(manager, epochs=3, should_stop=iter(stops).__next__)
+    train(manager, epochs=3)
+    image = manager.predict(picture(0), picture(1)).image.tobytes()
+    return manager.weight_learner.get_all_weights(), manager.weight_learner.cell.snapshot.fits, image
 
 
-@pytest.mark.parametrize("is_color_map", [False, True])
-@pytest.mark.parametrize("kind", ["one thread", "processes", "another order", "a database", "a kill"])
-def test_weights_and_fits_are_the_same_to_the_last_bit(tmp_path: Path, kind: str, is_color_map: bool) -> None:
-    def trained(folder: Path, order: Callable[[int], float] = float, **settings: Any) -> tuple[object, ...]:
-        manager = trainable_manager(folder, examples=0, is_color_map=is_color_map, **settings)
-        seeds = sorted(range(8), key=order)
-        manager.add_training_examples([save_triple(tmp_path, seed, levels=5 * seed) for seed in seeds])
-        if kind == "a kill" and settings:
-            with pytest.raises(TrainingStoppedError):
-                train(manager, epochs=3, should_stop=iter([False] * 9 + [True] * 99).__next__)
-        train(manager, epochs=3)
-        image = manager.predict(picture(0), picture(1)).image.tobytes()
-        return manager.weight_learner.get_all_weights(), manager.weight_learner.cell.snapshot.fits, image
+@pytest.fixture(scope="module", params=[False, True], ids=["whole pictures", "samples"])
+def usual(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[bool, Any]:
+    """Return whether the worker that learns is a map of colours, and what a training of it gives."""
+    return request.param, trained(tmp_path_factory.mktemp("usual"), request.param)
 
-    expected = trained(tmp_path / "usual")
-    if kind == "one thread":
-        with ThreadPoolExecutor(1) as executor:
-            factory = functools.partial(TrainingEngine, executor=executor)
-            assert trained(tmp_path / "x", engine_factory=factory) == expected
-    elif kind == "processes":
-        with ProcessPoolExecutor(2) as executor:
-            factory = functools.partial(TrainingEngine, executor=executor)
-            assert trained(tmp_path / "x", engine_factory=factory) == expected
-    elif kind == "another order":
-        assert trained(tmp_path / "x", lambda seed: random.Random(seed).random()) == expected
-    else:
-        (tmp_path / "x").mkdir()
-        assert trained(tmp_path / "x", db_path=tmp_path / "x" / "x.db") == expected
+
+@pytest.mark.parametrize(
+    "kind", ["one thread", pytest.param("processes", marks=pytest.mark.slow), "another order", "a database", "a kill"]
+)
+def test_weights_and_fits_are_the_same_to_the_last_bit(tmp_path: Path, kind: str, usual: tuple[bool, Any]) -> None:
+    is_color_map, expected = usual
+    settings: dict[str, Any] = {"db_path": tmp_path / "x.db"}
+    with contextlib.ExitStack() as stack:
+        if kind in {"one thread", "processes"}:
+            pool = ThreadPoolExecutor(1) if kind == "one thread" else ProcessPoolExecutor(2)
+            executor = stack.enter_context(pool)
+            settings = {"engine_factory": functools.partial(TrainingEngine, executor=executor)}
+        elif kind == "another order":
+            settings = {"order": lambda seed: random.Random(seed).random()}
+        elif kind == "a kill":
+            settings["stops"] = [False] * 9 + [True] * 99
+        assert trained(tmp_path, is_color_map, **settings) == expected
 
 
 def test_scores_on_samples_are_those_of_the_stored_samples(tmp_path: Path) -> None:
@@ -861,20 +868,31 @@ def test_scores_on_samples_are_those_of_the_stored_samples(tmp_path: Path) -> No
     assert not manager.data_manager.get_session(results["session"]["session_id"]).skipped
 
 
-def test_where_samples_are_missing_the_pictures_are_read_again(tmp_path: Path) -> None:
-    manager = trainable_manager(tmp_path, is_color_map=True)
-    train(manager)
-    expected = {e.example_id: (e.worker_results or {})["shift"]["accuracy"] for e in examples_of(manager)}
-    store = manager.data_manager
-    assert isinstance(store, InMemoryStore)
-    store._contents.previews.clear()
-    train(manager, reevaluate=True)
-    assert {e.example_id: (e.worker_results or {})["shift"]["accuracy"] for e in examples_of(manager)} == expected
+def test_where_samples_are_missing_they_are_taken_of_the_pictures_again(tmp_path: Path) -> None:
+    found = []
+    for name in ("kept", "missing"):
+        store = InMemoryStore()
+        manager = trainable_manager(tmp_path, examples=0, is_color_map=True, storage=store)
+        manager.add_training_examples([save_triple(tmp_path, seed, size=(100, 130)) for seed in range(4)])
+        train(manager)
+        if name == "missing":
+            store._contents.previews.clear()
+        manager.add_training_examples([save_triple(tmp_path, 4, size=(100, 130))])
+        train(manager)  # with a new fit, all are scored again
+        found.append([(example.worker_results or {})["shift"]["accuracy"] for example in examples_of(manager)])
+    assert found[0] == found[1]
+
+
+def test_pictures_of_examples_that_are_held_out_stay_for_the_verdict(tmp_path: Path) -> None:
+    store = InMemoryStore()
+    manager = trainable_manager(tmp_path, storage=store)
+    session_id = train(manager, validation_split=0.3)["session"]["session_id"]
+    held_out = {store.get_example(i).known_files.digest for i in store.get_session(session_id).validation_ids}
+    fitted = [preview for preview in store._contents.previews.values() if preview.name.startswith("shift@")]
+    assert {preview.example_digest for preview in fitted if preview.rank is None} == held_out
 
 
 def test_a_read_only_manager_validates_with_the_fit_and_writes_nothing(tmp_path: Path) -> None:
-    from tsm_training import TrainingDataManager  # noqa: PLC0415 - beside its only use
-
     path = tmp_path / "x.db"
     with trainable_manager(tmp_path, db_path=path) as manager:
         train(manager)
@@ -886,6 +904,14 @@ def test_a_read_only_manager_validates_with_the_fit_and_writes_nothing(tmp_path:
     assert viewer.cross_validate(k=2)["ensemble_accuracy"] > 0.9
     viewer.close()
     assert path.read_bytes() == before
+
+
+def test_a_read_only_manager_cross_validates_on_what_is_noted_for_the_call(tmp_path: Path) -> None:
+    path = tmp_path / "x.db"
+    trainable_manager(tmp_path, db_path=path).close()
+    viewer = trainable_manager(tmp_path, examples=0, storage=TrainingDataManager(path, read_only=True))
+    assert all("shift" in shares for shares in viewer.cross_validate(k=2)["blend_weights"])
+    viewer.close()
 
 
 def test_whole_pictures_of_known_examples_are_judged_out_of_fold_too(tmp_path: Path) -> None:
@@ -956,7 +982,8 @@ def test_two_threads_predict_while_a_third_forgets(tmp_path: Path) -> None:
 
 def fit_with(count: int, groups: int = 0) -> Fit:
     rows = tuple(
-        FitRow(f"{n:05}", "s", f"t{n % 100}", f"g{n // (count // groups)}" if groups else None) for n in range(count)
+        Observation(f"{n:05}", "s", f"t{n % 100}", f"g{n // (count // groups)}" if groups else None, b"")
+        for n in range(count)
     )
     return Fit("shift", "f", "i", rows)
 
@@ -972,7 +999,7 @@ def test_a_fit_holds_a_thousand_observations_at_most_and_some_of_every_group() -
     for fold in range(5):
         rows = fit.selected(fold)
         assert len(rows) == 1000
-        assert all(fit.fold_of(row.target) != fold for row in rows)
+        assert all(fit.fold_of(row.target_digest) != fold for row in rows)
 
 
 def test_the_version_of_a_fit_says_what_was_learned() -> None:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import shutil
 import sqlite3
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,27 +14,25 @@ import pytest
 
 from support import HostPool, brighter, manager_with, usual_pool
 from tsm_training import BayesianWeightLearner, TrainingDataManager, TrainingManager
-from tsm_training.errors import (
-    StorageReadOnlyError,
-)
+from tsm_training.errors import StorageReadOnlyError
 from tsm_training.testing import make_example
 
 
+@pytest.fixture(scope="module")
+def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a database that was trained in, beside its pictures; no test may change it."""
+    folder = tmp_path_factory.mktemp("viewing")
+    with manager_with(folder, 6, db_path=folder / "training.db") as manager:
+        manager.train(epochs=2, verbose=False)
+    return folder / "training.db"
+
+
 @pytest.fixture
-def path(tmp_path: Path) -> Path:
-    """Return a database, in a folder of its own, that was trained in."""
+def path(original: Path, tmp_path: Path) -> Path:
+    """Return a copy of it, in a folder of its own."""
     folder = tmp_path / "a folder? with #odd %41 name"
     folder.mkdir()
-    path = folder / "training.db"
-    with manager_with(tmp_path, 6, db_path=path) as manager:
-        manager.train(epochs=2, verbose=False)
-    return path
-
-
-@pytest.fixture
-def viewer(path: Path) -> Iterator[TrainingDataManager]:
-    with contextlib.closing(TrainingDataManager(path, read_only=True)) as store:
-        yield store
+    return Path(shutil.copy(original, folder))
 
 
 def contents(folder: Path) -> Mapping[str, str]:
@@ -54,7 +53,7 @@ def viewing(path: Path, pool: Any = None) -> TrainingManager:
     return TrainingManager(pool or usual_pool(), BayesianWeightLearner(alpha=0.15), storage=storage)
 
 
-def test_a_manager_shows_predicts_exports_and_validates_on_it(path: Path, tmp_path: Path) -> None:
+def test_a_manager_shows_predicts_exports_and_validates_on_it(original: Path, path: Path, tmp_path: Path) -> None:
     calls: list[str] = []
     with manager_with(tmp_path, 0, db_path=path) as manager:
         expected = manager.validate()
@@ -67,7 +66,11 @@ def test_a_manager_shows_predicts_exports_and_validates_on_it(path: Path, tmp_pa
         assert calls == []
         assert viewer.get_training_progress() == progress
         assert viewer.list_examples() == listed
-        assert viewer.predict(tmp_path / "source_0.png", tmp_path / "target_0.png").image.shape == (12, 16, 3)
+        assert viewer.predict(original.parent / "source_0.png", original.parent / "target_0.png").image.shape == (
+            12,
+            16,
+            3,
+        )
         viewer.export_weights(tmp_path / "shown.json")
     shown, wanted = ((tmp_path / name).read_text() for name in ("shown.json", "expected.json"))
     assert [line for line in shown.splitlines() if "exported_at" not in line] == [

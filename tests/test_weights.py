@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tsm_training.core import PRIOR_SPREAD, Totals, fixed, posterior_mean, posterior_std, probability_best
 from tsm_training.learning import (
-    PRIOR_SPREAD,
     BlendFits,
     ExampleEvidence,
     FittedBlend,
@@ -22,17 +22,8 @@ from tsm_training.learning import (
     LearnedState,
     Outcome,
     SufficientStatistics,
-    absorb,
-    forget,
-    in_group,
-    posterior_mean,
-    posterior_std,
-    probability_best,
-    refitted,
-    with_blends,
-    with_workers,
 )
-from tsm_training.learning.rule import mixed, shrunk_to
+from tsm_training.learning.rule import absorb, forget, in_group, mixed, refitted, shrunk_to, with_blends, with_workers
 
 KAPPA = 3.0
 UNIT = st.floats(0.0, 1.0)
@@ -48,11 +39,8 @@ def one_example(digest: str = "x", **accuracies: float | None) -> ExampleEvidenc
 
 
 def test_new_workers_start_at_the_prior_and_known_ones_stay_as_they_are() -> None:
-    state = LearnedState({"a": SufficientStatistics(2.0, 1.0)})
-    assert with_workers(state, ["a", "b"], 1.5).bases == {
-        "a": SufficientStatistics(2.0, 1.0),
-        "b": SufficientStatistics(1.5),
-    }
+    state = LearnedState({"a": 2.0})
+    assert with_workers(state, ["a", "b"], 1.5).priors == {"a": 2.0, "b": 1.5}
     assert with_workers(state, ["a"], 1.5) is state
 
 
@@ -62,7 +50,7 @@ def test_new_workers_start_at_the_prior_and_known_ones_stay_as_they_are() -> Non
 def test_a_pass_absorbs_alpha_of_what_is_left(alpha: float, passes: int, remaining: float) -> None:
     state = absorb(LearnedState(), [one_example(a=0.5)], alpha, 1.0, passes)
     assert state.rows["x"].outcomes["a"].remaining == remaining
-    assert state.bases == {"a": SufficientStatistics(1.0)}
+    assert state.priors == {"a": 1.0}
 
 
 @given(UNIT.filter(lambda alpha: alpha > 0.0), st.integers(1, 6))
@@ -89,8 +77,7 @@ def test_absorbing_again_replaces_the_scores_and_keeps_the_absorbed_share() -> N
 
 def test_every_worker_of_a_batch_is_known_afterwards_and_starts_at_the_prior() -> None:
     batch = [one_example("x", a=0.5), one_example("y", b=0.5), ExampleEvidence("z", {})]
-    bases = absorb(LearnedState(), batch, 0.5, 2.0).bases
-    assert bases == {"a": SufficientStatistics(2.0), "b": SufficientStatistics(2.0)}
+    assert absorb(LearnedState(), batch, 0.5, 2.0).priors == {"a": 2.0, "b": 2.0}
 
 
 def test_absorbing_changes_nothing_in_the_state_it_starts_from() -> None:
@@ -120,7 +107,7 @@ def test_blends_replace_those_that_were_there_and_leave_the_evidence_alone() -> 
     first = with_blends(state, attrs.evolve(fits(fit("x"), x="warm"), groups={"warm": fit("x", b=1.0)}))
     assert (first.fitted, first.group_by) == (fit("x"), "style")
     assert first.groups == {"warm": Group(1, state.totals, fitted=fit("x", b=1.0))}
-    assert (first.bases, first.totals) == (state.bases, state.totals)
+    assert (first.priors, first.totals) == (state.priors, state.totals)
     # Another key divides everything anew; where no blend can be fitted any more, the earlier one stays for all.
     second = with_blends(first, fits(None, "camera", x="new"))
     assert (second.fitted, second.group_by) == (fit("x"), "camera")
@@ -173,7 +160,7 @@ def test_forgetting_an_example_drops_the_blends_that_it_was_in_and_no_others() -
 
 def test_a_group_of_which_nothing_is_left_is_forgotten_and_the_key_goes_with_the_last_one() -> None:
     state = grouped(fit("z"), cold=("x", None), warm=("y", None))
-    imported = {"imported": Group(fitted=fit()), "known": Group(bases={"a": SufficientStatistics(1.0, 1.0)})}
+    imported = {"imported": Group(fitted=fit()), "known": Group(totals={"a": Totals(fixed(1.0))})}
     some = forget(attrs.evolve(state, groups={**state.groups, **imported}), ["x", "y"])
     assert (some.groups, some.group_by) == (imported, "style")
     last = forget(state, ["x", "y"])

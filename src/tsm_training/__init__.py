@@ -1,15 +1,16 @@
 """Learn from ground truth how far each worker of an image ensemble can be trusted."""
 
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from tsm_training._version import __version__
 from tsm_training.arrays import Image
-from tsm_training.color_transfer import LearnedLook, create_color_transfer_workers
 from tsm_training.data import TrainingExample, TrainingSession, TrainingStore
 from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
 from tsm_training.engine import TrainingEngine, ValidationResults
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import TsmTrainingError
 from tsm_training.learning import ExampleEvidence, Outcome
-from tsm_training.lint import LintFinding, LintReport
 from tsm_training.manager import TrainingManager
 from tsm_training.metrics import (
     ColorDifference,
@@ -36,6 +37,10 @@ from tsm_training.workers import (
     WorkerResultLike,
     WorkerRunner,
 )
+
+if TYPE_CHECKING:
+    from tsm_training.color_transfer import LearnedLook, create_color_transfer_workers
+    from tsm_training.lint import LintFinding, LintReport
 
 __all__ = [
     "BayesianWeightLearner",
@@ -81,3 +86,18 @@ __all__ = [
     "create_color_transfer_workers",
     "guide_similarity",
 ]
+
+_LATER = {"color_transfer": ("LearnedLook", "create_color_transfer_workers"), "lint": ("LintFinding", "LintReport")}
+"""Rooms that many programs do not need, and their names in this one: they are loaded when somebody asks."""
+
+
+def __getattr__(name: str) -> Any:
+    for room, names in _LATER.items():
+        if name == room or name in names:
+            module = importlib.import_module(f"{__name__}.{room}")
+            return module if name == room else getattr(module, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__, *_LATER})

@@ -8,7 +8,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, runtime_checkable
+from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, cast, runtime_checkable
 
 import attrs
 
@@ -76,8 +76,7 @@ def check_metadata(metadata: object) -> dict[str, Any]:
 class _Checker:
     """Copies values, and counts them: a list that holds one other list many times grows beyond all bounds as JSON."""
 
-    def __init__(self) -> None:
-        self._left = MAX_METADATA_BYTES // 2  # no value takes less than a character and what separates it
+    _left = MAX_METADATA_BYTES // 2  # no value takes less than a character and what separates it
 
     def checked(self, value: Any, place: str, depth: int) -> Any:
         self._left -= 1
@@ -126,6 +125,21 @@ SessionStatus: TypeAlias = Literal["running", "completed", "failed", "interrupte
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
+
+_Document = TypeVar("_Document")
+
+
+def _document(record: object, kind: type[_Document]) -> _Document:
+    """Return a document of this kind, ready for JSON: what the record has under the names of its keys."""
+    return cast("_Document", {name: _as_json(getattr(record, name)) for name in kind.__annotations__})
+
+
+def _as_json(value: object) -> object:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    if isinstance(value, tuple):
+        return list(value)
+    return dict(value) if isinstance(value, Mapping) else value
 
 
 class ExampleReference(TypedDict):
@@ -323,29 +337,22 @@ class TrainingExample:
             raise ValueError(f"the files of example {self.example_id!r} were not looked at yet")
         return self.files
 
+    @property
+    def has_results(self) -> bool:
+        """True where it was evaluated at least once."""
+        return self.worker_results is not None
+
     def to_reference(self) -> ExampleReference:
         """Return the guide's answer to adding this example."""
         return {"example_id": self.example_id}
 
     def to_summary(self) -> ExampleSummary:
         """Return this example as the guide lists it."""
-        return {
-            "example_id": self.example_id,
-            "created_at": self.created_at.isoformat(),
-            "metadata": dict(self.metadata),
-            "has_results": self.worker_results is not None,
-        }
+        return _document(self, ExampleSummary)
 
     def to_dict(self) -> ExampleDocument:
         """Return everything about this example, ready for JSON."""
-        return {
-            **self.to_summary(),
-            "source_path": self.source_path,
-            "target_path": self.target_path,
-            "ground_truth_path": self.ground_truth_path,
-            "worker_results": None if self.worker_results is None else dict(self.worker_results),
-            "validation_scores": self.validation_scores,
-        }
+        return _document(self, ExampleDocument)
 
 
 # --- evaluations ----------------------------------------------------------------------------------------------------
@@ -493,33 +500,11 @@ class TrainingSession:
 
     def to_summary(self) -> SessionDocument:
         """Return the session as the guide's training response shows it."""
-        return {
-            "session_id": self.session_id,
-            "num_examples": self.num_examples,
-            "epochs": self.epochs,
-            "initial_weights": dict(self.initial_weights),
-            "final_weights": dict(self.final_weights),
-            "metrics_history": list(self.metrics_history),
-        }
+        return _document(self, SessionDocument)
 
     def to_dict(self) -> SessionSummary:
         """Return everything about the session, ready for JSON."""
-        return {
-            **self.to_summary(),
-            "start_time": self.start_time.isoformat(),
-            "end_time": None if self.end_time is None else self.end_time.isoformat(),
-            "learning_rate": self.learning_rate,
-            "status": self.status,
-            "seed": self.seed,
-            "validation_split": self.validation_split,
-            "training_ids": list(self.training_ids),
-            "validation_ids": list(self.validation_ids),
-            "skipped": dict(self.skipped),
-            "error": self.error,
-            "is_trial": self.is_trial,
-            "validation": None if self.validation is None else dict(self.validation),
-            "group_by": self.group_by,
-        }
+        return _document(self, SessionSummary)
 
 
 @attrs.frozen
@@ -615,13 +600,11 @@ class TrainingStore(Protocol):
     @abstractmethod
     def location(self) -> str:
         """Where the store is, for messages."""
-        ...
 
     @property
     @abstractmethod
     def store_id(self) -> str:
         """A text that no other store has; the same each time this one is opened."""
-        ...
 
     @abstractmethod
     def add_examples(self, examples: Sequence[TrainingExample], /) -> None:
@@ -630,7 +613,6 @@ class TrainingStore(Protocol):
         Raises:
             DuplicateExampleError: an id is already stored, or comes twice.
         """
-        ...
 
     @abstractmethod
     def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
@@ -638,7 +620,6 @@ class TrainingStore(Protocol):
 
         What is added or removed while the iterator is in use may or may not appear; nothing appears twice.
         """
-        ...
 
     @abstractmethod
     def edit_examples(
@@ -654,7 +635,6 @@ class TrainingStore(Protocol):
         Raises:
             ExampleNotFoundError: an id is not stored, unless `skip_missing` says to pass it over.
         """
-        ...
 
     @abstractmethod
     def remove_example(self, example_id: str, change: StateChange | None = None) -> StateDocuments | None:
@@ -665,12 +645,10 @@ class TrainingStore(Protocol):
         Raises:
             ExampleNotFoundError: no example has that id.
         """
-        ...
 
     @abstractmethod
     def known_digests(self, digests: Iterable[str], /) -> set[str]:
         """Return which of these digests are contents of stored examples."""
-        ...
 
     @abstractmethod
     def get_examples(self, example_ids: Sequence[str], /) -> list[TrainingExample]:
@@ -679,12 +657,10 @@ class TrainingStore(Protocol):
         Raises:
             ExampleNotFoundError: no example has one of the ids; it names the first.
         """
-        ...
 
     @abstractmethod
     def find_examples(self, digests: Iterable[str], /) -> list[TrainingExample]:
         """Return the examples that have one of these contents, in order of addition."""
-        ...
 
     @abstractmethod
     def save_evaluations(
@@ -707,22 +683,18 @@ class TrainingStore(Protocol):
             superseding: Ids of workers that were fitted anew: what else is stored of them on the examples of these
                 evaluations, evaluations under the same metric and previews, goes.
         """
-        ...
 
     @abstractmethod
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         """Return all evaluations of these examples, the oldest first."""
-        ...
 
     @abstractmethod
     def load_previews(self, example_digests: Iterable[str], /) -> dict[str, dict[str, bytes]]:
         """Return the PNG bytes of the previews of these examples, by digest and name; without previews, no entry."""
-        ...
 
     @abstractmethod
     def ranked_digests(self) -> list[str]:
         """Return the digests of the examples that have previews with a rank, in order of the lowest rank and digest."""
-        ...
 
     @abstractmethod
     def preview_cutoff(self) -> tuple[float, str] | None:
@@ -730,17 +702,14 @@ class TrainingStore(Protocol):
 
         It may only fall while evaluations are saved, so a preview at or behind it need not be made.
         """
-        ...
 
     @abstractmethod
     def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
         """Return the contents of the observations of that name on these examples, by example digest."""
-        ...
 
     @abstractmethod
     def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
         """Return on which of these examples there is an observation of that name."""
-        ...
 
     @abstractmethod
     def begin_session(self, session: TrainingSession, /) -> None:
@@ -753,7 +722,6 @@ class TrainingStore(Protocol):
         Raises:
             StorageError: a session with that id is already stored.
         """
-        ...
 
     @abstractmethod
     def commit_session(
@@ -772,7 +740,6 @@ class TrainingStore(Protocol):
         Raises:
             SessionNotFoundError: no session has that id.
         """
-        ...
 
     @abstractmethod
     def get_session(self, session_id: str, /) -> TrainingSession:
@@ -781,7 +748,6 @@ class TrainingStore(Protocol):
         Raises:
             SessionNotFoundError: no session has that id.
         """
-        ...
 
     @abstractmethod
     def renew_session(self, session_id: str, /) -> None:
@@ -789,12 +755,10 @@ class TrainingStore(Protocol):
 
         A session that was taken for dead runs again; one that has ended, or is not stored, stays as it is.
         """
-        ...
 
     @abstractmethod
     def iterate_sessions(self, *, newest_first: bool = False) -> Iterator[TrainingSession]:
         """Yield all sessions, the oldest first unless told otherwise; few are read at a time."""
-        ...
 
     @abstractmethod
     def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
@@ -803,27 +767,22 @@ class TrainingStore(Protocol):
         Raises:
             SessionNotFoundError: no session has that id.
         """
-        ...
 
     @abstractmethod
     def load_state(self, keys: Iterable[str] | None = ()) -> StateDocuments:
         """Return the head of the learned state, and the rows under these keys as far as there are any; None for all."""
-        ...
 
     @abstractmethod
     def update_state(self, change: StateChange, /) -> StateDocuments:
         """Change the learned state as `change` says, while nobody else can; return the head that is now held."""
-        ...
 
     @abstractmethod
     def get_dataset_stats(self) -> DatasetStatistics:
         """Count examples and sessions."""
-        ...
 
     @abstractmethod
     def close(self) -> None:
         """Give everything back; closing twice is fine. Any other call then raises `StorageClosedError`."""
-        ...
 
     # --- the second part: made of the first ---
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, cast, final
+from typing import Any, Final, final
 
 import attrs
 
@@ -34,35 +34,35 @@ from tsm_training.evaluation import (
     ExampleJudgement,
     Explanation,
     Judged,
-    StopRequest,
     SubsetAdvice,
     Validation,
     ValidationDocument,
     ValidationResults,
     WorkerExplanation,
     check_group_by,
-    describe_files,
     own_workers,
 )
-from tsm_training.evaluation.answering import Answering
+from tsm_training.evaluation.answering import answer
 from tsm_training.evaluation.baselines import shares_for
-from tsm_training.evaluation.crossvalidation import CrossValidator
-from tsm_training.evaluation.evaluator import EvaluationRun
+from tsm_training.evaluation.crossvalidation import cross_validate
+from tsm_training.evaluation.evaluated import EvaluationRun, worker_means
+from tsm_training.evaluation.evaluator import own_pool
 from tsm_training.evaluation.explaining import explanation
-from tsm_training.evaluation.fitting import Fitter, check_groups, group_label
-from tsm_training.evaluation.reports import worker_means
+from tsm_training.evaluation.fitting import check_groups, group_label
 from tsm_training.evaluation.results import accuracy_table
 from tsm_training.evaluation.scoring import Judge
 from tsm_training.evaluation.split import Split
 from tsm_training.evaluation.trainables import Trainables
 from tsm_training.evaluation.training import TrainingOptions, check_watchers, run_training
-from tsm_training.evaluation.validation import Validator
+from tsm_training.evaluation.validation import previous_shares, validate
+from tsm_training.evaluation.workbench import Workbench
 from tsm_training.images import ImageLimits
+from tsm_training.ingest import describe_files
 from tsm_training.metrics import GuideSimilarity, Metric
 from tsm_training.persistence import LearnerStorage
-from tsm_training.progress import ProgressCallback, ProgressReporter, reporting
+from tsm_training.progress import ProgressCallback, ProgressReporter, StopRequest, reporting
 from tsm_training.weights import WeightLearner
-from tsm_training.workers import TrainableWorker, Worker, WorkerPool, WorkerPoolLike
+from tsm_training.workers import TrainableWorker, Worker, WorkerPoolLike
 
 __all__ = [
     "BaselineMean",
@@ -219,11 +219,9 @@ class TrainingEngine:
         """What fits the trainable workers and scores what they then do."""
         return Trainables(self.evaluator, self._ready)
 
-    @final
     @property
-    def validator(self) -> Validator:
-        """What judges weights on evaluated examples."""
-        return Validator(self.trainables, self.learner_storage, self.rope)
+    def _bench(self) -> Workbench:
+        return Workbench(self.trainables, self.learner_storage, self.blend_solver, self.rope)
 
     @final
     def share_fits(self) -> None:
@@ -231,10 +229,10 @@ class TrainingEngine:
 
         What a trial learns is its own business.
         """
-        is_ours = isinstance(self.worker_pool, WorkerPool) and own_workers(self.worker_pool) is not None
-        if is_ours and not self.weight_learner.cell.is_trial:
+        own = own_pool(self.worker_pool)
+        if own is not None and not self.weight_learner.cell.is_trial:
             fits = self.trainables.current(self.weight_learner.cell.snapshot.fits)
-            cast("WorkerPool", self.worker_pool).set_fitted(self.trainables.ready(fits))
+            own.set_fitted(self.trainables.ready(fits))
 
     @final
     @property
@@ -315,7 +313,7 @@ class TrainingEngine:
         check_groups(itertools.chain(split.training, self.store.iterate_examples()), options.group_by)
         with self.weight_learner.cell:
             self.prepare_learner(claim=True)
-            session = run_training(split, options, self.validator, self.blend_solver, self.new_id())
+            session = run_training(self._bench, split, options, self.new_id())
             self.share_fits()
             return session
 
@@ -350,8 +348,8 @@ class TrainingEngine:
         self.store.get_example(example.example_id)
         with self.weight_learner.cell:
             self.prepare_learner(claim=True)
-            fits = self.weight_learner.cell.snapshot.fits
-            run = self.trainables.evaluate([example], fits, ProgressReporter(), reevaluate=reevaluate)
+            bench = self._bench.for_call(ProgressReporter(), reevaluate=reevaluate)
+            run = bench.trainables.evaluate([example], self.weight_learner.cell.snapshot.fits)
             run.require_a_picture()
             self.learner_storage.absorb([item.to_evidence() for item in run.evaluated])
         return {worker_id: e.to_outcome() for worker_id, e in run.evaluated[0].evaluations.items()}
@@ -398,7 +396,7 @@ class TrainingEngine:
         Args:
             examples: At least one, each counts once; those that were never learned from make an honest judgement.
             full: Run the workers again and judge the real blended pictures instead of their previews.
-            reevaluate: Run workers even where results are stored.
+            reevaluate: Run workers even where results are stored, and name those that score otherwise: `unrepeatable`.
             verbose: Show progress on standard error.
             on_progress: Called with a `Progress`, in this thread.
 
@@ -408,10 +406,9 @@ class TrainingEngine:
             NothingEvaluatedError: not one example could be used.
             MetricError: the judge raised or gave something that is no similarity.
         """
-        with self._evaluated(examples, verbose, on_progress, reevaluate=reevaluate) as (run, listener):
-            validator = self.validator
-            previous = validator.previous_shares()
-            return validator.validate(run, self.weight_learner, listener, previous, full=full).to_document()
+        with self._evaluated(examples, verbose, on_progress, reevaluate=reevaluate) as (bench, run):
+            previous = previous_shares(self.store)
+            return validate(bench, run, self.weight_learner, previous, full=full).to_document()
 
     # --- asking about what was learned ---
 
@@ -447,26 +444,17 @@ class TrainingEngine:
             TsmTrainingError: as for `validate`.
         """
         k, epochs = check_whole_number("k", k, 2), check_whole_number("epochs", epochs)
-        check_seed(seed)
+        seed = check_seed(seed)
         check_group_by(group_by)
         examples = list(examples)
         if examples:
             check_groups(examples, group_by)
-        with self._evaluated(examples, verbose, on_progress, is_fixed=True) as (run, listener):
+        with self._evaluated(examples, verbose, on_progress, is_fixed=True) as (bench, run):
             if len({item.example.known_files.target for item in run.evaluated}) < 2:  # noqa: PLR2004 - two sides
                 raise InvalidArgumentError("examples", len(examples), "examples with at least two different targets")
             run.require_a_picture()
-            validator = CrossValidator(
-                learner=self.weight_learner,
-                fitter=lambda run: Fitter.of(self.evaluator, run, self.blend_solver, listener),
-                judging=self.validator.judging,
-                listener=listener,
-                epochs=epochs,
-                group_by=group_by,
-                rope=self.rope,
-                trainables=self.trainables,
-            )
-            return validator.run(run, k, int(seed)).to_document()
+            crossed = cross_validate(bench, run, folds=k, epochs=epochs, seed=seed, group_by=group_by)
+            return crossed.to_document()
 
     @final
     def explain(
@@ -488,9 +476,9 @@ class TrainingEngine:
             InvalidArgumentError: `tolerance` is out of its range.
         """
         check_rope(tolerance, "tolerance")
-        with self._evaluated(examples, verbose, on_progress) as (run, listener):
+        with self._evaluated(examples, verbose, on_progress) as (bench, run):
             shares = shares_for(self.weight_learner, sorted(worker_means(run.evaluated)), None)
-            pictures = Fitter.of(self.evaluator, run, self.blend_solver, listener).examples(run.evaluated)
+            pictures = bench.fitter(run).examples(run.evaluated)
             return explanation(run.evaluated, pictures, shares, float(tolerance))
 
     @final
@@ -505,7 +493,7 @@ class TrainingEngine:
 
         For the arguments, and what is raised, see `TrainingEngine.validate`.
         """
-        with self._evaluated(examples, verbose, on_progress) as (run, _listener):
+        with self._evaluated(examples, verbose, on_progress) as (_bench, run):
             return accuracy_table(run.evaluated)
 
     @contextmanager
@@ -517,7 +505,7 @@ class TrainingEngine:
         *,
         reevaluate: bool = False,
         is_fixed: bool = False,
-    ) -> Generator[tuple[EvaluationRun, ProgressReporter]]:
+    ) -> Generator[tuple[Workbench, EvaluationRun]]:
         """Evaluate examples for a call; `is_fixed` leaves out what depends on what the learner has learned."""
         check_watchers(on_progress)
         examples = _each_once(examples)
@@ -525,15 +513,15 @@ class TrainingEngine:
             raise NoExamplesError
         self._require_workers()
         self.prepare_learner()
-        with reporting(verbose=verbose, on_progress=on_progress) as listener:
+        with reporting(verbose=verbose, on_progress=on_progress) as reporter:
+            bench = self._bench.for_call(reporter, reevaluate=reevaluate)
             if is_fixed:
-                run = self.evaluator.evaluate(examples, listener)
+                run = bench.evaluator.evaluate(examples)
             else:
-                fits = self.weight_learner.cell.snapshot.fits
-                run = self.trainables.evaluate(examples, fits, listener, reevaluate=reevaluate)
+                run = bench.trainables.evaluate(examples, self.weight_learner.cell.snapshot.fits)
             if not run.evaluated:
                 raise NothingEvaluatedError(run.skipped)
-            yield run, listener
+            yield bench, run
 
     # --- answering ---
 
@@ -557,9 +545,9 @@ class TrainingEngine:
             PredictionError: no worker gave a usable picture; it holds every reason.
             WorkerPoolError: a pool that is not ours raised, or returned no results.
         """
-        answering = self._answering(source, target)
+        self._prepare_answer(source, target)
         self.share_fits()  # another process may have forgotten something
-        return answering.answer(source, target, group, run_all=run_all)
+        return answer(self.trainables, self.weight_learner, source, target, group, run_all=run_all)
 
     @final
     def predict_example(self, example: TrainingExample, source: Image, target: Image) -> Prediction:
@@ -573,16 +561,15 @@ class TrainingEngine:
         Raises:
             TsmTrainingError: as for `predict`.
         """
-        answering = self._answering(source, target)
+        self._prepare_answer(source, target)
         label = group_label(example.metadata, self.weight_learner.group_by_of(self.weight_learner.state))
-        return answering.answer(source, target, label, example=example)
+        return answer(self.trainables, self.weight_learner, source, target, label, example=example)
 
-    def _answering(self, source: Image, target: Image) -> Answering:
+    def _prepare_answer(self, source: Image, target: Image) -> None:
         check_image(source, "source")
         check_image(target, "target")
         self._require_workers()
         self.prepare_learner()
-        return Answering(self.trainables, self.weight_learner)
 
     # --- saying why ---
 

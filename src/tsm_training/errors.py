@@ -433,27 +433,23 @@ class LearnerConflictError(TsmTrainingError, RuntimeError):
 class LearnerMismatchError(TsmTrainingError, RuntimeError):
     """The store holds what another kind of learner has learned: `found` is its name, `expected` this one's."""
 
+    _message = (
+        "{store} holds what a learner {found!r} has learned, and this one is {expected!r}: use that learner, or pass "
+        "restore=False to begin anew"
+    )
     _public = "What is stored was learned by another kind of learner."
     store: str
     found: str
     expected: str
 
-    def __str__(self) -> str:
-        return (
-            f"{self.store} holds what a learner {self.found!r} has learned, and this one is {self.expected!r}: use "
-            "that learner, or pass restore=False to begin anew"
-        )
-
 
 class LearnerFaultError(TsmTrainingError, RuntimeError):
     """A learner of the host's own, `learner`, does not do what `tsm_training.weights.WeightLearner` asks for."""
 
+    _message = "the learner {learner!r}: {reason}"
     _public = "What learns does not do what it should."
     learner: str
     reason: str
-
-    def __str__(self) -> str:
-        return f"the learner {self.learner!r}: {self.reason}"
 
 
 class WeightsFileError(TsmTrainingError, OSError, ValueError):

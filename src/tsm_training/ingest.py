@@ -1,33 +1,112 @@
-"""Finding triples of picture files: in folders, in CSV files, and again after they were moved."""
+"""From picture files to examples: rows, folders and CSV files are read, every file is looked at, moved ones found."""
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import io
 import os
-from collections.abc import Iterable
+import uuid
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 import attrs
 
-from tsm_training.data import ROLES, TrainingExample
-from tsm_training.errors import ManifestError
+from tsm_training.arguments import check_path
+from tsm_training.data import ROLES, ExampleFiles, PictureFile, TrainingExample, check_metadata
+from tsm_training.errors import ImageSizeMismatchError, InvalidArgumentError, ManifestError, TsmTrainingError
 from tsm_training.files import leads_inside, read_regular_file, system_reason
+from tsm_training.images import ImageLimits, inspect_image
 from tsm_training.text import listed
 
-__all__ = ["read_folder", "read_manifest", "relinked"]
+__all__ = [
+    "ExampleRow",
+    "absolute_path",
+    "describe_files",
+    "examples_of",
+    "read_folder",
+    "read_manifest",
+    "relinked",
+]
 
-Row = tuple[Path, Path, Path, dict[str, Any] | None]
+ExampleRow: TypeAlias = (
+    tuple[str | os.PathLike[str], str | os.PathLike[str], str | os.PathLike[str]]
+    | tuple[str | os.PathLike[str], str | os.PathLike[str], str | os.PathLike[str], Mapping[str, Any] | None]
+)
+"""Paths of source, target and ground truth, and perhaps metadata."""
 
 _FOLDERS: Final = ("sources", "targets", "truths")
 _PICTURE_ENDINGS: Final = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff"})
-_COLUMNS: Final = ("source_path", "target_path", "ground_truth_path")
+_COLUMNS: Final = tuple(f"{role}_path" for role in ROLES)
 _MAX_MANIFEST_BYTES: Final = 100_000_000
 
 
-def read_folder(root: str | os.PathLike[str]) -> list[Row]:
+def examples_of(rows: Iterable[ExampleRow], limits: ImageLimits) -> list[TrainingExample]:
+    """Return the examples that rows describe; none of them is stored yet.
+
+    Raises:
+        InvalidArgumentError: `rows` cannot be gone through, or a row has not three or four entries.
+        TsmTrainingError: a file or metadata cannot be used; with several rows, a note names the row.
+    """
+    if not isinstance(rows, Iterable):
+        raise InvalidArgumentError("rows", rows, "tuples (source path, target path, ground truth path[, metadata])")
+    rows = list(rows)
+    examples = []
+    for number, row in enumerate(rows, 1):
+        try:
+            examples.append(_example_of(row, limits))
+        except TsmTrainingError as error:
+            if len(rows) > 1:
+                target = ""
+                with contextlib.suppress(TypeError, LookupError):  # the row may be wrong in any way
+                    target = f" (target {os.fspath(row[1])!r})"
+                error.add_note(f"in row {number} of {len(rows)}{target}; no row was added")
+            raise
+    return examples
+
+
+def _example_of(row: ExampleRow, limits: ImageLimits) -> TrainingExample:
+    if len(row) not in (3, 4):
+        raise InvalidArgumentError(
+            "row", row, "a tuple (source path, target path, ground truth path) or the same with metadata"
+        )
+    metadata = check_metadata(row[3] if len(row) == 4 else None)  # noqa: PLR2004 - three paths and metadata
+    source, target, truth = map(absolute_path, _COLUMNS, row[:3])
+    example = TrainingExample(str(uuid.uuid4()), source, target, truth, datetime.now(UTC), metadata)
+    return attrs.evolve(example, files=describe_files(example, limits))
+
+
+def absolute_path(argument: str, path: object) -> str:
+    """Return a path as it is stored; InvalidArgumentError, which names the argument, if it cannot be."""
+    text = check_path(argument, path)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise InvalidArgumentError(argument, text, "a path that UTF-8 can hold, since it is stored as text") from None
+    return os.path.abspath(text)  # noqa: PTH100 - Path.absolute() would keep ".."
+
+
+def describe_files(example: TrainingExample, limits: ImageLimits) -> ExampleFiles:
+    """Look at an example's three files, and prove that they are whole.
+
+    Raises:
+        ImageError: a file is no usable picture.
+        ImageSizeMismatchError: target and ground truth differ in size.
+    """
+    source, target, truth = (inspect_image(getattr(example, f"{role}_path"), limits) for role in ROLES)
+    sizes = (target.height, target.width), (truth.height, truth.width)
+    if sizes[0] != sizes[1]:
+        raise ImageSizeMismatchError("the target", sizes[0], "the ground truth", sizes[1])
+    return ExampleFiles(*(PictureFile(i.sha256, i.num_bytes, i.width, i.height) for i in (source, target, truth)))
+
+
+# --- folders and CSV files -------------------------------------------------------------------------------------------
+
+
+def read_folder(root: str | os.PathLike[str]) -> list[ExampleRow]:
     """Return the triples below a folder: files of the same name in ``sources``, ``targets`` and ``truths``.
 
     Raises:
@@ -63,7 +142,7 @@ def _files_by_stem(folder: Path) -> dict[str, Path]:
     return files
 
 
-def read_manifest(csv_path: str | os.PathLike[str]) -> list[Row]:
+def read_manifest(csv_path: str | os.PathLike[str]) -> list[ExampleRow]:
     """Return the triples that a CSV file lists; see `TrainingManager.add_manifest`.
 
     Raises:
@@ -91,7 +170,7 @@ def read_manifest(csv_path: str | os.PathLike[str]) -> list[Row]:
     return [_manifest_row(name, number, row, folder) for number, row in enumerate(rows, 1)]
 
 
-def _manifest_row(name: str, number: int, row: dict[str | Any, str | Any], folder: Path) -> Row:
+def _manifest_row(name: str, number: int, row: dict[str | Any, str | Any], folder: Path) -> ExampleRow:
     if None in row or None in row.values():
         raise ManifestError(name, f"row {number} has not as many values as the header has columns")
     for column in _COLUMNS:
@@ -106,19 +185,19 @@ def _manifest_row(name: str, number: int, row: dict[str | Any, str | Any], folde
 
 def relinked(
     examples: Iterable[TrainingExample], root: str | os.PathLike[str], image_root: str | None = None
-) -> list[TrainingExample]:
-    """Return the examples whose missing files were found below `root` by their contents, with the new paths.
+) -> dict[str, dict[str, Any]]:
+    """Return the new paths of missing files that were found below `root` by their contents, by example id and field.
 
     With `image_root`, the only folder that pictures may come from, what leads out of that is passed over.
     """
-    missing = [(example, _missing_contents(example)) for example in examples]
-    wanted = {contents for _example, by_path in missing for contents in by_path.values()}
+    missing = {example.example_id: _missing_contents(example) for example in examples}
+    wanted = {contents for by_path in missing.values() for contents in by_path.values()}
     places = _find_contents(root, wanted, image_root)
-    moved = []
-    for example, by_path in missing:
-        paths: dict[str, Any] = {name: places[contents] for name, contents in by_path.items() if contents in places}
+    moved = {}
+    for example_id, by_path in missing.items():
+        paths = {name: places[contents] for name, contents in by_path.items() if contents in places}
         if paths:
-            moved.append(attrs.evolve(example, **paths))
+            moved[example_id] = paths
     return moved
 
 

@@ -7,7 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import attrs
 
@@ -23,7 +23,6 @@ from tsm_training.arguments import (
 )
 from tsm_training.arrays import Image
 from tsm_training.data import (
-    ROLES,
     ExampleEdit,
     ExampleList,
     HeldState,
@@ -40,28 +39,29 @@ from tsm_training.engine import (
     TrainingEngine,
     Validation,
     ValidationResults,
-    describe_files,
     own_workers,
 )
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, LearnerMismatchError, WeightsFileError
-from tsm_training.evaluation import (
-    ExampleRow,
-    Split,
-    TrainingOptions,
-    absolute_path,
-    examples_of,
-    split_examples,
-    without,
-)
+from tsm_training.evaluation import Split, TrainingOptions, split_examples, without
 from tsm_training.images import read_image
-from tsm_training.ingest import read_folder, read_manifest, relinked
+from tsm_training.ingest import (
+    ExampleRow,
+    absolute_path,
+    describe_files,
+    examples_of,
+    read_folder,
+    read_manifest,
+    relinked,
+)
 from tsm_training.learning import WEIGHTS_FORMAT_VERSION, WeightsDocument, read_weights_file, write_weights_file
-from tsm_training.lint import MIN_GROUP, LintReport, lint_store
 from tsm_training.progress import ProgressCallback
 from tsm_training.storage import TrainingDataManager
 from tsm_training.weights import Snapshot, WeightLearner
 from tsm_training.workers import WorkerPoolLike
+
+if TYPE_CHECKING:
+    from tsm_training.lint import LintReport
 
 __all__ = ["EngineFactory", "ExampleRow", "TrainingManager"]
 
@@ -96,6 +96,10 @@ def _usable(learner: WeightLearner, state: Any, path: str) -> Any:
         reason = f"holds what the learner cannot use ({type(error).__name__}: {error})"
         raise WeightsFileError(path, reason, "learner") from error
     return state
+
+
+def _moved_to(paths: Mapping[str, Any]) -> ExampleEdit:
+    return lambda stored: attrs.evolve(stored, **paths)
 
 
 def _a_choice(value: bool | None) -> bool | None:
@@ -284,11 +288,11 @@ class TrainingManager:
         if not Path(root).is_dir():
             raise InvalidArgumentError("root", os.fspath(root), "an existing folder")
         examples = {example.example_id: example for example in self.data_manager.iterate_examples()}
-        changed = relinked(examples.values(), root, self.training_engine.limits.root)
-        if changed:
-            edits = {new.example_id: _path_edit(examples[new.example_id], new) for new in changed}
+        moved = relinked(examples.values(), root, self.training_engine.limits.root)
+        if moved:
+            edits = {example_id: _moved_to(paths) for example_id, paths in moved.items()}
             self.data_manager.edit_examples(edits, skip_missing=True)
-        return changed
+        return [attrs.evolve(examples[example_id], **paths) for example_id, paths in moved.items()]
 
     def list_examples(self, limit: int | None = None) -> ExampleList:
         """Return the guide's list of examples, in order of addition; with a limit, only the newest so many.
@@ -305,7 +309,7 @@ class TrainingManager:
         rows: Iterable[ExampleRow] | None = None,
         *,
         group_by: str | None = None,
-        min_group: int = MIN_GROUP,
+        min_group: int = 8,
         run_workers: bool = False,
     ) -> LintReport:
         """Look for faults in the stored examples, or in candidates before they are added; nothing is changed.
@@ -328,6 +332,8 @@ class TrainingManager:
             WorkerNotIsolatableError: workers are to be run, and one cannot be in the way that the pool's runner wants.
             ExecutorError: workers are to be run, and nothing can be started.
         """
+        from tsm_training.lint import lint_store  # noqa: PLC0415 - few programs look for faults
+
         return lint_store(self.training_engine, rows, group_by=group_by, min_group=min_group, run_workers=run_workers)
 
     # --- training ---
@@ -373,7 +379,7 @@ class TrainingManager:
             known, unusable = engine.evaluator.with_files(examples)
             split = split_examples(known, validation_split, seed)
             others = (example for example in examples if example.example_id in unusable)
-            return attrs.evolve(split, training=(*split.training, *others))
+            return split._replace(training=(*split.training, *others))
 
         session = engine.train_chosen(
             chosen,
@@ -389,6 +395,7 @@ class TrainingManager:
         example_ids: Sequence[str] | None = None,
         *,
         full: bool = False,
+        reevaluate: bool = False,
         verbose: bool = False,
         on_progress: ProgressCallback | None = None,
     ) -> ValidationResults:
@@ -401,7 +408,9 @@ class TrainingManager:
             NoExamplesError: there are no examples.
         """
         examples = self._examples(example_ids)
-        return self.training_engine.validate(examples, full=full, verbose=verbose, on_progress=on_progress)
+        return self.training_engine.validate(
+            examples, full=full, reevaluate=reevaluate, verbose=verbose, on_progress=on_progress
+        )
 
     def _examples(self, example_ids: Sequence[str] | None) -> list[TrainingExample]:
         if example_ids is None:
@@ -690,9 +699,3 @@ class TrainingManager:
 
     def __exit__(self, *_error: object) -> None:
         self.close()
-
-
-def _path_edit(old: TrainingExample, new: TrainingExample) -> ExampleEdit:
-    fields = [f"{role}_path" for role in ROLES]
-    moved = {field: getattr(new, field) for field in fields if getattr(new, field) != getattr(old, field)}
-    return lambda stored: attrs.evolve(stored, **moved)

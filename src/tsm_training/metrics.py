@@ -30,8 +30,7 @@ from tsm_training.measures import (
     structural_similarity,
 )
 from tsm_training.measures.histograms import BAND_PIXELS, count_levels, to_lab_bytes
-from tsm_training.measures.pixels import squared_error
-from tsm_training.measures.prepared import PreparedMetric, bands
+from tsm_training.measures.prepared import PreparedMetric, bands, squared_error
 
 __all__ = [
     "ALLOWANCE",
@@ -161,6 +160,8 @@ class GuideSimilarity(PreparedMetric):
     It keeps the ground truth in Lab, not the picture itself.
     """
 
+    _more_bytes = 3 * BAND_PIXELS  # a band of the output in Lab
+
     def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
         lab_truth = to_lab_bytes(ground_truth)
         truth_histograms = lab_histograms(lab_truth)
@@ -178,10 +179,6 @@ class GuideSimilarity(PreparedMetric):
             return max(0.0, min(1.0, _MSE_SHARE * closeness + _HISTOGRAM_SHARE * correlation))
 
         return score
-
-    def working_memory(self, pixels: int, /) -> int:
-        """Return how many bytes it takes besides an output: the ground truth in Lab, and a band of the output."""
-        return 3 * pixels + 3 * BAND_PIXELS
 
 
 _Parts: TypeAlias = tuple[tuple[float, Metric], ...]

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Final, TypeAlias, cast
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from typing import Final, NamedTuple, TypeAlias, cast
 
 import attrs
 
@@ -34,8 +33,7 @@ _STATE: Final = "state"
 _FIT: Final = "fit/"
 
 
-@attrs.frozen
-class LearnerStorage:
+class LearnerStorage(NamedTuple):
     """The tie between one learner's cell and one store.
 
     A cell is kept in the store that it was restored from, or first trained into. The cell of a fork is kept nowhere.
@@ -47,7 +45,10 @@ class LearnerStorage:
 
     @property
     def _cell(self) -> LearnerCell:
-        return self.learner.cell
+        cell: object = getattr(self.learner, "cell", None)
+        if not isinstance(cell, LearnerCell):
+            raise LearnerFaultError(self.learner.name, "it has no cell: set self.cell = LearnerCell() in its __init__")
+        return cell
 
     @property
     def is_kept(self) -> bool:
@@ -57,7 +58,7 @@ class LearnerStorage:
 
     # --- documents ---
 
-    def _snapshot(self, head: Mapping[str, str], rows: Mapping[str, str]) -> Snapshot:
+    def _decoded(self, head: Mapping[str, str], rows: Mapping[str, str]) -> Snapshot:
         """Return what documents say.
 
         Raises:
@@ -65,7 +66,7 @@ class LearnerStorage:
             StorageCorruptError: they cannot be read.
         """
         if _STATE not in head:
-            return Snapshot(None)
+            return Snapshot(self.learner.blank())
         try:
             name = json.loads(head[_NAME])
             state = self.learner.decoded(head[_STATE], rows) if name == self.learner.name else None
@@ -76,35 +77,51 @@ class LearnerStorage:
         fits = {name.removeprefix(_FIT): document for name, document in head.items() if name.startswith(_FIT)}
         return Snapshot(state, fits)
 
-    def _head(self, snapshot: Snapshot) -> dict[str, str]:
-        state = self.learner.blank() if snapshot.state is None else snapshot.state
-        fits = {f"{_FIT}{worker_id}": document for worker_id, document in snapshot.fits.items()}
-        return {_NAME: json.dumps(self.learner.name), _STATE: self.learner.head_of(state), **fits}
-
     def _delta(self, snapshot: Snapshot, head: Mapping[str, str], rows: Mapping[str, str], **more: bool) -> StateDelta:
         """Return what differs between a snapshot and the documents that it was made of.
 
         Raises:
             LearnerFaultError: the learner gave no state, or documents that are no JSON; nothing is changed then.
         """
-        if snapshot.state is None and _STATE in head:
-            raise LearnerFaultError(self.learner.name, "one of its methods returned None instead of a state")
-        new_head = self._head(snapshot)
-        new_rows = {} if snapshot.state is None else self.learner.rows_of(snapshot.state)
-        if not _is_json(new_head[_STATE]) or not all(isinstance(row, str) for row in new_rows.values()):
-            raise LearnerFaultError(self.learner.name, "head_of and rows_of must give JSON text")
+        learner = self.learner
+        if snapshot.state is None:
+            raise LearnerFaultError(learner.name, "one of its methods returned None instead of a state")
+        state, new_rows = learner.head_of(snapshot.state), learner.rows_of(snapshot.state)
+        if not _is_json(state) or not all(isinstance(row, str) for row in new_rows.values()):
+            raise LearnerFaultError(learner.name, "head_of and rows_of must give JSON text")
+        fits = {f"{_FIT}{worker_id}": document for worker_id, document in snapshot.fits.items()}
+        new_head = {_NAME: json.dumps(learner.name), _STATE: state, **fits}
         return StateDelta(_difference(head, new_head), _difference(rows, new_rows), **more)
 
+    def _with_more(
+        self, keys: Iterable[str] | None, load: Callable[[Set[str] | None], Mapping[str, str]]
+    ) -> dict[str, str]:
+        """Return the rows under some keys, and those that a change of them needs too."""
+        if keys is None:
+            return dict(load(None))
+        found = dict(load(frozenset(keys)))
+        try:
+            beside = self.learner.keys_beside(found) - found.keys()
+        except (ValueError, TypeError, LookupError, AttributeError):  # decoding will say what is wrong
+            return found
+        return {**found, **load(beside)} if beside else found
+
     def _load(self, keys: Iterable[str] | None = ()) -> Snapshot:
-        documents = self.store.load_state(keys)
-        return self._snapshot(documents.head, documents.rows)
+        while True:
+            seen: list[StateDocuments] = []
 
-    def _home(self, documents: StateDocuments) -> CellHome:
-        return CellHome(self.store.store_id, self.store.location, documents.token, self._loader())
+            def load(wanted: Set[str] | None) -> Mapping[str, str]:
+                seen.append(self.store.load_state(wanted))  # noqa: B023 - called at once
+                return seen[-1].rows  # noqa: B023
 
-    def _loader(self) -> Callable[[Iterable[str] | None], Snapshot]:
+            rows = self._with_more(keys, load)
+            if seen[0].token == seen[-1].token:  # nobody has changed anything between the two
+                return self._decoded(seen[0].head, rows)
+
+    def _home(self, token: str) -> CellHome:
         # Over another cell: a cell that led back to itself would keep the store open until garbage is collected.
-        return LearnerStorage(self.learner.with_cell(LearnerCell()), self.store)._load
+        apart = LearnerStorage(self.learner.with_cell(LearnerCell()), self.store)
+        return CellHome(self.store.store_id, self.store.location, token, apart._load)
 
     def snapshot(self, keys: Iterable[str] | None = ()) -> Snapshot:
         """Return what is learned at present, with the rows under these keys; None for all."""
@@ -132,84 +149,73 @@ class LearnerStorage:
         cell = self._cell
         if cell.is_trial:
             return
-        home = cell.home
-        if home is not None and home.store_id == self.store.store_id:
-            documents = self.store.load_state()
-            self._rehouse(cell)
-            if restore is False:
-                self._keep_own()
-            elif restore is True:
-                self._take(documents)
-            elif documents.token != home.token:
-                if cell.replaces:
-                    raise LearnerConflictError(self.store.location)
-                self._take(documents, unsaved=True)
-        elif home is not None and restore is None:
+        home, is_kept = cell.home, self.is_kept
+        if home is not None and not is_kept and restore is None:
             raise LearnerConflictError(self.store.location, home.location)
-        else:
-            self._meet(restore, claim=claim or home is not None)
-
-    def _rehouse(self, cell: LearnerCell) -> None:
-        """Let a cell that is kept in this store ask it for rows: it may have been closed and opened anew."""
-        with cell.changing():
-            if cell.home is not None:
-                cell.home = attrs.evolve(cell.home, load=self._loader())
-
-    def _meet(self, restore: bool | None, *, claim: bool) -> None:
         documents = self.store.load_state()
         if restore is True:
             self._take(documents)
-            return
-        own = self._cell.whole()
-        name = json.dumps(self.learner.name)
-        is_new = self._cell.home is None and self.learner.is_blank(own) and documents.head.get(_NAME, name) == name
+        elif not is_kept:
+            self._meet(documents, restore, claim=claim or home is not None)
+        elif restore is False:
+            self._keep_own(documents)
+        elif self._is_news(documents):
+            if cell.replaces:
+                raise LearnerConflictError(self.store.location)
+            self._take(documents, unsaved=True)
+
+    def _is_news(self, documents: StateDocuments) -> bool:
+        """Tell whether a cell that is kept in this store has missed something, which it is asked for from now on."""
+        cell = self._cell
+        with cell.changing():
+            token = "" if cell.home is None else cell.home.token
+            cell.home = self._home(token)  # the store may have been closed and opened anew
+        return documents.token != token
+
+    def _meet(self, documents: StateDocuments, restore: bool | None, *, claim: bool) -> None:
+        """Decide between a learner and a store that it is not kept in, where nobody wants the store's state at once."""
+        own, name = self._cell.whole(), json.dumps(self.learner.name)
+        is_blank = self.learner.is_blank(own)
+        is_new = is_blank and self._cell.home is None and documents.head.get(_NAME, name) == name
         if restore is False and not is_new:
-            self._keep_own()
+            self._keep_own(documents)
             return
         try:
-            held = self._snapshot(documents.head, {})
+            is_empty = self.learner.is_blank(self._decoded(documents.head, {}))
         except StorageCorruptError:
             if restore is None:
                 raise
-            self._keep_own()  # what cannot be read is not to be restored
+            self._keep_own(documents)  # what cannot be read is not to be restored
             return
-        if self.learner.is_blank(held):
-            if claim and self.learner.is_blank(own):
-                self._take(documents)
-            elif claim:
-                self._keep_own()
-        elif self.learner.is_blank(own) or self._is_same(own):
+        if is_empty and not claim:
+            return
+        if is_blank or (not is_empty and self._is_same(own)):
             self._take(documents)
+        elif is_empty:
+            self._keep_own(documents)
         else:
             raise LearnerConflictError(self.store.location)
 
     def _is_same(self, own: Snapshot) -> bool:
         documents = self.store.load_state(None)
-        return not _difference(documents.head, self._head(own)) and not _difference(
-            documents.rows, self.learner.rows_of(own.state)
-        )
+        return self._delta(own, documents.head, documents.rows) == StateDelta()
 
-    def _keep_own(self) -> None:
+    def _keep_own(self, documents: StateDocuments) -> None:
         """Make the store the learner's home, in which the next commit replaces whatever it holds."""
         cell = self._cell
         with cell.changing():
-            whole = cell.whole()
-            cell.agree(self._home(self.store.load_state()), whole)
+            cell.agree(self._home(documents.token), cell.whole())
             cell.replaces = True
 
     def _take(self, documents: StateDocuments, *, unsaved: bool = False) -> None:
-        cell = self._cell
+        cell, learner = self._cell, self.learner
         with cell.changing():
-            held, steps = self._snapshot(documents.head, {}), cell.unsaved if unsaved else ()
-            state = self.learner.blank() if held.state is None else held.state
-            new = self.learner.statistics(self.learner.state).keys() - self.learner.statistics(state).keys()
-            if new:
-                steps = (*steps, LearnedChange(frozenset(), functools.partial(self._with_workers, sorted(new))))
-            cell.agree(self._home(documents), held, steps)
-
-    def _with_workers(self, worker_ids: Sequence[str], snapshot: Snapshot) -> Snapshot:
-        state = self.learner.blank() if snapshot.state is None else snapshot.state
-        return attrs.evolve(snapshot, state=self.learner.with_workers(state, worker_ids))
+            held, steps = self._decoded(documents.head, {}), cell.unsaved if unsaved else ()
+            known = learner.statistics(held.state)
+            if new := sorted(learner.statistics(learner.state).keys() - known.keys()):
+                added = learner.on_state(lambda state: learner.with_workers(state, new))
+                steps = (*steps, LearnedChange(frozenset(), added))
+            cell.agree(self._home(documents.token), held, steps)
 
     def refresh(self) -> None:
         """Take what another process has stored since; what the learner was asked to change itself stays."""
@@ -218,13 +224,14 @@ class LearnerStorage:
             return
         documents = self.store.load_state()
         if cell.home is not None:
-            self._rehouse(cell)
-            if documents.token != cell.home.token:
+            if self._is_news(documents):
                 self._take(documents, unsaved=True)
-        elif documents.head and self.learner.is_blank(cell.snapshot):
-            held = self._snapshot(documents.head, {})
-            if not self.learner.is_blank(held):
-                self._take(documents)
+        elif (
+            documents.head
+            and self.learner.is_blank(cell.snapshot)
+            and not self.learner.is_blank(self._decoded(documents.head, {}))
+        ):
+            self._take(documents)
 
     # --- changing ---
 
@@ -245,9 +252,9 @@ class LearnerStorage:
                 if held.token != token:  # somebody else has stored something since
                     raise LearnerConflictError(self.store.location)
                 return self._delta(change(own, held), held.head, {}, drops_rows=True)
-            wanted = keys_of(steps, keys(self._snapshot(held.head, {})) if callable(keys) else keys)
-            rows = held.rows(None if wanted is None else wanted | held.gone)
-            before = changed(self._snapshot(held.head, rows), steps)
+            wanted = keys_of(steps, keys(self._decoded(held.head, {})) if callable(keys) else keys)
+            rows = self._with_more(None if wanted is None else wanted | held.gone, held.rows)
+            before = changed(self._decoded(held.head, rows), steps)
             return self._delta(change(before, held), held.head, rows)
 
         return apply
@@ -263,10 +270,8 @@ class LearnerStorage:
         if self.is_kept:
             self._change_store(self.store.update_state, change, keys)
         else:
-            self._cell.update(lambda snapshot: change(snapshot, self._unheld()), keys)
-
-    def _unheld(self) -> HeldState:
-        return HeldState("", {}, lambda _keys: {}, self.store.known_digests)
+            unheld = HeldState("", {}, lambda _keys: {}, self.store.known_digests)
+            self._cell.update(lambda snapshot: change(snapshot, unheld), keys)
 
     def _change_store(
         self, commit: Callable[[StateChange], StateDocuments | None], change: Change, keys: Iterable[str] | None
@@ -274,18 +279,18 @@ class LearnerStorage:
         with self._cell.changing():
             documents = commit(self._committed(change, keys))
             if documents is not None:
-                self._cell.agree(self._home(documents), self._snapshot(documents.head, {}))
+                self._cell.agree(self._home(documents.token), self._decoded(documents.head, {}))
 
     def absorb(self, evidence: Sequence[ExampleEvidence]) -> None:
         """Absorb one pass over examples, as far as the store still has them."""
         learner = self.learner
 
         def absorbed(snapshot: Snapshot, held: HeldState) -> Snapshot:
-            state = learner.blank() if snapshot.state is None else snapshot.state
             known = held.known(item.digest for item in evidence)
-            return attrs.evolve(snapshot, state=learner.absorb(state, [e for e in evidence if e.digest in known]))
+            state = learner.absorb(learner.state_of(snapshot), [e for e in evidence if e.digest in known])
+            return attrs.evolve(snapshot, state=state)
 
-        self.change(absorbed, {item.digest for item in evidence})
+        self.change(absorbed, learner.keys_for(evidence))
 
     def forget(self, commit: Callable[[StateChange], StateDocuments | None], change: Change) -> None:
         """Change examples, and what was learned from contents that go with them, in one transaction.
@@ -305,8 +310,8 @@ class LearnerStorage:
             gone.append(held)
             if _STATE not in held.head:
                 return None
-            rows = held.rows(held.gone)
-            return self._delta(change(self._snapshot(held.head, rows), held), held.head, rows)
+            rows = self._with_more(held.gone, held.rows)
+            return self._delta(change(self._decoded(held.head, rows), held), held.head, rows)
 
         commit(apply)
         for held in gone:
@@ -346,10 +351,9 @@ class LearnerStorage:
 
             session, documents = self.store.commit_session(session_id, end)
             if is_kept:
-                cell.agree(self._home(documents), self._snapshot(documents.head, {}))
+                cell.agree(self._home(documents.token), self._decoded(documents.head, {}))
             else:
-                after = learned[-1]
-                cell.update(lambda _before: after, None)
+                cell.update(lambda _before: learned[-1], None)
             return session
 
 

@@ -72,12 +72,7 @@ class ProgressReporter:
     subject: str = ""
     """What is stopped: the session's id."""
     display: _Lines | _Bars | None = None
-    """Shows progress to a person who watches."""
-
-    @property
-    def is_watched(self) -> bool:
-        """Whether a person watches."""
-        return self.display is not None
+    """Shows progress to a person who watches; None where nobody does."""
 
     def note(self, text: str) -> None:
         """Say something that deserves attention: to the log, and to the person who watches."""
@@ -86,11 +81,6 @@ class ProgressReporter:
         write_log(logging.INFO, "%s", text)
         if self.display is not None:
             self.display.note(text)
-
-    def end_display(self) -> None:
-        """End the line of a bar: an error is about to be written below it."""
-        if self.display is not None:
-            self.display.close()
 
     def tell(self, phase: Phase, done: int, total: int, since: float, accuracy: float | None = None) -> None:
         """Pass on how far a phase has come; `since` is a reading of `time.monotonic` at its beginning."""
@@ -117,9 +107,8 @@ def reporting(
     subject: str = "",
 ) -> Generator[ProgressReporter]:
     """Give a reporter for one call, with the console display where it is wanted."""
-    own = () if on_progress is None else (on_progress,)
     with console_progress() if verbose else contextlib.nullcontext() as display:
-        callbacks = own if display is None else (display, *own)
+        callbacks = tuple(callback for callback in (display, on_progress) if callback is not None)
         yield ProgressReporter(callbacks, should_stop, subject, display)
 
 

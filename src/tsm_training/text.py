@@ -10,7 +10,6 @@ __all__ = [
     "counted",
     "difference_text",
     "figure_text",
-    "interval_text",
     "listed",
     "percent_text",
     "probability_text",
@@ -25,20 +24,17 @@ _LEAST_DIGITS: Final = 3
 _MOST_DIGITS: Final = 6
 
 
-def figure_text(value: float | None, digits: int = 3, *, signed: bool = False) -> str:
-    """Return a figure with this many digits after the point, or a dash where there is none."""
+def figure_text(
+    value: float | None, digits: int = 3, *, signed: bool = False, ends: Sequence[float] | None = None
+) -> str:
+    """Return a figure with this many digits after the point, and its interval; a dash where there is none."""
     if value is None:
         return "–"
     rounded = round(value, digits) + 0.0  # which takes the sign from a zero
-    return f"{rounded:{'+' if signed and rounded else ''}.{digits}f}".replace("-", "−")
-
-
-def interval_text(ends: Sequence[float] | None, digits: int = 3, *, signed: bool = False) -> str:
-    """Return an interval in parentheses; nothing where there is none."""
+    text = f"{rounded:{'+' if signed and rounded else ''}.{digits}f}".replace("-", "−")
     if ends is None:
-        return ""
-    low, high = (figure_text(end, digits, signed=signed) for end in ends)
-    return f" ({low} to {high})"
+        return text
+    return f"{text} ({' to '.join(figure_text(end, digits, signed=signed) for end in ends)})"
 
 
 def difference_text(value: float, precision: float) -> str:

@@ -7,12 +7,12 @@ import threading
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import AbstractContextManager
-from typing import Any, Final, Protocol, Self, TypedDict, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, Self, TypedDict, runtime_checkable
 
 import attrs
 
 from tsm_training.arguments import check_number, is_number, number_between
-from tsm_training.core import posterior_mean, posterior_shares, posterior_std
+from tsm_training.core import posterior_mean, posterior_shares
 from tsm_training.errors import InvalidArgumentError, TrainingInProgressError, WeightsFileError
 from tsm_training.learning import (
     MAX_WEIGHTS_FILE_BYTES,
@@ -26,6 +26,7 @@ from tsm_training.learning import (
     SufficientStatistics,
     WeightsDocument,
     WeightsFile,
+    credible_interval,
     decoded_state,
     head_document,
     label_of,
@@ -33,6 +34,8 @@ from tsm_training.learning import (
     read_weights_file,
     row_documents,
     rule,
+    target_key,
+    target_keys,
     write_weights_file,
 )
 
@@ -104,8 +107,7 @@ class Snapshot:
     """What trainable workers were fitted to, by worker id: documents that only the engine understands."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class LearnedChange:
+class LearnedChange(NamedTuple):
     """A change of what was learned that no store has seen yet."""
 
     keys: frozenset[str] | None
@@ -113,8 +115,7 @@ class LearnedChange:
     change: Callable[[Snapshot], Snapshot]
 
 
-@attrs.frozen(eq=False, repr=False)
-class CellHome:
+class CellHome(NamedTuple):
     """The store that a cell is kept in."""
 
     store_id: str
@@ -127,10 +128,10 @@ class CellHome:
     """Returns what the store holds, with the rows under these keys; None for all."""
 
 
-@attrs.frozen(eq=False, repr=False)
 class _Locks:
-    change: threading.RLock = attrs.field(factory=threading.RLock)
-    training: threading.Lock = attrs.field(factory=threading.Lock)
+    def __init__(self) -> None:
+        self.change = threading.RLock()
+        self.training = threading.Lock()
 
 
 class LearnerCell:
@@ -266,22 +267,18 @@ class WeightLearner(Protocol):
     @abstractmethod
     def with_alpha(self, alpha: float) -> Self:
         """Return a learner with another rate over the same cell: both see everything that either learns."""
-        ...
 
     @abstractmethod
     def with_cell(self, cell: LearnerCell) -> Self:
         """Return a learner of the same settings over another cell."""
-        ...
 
     @abstractmethod
     def head_of(self, state: Any) -> str:
         """Return a state without its rows, as JSON."""
-        ...
 
     @abstractmethod
     def rows_of(self, state: Any) -> Mapping[str, str]:
         """Return the rows that a state holds, as JSON, by the digest of the example."""
-        ...
 
     @abstractmethod
     def decoded(self, head: str, rows: Mapping[str, str]) -> Any:
@@ -290,43 +287,44 @@ class WeightLearner(Protocol):
         Raises:
             ValueError, TypeError, LookupError, AttributeError: they were made of no state.
         """
-        ...
 
     @abstractmethod
     def started(self, weights: Mapping[str, float]) -> Any:
         """Return a state that knows these workers, with these weights above 0, and has learned nothing."""
-        ...
 
     @abstractmethod
     def with_workers(self, state: Any, worker_ids: Iterable[str]) -> Any:
         """Return a state that knows these workers too; those it knows already stay as they are."""
-        ...
 
     @abstractmethod
     def absorb(self, state: Any, evidence: Iterable[ExampleEvidence], passes: int = 1) -> Any:
         """Return the state after passes over evidence; newer outcomes on an example replace older ones."""
-        ...
 
     @abstractmethod
     def forget(self, state: Any, digests: Set[str]) -> Any:
         """Return the state as if these examples had never been seen."""
-        ...
 
     @abstractmethod
     def statistics(self, state: Any) -> Mapping[str, LearnerStatistics]:
         """Return what is known about every known worker, its weight included."""
-        ...
 
     @abstractmethod
     def shares(self, state: Any, worker_ids: Sequence[str], group: str | None = None) -> dict[str, float]:
         """Return the workers' shares of the ensemble's image, at least 0, sum 1, for requests of a group or of none."""
-        ...
 
     # --- the second part: made of the first ---
 
     def blank(self) -> Any:
         """Return the state of a learner that knows nothing."""
         return self.started({})
+
+    def keys_for(self, evidence: Iterable[ExampleEvidence]) -> Set[str]:
+        """Return the keys of the rows that absorbing some evidence needs: the examples' digests."""
+        return {item.digest for item in evidence}
+
+    def keys_beside(self, rows: Mapping[str, str]) -> Set[str]:
+        """Return the keys of further rows that a change of these rows needs: none."""
+        return set()
 
     def known(self, state: Any) -> Set[str]:
         """Return the digests of the examples whose rows a state holds."""
@@ -388,18 +386,20 @@ class WeightLearner(Protocol):
         except (ValueError, TypeError, LookupError, AttributeError) as error:
             raise WeightsFileError(file.path, f"cannot be read: {error}", "learner") from error
 
+    def state_of(self, snapshot: Snapshot) -> Any:
+        """Return the state of a snapshot; `blank` where nothing was ever learned."""
+        return self.blank() if snapshot.state is None else snapshot.state
+
     @property
     def state(self) -> Any:
         """What was learned; `blank` while that is nothing."""
-        state = self.cell.state
-        return self.blank() if state is None else state
+        return self.state_of(self.cell.snapshot)
 
     def is_blank(self, snapshot: Snapshot) -> bool:
         """Tell whether a snapshot says nothing beyond that every worker has the prior weight."""
-        if snapshot.state is None:
-            return not snapshot.fits
-        untouched = self.started(dict.fromkeys(self.statistics(snapshot.state), self.prior_weight))
-        return not snapshot.fits and self.head_of(snapshot.state) == self.head_of(untouched)
+        state = self.state_of(snapshot)
+        untouched = self.started(dict.fromkeys(self.statistics(state), self.prior_weight))
+        return not snapshot.fits and self.head_of(state) == self.head_of(untouched)
 
     def get_weight(self, worker_id: str) -> float:
         """Return a worker's weight (1.0 = average); the prior weight for an unknown one."""
@@ -435,7 +435,7 @@ class WeightLearner(Protocol):
         """Make workers known, at the prior; known ones stay as they are."""
         ids = set(worker_ids) - self.statistics(self.state).keys()
         if ids:
-            self._update(lambda state: self.with_workers(state, sorted(ids)))
+            self.cell.update(self.on_state(lambda state: self.with_workers(state, sorted(ids))))
 
     def observe(self, evidence: Iterable[ExampleEvidence]) -> None:
         """Absorb one pass over a batch of evidence; where the learner is kept in a store, the next change commits it.
@@ -446,7 +446,7 @@ class WeightLearner(Protocol):
         batch = list(evidence)
         for item in batch:
             _check_evidence(item)
-        self._update(lambda state: self.absorb(state, batch), {item.digest for item in batch})
+        self.cell.update(self.on_state(lambda state: self.absorb(state, batch)), self.keys_for(batch))
 
     def reset(self, default_weight: float = 1.0) -> None:
         """Forget all evidence and give every known worker this weight.
@@ -459,16 +459,12 @@ class WeightLearner(Protocol):
 
     def after_reset(self, snapshot: Snapshot, default_weight: float) -> Snapshot:
         """Return a snapshot that knows the same workers and nothing else; fitted ones are not fitted any more."""
-        known = self.statistics(self.blank() if snapshot.state is None else snapshot.state)
-        weights = {worker_id: float(default_weight) for worker_id in known if worker_id not in snapshot.fits}
-        return Snapshot(self.started(weights))
+        known = self.statistics(self.state_of(snapshot)).keys() - snapshot.fits.keys()
+        return Snapshot(self.started(dict.fromkeys(sorted(known), float(default_weight))))
 
-    def _update(self, change: Callable[[Any], Any], keys: Iterable[str] | None = ()) -> None:
-        def step(snapshot: Snapshot) -> Snapshot:
-            state = self.blank() if snapshot.state is None else snapshot.state
-            return attrs.evolve(snapshot, state=change(state))
-
-        self.cell.update(step, keys)
+    def on_state(self, change: Callable[[Any], Any]) -> Callable[[Snapshot], Snapshot]:
+        """Return a change of the state as a change of a snapshot."""
+        return lambda snapshot: attrs.evolve(snapshot, state=change(self.state_of(snapshot)))
 
     def trial(self, snapshot: Snapshot) -> Self:
         """Return a learner of the same settings that has learned something else; it is never written to a store."""
@@ -537,6 +533,14 @@ class BayesianWeightLearner(WeightLearner):
         """Return the state that these documents were made of."""
         return decoded_state(head, rows)
 
+    def keys_for(self, evidence: Iterable[ExampleEvidence]) -> set[str]:
+        """Return the keys of the rows of examples, and of the sums over their targets."""
+        return {key for item in evidence for key in (item.digest, target_key(item.target))}
+
+    def keys_beside(self, rows: Mapping[str, str]) -> set[str]:
+        """Return the keys of the sums over the targets of some examples."""
+        return target_keys(rows)
+
     def known(self, state: LearnedState) -> Set[str]:
         """Return the digests of the examples whose rows a state holds."""
         return state.rows.keys()
@@ -545,7 +549,7 @@ class BayesianWeightLearner(WeightLearner):
 
     def started(self, weights: Mapping[str, float]) -> LearnedState:
         """Return a state that knows these workers, with these prior weights, and has learned nothing."""
-        return LearnedState({worker_id: SufficientStatistics(weight) for worker_id, weight in weights.items()})
+        return LearnedState(dict(weights))
 
     def with_workers(self, state: LearnedState, worker_ids: Iterable[str]) -> LearnedState:
         """Return a state that knows these workers too, at the prior; those it knows already stay as they are."""
@@ -590,14 +594,13 @@ class BayesianWeightLearner(WeightLearner):
         return {worker_id: self._statistics(sums) for worker_id, sums in state.statistics.items()}
 
     def _statistics(self, sums: SufficientStatistics) -> LearnerStatistics:
-        mean = posterior_mean(sums, self.prior_strength)
-        std = posterior_std(sums, self.prior_strength)
+        low, high = credible_interval(sums, self.prior_strength)
         return LearnerStatistics(
             mean_accuracy=sums.accuracy_sum / sums.valid_count if sums.valid_count else None,
             update_count=sums.update_count,
-            weight=mean,
-            weight_std=std,
-            credible_interval=(mean - _HALF_WIDTH * std, mean + _HALF_WIDTH * std),
+            weight=posterior_mean(sums, self.prior_strength),
+            weight_std=(high - low) / (2.0 * _HALF_WIDTH),
+            credible_interval=(low, high),
             evidence=sums.evidence,
             failure_count=sums.update_count - sums.valid_count,
             prior_weight=sums.prior,
@@ -678,9 +681,14 @@ def _with_full_confidence(evidence: ExampleEvidence) -> ExampleEvidence:
 
 
 def _check_evidence(evidence: ExampleEvidence) -> None:
-    digest: object = evidence.digest
-    if not isinstance(digest, str) or not digest.isprintable() or not digest:
-        raise InvalidArgumentError("the digest of an example", digest, "printable text that is not empty")
+    names: Mapping[str, object] = {"digest": evidence.digest, "target": evidence.target}
+    for what, name in names.items():
+        if not isinstance(name, str) or not name.isprintable() or not name:
+            raise InvalidArgumentError(f"the {what} of an example", name, "printable text that is not empty")
+    if evidence.digest.startswith(target_key("")):
+        raise InvalidArgumentError(
+            "the digest of an example", evidence.digest, f"no text that begins with {target_key('')!r}"
+        )
     for worker_id, outcome in evidence.outcomes.items():
         values: Mapping[str, float | None] = {"accuracy": outcome.accuracy, "confidence": outcome.confidence}
         for name, value in values.items():

@@ -73,12 +73,7 @@ def all_ways(rounds: int, chance: random.Random) -> list[Way]:
     return ways
 
 
-QUICK: Final = (
-    Way("threads", 8, 1),
-    Way("spawn", 2, 2),
-    Way("isolated", 2, 3),
-    Way("threads", 2, 4, ("-O",), is_reversed=True),
-)
+QUICK: Final = (Way("threads", 8, 1), Way("spawn", 2, 2), Way("isolated", 2, 3))
 
 
 def main() -> int:

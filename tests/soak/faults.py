@@ -277,7 +277,7 @@ def sweep(make_pass: Callable[[str, Trap], Pass], name: str, chosen: list[int]) 
 
 
 def main() -> int:
-    options = parse(__doc__, calls=(0, 4, "at how many calls each fault happens, drawn by lot; 0 for all"))
+    options = parse(__doc__, calls=(0, 2, "at how many calls each fault happens, drawn by lot; 0 for all"))
     verdict = Verdict("faults", options.seed)
     logging.getLogger("tsm_training").setLevel(logging.CRITICAL)  # "could not note that …", as it should
     figures = []

@@ -49,7 +49,7 @@ def schema_of(path: Path) -> list[Any]:
 
 
 def main() -> int:
-    options = parse(__doc__, rounds=(200, 25, "rounds"), processes=(8, 8, "processes"))
+    options = parse(__doc__, rounds=(200, 8, "rounds"), processes=(8, 8, "processes"))
     verdict = Verdict("first_open", options.seed)
     errors = 0
     slowest = 0.0

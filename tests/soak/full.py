@@ -118,7 +118,7 @@ class Pass:
 
 def main() -> int:
     options = parse(
-        __doc__, step=(512, 512, "bytes from one limit to the next"), limits=(0, 30, "how many by lot, 0 for all")
+        __doc__, step=(512, 512, "bytes from one limit to the next"), limits=(0, 12, "how many by lot, 0 for all")
     )
     verdict = Verdict("full", options.seed)
     figures: collections.Counter[str] = collections.Counter()

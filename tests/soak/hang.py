@@ -100,7 +100,7 @@ def run_host(mode: str, n: int, limit: float) -> tuple[dict[str, Any], float, in
 
 
 def main() -> int:
-    options = parse(__doc__, n=(50, 8, "hanging workers"), limit=(0.5, 0.5, "seconds they are given"))
+    options = parse(__doc__, n=(50, 4, "hanging workers"), limit=(0.5, 0.5, "seconds they are given"))
     verdict = Verdict("hang", options.seed)
     figures = []
     for mode in ("threads", "isolated"):

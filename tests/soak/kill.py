@@ -235,7 +235,7 @@ class Chain:
 
 
 def main() -> int:
-    options = parse(__doc__, kills=(300, 12, "kills in all"), slow=(10, 6, "one chain in so many has slow workers"))
+    options = parse(__doc__, kills=(300, 8, "kills in all"), slow=(10, 6, "one chain in so many has slow workers"))
     verdict = Verdict("kill", options.seed)
     tally = Tally()
     with scratch(verdict) as folder:

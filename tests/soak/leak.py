@@ -211,8 +211,8 @@ def _no_judge(_output: Image, _truth: Image) -> float:
 def main() -> int:
     options = parse(
         __doc__,
-        steps=(20_000, 1_000, "example-epochs"),
-        errors=(10_000, 400, "calls that fail"),
+        steps=(20_000, 700, "example-epochs"),
+        errors=(10_000, 250, "calls that fail"),
     )
     verdict = Verdict("leak", options.seed)
     with scratch(verdict) as folder:

@@ -38,7 +38,8 @@ from tests.soak.support import (
 
 from tsm_training import BayesianWeightLearner, ExampleEvidence, Outcome, TrainingExample, TrainingManager
 from tsm_training.data import MetricRow
-from tsm_training.learning import LearnedState, SufficientStatistics, decoded_state, forget, row_documents
+from tsm_training.learning import LearnedState, decoded_state, row_documents
+from tsm_training.learning.rule import forget
 from tsm_training.weights import Snapshot
 
 ALPHA: Final = 0.15
@@ -57,8 +58,7 @@ OPERATIONS: Final = {
 
 def raise_counter(before: Snapshot, _held: object) -> Snapshot:
     state = before.state or LearnedState()
-    base = state.bases.get(COUNTER, SufficientStatistics(1.0))
-    raised = attrs.evolve(state, bases={**state.bases, COUNTER: attrs.evolve(base, prior=base.prior + 1.0)})
+    raised = attrs.evolve(state, priors={**state.priors, COUNTER: state.priors.get(COUNTER, 1.0) + 1.0})
     return attrs.evolve(before, state=raised)
 
 
@@ -137,7 +137,7 @@ class Account:
         example = self._any()
         outcomes = self.manager.training_engine.train_on_example(example)
         evidence = {w: Outcome(o["accuracy"], o["confidence"]) for w, o in outcomes.items()}
-        self._absorb({example.known_files.digest: evidence}, 1)
+        self._absorb([_of(example, evidence)], 1)
 
     def _train(self) -> None:
         chosen = self.lot.sample(list(self.examples), min(3, len(self.examples)))
@@ -147,15 +147,10 @@ class Account:
         rows = list(self.manager.data_manager.iterate_metrics(session.session_id))
         self.sessions.append(session.session_id)
         self.metric_rows += len(rows)
-        self._absorb(
-            {example.known_files.digest: _evidence(rows, example_id) for example_id, example in examples.items()},
-            epochs,
-        )
+        self._absorb([_of(example, _evidence(rows, example_id)) for example_id, example in examples.items()], epochs)
 
-    def _absorb(self, evidence: dict[str, dict[str, Outcome]], passes: int) -> None:
-        learner = BayesianWeightLearner(alpha=ALPHA)
-        items = [ExampleEvidence(digest, outcomes) for digest, outcomes in evidence.items()]
-        self.state = learner.absorb(self.state, items, passes)
+    def _absorb(self, evidence: list[ExampleEvidence], passes: int) -> None:
+        self.state = BayesianWeightLearner(alpha=ALPHA).absorb(self.state, evidence, passes)
 
     def _count(self) -> None:
         self.manager.training_engine.learner_storage.change(raise_counter)
@@ -179,6 +174,10 @@ class Account:
             "sessions": self.sessions,
             "metric_rows": self.metric_rows,
         }
+
+
+def _of(example: TrainingExample, outcomes: dict[str, Outcome]) -> ExampleEvidence:
+    return ExampleEvidence(example.known_files.digest, outcomes, target=example.known_files.target.sha256)
 
 
 def _evidence(rows: list[MetricRow], example_id: str) -> dict[str, Outcome]:
@@ -234,9 +233,9 @@ def compare(verdict: Verdict, database: Path, summaries: list[dict[str, Any]]) -
     nothing = forget(decoded_state(head, learned), learned)
     left = (nothing.totals, nothing.num_examples, nothing.exposure)
     expect(left == ({}, 0, 0), f"without its examples, learned state holds {left}")
-    counter = nothing.bases[COUNTER].prior
-    others = {base for worker_id, base in nothing.bases.items() if worker_id != COUNTER}
-    expect(others == {SufficientStatistics(1.0)}, f"bases {others}")
+    counter = nothing.priors[COUNTER]
+    others = {prior for worker_id, prior in nothing.priors.items() if worker_id != COUNTER}
+    expect(others == {1.0}, f"priors {others}")
     count = sum(s["count"] for s in summaries)
     expect(counter == 1.0 + count, f"the counter stands at {counter - 1:g} after {count} increments")
 
@@ -245,7 +244,7 @@ def main() -> int:
     options = parse(
         __doc__,
         processes=(8, 8, "processes"),
-        ops=(500, 20, "operations of each"),
+        ops=(500, 12, "operations of each"),
         hold=(12.0, 1.5, "for how many seconds the file is locked"),
         holds=(3, 2, "how often"),
     )

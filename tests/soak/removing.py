@@ -79,7 +79,7 @@ def ghosts(path: Path) -> list[str]:
 
 def main() -> int:
     options = parse(
-        __doc__, removals=(1000, 120, "removals beside trainings"), pairs=(200, 40, "removals of equal contents")
+        __doc__, removals=(1000, 60, "removals beside trainings"), pairs=(200, 20, "removals of equal contents")
     )
     verdict = Verdict("removing", options.seed)
     with scratch(verdict) as folder:

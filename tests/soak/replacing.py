@@ -135,7 +135,7 @@ WAYS: Final[list[Callable[[Exchange], None]]] = [
 
 
 def main() -> int:
-    options = parse(__doc__, rounds=(500, 48, "replacements"))
+    options = parse(__doc__, rounds=(500, 24, "replacements"))
     verdict = Verdict("replacing", options.seed)
     connection._QUIET_NS = 100_000_000  # this file system counts in milliseconds: so that nobody waits for seconds
     named = right = 0

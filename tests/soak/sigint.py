@@ -104,7 +104,7 @@ def interrupt(folder: Path, pictures: Path, how: str, delay: float, verdict: Ver
 
 def main() -> int:
     options = parse(
-        __doc__, n=(200, 9, "interruptions"), bound=(WANTED_SECONDS, 2.0, "seconds within which Ctrl-C must come back")
+        __doc__, n=(200, 6, "interruptions"), bound=(WANTED_SECONDS, 2.0, "seconds within which Ctrl-C must come back")
     )
     verdict = Verdict("sigint", options.seed)
     logging.getLogger("tsm_training").setLevel(logging.CRITICAL)  # "could not note that …", as it should

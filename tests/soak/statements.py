@@ -27,7 +27,7 @@ class ChainWithOneKill(Chain):
 
 
 def main() -> int:
-    options = parse(__doc__, boundaries=(0, 24, "how many boundaries, 0 for all"))
+    options = parse(__doc__, boundaries=(0, 12, "how many boundaries, 0 for all"))
     verdict = Verdict("statements", options.seed)
     tally = Tally()
     with scratch(verdict) as folder:

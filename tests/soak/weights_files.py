@@ -29,10 +29,11 @@ from tests.support import brightening, pool_of
 
 from tsm_training import BayesianWeightLearner, ExampleEvidence, InMemoryStore, Outcome, TrainingManager
 from tsm_training.errors import WeightsFileError
-from tsm_training.learning import BlendFits, FittedBlend, Group, LearnedState, in_group
+from tsm_training.learning import BlendFits, FittedBlend, Group, LearnedState
+from tsm_training.learning.rule import in_group
 from tsm_training.weights import WEIGHTS_FORMAT_VERSION, LearnerCell
 
-_QUICK: Final = 1500
+_QUICK: Final = 400
 _WORKERS: Final = ("first", "second", "zweiter, größer")
 _NOON: Final = "2025-01-02T12:00:00+00:00"
 

@@ -16,7 +16,7 @@ from tsm_training.analysis.paired import (
     check_rope,
     compare,
 )
-from tsm_training.analysis.posterior import INTERVAL_MASS, Posterior
+from tsm_training.analysis.posterior import MIN_TO_SHOW, Posterior
 from tsm_training.analysis.table import ScoreTable
 from tsm_training.analysis.verdict import (
     RELATED,
@@ -27,6 +27,7 @@ from tsm_training.analysis.verdict import (
     examples_for_half_width,
     judge,
 )
+from tsm_training.learning import INTERVAL_MASS
 
 __all__ = [
     "BEYOND_DOUBT",
@@ -34,6 +35,7 @@ __all__ = [
     "DEFAULT_ROPE",
     "INTERVAL_MASS",
     "MIN_EXAMPLES",
+    "MIN_TO_SHOW",
     "RELATED",
     "SHOWN",
     "Baseline",

@@ -5,8 +5,6 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Final, Self
 
-__all__ = ["COMPARED", "SHOWN", "Baseline"]
-
 
 class Baseline(StrEnum):
     """An answer whose pictures are judged: the trained ensemble itself, and what it is compared with.

@@ -9,28 +9,31 @@ aspects of partitioning genotype-environmental components of variability", Hered
 one. It is never negative, as Shukla's can be, and for two workers, whose errors cannot be told apart, it is half the
 variance of their difference: that of the paired model.
 
-The posterior of a mean would be Student's t with n − 1 degrees of freedom; it is replaced by the normal distribution
-with its mean and variance, ``(n − 1) / (n − 3)`` times the squared standard error, so that
-`tsm_training.weights.probability_best` gives the answer by quadrature. No random numbers are used: equal workers have
-equal probabilities, to the last bit.
+As in `compare`, the variance is taken to be known beforehand as well as one difference of `PRIOR_SPREAD` would tell it.
+The posterior of a mean is Student's t with n − 1 degrees of freedom; it is replaced by the normal distribution with its
+mean and variance. The winner of a sample was lucky, too: the less the workers' means differ beside their
+errors, the more of the lead is luck. The means are therefore drawn towards each other as far as their spread suggests:
+it is unknown and has a half-Cauchy prior (Gelman, "Prior distributions for variance parameters in hierarchical models",
+Bayesian Analysis 1(3), 2006), in the quantiles of which it is summed over. `tsm_training.core.probability_best` then
+gives the answer by quadrature. No random numbers are used: equal workers have equal probabilities, to the last bit.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Final, TypedDict
+from typing import Final, TypedDict, cast
 
 import attrs
 
 from tsm_training.analysis.paired import MIN_EXAMPLES
+from tsm_training.analysis.posterior import PRIOR_SPREAD
 from tsm_training.analysis.table import ScoreTable
 from tsm_training.learning import probability_best as greatest_of
 from tsm_training.text import counted, listed, probability_text
 
-__all__ = ["BestDocument", "BestWorker", "probability_best"]
-
-_SMALLEST_STD: Final = 1e-12
+_SPREADS: Final = tuple(PRIOR_SPREAD * math.tan(math.pi / 4.0 * (number + 0.5) / 8.0) for number in range(16))
+"""What the spread of the workers' means may be: sixteen quantiles of its prior, whose median is `PRIOR_SPREAD`."""
 
 
 class BestDocument(TypedDict):
@@ -85,14 +88,9 @@ class BestWorker:
 
     def to_dict(self) -> BestDocument:
         """Return everything as plain values that JSON can hold."""
-        return {
-            "probabilities": dict(self.probabilities),
-            "n": self.n,
-            "num_examples": self.num_examples,
-            "failures": dict(self.failures),
-            "left_out": list(self.left_out),
-            "sentence": self.sentence,
-        }
+        document = {name: getattr(self, name) for name in BestDocument.__annotations__}
+        own = {"probabilities": {**self.probabilities}, "failures": {**self.failures}, "left_out": [*self.left_out]}
+        return cast("BestDocument", document | own)
 
 
 def probability_best(table: ScoreTable) -> BestWorker:
@@ -129,13 +127,27 @@ def _probabilities(scores: Sequence[Sequence[float]]) -> list[float]:
     """Return the probability of each worker, given one score per group of each; sums are exact in any order."""
     k, n = len(scores), len(scores[0])
     common = [math.fsum(group) / k for group in zip(*scores, strict=True)]
-    means, stds = [], []
+    means, variances = [], []
     for row in scores:
         relative = [score - center for score, center in zip(row, common, strict=True)]
         mean = math.fsum(relative) / n
         ecovalence = math.fsum((value - mean) ** 2 for value in relative)
-        # k / (k − 1) · W / (n − 1) / n, times (n − 1) / (n − 3)
-        variance = k / max(1, k - 1) * ecovalence / n / (n - 3)
         means.append(mean)
-        stds.append(max(_SMALLEST_STD, math.sqrt(variance)))
-    return greatest_of(means, stds)
+        # (n − 1) / (n − 3) times the squared standard error
+        variances.append((k / max(1, k - 1) * ecovalence + PRIOR_SPREAD**2) / n**2 * (n - 1) / (n - 3))
+    kept = _kept(means, variances)
+    shrunk = [part * mean for part, mean in zip(kept, means, strict=True)]
+    return greatest_of(shrunk, [math.sqrt(part * variance) for part, variance in zip(kept, variances, strict=True)])
+
+
+def _kept(means: Sequence[float], variances: Sequence[float]) -> list[float]:
+    """Return the part of each worker's lead that is not luck, in (0, 1)."""
+    logs = []
+    for spread in _SPREADS:
+        totals = [spread**2 + variance for variance in variances]
+        misfit = math.fsum(math.log(total) + mean**2 / total for mean, total in zip(means, totals, strict=True))
+        logs.append(-misfit / 2.0)
+    weights = [math.exp(log - max(logs)) for log in logs]
+    whole = math.fsum(weights)
+    parts = [[spread**2 / (spread**2 + variance) for spread in _SPREADS] for variance in variances]
+    return [math.fsum(w * part for w, part in zip(weights, row, strict=True)) / whole for row in parts]

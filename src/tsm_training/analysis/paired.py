@@ -1,20 +1,20 @@
 """Is one worker better than another? A Bayesian model of paired differences.
 
 The difference of two workers on one example takes away what makes the example easy or hard for both. Examples with the
-same target are not independent, so the differences of a group are averaged: n is the number of groups. With the
-noninformative prior, the posterior of the mean difference is then Student's t with n − 1 degrees of freedom, located at
-the mean of the n differences and scaled by their standard deviation over √n. This is the correlated t test of Benavoli,
-Corani, Demšar and Zaffalon ("Time for a change: a tutorial for comparing multiple classifiers through Bayesian
-analysis", Journal of Machine Learning Research 18(77), 2017, section 3) with correlation 0, since every example is
-evaluated once and none is trained on. The region of practical equivalence is theirs too, after Kruschke ("Bayesian
-estimation supersedes the t test", Journal of Experimental Psychology: General 142(2), 2013; "Rejecting or accepting
-parameter values in Bayesian estimation", Advances in Methods and Practices in Psychological Science 1(2), 2018).
+same target are not independent, so the differences of a group are averaged: n is the number of groups. What is believed
+of the mean difference then is a `Posterior`: Student's t, corrected for skewness. Without that correction and its prior
+it would be the correlated t test of Benavoli, Corani, Demšar and Zaffalon ("Time for a change: a tutorial for comparing
+multiple classifiers through Bayesian analysis", Journal of Machine Learning Research 18(77), 2017, section 3) with
+correlation 0, since every example is evaluated once and none is trained on. The region of practical equivalence is
+theirs too, after Kruschke ("Bayesian estimation supersedes the t test", Journal of Experimental Psychology: General
+142(2), 2013; "Rejecting or accepting parameter values in Bayesian estimation", Advances in Methods and Practices in
+Psychological Science 1(2), 2018).
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final, Literal, TypeAlias, TypedDict
+from typing import Final, Literal, TypeAlias, TypedDict, cast
 
 import attrs
 
@@ -23,19 +23,6 @@ from tsm_training.analysis.table import ScoreTable
 from tsm_training.arguments import is_number
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.text import counted, difference_text, probability_text
-
-__all__ = [
-    "BEYOND_DOUBT",
-    "DEFAULT_ROPE",
-    "MIN_EXAMPLES",
-    "Comparison",
-    "ComparisonDocument",
-    "Conclusion",
-    "check_rope",
-    "compare",
-    "figures_text",
-    "sentence_between",
-]
 
 Conclusion: TypeAlias = Literal["better", "worse", "practically equal", "undecided", "not enough data"]
 """What can be said of the first of two workers, compared with the second."""
@@ -49,9 +36,8 @@ BEYOND_DOUBT: Final = 0.95
 MIN_EXAMPLES: Final = 8
 """Number of groups below which nothing is said.
 
-At 8 an interval reaches two thirds of the standard deviation of the differences to either side (at 3: 1.7 of them), and
-where differences are as skewed as an exponential distribution it still holds the truth in 84 % of all cases instead of
-90 % (at 3: 81 %).
+At 8 an interval reaches two thirds of the standard deviation of the differences to either side, and it still holds the
+truth in 83 % of all cases instead of 90 % where differences are as skewed as a lognormal distribution with sigma 1.
 """
 
 
@@ -169,24 +155,9 @@ class Comparison:
 
     def to_dict(self) -> ComparisonDocument:
         """Return everything as plain values that JSON can hold."""
-        return {
-            "a": self.a,
-            "b": self.b,
-            "n": self.n,
-            "num_examples": self.num_examples,
-            "failures_a": self.failures_a,
-            "failures_b": self.failures_b,
-            "rope": self.rope,
-            "mean_difference": self.mean_difference,
-            "interval": None if self.interval is None else list(self.interval),
-            "probability_better": self.probability_better,
-            "probability_worse": self.probability_worse,
-            "probability_practically_better": self.probability_practically_better,
-            "probability_practically_equal": self.probability_practically_equal,
-            "probability_practically_worse": self.probability_practically_worse,
-            "conclusion": self.conclusion,
-            "sentence": self.sentence,
-        }
+        document = {name: getattr(self, name) for name in ComparisonDocument.__annotations__}
+        interval = None if self.interval is None else list(self.interval)
+        return cast("ComparisonDocument", document | {"interval": interval})
 
 
 def compare(table: ScoreTable, a: str, b: str, *, rope: float = DEFAULT_ROPE) -> Comparison:
@@ -239,7 +210,7 @@ def sentence_between(comparison: Comparison, a: str, b: str) -> str:
     if posterior is None:
         needed = f"{targets} with pictures of both, at least {MIN_EXAMPLES} are needed"
         return f"not enough data to compare {a} with {b}: {needed}"
-    if posterior.scale == posterior.mean == 0.0:
+    if posterior.scale == 0.0:
         return f"{a} and {b} score alike on all {targets}"
     if conclusion == "practically equal":
         sure = f"{probability_text(posterior.within(comparison.rope), 'P')} for at most {comparison.rope:g}"

@@ -11,8 +11,6 @@ import attrs
 from tsm_training.arguments import is_number
 from tsm_training.errors import InvalidArgumentError
 
-__all__ = ["ScoreTable"]
-
 _EXPECTED = "a number between 0 and 1, or None where there was no picture"
 
 

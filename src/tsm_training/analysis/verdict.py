@@ -3,8 +3,9 @@
 The rule stands in `judge`. Why it is so: to change what is in use there must be a gain, and an answer that is no nearer
 to what is wanted than the image as it came is no answer, so a gain is asked of the trained ensemble over these two.
 Of the other baselines it is only asked that none of them makes training pointless: the trained ensemble may equal the
-best single worker. More examples are asked for only where they may change the answer: where the difference that was
-seen speaks for the trained ensemble.
+best single worker. A gain is one that holds over a whole sequence of looks, such as those that the verdict itself asks
+for (`Posterior.shows`). More examples are asked for only where they may change the answer: where the difference that
+was seen speaks for the trained ensemble.
 
 The relation between images and truths is checked first, since without it every other comparison can be won for the
 wrong reason: smooth images, say, are closer to any truth than others. Each truth counts once on both sides of that
@@ -17,12 +18,11 @@ from __future__ import annotations
 import itertools
 import math
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping
-from typing import Final, Literal, Self, TypeAlias, TypedDict, cast
+from collections.abc import Callable, Iterator, Mapping
+from typing import Final, Literal, NamedTuple, Self, TypeAlias, TypedDict, cast
 
 import attrs
 
-from tsm_training.analysis import student
 from tsm_training.analysis.baselines import COMPARED, Baseline
 from tsm_training.analysis.paired import (
     BEYOND_DOUBT,
@@ -35,21 +35,12 @@ from tsm_training.analysis.paired import (
     figures_text,
     sentence_between,
 )
-from tsm_training.analysis.posterior import INTERVAL_MASS
+from tsm_training.analysis.posterior import MIN_TO_SHOW, Posterior
 from tsm_training.analysis.table import ScoreTable
 from tsm_training.arguments import check_whole_number
 from tsm_training.errors import InvalidArgumentError
+from tsm_training.learning import INTERVAL_MASS, student
 from tsm_training.text import counted, listed, probability_text
-
-__all__ = [
-    "RELATED",
-    "Decision",
-    "ExampleScores",
-    "Verdict",
-    "VerdictDocument",
-    "examples_for_half_width",
-    "judge",
-]
 
 Decision: TypeAlias = Literal["ship", "don't ship", "no gain", "collect more"]
 """What to do with trained weights; with "no gain" leave images as they are."""
@@ -80,6 +71,7 @@ class VerdictDocument(TypedDict):
     """What to do."""
     sentence: str
     more: int | None
+    detectable: float | None
     in_use: str
     best_single: str | None
     best_fixed: str | None
@@ -100,6 +92,9 @@ class Verdict:
     """The decision and its reason, with the figures, in one plain sentence."""
     more: int | None
     """About how many more examples to judge by, each with a different target image, are wanted; None if none are."""
+    detectable: float | None
+    """The smallest true gain over what is in use that would be shown with a probability of about 0.8 by as many targets
+    (at least 20) that vary like these; None with too few targets for a comparison, or where nothing differs."""
     in_use: str
     """What would be replaced: "previous", or "equal_weights" where nothing had been learned before."""
     best_single: str | None
@@ -156,11 +151,13 @@ def judge(
     4. It fails on more examples than what is in use, or has exactly the same scores: don't ship.
     5. It is worse than a baseline by more than `rope`, P ≥ `BEYOND_DOUBT`: don't ship.
     6. It is practically equal to what is in use, or worse, P ≥ `BEYOND_DOUBT`: don't ship.
-    7. It is better than what is in use and than the untouched target, and as surely not worse than any other baseline
-       by more than `rope`: ship.
+    7. It is better than what is in use and than the untouched target, however often one looks (`Posterior.shows`; below
+       `MIN_TO_SHOW` groups by so much that hidden losses would not undo it), and not worse than any other baseline by
+       more than `rope`, P ≥ `BEYOND_DOUBT`: ship.
     8. It is not shown to be so, and the mean difference from what is in use is not above 0, or that from another
        baseline is below −`rope`, so that more examples would hardly help: don't ship.
-    9. Collect more: as many as should make the interval half as wide, see `examples_for_half_width`.
+    9. Collect more: as many as should decide if the differences go on like those seen, at most three times as many as
+       there are (and as many as `MIN_TO_SHOW` asks for).
 
     A baseline other than what is in use that has too few images for a comparison decides nothing.
 
@@ -184,6 +181,7 @@ def judge(
         decision=decision,
         sentence=f"{sentence}.",
         more=more,
+        detectable=None if case.main.posterior is None else case.main.posterior.detectable or None,
         in_use=case.in_use,
         best_single=best_single,
         best_fixed=best_fixed,
@@ -270,23 +268,45 @@ def _comparing(case: _Case) -> Iterator[_Ruling]:
     if main.conclusion in {"practically equal", "worse"}:
         yield "don't ship", f"Don't ship: {case.described(case.in_use)}", None
     risky = [name for name, each in others.items() if 1.0 - _risk(each) < BEYOND_DOUBT]
-    is_better = main.conclusion == "better"
-    is_worth_it = untouched is None or untouched.conclusion == "better"
-    if is_better and is_worth_it and not risky:
+    gains = [main] if untouched is None else [main, untouched]
+    if not risky and all(_is_shown(each) for each in gains):
         yield "ship", f"Ship: {listed([case.described(case.in_use), *case.also()])}", None
-    against = [] if is_better or _difference(main) > 0.0 else [case.in_use]
+    against = [case.in_use] if _difference(main) <= 0.0 else []
     against += [name for name in risky if _difference(others[name]) < -main.rope]
     if against:
         yield "don't ship", f"Don't ship: {case.described(against[0])}. More examples would hardly help", None
     reason = case.described(case.in_use)
-    if is_better and not is_worth_it:
+    if main.conclusion != "better":
+        pass
+    elif untouched is not None and untouched.conclusion != "better":
         reason += f", but {case.described(Baseline.UNTOUCHED)}"
-    elif is_better:
+    elif risky:
         riskiest = max(others, key=lambda name: _risk(others[name]))
         sure = probability_text(1.0 - _risk(others[riskiest]), "P")
         reason += f", but may be practically worse than {case.names[riskiest]} ({sure} that it is not)"
-    more = examples_for_half_width(main.n) - main.n
-    yield "collect more", f"Collect about {_wanted(more)}: {reason}", more
+    else:
+        doubtful = untouched if untouched is not None and _is_shown(main) else main
+        reason = case.described(case.in_use if doubtful is main else Baseline.UNTOUCHED)
+        if doubtful.n < MIN_TO_SHOW:
+            reason += f", but fewer than {MIN_TO_SHOW} targets may hide rare and great losses"
+        else:
+            reason += ", but that is not enough to hold however often you look"
+    missing = [_missing(each, lambda after: after.shows(0.0)) for each in gains]
+    missing += [_missing(others[name], lambda after: after.below(-main.rope) <= 1.0 - BEYOND_DOUBT) for name in risky]
+    yield "collect more", f"Collect about {_wanted(max(missing))}: {reason}", max(missing)
+
+
+def _is_shown(comparison: Comparison) -> bool:
+    return comparison.posterior is not None and comparison.posterior.shows(0.0)
+
+
+def _missing(comparison: Comparison, is_enough: Callable[[Posterior], bool]) -> int:
+    """Return how many more groups should be enough if they are like those seen, at most three times as many."""
+    posterior, n = comparison.posterior, comparison.n
+    if posterior is None or is_enough(posterior):
+        return 0
+    most = max(4 * n, MIN_TO_SHOW)
+    return next((m for m in range(n + 1, most) if is_enough(posterior.after(m))), most) - n
 
 
 def _is_hopeless(comparison: Comparison) -> bool:
@@ -307,8 +327,7 @@ def _wanted(more: int) -> str:
     return f"{counted(more, 'more example')} to judge by, {'each ' if more > 1 else ''}with a different target image"
 
 
-@attrs.frozen
-class _Case:
+class _Case(NamedTuple):
     """What the rule looks at."""
 
     in_use: str

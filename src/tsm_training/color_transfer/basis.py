@@ -12,9 +12,8 @@ powers of 2, of which all sums are exact, and linear systems are solved without 
 from __future__ import annotations
 
 import functools
-from typing import Final, cast
+from typing import Final, NamedTuple, cast
 
-import attrs
 import cv2
 import numpy as np
 import numpy.typing as npt
@@ -23,8 +22,6 @@ from tsm_training.arrays import Image
 from tsm_training.color_transfer.lattice import NODES, interpolation_table, lattice
 from tsm_training.color_transfer.spaces import CHANNELS, LAB_OFFSET, LAB_SCALE, LEVELS, Colors, Float64, decode, to_bgr
 from tsm_training.forking import alone_at_first
-
-__all__ = ["Sums", "basis_values", "lab_of", "map_table", "moved_levels", "on_grid", "paired", "solved", "sums_of"]
 
 _SMOOTH: Final = 80
 
@@ -122,8 +119,7 @@ def basis_values(levels: Image) -> Float64:
     return values
 
 
-@attrs.frozen(eq=False, repr=False)
-class Sums:
+class Sums(NamedTuple):
     """What examples say about maps, or mixtures of examples: one row each."""
 
     gram: Float64

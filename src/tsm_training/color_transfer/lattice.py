@@ -19,9 +19,6 @@ import numpy.typing as npt
 from tsm_training.arrays import Image
 from tsm_training.color_transfer.spaces import CHANNELS, LEVELS, LONGEST, Colors, Float64, Space, row_strips, to_space
 
-__all__ = ["NODES", "averaged_shifts", "interpolated_shifts", "interpolation_table", "lattice", "looked_up"]
-__all__ += ["median_of_change"]
-
 _STEP: Final = 8
 
 NODES: Final = LEVELS // _STEP + 1

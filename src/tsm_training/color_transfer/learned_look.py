@@ -13,7 +13,7 @@ import itertools
 import struct
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, NamedTuple, TypeVar, cast
 
 import attrs
 import numpy as np
@@ -28,8 +28,6 @@ from tsm_training.color_transfer.spaces import CHANNELS, Float64
 from tsm_training.color_transfer.statistics import sample_pixels
 from tsm_training.forking import guard_forks
 from tsm_training.workers import Observation, TrainableWorker, Worker, learned_version, shared
-
-__all__ = ["LearnedLook"]
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -89,8 +87,7 @@ _renderings: Final = _Memory(64_000)
 """About 30, 2 and 30 MB when they are full: room for as many examples as a fit uses, and for those that come next."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Example:
+class _Example(NamedTuple):
     """What an observation says about maps."""
 
     key: bytes

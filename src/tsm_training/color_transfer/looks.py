@@ -8,19 +8,14 @@ examples (linear discriminant analysis with one class per example).
 
 from __future__ import annotations
 
-import itertools
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
-import attrs
 import numpy as np
 import numpy.typing as npt
 
 from tsm_training.arrays import Image
 from tsm_training.color_transfer.basis import Sums, basis_values, lab_of, moved_levels, on_grid, paired, solved
 from tsm_training.color_transfer.spaces import Colors, Float64
-
-__all__ = ["FEATURES", "SAMPLE", "SHARE_BITS", "Looks", "Recognition"]
-__all__ += ["agreement", "look_features", "rendered_features", "shares"]
 
 SAMPLE: Final = 1000
 """Features are taken of this many colours, of requests as of synthetic images: extremes depend on the number."""
@@ -33,9 +28,8 @@ _QUANTILES: Final = (np.array([0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99]) * (SAMP
 _ZONES: Final = (np.array([0, 0.02, 0.2, 0.4, 0.6, 0.8, 0.98, 1]) * SAMPLE).astype(np.intp)
 """Where the zones of lightness begin and end among the pixels in order of lightness."""
 
-_IN_ZONES: Final = np.array(
-    [[start <= i < end for start, end in itertools.pairwise(_ZONES)] for i in range(SAMPLE)], float
-)
+_RANKS: Final = np.arange(SAMPLE)[:, None]
+_IN_ZONES: Final = ((_ZONES[:-1] <= _RANKS) & (_ZONES[1:] > _RANKS)).astype(np.float64)
 
 _PALE: Final = SAMPLE // 10
 
@@ -122,8 +116,7 @@ def rendered_features(sample: Image, maps: Float64) -> Float64:
     return np.concatenate([look_features(lab_of(moved_levels(sample, values, part))) for part in parts])
 
 
-@attrs.frozen(eq=False, repr=False)
-class Recognition:
+class Recognition(NamedTuple):
     """How far a look is from those of the examples: squared Mahalanobis distances between features."""
 
     means: Float64
@@ -140,8 +133,7 @@ class Recognition:
         return np.maximum(squares, 0)
 
 
-@attrs.frozen(eq=False, repr=False)
-class Looks:
+class Looks(NamedTuple):
     """What n training examples show of looks."""
 
     sources: Float64

@@ -35,19 +35,6 @@ from tsm_training.color_transfer.statistics import (
 )
 from tsm_training.errors import InvalidArgumentError
 
-__all__ = [
-    "Channels",
-    "ColorFunction",
-    "ColorMap",
-    "HistogramMap",
-    "LinearMap",
-    "ReinhardMap",
-    "SlicedTransportMap",
-    "ToneAdaptiveMap",
-    "WhiteBalanceMap",
-]
-
-
 ColorFunction: TypeAlias = Callable[[Colors], Colors]
 """Says where colours go; gets and returns `Colors`, and must not change what it gets."""
 

@@ -12,24 +12,6 @@ import numpy.typing as npt
 from tsm_training.arrays import Image
 from tsm_training.forking import alone_at_first
 
-__all__ = [
-    "CHANNELS",
-    "LAB_OFFSET",
-    "LAB_SCALE",
-    "LEVELS",
-    "LONGEST",
-    "Colors",
-    "Float64",
-    "Space",
-    "decode",
-    "encode",
-    "row_strips",
-    "to_bgr",
-    "to_space",
-    "transformed",
-]
-
-
 Colors: TypeAlias = npt.NDArray[np.float32]
 """Colours in a row: ``float32``, N×3, in the units of a `Space`."""
 

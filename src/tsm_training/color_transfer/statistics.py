@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from typing import Final, Literal, TypeAlias, cast
+from typing import Final, Literal, NamedTuple, TypeAlias, cast
 
-import attrs
 import cv2
 import numpy as np
 
@@ -17,9 +16,6 @@ from tsm_training.arrays import Image
 from tsm_training.color_transfer.spaces import CHANNELS, LEVELS, Colors, Float64, Space, row_strips
 from tsm_training.forking import alone_at_first
 from tsm_training.workers import shared
-
-__all__ = ["BOTH", "ROUNDING_VARIANCE", "sample_pixels", "shared_histograms", "shared_moments", "shared_tones"]
-
 
 _Which: TypeAlias = Literal["source", "target"]
 
@@ -32,8 +28,7 @@ Added to both variances of every ratio: a flat image then needs no special case,
 stretched to fill a range."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Moments:
+class _Moments(NamedTuple):
     mean: Float64
     covariance: Float64
 
@@ -89,8 +84,7 @@ def _compute_histograms(image: Image, space: Space) -> Float64:
     return counts
 
 
-@attrs.frozen(eq=False, repr=False)
-class _Tones:
+class _Tones(NamedTuple):
     """Share of the image in each of n zones of lightness (n,), mean and variance of a and b there (n×2)."""
 
     share: Float64

@@ -25,9 +25,6 @@ from tsm_training.color_transfer.spaces import CHANNELS, Colors, to_bgr
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.workers import Worker
 
-__all__ = ["ColorTransferWorker", "create_color_transfer_workers"]
-
-
 _MEDIAN_SIZES: Final = (1, 3, 5)
 
 _TABLES_AND_BANDS: Final = 6 * 1024**2

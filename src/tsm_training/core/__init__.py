@@ -6,22 +6,27 @@ absorbed, `advantages` compares it with its peers, `totals_of` makes exact sums 
 blends are kept by `tsm_training.learning`.
 """
 
-from tsm_training.core.evidence import ExampleEvidence, Outcome, advantages
 from tsm_training.core.exact import dumped, fixed, loaded, value
 from tsm_training.core.posterior import (
+    COUNTS,
     PRIOR_SPREAD,
+    ExampleEvidence,
     Exposure,
+    Outcome,
     SufficientStatistics,
     Totals,
+    advantages,
     exposed,
     posterior_mean,
     posterior_shares,
     posterior_std,
     probability_best,
+    target_totals,
     totals_of,
 )
 
 __all__ = [
+    "COUNTS",
     "PRIOR_SPREAD",
     "ExampleEvidence",
     "Exposure",
@@ -37,6 +42,7 @@ __all__ = [
     "posterior_shares",
     "posterior_std",
     "probability_best",
+    "target_totals",
     "totals_of",
     "value",
 ]

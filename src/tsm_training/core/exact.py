@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["dumped", "fixed", "loaded", "value"]
-
 _SCALE: Final = 1074
 _UNIT: Final = 1 << _SCALE
 

@@ -1,14 +1,20 @@
 """From outcomes to sums, from sums to the posterior of each worker's advantage, and to the workers' shares.
 
+A worker's *advantage* on one example is how much better than its peers it was there: with *b* the mean accuracy of the
+workers that gave a usable image, ``d = clip(a / b − 1, −1, 1)``; 0.08 means 8 % more accurate. A failure has
+``d = −1`` and full confidence and is outside *b*, so it can only lose and changes nobody else. An image that its worker
+has no confidence in (0) adds no evidence and is outside *b* too.
+
 Each pass over an example absorbs a share alpha of the evidence that remains: ``r = 1 − s`` shrinks by the factor
 ``1 − alpha``. Epochs therefore approach the evidence of having seen every example once, in full, and never exceed it.
 
-With d the advantage (`tsm_training.learning`), c the confidence, ``n = Σ s·c`` and kappa the prior strength,
+With d the advantage, c the confidence, ``n = Σ s·c`` and kappa the prior strength,
 the posterior mean of a worker's advantage is ``m = Σ s·c·d / (n + kappa)`` and its weight is ``prior · (1 + m)``.
 
-The spread follows from the conjugate normal model with unknown variance (Murphy, "Conjugate Bayesian analysis of the
-Gaussian distribution", 2007, section 3; evidence counts as a fractional number of observations): the prior says kappa
-observations of advantage 0 with standard deviation 0.05, which gives a posterior variance of
+How sure shares are of each worker's mean follows from the conjugate normal model with unknown variance (Murphy,
+"Conjugate Bayesian analysis of the Gaussian distribution", 2007, section 3; evidence counts as a fractional number of
+observations): the prior says kappa observations of advantage 0 with standard deviation 0.05, which gives a posterior
+variance of
 ``(kappa·0.05² + Σ s·c·d² − (n + kappa)·m²) / (n + kappa)²``. Failures lower the mean but say nothing about how much the
 accuracy of pictures varies: the numerator, over ``n + kappa``, is taken without them. Otherwise a worker that always
 fails would look uncertain, and uncertainty is a chance of being the best.
@@ -18,36 +24,73 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import attrs
 import numpy as np
 import numpy.typing as npt
 
-from tsm_training.core.evidence import Outcome, advantages
 from tsm_training.core.exact import fixed, value
-
-__all__ = [
-    "PRIOR_SPREAD",
-    "Exposure",
-    "SufficientStatistics",
-    "Totals",
-    "exposed",
-    "posterior_mean",
-    "posterior_shares",
-    "posterior_std",
-    "probability_best",
-    "totals_of",
-]
 
 PRIOR_SPREAD: Final = 0.05
 """Standard deviation of a worker's advantage on one example, as expected before any was seen (see the module)."""
 
 _REACH: Final = 8.0  # standard deviations; a normal density is below 1e-13 of its peak there
 _SMALLEST_RELATIVE_STD: Final = 1e-12  # below this, numbers next to the means could not tell the points apart
-_NODES, _NODE_WEIGHTS = np.polynomial.legendre.leggauss(12)
+# Gauss-Legendre quadrature of order 12, right of the middle: what `numpy.polynomial.legendre.leggauss` gives.
+_RIGHT_NODES: Final = (
+    0.1252334085114689,
+    0.3678314989981802,
+    0.5873179542866175,
+    0.7699026741943047,
+    0.9041172563704748,
+    0.9815606342467192,
+)
+_RIGHT_WEIGHTS: Final = (
+    0.2491470458134027,
+    0.2334925365383546,
+    0.20316742672306573,
+    0.16007832854334642,
+    0.10693932599531907,
+    0.04717533638651141,
+)
+_NODES: Final = np.array([*(-node for node in reversed(_RIGHT_NODES)), *_RIGHT_NODES])
+_NODE_WEIGHTS: Final = np.array([*reversed(_RIGHT_WEIGHTS), *_RIGHT_WEIGHTS])
 _erf: Final[Callable[[npt.NDArray[np.float64]], npt.NDArray[np.object_]]] = np.frompyfunc(math.erf, 1, 1)
 _SMALLEST_STD: Final = 1e-9  # keeps the quadrature defined where a posterior has no spread left
+
+
+@attrs.frozen
+class Outcome:
+    """What one worker did on one example."""
+
+    accuracy: float | None
+    """The similarity of its output to the ground truth, in [0, 1]; None where the worker failed."""
+    confidence: float = 1.0
+    """In [0, 1]; a failure always counts with confidence 1."""
+
+
+def _outcomes(value: Mapping[str, Outcome]) -> Mapping[str, Outcome]:
+    return dict(value)
+
+
+@attrs.frozen
+class ExampleEvidence:
+    """What all workers did on one example."""
+
+    digest: str
+    """Names the example's contents, so that the same pictures are never counted twice."""
+    outcomes: Mapping[str, Outcome] = attrs.field(converter=_outcomes)
+    """One outcome per worker id."""
+    features: tuple[float, ...] | None = None
+    """Numbers that describe the pictures, for learners whose weights depend on them."""
+    target: str = attrs.field(default=attrs.Factory(lambda self: self.digest, takes_self=True))
+    """Names the target image, printable text: examples with the same one are not independent. The example's own digest
+    unless given."""
+
+
+COUNTS: Final = frozenset({"valid_count", "update_count"})
+"""Which sums are counts, and exact as they are."""
 
 
 @attrs.frozen
@@ -69,6 +112,12 @@ class SufficientStatistics:
     update_count: int = 0
     failed_evidence: float = 0.0
     """The part of `evidence` that comes from failures."""
+    target_evidence: float = 0.0
+    """Σ n_t² over targets, with n_t the part of `evidence` that comes from one target."""
+    target_product: float = 0.0
+    """Σ n_t·A_t over targets, with A_t the part of `advantage` that comes from one target."""
+    target_advantage: float = 0.0
+    """Σ A_t² over targets."""
 
     @property
     def valid_evidence(self) -> float:
@@ -86,19 +135,26 @@ class Totals(NamedTuple):
     valid_count: int = 0
     update_count: int = 0
     failed_evidence: int = 0
+    target_evidence: int = 0
+    target_product: int = 0
+    target_advantage: int = 0
 
-    def onto(self, base: SufficientStatistics) -> SufficientStatistics:
-        """Return a worker's statistics: where it starts, plus these sums, each rounded once."""
-        return SufficientStatistics(
-            base.prior,
-            value(fixed(base.evidence) + self.evidence),
-            value(fixed(base.advantage) + self.advantage),
-            value(fixed(base.squared_advantage) + self.squared_advantage),
-            value(fixed(base.accuracy_sum) + self.accuracy_sum),
-            base.valid_count + self.valid_count,
-            base.update_count + self.update_count,
-            value(fixed(base.failed_evidence) + self.failed_evidence),
-        )
+    @classmethod
+    def of(cls, sums: SufficientStatistics) -> Totals:
+        """Return sums as exact ones."""
+        numbers = ((name, getattr(sums, name)) for name in cls._fields)
+        return cls(*(number if name in COUNTS else fixed(number) for name, number in numbers))
+
+    def statistics(self, prior: float) -> SufficientStatistics:
+        """Return a worker's statistics: each sum rounded once."""
+        numbers: dict[str, Any] = {n: t if n in COUNTS else value(t) for n, t in self._asdict().items()}
+        return SufficientStatistics(prior, **numbers)
+
+
+def target_totals(evidence: int, advantage: int) -> Totals:
+    """Return what one target adds to a worker's totals, given its exact sums there."""
+    n, a = value(evidence), value(advantage)
+    return Totals(target_evidence=fixed(n * n), target_product=fixed(n * a), target_advantage=fixed(a * a))
 
 
 class Exposure(NamedTuple):
@@ -131,6 +187,20 @@ def exposed(
     return {**known, **new}
 
 
+def advantages(outcomes: Mapping[str, Outcome | Exposure]) -> dict[str, float]:
+    """Return every worker's advantage over its peers on one example, in [−1, 1], by worker id."""
+    valid = [o.accuracy for o in outcomes.values() if o.accuracy is not None and o.confidence > 0.0]
+    mean = math.fsum(valid) / max(1, len(valid))
+
+    def advantage(accuracy: float | None) -> float:
+        if accuracy is None:
+            return -1.0
+        # Never below −1, for no accuracy is negative.
+        return min(1.0, accuracy / mean - 1.0) if mean > 0.0 else 0.0
+
+    return {worker_id: advantage(outcome.accuracy) for worker_id, outcome in outcomes.items()}
+
+
 def totals_of(outcomes: Mapping[str, Exposure]) -> dict[str, Totals]:
     """Return what one example adds to the totals of each worker."""
     gained = advantages(outcomes)
@@ -156,7 +226,7 @@ def posterior_mean(sums: SufficientStatistics, prior_strength: float) -> float:
 
 
 def posterior_std(sums: SufficientStatistics, prior_strength: float) -> float:
-    """Return the posterior standard deviation of a worker's weight."""
+    """Return the standard deviation of a worker's weight as shares see it: examples count one by one."""
     count = sums.valid_evidence + prior_strength
     advantage = sums.advantage + sums.failed_evidence
     squares = prior_strength * PRIOR_SPREAD**2 + sums.squared_advantage - sums.failed_evidence

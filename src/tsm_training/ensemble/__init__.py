@@ -1,6 +1,15 @@
 """The ensemble's answer: blending the workers' images, and finding the shares with which they are blended."""
 
-from tsm_training.ensemble.blending import NEGLIGIBLE_SHARE, Prediction, blend, renormalised
+from tsm_training.ensemble.blending import (
+    NEGLIGIBLE_SHARE,
+    PREVIEW_SIDE,
+    Prediction,
+    blend,
+    decode_preview,
+    encode_preview,
+    renormalised,
+    sample_grid,
+)
 from tsm_training.ensemble.fitting import (
     COMPARED_SOLVERS,
     FEWEST_GROUPS,
@@ -9,9 +18,17 @@ from tsm_training.ensemble.fitting import (
     fit_blend,
     solver_named,
 )
-from tsm_training.ensemble.previews import PREVIEW_SIDE, decode_preview, encode_preview, sample_grid
-from tsm_training.ensemble.problem import MOST_BLENDS, BlendExample, BlendProblem, BlendSolver
-from tsm_training.ensemble.solvers import BestSingle, EqualWeights, Greedy, LeastSquares, ProbabilityBest
+from tsm_training.ensemble.solvers import (
+    MOST_BLENDS,
+    BestSingle,
+    BlendExample,
+    BlendProblem,
+    BlendSolver,
+    EqualWeights,
+    Greedy,
+    LeastSquares,
+    ProbabilityBest,
+)
 
 __all__ = [
     "COMPARED_SOLVERS",

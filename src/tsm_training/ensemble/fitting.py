@@ -11,11 +11,17 @@ import attrs
 
 from tsm_training.arguments import is_number
 from tsm_training.ensemble.blending import renormalised
-from tsm_training.ensemble.problem import BlendExample, BlendProblem, BlendSolver
-from tsm_training.ensemble.solvers import BestSingle, EqualWeights, Greedy, LeastSquares, ProbabilityBest
+from tsm_training.ensemble.solvers import (
+    BestSingle,
+    BlendExample,
+    BlendProblem,
+    BlendSolver,
+    EqualWeights,
+    Greedy,
+    LeastSquares,
+    ProbabilityBest,
+)
 from tsm_training.errors import BlendSolverError, InvalidArgumentError, TsmTrainingError
-
-__all__ = ["COMPARED_SOLVERS", "FEWEST_GROUPS", "BlendFit", "FixedShares", "fit_blend", "solver_named"]
 
 FEWEST_GROUPS: Final = 3
 """With fewer groups of examples nothing is fitted: there would be nothing to compare on."""

@@ -2,97 +2,76 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 
 import attrs
 
 from tsm_training.analysis import Baseline
-from tsm_training.data import TrainingExample
+from tsm_training.ensemble import renormalised
 from tsm_training.evaluation.baselines import Baselines
-from tsm_training.evaluation.evaluator import EvaluationRun
-from tsm_training.evaluation.fitting import Fitter
-from tsm_training.evaluation.judging import ExampleJudgement, Judging
-from tsm_training.evaluation.reports import EvaluatedExample, blend_accuracy, equal_shares, mean, worker_means
-from tsm_training.evaluation.results import CrossValidation, baseline_means, verdict_on
+from tsm_training.evaluation.evaluated import EvaluatedExample, EvaluationRun, evidence_of, mean, worker_means
+from tsm_training.evaluation.results import CrossValidation, ExampleJudgement, baseline_means, verdict_on
 from tsm_training.evaluation.split import fold_examples
-from tsm_training.evaluation.trainables import Trainables
-from tsm_training.progress import ProgressReporter
-from tsm_training.weights import Snapshot, WeightLearner
-
-__all__ = ["CrossValidator"]
+from tsm_training.evaluation.validation import judging
+from tsm_training.evaluation.workbench import Workbench
+from tsm_training.weights import Snapshot
 
 
-@attrs.frozen(eq=False, repr=False)
-class CrossValidator:
-    """Trains a fresh copy of a learner on all folds but one, and judges it on that one, for each fold."""
+def cross_validate(
+    bench: Workbench,
+    run: EvaluationRun,
+    *,
+    folds: int,
+    epochs: int,
+    seed: int,
+    group_by: str | None,
+) -> CrossValidation:
+    """Train a fresh copy of a learner on all folds but one, and judge it on that one, for each fold.
 
-    learner: WeightLearner
-    fitter: Callable[[EvaluationRun], Fitter]
-    judging: Callable[[EvaluationRun], Callable[[Baselines], Judging]]
-    listener: ProgressReporter
-    epochs: int
-    group_by: str | None
-    rope: float
-    trainables: Trainables
-    """Fits the workers that learn, in each fold anew."""
-
-    def run(self, run: EvaluationRun, folds: int, seed: int) -> CrossValidation:
-        """Train and judge on each fold.
-
-        Args:
-            run: Evaluated examples, with at least two targets.
-            folds: Number of folds, at least 2.
-            seed: Another seed gives another division.
-        """
-        parts = fold_examples([item.example for item in run.evaluated], folds, seed)
-        items: dict[str, EvaluatedExample] = {}
-        judged: dict[str, ExampleJudgement] = {}
-        trained: list[Baselines] = []
-        accuracies: list[float | None] = []
-        for part in parts:
-            baselines, fitted, held_out = self._trained(run, part)
-            trained.append(baselines)
-            judgements = self.judging(fitted)(baselines).judge(held_out, self.listener)
-            items |= {item.example.example_id: item for item in held_out}
-            judged |= {each["example_id"]: each for each in judgements}
-            accuracies += [blend_accuracy(item.accuracies, baselines.trained_shares(item)) for item in held_out]
-        evaluated = [items[item.example.example_id] for item in run.evaluated]
-        ordered = [judged[item.example.example_id] for item in evaluated]
-        _complete(ordered)
-        equal = equal_shares(worker_means(run.evaluated))
-        shares = [baselines.shares() for baselines in trained]
-        return CrossValidation(
-            folds=len(parts),
-            avg_accuracy=mean(accuracies),
-            equal_weights_accuracy=mean(blend_accuracy(item.accuracies, equal) for item in run.evaluated),
-            blend_weights=[each[Baseline.TRAINED] for each in shares],
-            # Other shares than the equal ones are different in each fold.
-            baselines=baseline_means(evaluated, ordered, shares[0], shown={Baseline.EQUAL_WEIGHTS}),
-            verdict=verdict_on(evaluated, ordered, self.rope, min(each.followed for each in trained), _agreed(trained)),
-            per_example=ordered,
-            skipped=run.skipped,
-        )
-
-    def _trained(
-        self, run: EvaluationRun, held_out: Iterable[TrainingExample]
-    ) -> tuple[Baselines, EvaluationRun, tuple[EvaluatedExample, ...]]:
-        """Train on all examples but some, which nothing that is fitted here knows.
-
-        Returns:
-            What was trained; the run with the scores of what was fitted; the examples that were left out.
-        """
-        left_out = {example.example_id for example in held_out}
+    The run has evaluated examples of at least two targets; the other arguments are those of the engine's method.
+    """
+    learner = bench.storage.learner
+    evaluator = attrs.evolve(bench.evaluator, is_storing=False)
+    trainables = attrs.evolve(bench.trainables, evaluator=evaluator, kept=run.observations)
+    parts = fold_examples([item.example for item in run.evaluated], folds, seed)
+    items: dict[str, EvaluatedExample] = {}
+    judged: dict[str, ExampleJudgement] = {}
+    trained: list[Baselines] = []
+    accuracies: list[float | None] = []
+    for part in parts:
+        left_out = {example.example_id for example in part}
         known = [item for item in run.evaluated if item.example.example_id not in left_out]
-        fits = self.trainables.planned(known, self.group_by, {}, run.observations)
-        run = self.trainables.scored(run, fits, self.listener, is_kept=False)
-        worker_ids = tuple(sorted(worker_means(run.evaluated)))
-        items = [item for item in run.evaluated if item.example.example_id not in left_out]
-        others = tuple(item for item in run.evaluated if item.example.example_id in left_out)
-        evidence = {item.digest: item.to_evidence() for item in items}
-        state = self.learner.absorb(self.learner.blank(), evidence.values(), self.epochs)
-        state = self.learner.with_blends(state, self.fitter(run).fit(items, self.group_by))
-        learner = self.learner.trial(Snapshot(state))
-        return Baselines.of(learner, worker_ids, trainable=self.trainables.workers.keys()), run, others
+        fits = trainables.planned(known, group_by, {})
+        fitted = trainables.scored(run, fits)
+        known = [item for item in fitted.evaluated if item.example.example_id not in left_out]
+        held_out = [item for item in fitted.evaluated if item.example.example_id in left_out]
+        state = learner.absorb(learner.blank(), evidence_of(known), epochs)
+        blends = bench.fitter(fitted).fit(known, group_by)
+        trial = learner.trial(Snapshot(learner.with_blends(state, blends)))
+        worker_ids = sorted(worker_means(fitted.evaluated))
+        baselines = Baselines.of(trial, worker_ids, trainable=trainables.workers.keys())
+        trained.append(baselines)
+        judgements = judging(bench, fitted, baselines).judged(held_out, evaluator.reporter)
+        for item, judgement in zip(held_out, judgements, strict=True):
+            items[item.example.example_id], judged[item.example.example_id] = item, judgement
+            accuracies.append(item.blend_accuracy(baselines.trained_shares(item)))
+    evaluated = [items[item.example.example_id] for item in run.evaluated]
+    ordered = [judged[item.example.example_id] for item in run.evaluated]
+    _complete(ordered)
+    equal = renormalised({}, worker_means(run.evaluated))
+    shares = [baselines.shares() for baselines in trained]
+    followed = min(each.followed for each in trained)
+    return CrossValidation(
+        folds=len(parts),
+        avg_accuracy=mean(accuracies),
+        equal_weights_accuracy=mean(item.blend_accuracy(equal) for item in run.evaluated),
+        blend_weights=[each[Baseline.TRAINED] for each in shares],
+        # Other shares than the equal ones are different in each fold.
+        baselines=baseline_means(evaluated, ordered, shares[0], shown={Baseline.EQUAL_WEIGHTS}),
+        verdict=verdict_on(evaluated, ordered, bench.rope, followed, _agreed(trained)),
+        per_example=ordered,
+        skipped=run.skipped,
+    )
 
 
 def _agreed(trained: Sequence[Baselines]) -> dict[str, str | None]:

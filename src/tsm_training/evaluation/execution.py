@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pickle
+import sys
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import (
     FIRST_COMPLETED,
@@ -12,7 +13,6 @@ from concurrent.futures import (
     CancelledError,
     Executor,
     Future,
-    ProcessPoolExecutor,
     ThreadPoolExecutor,
     as_completed,
     wait,
@@ -23,8 +23,6 @@ from typing import Any, Final, TypeAlias
 from tsm_training.errors import ExecutorError
 from tsm_training.evaluation.memory import bytes_to_evaluate
 from tsm_training.evaluation.scoring import EvaluationContext, ExampleInput, ScoredExample, evaluate
-
-__all__ = ["Execution", "executor_or_threads"]
 
 _MAX_THREADS: Final = 8
 _MAX_IN_FLIGHT: Final = 64
@@ -66,7 +64,7 @@ def _evaluate_there(digest: str, pickled: bytes | None, example: ExampleInput) -
             _arrived[digest] = pickle.loads(pickled)  # noqa: S301 - the host made these bytes
         except Exception as error:  # importing a worker's module may do anything
             reason = f"cannot load what it was sent: {type(error).__name__}: {error}. {_IMPORTABLE}"
-            raise ExecutorError(ProcessPoolExecutor.__name__, reason) from error
+            raise ExecutorError("ProcessPoolExecutor", reason) from error
     return evaluate(_arrived[digest], example)
 
 
@@ -98,7 +96,7 @@ class Execution:
         self, context: EvaluationContext, examples: Iterable[ExampleInput], executor: Executor, memory_budget: int
     ) -> None:
         self._context = context
-        self._examples = iter(examples)
+        self._items: Iterator[_Item] = map(self._sized, examples)
         self._next: _Item | None = None
         self._in_flight: dict[Future[ScoredExample | None], _Item] = {}
         self._executor = executor
@@ -113,12 +111,12 @@ class Execution:
             MetricError: see `evaluate`.
             ExecutorError: the executor takes no work, has broken down, or cannot carry an example.
         """
-        self._advance()
+        self._next = next(self._items, None)
         while self._next is not None or self._in_flight:
             poll()
             while self._next is not None and self._fits(self._next):
                 self._submit(self._next, is_repeated=False)
-                self._advance()
+                self._next = next(self._items, None)
             done, _running = wait(self._in_flight, _POLL_SECONDS, FIRST_COMPLETED)
             yield from filter(None, map(self._taken, done))
 
@@ -127,21 +125,17 @@ class Execution:
 
         An example that failed gives nothing: something else has already ended the work.
         """
-        self._examples, self._next = iter(()), None
+        self._items, self._next = iter(()), None
         begun = [future for future in self._in_flight if not future.cancel()]
         ended = as_completed(begun) if finish else [future for future in begun if future.done()]
         return (result for future in ended if future.exception() is None and (result := future.result()) is not None)
 
-    def _advance(self) -> None:
-        example = next(self._examples, None)
-        if example is None:
-            self._next = None
-            return
-        context, num_bytes = self._context, _SAMPLE_BYTES
-        if not example.samples:
-            workers = [context.workers[worker_id] for worker_id in example.worker_ids]
-            num_bytes = bytes_to_evaluate(example.files, workers, context.judge.metric, context.runner)
-        self._next = example, num_bytes
+    def _sized(self, example: ExampleInput) -> _Item:
+        if example.samples:
+            return example, _SAMPLE_BYTES
+        context = self._context
+        workers = [context.workers[worker_id] for worker_id in example.worker_ids]
+        return example, bytes_to_evaluate(example.files, workers, context.judge.metric, context.runner)
 
     def _fits(self, item: _Item) -> bool:
         total = item[1] + sum(num_bytes for _example, num_bytes in self._in_flight.values())
@@ -149,7 +143,9 @@ class Execution:
 
     def _submit(self, item: _Item, *, is_repeated: bool) -> None:
         call: tuple[Any, ...] = evaluate, self._context, item[0]
-        if isinstance(self._executor, ProcessPoolExecutor):
+        # Who has such an executor has loaded its module; loading it here would need multiprocessing, even at exit.
+        processes = sys.modules.get("concurrent.futures.process")
+        if processes is not None and isinstance(self._executor, processes.ProcessPoolExecutor):
             digest, pickled = self._packed()
             call = _evaluate_there, digest, pickled if is_repeated or not self._has_arrived else None, item[0]
         try:

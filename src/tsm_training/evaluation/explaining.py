@@ -9,9 +9,7 @@ from typing import Final, TypedDict
 import numpy as np
 
 from tsm_training.ensemble import NEGLIGIBLE_SHARE, BlendExample, BlendProblem, renormalised
-from tsm_training.evaluation.reports import EvaluatedExample, mean, worker_means
-
-__all__ = ["Explanation", "SubsetAdvice", "WorkerExplanation", "explanation"]
+from tsm_training.evaluation.evaluated import EvaluatedExample, worker_means
 
 _TRIED_AT_ONCE: Final = 4
 """In each step of the search for a subset only the workers with the smallest shares are candidates for leaving."""
@@ -81,10 +79,13 @@ def explanation(
         tolerance: How much accuracy a smaller ensemble may lose.
     """
     problem = BlendProblem(tuple(examples), tuple(sorted(shares))) if examples else None
-    seconds = _mean_seconds(items)
     accuracies, alike = worker_means(items), _most_alike(problem)
+    seconds: dict[str, float] = {}
     workers: dict[str, WorkerExplanation] = {}
     for worker_id, share in sorted(shares.items()):
+        done = [item.evaluations[worker_id] for item in items if worker_id in item.evaluations]
+        if (taken := math.fsum(each.seconds for each in done)) > 0.0:
+            seconds[worker_id] = taken / len(done)
         similar, correlation = alike.get(worker_id, (None, None))
         workers[worker_id] = {
             "solo_accuracy": accuracies.get(worker_id),
@@ -92,7 +93,7 @@ def explanation(
             "gain": _gain(problem, shares, worker_id),
             "redundancy": correlation,
             "most_similar_to": similar,
-            "failure_rate": _failure_rate(items, worker_id),
+            "failure_rate": sum(each.accuracy is None for each in done) / max(1, len(done)),
             "mean_seconds": seconds.get(worker_id),
         }
     return {
@@ -103,20 +104,6 @@ def explanation(
         "workers": workers,
         "subset": None if problem is None else _smallest_subset(problem, shares, tolerance, seconds),
     }
-
-
-def _mean_seconds(items: Sequence[EvaluatedExample]) -> dict[str, float]:
-    times: dict[str, list[float]] = {}
-    for item in items:
-        for worker_id, evaluation in item.evaluations.items():
-            times.setdefault(worker_id, []).append(evaluation.seconds)
-    means = {worker_id: math.fsum(each) / len(each) for worker_id, each in times.items()}
-    return {worker_id: seconds for worker_id, seconds in means.items() if seconds > 0.0}
-
-
-def _failure_rate(items: Sequence[EvaluatedExample], worker_id: str) -> float:
-    asked = [item.accuracies[worker_id] for item in items if worker_id in item.evaluations]
-    return mean(float(accuracy is None) for accuracy in asked) or 0.0
 
 
 def _gain(problem: BlendProblem | None, shares: Mapping[str, float], worker_id: str) -> float | None:

@@ -20,21 +20,7 @@ from tsm_training.progress import write_log
 from tsm_training.weights import Snapshot, WeightLearner
 from tsm_training.workers import MOST_OBSERVATIONS, Observation
 
-__all__ = ["Fit", "FitRow", "forgotten", "without"]
-
 _FOLDS: Final = 5
-
-
-@attrs.frozen
-class FitRow:
-    """An example that a worker is fitted on."""
-
-    digest: str
-    source: str
-    """Digest of the source picture."""
-    target: str
-    """Digest of the target picture."""
-    group: str | None
 
 
 @attrs.frozen(slots=False)
@@ -46,27 +32,24 @@ class Fit:
     """Of the worker as it was registered; its observations have it in their name."""
     identity: str = ""
     """What kind of worker, with which version and settings, made the observations: no other can be fitted on them."""
-    rows: tuple[FitRow, ...] = ()
-    """In order of digest."""
+    rows: tuple[Observation, ...] = ()
+    """Without data, which is in the store; in order of digest."""
     imported: tuple[Observation, ...] = ()
     """Observations that came with a weights file, in order of digest."""
     group_by: str | None = None
     """The metadata key that makes the groups."""
     state: bytes | None = attrs.field(default=None, repr=False)
     """What the worker made of the fit of all: empty where it gives nothing to store, None where it was not asked."""
-
-    @classmethod
-    def of(cls, worker_id: str, document: str) -> Fit | None:
-        """Return what a stored document says; None where it is damaged."""
-        return _parsed(worker_id, document)
+    _selections: dict[int | None, tuple[Observation, ...]] = attrs.field(factory=dict, init=False, eq=False, repr=False)
+    _versions: dict[int | None, str] = attrs.field(factory=dict, init=False, eq=False, repr=False)
 
     def to_document(self) -> str:
-        """Return the document that `of` reads."""
+        """Return the document that `fit_of` reads."""
         document = {
             "fingerprint": self.fingerprint,
             "identity": self.identity,
             "group_by": self.group_by,
-            "rows": [attrs.astuple(row) for row in self.rows],
+            "rows": [attrs.astuple(row)[:-1] for row in self.rows],
             "imported": [[*attrs.astuple(o)[:-1], base64.b64encode(o.data).decode()] for o in self.imported],
             "state": None if self.state is None else base64.b64encode(self.state).decode(),
         }
@@ -78,18 +61,13 @@ class Fit:
         return observation_name(self.worker_id, self.fingerprint)
 
     @functools.cached_property
-    def _foreign(self) -> dict[str, Observation]:
-        own = {row.digest for row in self.rows}
-        return {o.digest: o for o in self.imported if o.digest not in own}
-
-    @functools.cached_property
-    def _all_rows(self) -> tuple[FitRow, ...]:
-        imported = (FitRow(o.digest, o.source_digest, o.target_digest, o.group) for o in self._foreign.values())
-        return tuple(sorted((*self.rows, *imported), key=lambda row: row.digest))
+    def _all_rows(self) -> tuple[Observation, ...]:
+        by_digest = {row.digest: row for row in (*self.imported, *self.rows)}
+        return tuple(by_digest[digest] for digest in sorted(by_digest))
 
     @functools.cached_property
     def _fold_of(self) -> dict[str, int]:
-        return folds_of([row.target for row in self._all_rows], _FOLDS, 0)
+        return folds_of([row.target_digest for row in self._all_rows], _FOLDS, 0)
 
     @functools.cached_property
     def groups(self) -> frozenset[str]:
@@ -100,20 +78,16 @@ class Fit:
         """Return the fold of the examples with this target; None where the fit knows none."""
         return self._fold_of.get(target)
 
-    @functools.cached_property
-    def _selections(self) -> dict[int | None, tuple[FitRow, ...]]:
-        return {}
-
-    def selected(self, fold: int | None) -> tuple[FitRow, ...]:
+    def selected(self, fold: int | None) -> tuple[Observation, ...]:
         """Return the examples that are fitted on for a fold, which leaves that fold out; for None, those for requests.
 
         At most 1,000, the first in order of digest, each group with one at least.
         """
         if fold not in self._selections:
-            rows = [row for row in self._all_rows if fold is None or self._fold_of[row.target] != fold]
+            rows = [row for row in self._all_rows if fold is None or self._fold_of[row.target_digest] != fold]
             if len(rows) > MOST_OBSERVATIONS:
-                first_of_group = {row.group: row for row in reversed(rows)}.values()
-                first = {row.digest for row in first_of_group}
+                first_of_group = {row.group: row.digest for row in reversed(rows)}
+                first = set(first_of_group.values())
                 order = sorted(rows, key=lambda row: (row.digest not in first, row.digest))
                 rows = sorted(order[:MOST_OBSERVATIONS], key=lambda row: row.digest)
             self._selections[fold] = tuple(rows)
@@ -124,19 +98,13 @@ class Fit:
         folds = sorted(set(self._fold_of.values())) if self.rows else []
         return all(len(self.selected(fold)) >= max(1, fewest) for fold in (None, *folds))
 
-    @functools.cached_property
-    def _versions(self) -> dict[int | None, str]:
-        return {}
-
     def version(self, fold: int | None) -> str:
         """Return a text that changes with what is fitted on for a fold."""
         if fold not in self._versions:
-            facts = [
-                (*attrs.astuple(row), hashlib.sha256(self._foreign[row.digest].data).hexdigest())
-                if row.digest in self._foreign
-                else attrs.astuple(row)
-                for row in self.selected(fold)
-            ]
+            facts = []
+            for row in self.selected(fold):
+                *fact, data = attrs.astuple(row)
+                facts.append([*fact, hashlib.sha256(data).hexdigest()] if data else fact)
             self._versions[fold] = hashlib.sha256(json.dumps(facts).encode()).hexdigest()[:32]
         return self._versions[fold]
 
@@ -153,22 +121,25 @@ class Fit:
 
 
 @functools.lru_cache(maxsize=8)
-def _parsed(worker_id: str, document: str) -> Fit | None:
+def fit_of(worker_id: str, document: str | None) -> Fit | None:
+    """Return what a stored document says; None where there is none, or it is damaged."""
+    if document is None:
+        return None
     try:
         found = json.loads(document)
+        rows = [Observation(digest, source, target, group, b"") for digest, source, target, group in found["rows"]]
         imported = [
             Observation(digest, source, target, group, base64.b64decode(data))
             for digest, source, target, group, data in found["imported"]
         ]
-        state = found["state"]
         return Fit(
             worker_id,
             found["fingerprint"],
             found["identity"],
-            tuple(FitRow(*row) for row in found["rows"]),
+            tuple(rows),
             tuple(imported),
             found["group_by"],
-            None if state is None else base64.b64decode(state),
+            None if found["state"] is None else base64.b64decode(found["state"]),
         )
     except (ValueError, TypeError, LookupError) as error:
         write_log(logging.WARNING, "what worker %r was fitted to cannot be read: %s", worker_id, error)
@@ -179,7 +150,7 @@ def forgotten(documents: Mapping[str, str], digests: Set[str]) -> dict[str, str]
     """Return the documents without these examples: of the own ones, and of those that weights files brought."""
     kept = {}
     for worker_id, document in documents.items():
-        fit = Fit.of(worker_id, document)
+        fit = fit_of(worker_id, document)
         if fit is not None:
             rows = tuple(row for row in fit.rows if row.digest not in digests)
             imported = tuple(o for o in fit.imported if o.digest not in digests)

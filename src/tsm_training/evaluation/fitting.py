@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -10,20 +11,21 @@ from typing import Any, Final, Self
 import attrs
 
 from tsm_training._version import __version__
+from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample
 from tsm_training.ensemble import BlendExample, BlendSolver, FixedShares, fit_blend, solver_named
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.evaluation.evaluator import EvaluationRun, Evaluator
-from tsm_training.evaluation.previews import Previews, ScorerFactory, blend_example, first_of, picture_bytes
-from tsm_training.evaluation.reports import EvaluatedExample
+from tsm_training.evaluation.evaluated import EvaluatedExample, EvaluationRun, Previews, preview_rank
+from tsm_training.evaluation.evaluator import Evaluator
+from tsm_training.evaluation.scoring import Judge, Scorer
 from tsm_training.fingerprints import describe_object
 from tsm_training.learning import BlendFits, FittedBlend, label_of
-from tsm_training.progress import ProgressReporter
-
-__all__ = ["MOST_FITTED_EXAMPLES", "Fitter", "check_group_by", "check_groups", "group_label"]
 
 MOST_FITTED_EXAMPLES: Final = 64
-"""A blend is fitted on no more examples than this: those with previews, the first in order of digest."""
+"""A blend is fitted on no more examples than this: those with previews, the first in order of rank."""
+
+_PATIENCE: Final = 64
+"""After so many examples without previews none is expected of those behind: stores keep the first ones in order."""
 
 _MOST_BYTES: Final = 128 * 1024**2
 _MOST_KEYS: Final = 10
@@ -60,50 +62,29 @@ def check_group_by(value: object) -> None:
         raise InvalidArgumentError("group_by", value, "a metadata key (text that is not empty), or None")
 
 
-def _nothing(_group: str | None) -> None:
-    """Know no blend that was fitted before."""
-
-
-@attrs.define
-class _Known:
-    """What was read and judged once serves for groups and folds too, as far as there is room for it."""
-
-    examples: dict[str, BlendExample] = attrs.field(factory=dict)
-    """By digest."""
-    num_bytes: int = 0
-
-    def add(self, example: BlendExample) -> None:
-        if self.num_bytes + picture_bytes(example) <= _MOST_BYTES:
-            self.examples[example.digest] = example
-            self.num_bytes += picture_bytes(example)
-
-
 @attrs.frozen(eq=False, repr=False)
 class Fitter:
-    """Fits blends with one metric and one solver."""
+    """Fits blends with one metric and one solver, on the previews that belong to a run."""
 
     previews: Previews
-    scorer: ScorerFactory
-    metric_name: str
+    judge: Judge
     solver: BlendSolver | None
     """None compares all of ours."""
     poll: Callable[[], None]
     """Called before each picture is judged; what it raises ends the search."""
-    _known: _Known = attrs.field(factory=_Known, init=False, repr=False)
+    _known: dict[str, BlendExample] = attrs.field(factory=dict, init=False, repr=False)
+    """What was read and judged once, by digest: it serves for groups and folds too, as far as there is room for it."""
 
     @classmethod
-    def of(
-        cls, evaluator: Evaluator, run: EvaluationRun, solver: str | BlendSolver, listener: ProgressReporter
-    ) -> Self:
+    def of(cls, evaluator: Evaluator, run: EvaluationRun, solver: str | BlendSolver) -> Self:
         """Return what fits blends on the previews that belong to a run."""
-        judge, previews = evaluator.judge, Previews(evaluator.store, run.previews)
-        return cls(previews, judge.scorer, judge.name, solver_named(solver), listener.poll)
+        return cls(run.previews, evaluator.judge, solver_named(solver), evaluator.reporter.poll)
 
     def fit(
         self,
         items: Sequence[EvaluatedExample],
         group_by: str | None = None,
-        known: Callable[[str | None], FittedBlend | None] = _nothing,
+        known: Callable[[str | None], FittedBlend | None] = lambda _group: None,
     ) -> BlendFits:
         """Return what fits the previews of these examples, of which nothing is held out.
 
@@ -130,12 +111,13 @@ class Fitter:
     ) -> FittedBlend | None:
         """Return a blend as a learner keeps it; how far it is absorbed is for the learner to say.
 
-        Args:
-            items: What it is fitted on.
-            before: What was fitted before.
-            general: The blend of all examples, where this is that of a group.
+        `before` is what was fitted before, and `general` the blend of all examples, where this is that of a group.
         """
-        inputs = self._inputs(items, general)
+        # What is hashed changes with the evaluations behind a blend, and with what fits it.
+        facts = sorted([[*e.key, e.accuracy or -1.0] for item in items for e in item.evaluations.values()])
+        solver = "auto" if self.solver is None else describe_object(self.solver)
+        text = json.dumps([__version__, solver, None if general is None else general.inputs, facts])
+        inputs = hashlib.sha256(text.encode()).hexdigest()
         if before is not None and before.inputs == inputs:
             return before
         examples = self.examples(items)
@@ -146,24 +128,51 @@ class Fitter:
         digests = tuple(example.digest for example in examples)
         return FittedBlend(found.shares, found.solver, 0.0, digests, found.safe, inputs)
 
-    def _inputs(self, items: Iterable[EvaluatedExample], general: FittedBlend | None) -> str:
-        """Return what changes with the evaluations behind a blend, and with what fits it."""
-        facts = sorted([[*e.key, e.accuracy or -1.0] for item in items for e in item.evaluations.values()])
-        solver = "auto" if self.solver is None else describe_object(self.solver)
-        text = json.dumps([__version__, solver, None if general is None else general.inputs, facts])
-        return hashlib.sha256(text.encode()).hexdigest()
+    def examples(self, items: Iterable[EvaluatedExample]) -> list[BlendExample]:
+        """Return those of the examples whose blended pictures can be judged, each content once, in order of digest.
 
-    def examples(self, items: Sequence[EvaluatedExample]) -> list[BlendExample]:
-        """Return those of the examples whose blended pictures can be judged: the first ones that have previews."""
-        found = first_of(items, self._example, MOST_FITTED_EXAMPLES, _MOST_BYTES)
+        They are the first in order of rank that have previews, as far as there is room for their pictures. Which ones
+        that are depends on the examples only, not on the order in which they were evaluated.
+        """
+        found: list[BlendExample] = []
+        missed = used = 0
+        each_once = {item.digest: item for item in items}
+        for item in sorted(each_once.values(), key=lambda item: (preview_rank(item.target), item.digest)):
+            example = self._example(item)
+            if example is None:
+                missed += 1
+            else:
+                missed, used = 0, used + _picture_bytes(example)
+                if found and used > _MOST_BYTES:
+                    break
+                found.append(example)
+            if len(found) == MOST_FITTED_EXAMPLES or missed == _PATIENCE:
+                break
         return sorted(found, key=lambda example: example.digest)
 
     def _example(self, item: EvaluatedExample) -> BlendExample | None:
-        if (known := self._known.examples.get(item.digest)) is not None:
+        if (known := self._known.get(item.digest)) is not None:
             return known
-        previewed = self.previews.get(item)
-        if previewed is None or not previewed.is_complete:
+        pictures = self.previews.get(item)
+        if pictures is None or not pictures.is_complete:
             return None
-        example = blend_example(previewed, self.scorer, self.metric_name, self.poll)
-        self._known.add(example)
+        example = BlendExample(
+            digest=item.digest,
+            group=item.target,
+            outputs=pictures.outputs,
+            ground_truth=pictures.ground_truth,
+            accuracies=item.valid,
+            score=functools.partial(self._judged, self.judge.scorer(pictures.ground_truth)),
+        )
+        if sum(map(_picture_bytes, self._known.values())) + _picture_bytes(example) <= _MOST_BYTES:
+            self._known[item.digest] = example
         return example
+
+    def _judged(self, score: Scorer, picture: Image) -> float:
+        self.poll()
+        return score(picture)
+
+
+def _picture_bytes(example: BlendExample) -> int:
+    """Return how much memory the pictures of an example take."""
+    return example.ground_truth.size * (1 + len(example.outputs))

@@ -14,8 +14,6 @@ from tsm_training.data import ExampleFiles, PictureFile
 from tsm_training.metrics import ALLOWANCE, Metric, PreparableMetric, stated_memory
 from tsm_training.workers import ThreadRunner, Worker, WorkerRunner
 
-__all__ = ["WorkerThatStatesMemory", "bytes_to_evaluate"]
-
 _PICTURE: Final = 3
 """Bytes per pixel."""
 

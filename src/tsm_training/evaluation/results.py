@@ -3,38 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final, Self, TypedDict
+from typing import Any, Final, Self, TypedDict, cast
 
 import attrs
 
 from tsm_training.analysis import DEFAULT_ROPE, Baseline, ScoreTable, VerdictDocument, judge
 from tsm_training.data import WorkerAccuracy
 from tsm_training.errors import InvalidArgumentError
-from tsm_training.evaluation.baselines import Baselines
-from tsm_training.evaluation.evaluator import EvaluationRun
-from tsm_training.evaluation.judging import ExampleJudgement
-from tsm_training.evaluation.reports import EvaluatedExample, mean, mean_blend_accuracy, worker_accuracies
+from tsm_training.evaluation.evaluated import EvaluatedExample, mean
 
-__all__ = [
-    "BaselineMean",
-    "CrossValidation",
-    "CrossValidationResults",
-    "Judged",
-    "Validation",
-    "ValidationDocument",
-    "ValidationResults",
-    "accuracy_table",
-    "baseline_means",
-    "validation_of",
-    "verdict_on",
-]
-
+_KEYS: Final = {"baselines": "contenders"}
+"""The keys of documents, where they are not the names of the records' fields."""
 
 _MOSTLY: Final = 0.5
 """With less than this absorbed, what was learned hardly shows in the ensemble's answer."""
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
+
+
+class ExampleJudgement(TypedDict):
+    """What every baseline's picture of one example scored."""
+
+    example_id: str
+    group: str | None
+    """The group that the training put it in; None without groups."""
+    is_unseen: bool
+    """True where nothing was ever learned from it."""
+    scores: dict[str, float]
+    """Similarity to the ground truth by baseline, in [0, 1]; ``control`` is the trained ensemble's picture beside
+    another example's ground truth. Who has no picture is missing: it failed, or small pictures of its workers are no
+    longer kept."""
+    delta_e: dict[str, float]
+    """Mean colour difference ΔE00 from the ground truth by baseline, whatever the metric."""
 
 
 class BaselineMean(TypedDict):
@@ -79,6 +80,9 @@ class ValidationResults(ValidationDocument):
     """On how many examples each worker gave no usable picture."""
     skipped: dict[str, str]
     """Why an example could not be used, by example id."""
+    unrepeatable: dict[str, float]
+    """Workers that gave other scores than before on the same pictures, and by how much the accuracy changed at most (1
+    where there was a picture once only); found by ``validate(..., reevaluate=True)`` where results were stored."""
     contenders: dict[str, BaselineMean]
     """The trained ensemble and its baselines, on the same pixels of the examples that are unseen; fewer of them where
     small pictures of its workers are no longer kept."""
@@ -121,9 +125,9 @@ class Judged:
     avg_accuracy: float | None = None
     equal_weights_accuracy: float | None = None
     baselines: Mapping[str, BaselineMean] = attrs.field(factory=dict)
-    """By baseline."""
+    """By baseline; in documents they are called contenders."""
     verdict: VerdictDocument = attrs.field(factory=lambda: verdict_on([], [], DEFAULT_ROPE))
-    per_example: Sequence[ExampleJudgement] = ()
+    per_example: Sequence[ExampleJudgement] = attrs.field(factory=list)
     skipped: Mapping[str, str] = attrs.field(factory=dict)
 
     @property
@@ -158,10 +162,15 @@ class Judged:
         Raises:
             InvalidArgumentError: an entry is missing: it is another kind of document.
         """
-        keys: dict[str, str] = {field.name: field.name for field in attrs.fields(cls)} | {"baselines": "contenders"}
+        keys: dict[str, str] = {field.name: field.name for field in attrs.fields(cls)} | _KEYS
         if missing := [key for key in keys.values() if key not in document]:
             raise InvalidArgumentError("results", sorted(document), f"a document with {', '.join(missing)}")
         return cls(**{name: document[key] for name, key in keys.items()})
+
+    def _document(self, kind: type) -> Any:
+        """Return what `from_document` reads: the record's values under the keys of that kind of document."""
+        names = {key: name for name, key in _KEYS.items()}
+        return {key: getattr(self, names.get(key, key)) for key in kind.__annotations__}
 
 
 @attrs.frozen(kw_only=True)
@@ -172,25 +181,12 @@ class Validation(Judged):
     blend_weights: Mapping[str, float] = attrs.field(factory=dict)
     failures: Mapping[str, int] = attrs.field(factory=dict)
     """On how many examples each worker gave no usable picture."""
+    unrepeatable: Mapping[str, float] = attrs.field(factory=dict)
+    """By how much the accuracy of a worker changed at most on the same pictures; without those that are repeatable."""
 
     def to_document(self) -> ValidationResults:
         """Return the guide's document."""
-        return {
-            "num_examples": self.num_examples,
-            "avg_accuracy": self.avg_accuracy,
-            "worker_accuracies": dict(self.worker_accuracies),
-            "equal_weights_accuracy": self.equal_weights_accuracy,
-            "ensemble_accuracy": self.ensemble_accuracy,
-            "ensemble_examples": self.ensemble_examples,
-            "mean_delta_e": self.mean_delta_e,
-            "unseen_examples": self.unseen_examples,
-            "blend_weights": dict(self.blend_weights),
-            "failures": dict(self.failures),
-            "skipped": dict(self.skipped),
-            "contenders": dict(self.baselines),
-            "verdict": self.verdict,
-            "per_example": list(self.per_example),
-        }
+        return cast("ValidationResults", self._document(ValidationResults))
 
 
 @attrs.frozen(kw_only=True)
@@ -203,52 +199,10 @@ class CrossValidation(Judged):
 
     def to_document(self) -> CrossValidationResults:
         """Return the document that `TrainingManager.cross_validate` promises."""
-        return {
-            "folds": self.folds,
-            "num_examples": self.num_examples,
-            "avg_accuracy": self.avg_accuracy,
-            "equal_weights_accuracy": self.equal_weights_accuracy,
-            "ensemble_accuracy": self.ensemble_accuracy,
-            "ensemble_examples": self.ensemble_examples,
-            "mean_delta_e": self.mean_delta_e,
-            "blend_weights": list(self.blend_weights),
-            "contenders": dict(self.baselines),
-            "verdict": self.verdict,
-            "per_example": list(self.per_example),
-            "skipped": dict(self.skipped),
-        }
+        return cast("CrossValidationResults", self._document(CrossValidationResults))
 
 
 # --- what they are made of ------------------------------------------------------------------------------------------
-
-
-def validation_of(
-    run: EvaluationRun, judged: Sequence[ExampleJudgement], baselines: Baselines, rope: float = DEFAULT_ROPE
-) -> Validation:
-    """Return what validation found on evaluated examples whose pictures were judged.
-
-    Args:
-        run: What every worker did.
-        judged: What every baseline's picture scored, per evaluated example.
-        baselines: The trained ensemble and what it is compared with.
-        rope: Which difference in accuracy is practically none.
-    """
-    evaluated = run.evaluated
-    shares = baselines.shares()
-    return Validation(
-        avg_accuracy=mean_blend_accuracy(evaluated, baselines.trained_shares),
-        equal_weights_accuracy=mean_blend_accuracy(evaluated, lambda _item: shares[Baseline.EQUAL_WEIGHTS]),
-        worker_accuracies=worker_accuracies(evaluated),
-        blend_weights=shares[Baseline.TRAINED],
-        failures={
-            worker_id: sum(worker_id in e.evaluations and e.accuracies[worker_id] is None for e in evaluated)
-            for worker_id in shares[Baseline.TRAINED]
-        },
-        skipped=run.skipped,
-        baselines=baseline_means(evaluated, judged, shares),
-        verdict=verdict_on(evaluated, judged, rope, baselines.followed, baselines.bests),
-        per_example=judged,
-    )
 
 
 def baseline_means(
@@ -287,13 +241,14 @@ def baseline_means(
 def accuracy_table(items: Sequence[EvaluatedExample]) -> ScoreTable:
     """Return the accuracies of all workers on evaluated examples."""
     worker_ids = sorted({worker_id for item in items for worker_id in item.evaluations})
-    return _table(items, {worker_id: [item.accuracies.get(worker_id) for item in items] for worker_id in worker_ids})
+    rows = [item.accuracies for item in items]
+    return _table(items, {worker_id: [row.get(worker_id) for row in rows] for worker_id in worker_ids})
 
 
 def _table(items: Sequence[EvaluatedExample], scores: Mapping[str, Sequence[float | None]]) -> ScoreTable:
     return ScoreTable(
         example_ids=[item.example.example_id for item in items],
-        groups=[item.example.known_files.target.sha256 for item in items],
+        groups=[item.target for item in items],
         scores=scores,
     )
 
@@ -323,7 +278,18 @@ def verdict_on(
     columns = {name: [scores.get(name) for _item, scores in rows] for name in sorted(names)}
     table = _table([item for item, _scores in rows], columns)
     verdict = judge(table, rope=rope, **(bests or {})).to_dict()
-    sentences = [verdict["sentence"], *_how_many(verdict, len(unseen))]
+    sentences = [verdict["sentence"]]
+    untouched = verdict["comparisons"].get(Baseline.UNTOUCHED)
+    compared, beside = verdict["num_examples"], ""
+    if verdict["decision"] == "no gain" and untouched is not None:
+        compared = untouched["num_examples"]
+    elif untouched is not None and untouched["num_examples"] > compared:
+        beside = f", and beside the untouched target on {untouched['num_examples']}"
+    if compared < len(unseen):
+        sentences.append(
+            f"Judged on {compared} of {len(unseen)} held-out examples{beside}: of the others not all pictures are "
+            "kept; validate(…, full=True) makes them again."
+        )
     if judged and not unseen:
         learned = "example was" if len(judged) == 1 else "examples were all"
         sentences.append(f"The {len(judged)} {learned} learned from already; only others can judge.")
@@ -332,16 +298,3 @@ def verdict_on(
             f"Only {followed:.0%} of what the training examples say is absorbed yet: train with more epochs first."
         )
     return {**verdict, "sentence": " ".join(sentences)}
-
-
-def _how_many(verdict: VerdictDocument, total: int) -> list[str]:
-    """Say on how many of the held-out examples the decision rests, if not on all of them."""
-    untouched = verdict["comparisons"].get(Baseline.UNTOUCHED)
-    compared, beside = verdict["num_examples"], ""
-    if verdict["decision"] == "no gain" and untouched is not None:
-        compared = untouched["num_examples"]
-    elif untouched is not None and untouched["num_examples"] > compared:
-        beside = f", and beside the untouched target on {untouched['num_examples']}"
-    reason = "of the others not all pictures are kept; validate(…, full=True) makes them again"
-    said = f"Judged on {compared} of {total} held-out examples{beside}: {reason}."
-    return [said] if compared < total else []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, Final, TypeAlias, cast
+from typing import Any, Final, NamedTuple, TypeAlias, cast
 
 import attrs
 
@@ -30,26 +30,6 @@ from tsm_training.workers import (
     shown,
 )
 
-__all__ = [
-    "SOURCE",
-    "TARGET",
-    "TRUTH",
-    "EvaluationContext",
-    "ExampleInput",
-    "Judge",
-    "Paths",
-    "Score",
-    "ScoredExample",
-    "Triple",
-    "UnusableExampleError",
-    "checked_similarity",
-    "evaluate",
-    "load_copies",
-    "load_triple",
-    "paths_of",
-    "score_results",
-]
-
 SOURCE: Final = "source"
 """The name of the preview of the image that gives the colours."""
 TARGET: Final = "target"
@@ -57,7 +37,27 @@ TARGET: Final = "target"
 TRUTH: Final = "ground_truth"
 """The name of the preview of the wanted result."""
 
-Scorer: TypeAlias = Callable[[Image], object]
+BLENDED: Final = "(the blended picture)"
+"""Stands for a worker's id in the errors of a metric."""
+
+
+@attrs.frozen(eq=False, repr=False)
+class Scorer:
+    """Scores pictures against one ground truth; see `Judge.scorer`."""
+
+    metric_name: str
+    _score: Callable[[Image], object]
+
+    def __call__(self, picture: Image, worker_id: str = BLENDED) -> float:
+        """Return the similarity of a picture that a worker made."""
+        try:
+            value = self._score(picture)
+        except (Exception, SystemExit, GeneratorExit) as error:
+            raise MetricError(self.metric_name, worker_id, f"raised {type(error).__name__}: {error}") from error
+        similarity = similarity_or_none(value)
+        if similarity is None:
+            raise MetricError(self.metric_name, worker_id, f"returned {value!r}")
+        return similarity
 
 
 @attrs.frozen(eq=False, repr=False, slots=False)
@@ -77,8 +77,12 @@ class Judge:
         return describe_object(self._identity)
 
     def scorer(self, ground_truth: Image) -> Scorer:
-        """Return a function that scores outputs against one ground truth (uint8, H×W×3, BGR), prepared once."""
-        return prepare_metric(self.metric, ground_truth)
+        """Return a function that scores outputs against one ground truth (uint8, H×W×3, BGR), prepared once.
+
+        It is called with a picture and the id of the worker that made it (by default the ensemble), and raises
+        MetricError where the metric raises or gives something that is not a finite number in [0, 1].
+        """
+        return Scorer(self.name, prepare_metric(self.metric, ground_truth))
 
 
 Paths: TypeAlias = tuple[str, str, str]
@@ -90,8 +94,7 @@ def paths_of(example: TrainingExample) -> Paths:
     return example.source_path, example.target_path, example.ground_truth_path
 
 
-@attrs.frozen(eq=False, repr=False)
-class EvaluationContext:
+class EvaluationContext(NamedTuple):
     """What the evaluations of one call share; it can be pickled if its workers, its judge and its runner can."""
 
     workers: Mapping[str, Worker]
@@ -101,8 +104,7 @@ class EvaluationContext:
     runner: WorkerRunner
 
 
-@attrs.frozen
-class ExampleInput:
+class ExampleInput(NamedTuple):
     """One example to evaluate, and what is wanted of it."""
 
     digest: str
@@ -117,7 +119,7 @@ class ExampleInput:
     """The group that the request belongs to."""
     is_sampled: bool = False
     """True where workers and judge get samples of the pictures only."""
-    samples: Mapping[str, bytes] = attrs.field(factory=dict, repr=False)
+    samples: Mapping[str, bytes] = {}
     """The samples as PNG files, by role, where they are known; otherwise the pictures are read."""
     is_pictured: bool = True
     """False where there is no room for previews of the outputs: none are made then."""
@@ -144,18 +146,17 @@ class Score:
     """The sampled output as a PNG file; None where the worker failed, or none was wanted."""
 
 
-@attrs.frozen
-class ScoredExample:
+class ScoredExample(NamedTuple):
     """What evaluating one example gave."""
 
     digest: str
     scores: tuple[Score, ...] = ()
-    input_previews: Mapping[str, bytes] = attrs.field(factory=dict)
+    input_previews: Mapping[str, bytes] = {}
     """Samples of the pictures that were read, as PNG files, by role: target and ground truth, and the source where
     trainable workers noted something."""
-    observations: Mapping[str, bytes] = attrs.field(factory=dict)
+    observations: Mapping[str, bytes] = {}
     """What trainable workers noted, by worker id; no bytes where there is nothing to learn."""
-    unobserved: Mapping[str, str] = attrs.field(factory=dict)
+    unobserved: Mapping[str, str] = {}
     """Why a trainable worker could note nothing, by worker id."""
     skipped: tuple[str, ...] = ()
     """Why none of the example's copies could be used, one reason for each; empty where one could."""
@@ -220,15 +221,24 @@ def _first_readable(paths: Sequence[str], sha256: str, limits: ImageLimits) -> I
     raise UnusableExampleError(faults)
 
 
-def evaluate(context: EvaluationContext, example: ExampleInput) -> ScoredExample:
+def evaluate(
+    context: EvaluationContext,
+    example: ExampleInput,
+    ask: Callable[[WorkerRequest], Iterable[WorkerResult]] | None = None,
+) -> ScoredExample:
     """Run workers on an example and score what they give; the pictures do not outlive the call.
+
+    Args:
+        context: What all examples share.
+        example: What is wanted of this one.
+        ask: Gives the results of workers that run elsewhere, in the place of those that `example` names.
 
     Raises:
         MetricError: the judge raised or gave something that is no similarity.
         ExecutorError: workers cannot be run here at all.
     """
     try:
-        triple = _samples_of(example, context.limits) if example.is_sampled else _pictures_of(example, context.limits)
+        triple = _pictures_of(example, context.limits)
     except UnusableExampleError as error:
         return ScoredExample(example.digest, skipped=tuple(map(str, error.faults)))
     request = WorkerRequest(triple.source, triple.target, example.group)
@@ -237,34 +247,28 @@ def evaluate(context: EvaluationContext, example: ExampleInput) -> ScoredExample
     previews = {} if example.samples else _input_previews(triple, has_source=bool(observers))
     scorer = context.judge.scorer(triple.ground_truth)
     del triple  # a metric need not keep the ground truth as it is
-    results = (context.runner.run(context.workers[worker_id], request) for worker_id in example.worker_ids)
-    scores = _scores(results, scorer, context.judge.name, is_pictured=example.is_pictured)
-    return ScoredExample(example.digest, scores, previews, observations, unobserved)
 
+    def scored(result: WorkerResult) -> Score:
+        if result.value is None:
+            return Score(result.worker_id, None, 0.0, result.failure, result.seconds)
+        accuracy = scorer(result.value, result.worker_id)
+        preview = encode_preview(sample_grid(result.value)) if example.is_pictured else None
+        return Score(result.worker_id, accuracy, result.confidence, None, result.seconds, preview)
 
-def score_results(
-    digest: str, results: Iterable[WorkerResult], triple: Triple, judge: Judge, *, is_pictured: bool
-) -> ScoredExample:
-    """Score the results of workers that ran elsewhere.
-
-    Raises:
-        MetricError: the judge raised or gave something that is no similarity.
-    """
-    previews = _input_previews(triple, has_source=False)
-    scores = _scores(results, judge.scorer(triple.ground_truth), judge.name, is_pictured=is_pictured)
-    return ScoredExample(digest, scores, previews)
+    workers = [context.workers[worker_id] for worker_id in example.worker_ids]
+    results = (context.runner.run(worker, request) for worker in workers) if ask is None else ask(request)
+    # Unlike a loop variable, map lets go of a result before the next worker makes its own.
+    return ScoredExample(example.digest, tuple(map(scored, results)), previews, observations, unobserved)
 
 
 def _pictures_of(example: ExampleInput, limits: ImageLimits) -> Triple:
-    return load_copies(example.copies, example.files, limits)
-
-
-def _samples_of(example: ExampleInput, limits: ImageLimits) -> Triple:
-    """Return samples of an example's pictures: those that are known, or else taken from the pictures."""
+    """Read an example's pictures; where samples of them are wanted, return those that are known, or take them."""
     try:
         source, target, truth = (decode_preview(example.samples[role]) for role in (SOURCE, TARGET, TRUTH))
     except (KeyError, ImageFormatError):  # a damaged sample is like one that is missing
-        whole = _pictures_of(example, limits)
+        whole = load_copies(example.copies, example.files, limits)
+        if not example.is_sampled:
+            return whole
         source, target, truth = map(sample_grid, (whole.source, whole.target, whole.ground_truth))
     return Triple(frozen_copy(source), frozen_copy(target), truth)
 
@@ -291,36 +295,3 @@ def _input_previews(triple: Triple, *, has_source: bool) -> dict[str, bytes]:
     pictures = {SOURCE: triple.source} if has_source else {}
     pictures |= {TARGET: triple.target, TRUTH: triple.ground_truth}
     return {role: encode_preview(sample_grid(picture)) for role, picture in pictures.items()}
-
-
-def _scores(
-    results: Iterable[WorkerResult], scorer: Scorer, metric_name: str, *, is_pictured: bool
-) -> tuple[Score, ...]:
-    """Score results one after the other, and let go of each picture."""
-
-    def scored(result: WorkerResult) -> Score:
-        value = result.value
-        if value is None:
-            return Score(result.worker_id, None, 0.0, result.failure, result.seconds)
-        accuracy = checked_similarity(lambda: scorer(value), metric_name, result.worker_id)
-        preview = encode_preview(sample_grid(value)) if is_pictured else None
-        return Score(result.worker_id, accuracy, result.confidence, None, result.seconds, preview)
-
-    # Unlike a loop variable, map lets go of a result before the next worker makes its own.
-    return tuple(map(scored, results))
-
-
-def checked_similarity(compute: Callable[[], object], metric_name: str, worker_id: str) -> float:
-    """Return what a metric gives, if that is a similarity.
-
-    Raises:
-        MetricError: it raises, or gives something that is not a finite number in [0, 1].
-    """
-    try:
-        value = compute()
-    except (Exception, SystemExit, GeneratorExit) as error:
-        raise MetricError(metric_name, worker_id, f"raised {type(error).__name__}: {error}") from error
-    similarity = similarity_or_none(value)
-    if similarity is None:
-        raise MetricError(metric_name, worker_id, f"returned {value!r}")
-    return similarity

@@ -5,16 +5,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 from collections.abc import Iterable, Sequence
-
-import attrs
+from typing import NamedTuple
 
 from tsm_training.data import TrainingExample
 
-__all__ = ["Split", "fold_examples", "folds_of", "split_examples", "split_place"]
 
-
-@attrs.frozen
-class Split:
+class Split(NamedTuple):
     """Examples to learn from, `training`, and to judge by, `validation`, each in the order in which they were given."""
 
     training: tuple[TrainingExample, ...]

@@ -11,32 +11,23 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final
+from typing import Final
 
 import attrs
 
 from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample
 from tsm_training.errors import WeightsFileError
-from tsm_training.evaluation.evaluator import (
-    EvaluationRun,
-    Evaluator,
-    FreshResults,
-    by_contents,
-    observation_name,
-    trainable_workers,
-)
-from tsm_training.evaluation.fits import Fit, FitRow
+from tsm_training.evaluation.evaluated import EvaluatedExample, EvaluationRun, preview_rank
+from tsm_training.evaluation.evaluator import Evaluator, by_contents, observation_name
+from tsm_training.evaluation.fits import Fit, fit_of
 from tsm_training.evaluation.fitting import MOST_FITTED_EXAMPLES, group_label
-from tsm_training.evaluation.previews import preview_rank
-from tsm_training.evaluation.reports import EvaluatedExample
+from tsm_training.evaluation.keeping import FreshResults
 from tsm_training.evaluation.scoring import SOURCE, TARGET, TRUTH, ExampleInput, Score, ScoredExample
 from tsm_training.fingerprints import describe_object, describe_settings
 from tsm_training.learning import WorkerFit
-from tsm_training.progress import ProgressReporter, write_log
+from tsm_training.progress import write_log
 from tsm_training.workers import Observation, TrainableWorker, Worker, WorkerFailure, shown
-
-__all__ = ["Trainables"]
 
 _MOST_STATE_BYTES: Final = 8 * 1024**2
 _MOST_READY: Final = 2
@@ -62,11 +53,13 @@ class Trainables:
     evaluator: Evaluator
     _ready: dict[str, Worker] = attrs.field(factory=dict)
     """Workers that were fitted last for requests, by what they were fitted on."""
+    kept: Mapping[str, Mapping[str, bytes]] = attrs.field(factory=dict)
+    """Observations that are kept for one call only, by name and digest (where the store is read-only)."""
 
     @property
     def workers(self) -> dict[str, TrainableWorker]:
         """The trainable workers of the pool, by worker id."""
-        return {worker.worker_id: worker for worker in trainable_workers(self.evaluator.pool)}
+        return self.evaluator.trainable_workers
 
     # --- which fits there are ---
 
@@ -77,7 +70,7 @@ class Trainables:
         """
         found = {}
         for worker_id, worker in self.workers.items():
-            fit = Fit.of(worker_id, documents[worker_id]) if worker_id in documents else None
+            fit = fit_of(worker_id, documents.get(worker_id))
             if fit is None:
                 continue
             if fit.identity != describe_settings(worker):
@@ -95,7 +88,6 @@ class Trainables:
         items: Iterable[EvaluatedExample],
         group_by: str | None,
         documents: Mapping[str, str],
-        observations: Mapping[str, Mapping[str, bytes]],
     ) -> dict[str, Fit]:
         """Return what the workers are to be fitted to, by worker id, as far as there is enough to fit them on.
 
@@ -103,50 +95,43 @@ class Trainables:
             items: The examples to learn from; each content counts once.
             group_by: The metadata key that makes the groups.
             documents: What they were fitted to before: observations that came with a weights file are taken over.
-            observations: Those that are kept for this call only, by name and digest.
         """
-        rows = {item.digest: _row(item, group_by) for item in items}
+        rows = {}
+        for item in sorted(items, key=lambda item: item.digest):
+            label = group_label(item.example.metadata, group_by)
+            source = item.example.known_files.source.sha256
+            rows[item.digest] = Observation(item.digest, source, item.target, label, b"")
         plans = {}
         for worker_id, worker in self.workers.items():
             fingerprint, identity = describe_object(worker), describe_settings(worker)
             name = observation_name(worker_id, fingerprint)
-            held = self.evaluator.store.find_observations(name, rows) | observations.get(name, {}).keys()
-            before = Fit.of(worker_id, documents[worker_id]) if worker_id in documents else None
+            held = self.evaluator.store.find_observations(name, rows) | self.kept.get(name, {}).keys()
+            own = tuple(row for digest, row in rows.items() if digest in held)
+            before = fit_of(worker_id, documents.get(worker_id))
             imported = before.imported if before is not None and before.identity == identity else ()
-            fit = Fit(
-                worker_id,
-                fingerprint,
-                identity,
-                tuple(rows[digest] for digest in sorted(rows) if digest in held),
-                imported,
-                group_by,
-            )
-            for each in (fit, attrs.evolve(fit, rows=())):
-                if each.is_possible(worker.min_observations):
-                    is_same = before is not None and attrs.evolve(before, state=None) == each
-                    plans[worker_id] = before if is_same and before is not None else each
-                    break
+            fit = Fit(worker_id, fingerprint, identity, own, imported, group_by)
+            if not fit.is_possible(worker.min_observations):
+                fit = attrs.evolve(fit, rows=())
+            if fit.is_possible(worker.min_observations):
+                is_same = before is not None and attrs.evolve(before, state=None) == fit
+                plans[worker_id] = before if before is not None and is_same else fit
         return plans
 
     # --- fitting ---
 
-    def fitted(
-        self, fit: Fit, fold: int | None = None, observations: Mapping[str, Mapping[str, bytes]] | None = None
-    ) -> Worker:
+    def fitted(self, fit: Fit, fold: int | None = None) -> Worker:
         """Return the fitted worker for a fold, or the one for requests; one whose fit failed fails on every request."""
         version = f"{fit.worker_id}.{fit.fingerprint}.{fit.version(fold)}"
         if fold is None and (ready := self._ready.get(version)) is not None:
             return ready
         worker = self.workers[fit.worker_id]
-        known = self._observations(fit, fold, observations or {})
+        known = self._observations(fit, fold)
         fitted: Worker | None = None
         if fold is None and fit.state:
             try:
                 fitted = worker.load_fit(fit.state, known)
             except ValueError as error:
                 write_log(logging.WARNING, "the stored fit of worker %r is fitted again: %s", fit.worker_id, error)
-        if fitted is None and len(known) < max(1, worker.min_observations):
-            fitted = _FailedFit(worker.worker_id, f"there is nothing to learn from in {len(known)} observations")
         if fitted is None:
             fitted = _fitted(worker, known)
         if fold is None:
@@ -155,41 +140,23 @@ class Trainables:
             self._ready[version] = fitted
         return fitted
 
-    def _observations(
-        self, fit: Fit, fold: int | None, kept: Mapping[str, Mapping[str, bytes]]
-    ) -> tuple[Observation, ...]:
+    def _observations(self, fit: Fit, fold: int | None = None) -> tuple[Observation, ...]:
         rows = fit.selected(fold)
-        foreign = {o.digest: o.data for o in fit.imported}
-        own = {row.digest for row in fit.rows}
-        held = {
-            **foreign,
-            **self.evaluator.store.load_observations(fit.name, [row.digest for row in rows if row.digest in own]),
-            **{d: data for d, data in kept.get(fit.name, {}).items() if d in own},
-        }
-        return tuple(
-            Observation(row.digest, row.source, row.target, row.group, held[row.digest])
-            for row in rows
-            if held.get(row.digest)  # no bytes: there is nothing to learn
-        )
+        own = [row.digest for row in rows if not row.data]
+        held = {**self.evaluator.store.load_observations(fit.name, own), **self.kept.get(fit.name, {})}
+        found = (attrs.evolve(row, data=row.data or held.get(row.digest, b"")) for row in rows)
+        return tuple(row for row in found if row.data)  # no bytes: there is nothing to learn
 
-    def finished(self, fit: Fit, observations: Mapping[str, Mapping[str, bytes]] | None = None) -> Fit:
+    def finished(self, fit: Fit) -> Fit:
         """Return a fit with the state that lets another process answer without fitting again."""
-        if fit.state is not None:
-            return fit
-        fitted = self.fitted(fit, None, observations)
-        if isinstance(fitted, _FailedFit):
+        if fit.state is not None or isinstance(fitted := self.fitted(fit), _FailedFit):
             return fit
         return attrs.evolve(fit, state=_dumped(self.workers[fit.worker_id], fitted) or b"")
 
-    def ready(self, fits: Mapping[str, Fit]) -> dict[str, Callable[[], Worker]]:
-        """Return what gives each fitted worker when it is needed."""
-        return {worker_id: functools.partial(self.fitted, fit) for worker_id, fit in fits.items()}
-
-    def ready_for(self, example: TrainingExample, fits: Mapping[str, Fit]) -> dict[str, Callable[[], Worker]]:
-        """Return what gives the fitted workers that do not know an example."""
-        if example.files is None:  # nothing was learned from it yet
-            return self.ready(fits)
-        target = example.files.target.sha256
+    def ready(self, fits: Mapping[str, Fit], example: TrainingExample | None = None) -> dict[str, Callable[[], Worker]]:
+        """Return what gives each fitted worker when it is needed; for a training example, one that does not know it."""
+        # Of an example whose files are not known, nothing was learned yet.
+        target = "" if example is None or example.files is None else example.files.target.sha256
         return {
             worker_id: functools.partial(self.fitted, fit, fold)
             for worker_id, fit in fits.items()
@@ -203,11 +170,11 @@ class Trainables:
         here = self.current(documents)
         fits: dict[str, Fit | None] = {worker_id: self.finished(fit) for worker_id, fit in here.items()}
         for worker_id in documents.keys() - self.workers.keys():  # what a weights file brought goes on
-            fits[worker_id] = Fit.of(worker_id, documents[worker_id])
+            fits[worker_id] = fit_of(worker_id, documents[worker_id])
         return {
             worker_id: WorkerFit(observations, fit.state or None, fit.group_by, fit.identity)
             for worker_id, fit in sorted(fits.items())
-            if fit is not None and (observations := self._observations(fit, None, {}))
+            if fit is not None and (observations := self._observations(fit))
         }
 
     def imported(self, path: str, fits: Mapping[str, WorkerFit]) -> dict[str, str]:
@@ -231,121 +198,90 @@ class Trainables:
     @staticmethod
     def imported_digests(documents: Mapping[str, str]) -> frozenset[str]:
         """Return the digests of all examples that came with a weights file."""
-        fits = (Fit.of(worker_id, document) for worker_id, document in documents.items())
+        fits = (fit_of(worker_id, document) for worker_id, document in documents.items())
         return frozenset(o.digest for fit in fits if fit is not None for o in fit.imported)
 
     # --- scoring ---
 
-    def evaluate(
-        self,
-        examples: Sequence[TrainingExample],
-        documents: Mapping[str, str],
-        listener: ProgressReporter,
-        *,
-        reevaluate: bool = False,
-    ) -> EvaluationRun:
+    def evaluate(self, examples: Sequence[TrainingExample], documents: Mapping[str, str]) -> EvaluationRun:
         """Return what all workers do on examples, trainable ones as documents say, and note it in the examples."""
-        run = self.evaluator.evaluate(examples, listener, reevaluate=reevaluate)
-        run = self.scored(run, self.current(documents), listener, reevaluate=reevaluate)
+        run = self.scored(self.evaluator.evaluate(examples), self.current(documents))
         self.evaluator.note_results(run.evaluated)
         return run
 
-    def scored(
-        self,
-        run: EvaluationRun,
-        fits: Mapping[str, Fit],
-        listener: ProgressReporter,
-        *,
-        reevaluate: bool = False,
-        is_kept: bool = True,
-    ) -> EvaluationRun:
+    def scored(self, run: EvaluationRun, fits: Mapping[str, Fit]) -> EvaluationRun:
         """Return a run with what the fitted workers do on its examples; only what is not stored is scored.
 
         Args:
             run: What all other workers did.
             fits: What the workers are fitted to, by worker id.
-            listener: Is asked whether to go on.
-            reevaluate: Score also what is stored.
-            is_kept: Whether the scores are stored.
 
         Raises:
             MetricError: the judge raised or gave something that is no similarity.
-            TrainingStoppedError: the listener said so.
+            TrainingStoppedError: the reporter said so.
         """
         items = {item.digest: item for item in run.evaluated}
-        results: dict[str, dict[str, Any]] = {digest: dict(item.evaluations) for digest, item in items.items()}
-        previews = {digest: dict(kept) for digest, kept in run.previews.items()}
+        results = {digest: dict(item.evaluations) for digest, item in items.items()}
+        previews = {digest: dict(kept) for digest, kept in run.previews.kept.items()}
+        changes = dict(run.changes)
         for _worker_id, fit in sorted(fits.items()):
-            fresh = self._scores(fit, items, run, listener, reevaluate=reevaluate, is_kept=is_kept)
+            fresh = self._scores(fit, items, run)
+            changes |= fresh.changes
             for digest, evaluations in fresh.found.items():
                 results[digest].update(evaluations)
             for digest, kept in fresh.previews.items():
                 previews.setdefault(digest, {}).update(kept)
         evaluated = tuple(
-            attrs.evolve(item, evaluations=dict(sorted(results[item.digest].items()))) for item in run.evaluated
+            item._replace(evaluations=dict(sorted(results[item.digest].items()))) for item in run.evaluated
         )
-        return attrs.evolve(run, evaluated=evaluated, previews=previews)
+        previews_too = attrs.evolve(run.previews, kept=previews)
+        return run._replace(evaluated=evaluated, previews=previews_too, changes=dict(sorted(changes.items())))
 
-    def _scores(
-        self,
-        fit: Fit,
-        items: Mapping[str, EvaluatedExample],
-        run: EvaluationRun,
-        listener: ProgressReporter,
-        *,
-        reevaluate: bool,
-        is_kept: bool,
-    ) -> FreshResults:
-        evaluator = self.evaluator if is_kept else attrs.evolve(self.evaluator, is_storing=False)
+    def _scores(self, fit: Fit, items: Mapping[str, EvaluatedExample], run: EvaluationRun) -> FreshResults:
+        listener = self.evaluator.reporter  # it is told of fits, not of each score
+        evaluator = attrs.evolve(self.evaluator, reporter=attrs.evolve(listener, callbacks=()))
         is_sampled = self.workers[fit.worker_id].is_color_map
         keys = {
             digest: fit.score_fingerprint(item.example, is_sampled=is_sampled)
             for digest, item in items.items()
-            if fit.selected(fit.fold_of(item.example.known_files.target.sha256))
+            if fit.selected(fit.fold_of(item.target))
         }
-
-        def fingerprint_of(worker_id: str, digest: str) -> str | None:
-            return keys.get(digest) if worker_id == fit.worker_id else None
-
-        found = {} if reevaluate else evaluator.stored(keys, fingerprint_of)
-        blind = {digest: why for digest, why in run.unobserved.get(fit.worker_id, {}).items() if digest in keys}
-        found = {digest: each for digest, each in found.items() if digest not in blind}
         copies = by_contents(item.example for item in run.evaluated)
-        targets = {digest: item.example.known_files.target.sha256 for digest, item in items.items()}
-        fresh = FreshResults(found, fingerprint_of, targets)
-        quiet = attrs.evolve(listener, callbacks=())  # it is told of fits, not of each score
         # A blend is fitted on the first ones in order of rank, so of the others no picture is wanted.
-        ranks = {digest: (preview_rank(target), digest) for digest, target in fresh.targets.items()}
-        foremost = frozenset(sorted(ranks, key=ranks.__getitem__)[: 2 * MOST_FITTED_EXAMPLES])
+        order = sorted(items, key=lambda digest: (preview_rank(items[digest].target), digest))
+        foremost = frozenset(order[: 2 * MOST_FITTED_EXAMPLES])
+        fresh = evaluator.fresh_results(
+            {digest: copies[digest] for digest in keys},
+            lambda worker_id, digest: keys.get(digest) if worker_id == fit.worker_id else None,
+            superseding=(fit.worker_id,),
+        )
+        blind = {digest: why for digest, why in run.unobserved.get(fit.worker_id, {}).items() if digest in keys}
+        fresh.found = {digest: each for digest, each in fresh.found.items() if digest not in blind}
+        done = fresh.found.keys() | blind.keys()
+        fresh.collect(lambda _poll: _unobserved(fit.worker_id, blind), len(blind))
         missing: dict[int | None, list[str]] = {}
-        evaluator.collect(lambda _poll: _unobserved(fit.worker_id, blind), fresh, len(blind), quiet)
-        for digest in keys.keys() - found.keys() - blind.keys():
-            missing.setdefault(fit.fold_of(items[digest].example.known_files.target.sha256), []).append(digest)
+        for digest in order:
+            if digest in keys and digest not in done:
+                missing.setdefault(fit.fold_of(items[digest].target), []).append(digest)
         started = time.monotonic()
         for number, fold in enumerate(sorted(missing, key=lambda fold: (fold is None, fold)), 1):
             listener.poll()
-            fitted = self.fitted(fit, fold, run.observations)
-            inputs = [
-                ExampleInput.of(
-                    copies[digest],
-                    (fitted,),
-                    group=group_label(items[digest].example.metadata, fit.group_by),
-                    is_sampled=is_sampled,
-                    samples=self._samples(digest, run) if is_sampled else {},
+            fitted = self.fitted(fit, fold)
+            inputs = []
+            for digest in missing[fold]:
+                held = run.previews.stored(digest) if is_sampled else {}
+                roles = (SOURCE, TARGET, TRUTH)
+                samples = {role: held[role] for role in roles} if held.keys() >= set(roles) else {}
+                label = group_label(items[digest].example.metadata, fit.group_by)
+                inputs.append(
+                    ExampleInput.of(copies[digest], (fitted,), group=label, is_sampled=is_sampled, samples=samples)
                 )
-                for digest in sorted(missing[fold], key=ranks.__getitem__)
-            ]
             fresh.is_kept = fold is None  # held-out examples need their pictures for a verdict
             fresh.pictured = None if fresh.is_kept else foremost
             executor = None if is_sampled else evaluator.executor  # a fit is large, and its task on a sample small
-            evaluator.run_examples(inputs, (fitted,), fresh, quiet, executor=executor, superseding=(fit.worker_id,))
+            evaluator.run_examples(inputs, {fit.worker_id: fitted}, fresh, executor)
             listener.tell("fitting", number, len(missing), started)
         return fresh
-
-    def _samples(self, digest: str, run: EvaluationRun) -> dict[str, bytes]:
-        held = {**self.evaluator.store.load_previews([digest]).get(digest, {}), **run.previews.get(digest, {})}
-        roles: tuple[str, ...] = (SOURCE, TARGET, TRUTH)
-        return {role: held[role] for role in roles} if held.keys() >= set(roles) else {}
 
 
 def _unobserved(worker_id: str, reasons: Mapping[str, str]) -> Iterator[ScoredExample]:
@@ -353,11 +289,6 @@ def _unobserved(worker_id: str, reasons: Mapping[str, str]) -> Iterator[ScoredEx
     for digest, reason in sorted(reasons.items()):
         failure = WorkerFailure("raised", "observe", reason)
         yield ScoredExample(digest, (Score(worker_id, None, 0.0, failure, 0.0),))
-
-
-def _row(item: EvaluatedExample, group_by: str | None) -> FitRow:
-    files = item.example.known_files
-    return FitRow(item.digest, files.source.sha256, files.target.sha256, group_label(item.example.metadata, group_by))
 
 
 def _dumped(worker: TrainableWorker, fitted: Worker) -> bytes | None:
@@ -374,6 +305,8 @@ def _dumped(worker: TrainableWorker, fitted: Worker) -> bytes | None:
 
 
 def _fitted(worker: TrainableWorker, observations: Sequence[Observation]) -> Worker:
+    if len(observations) < max(1, worker.min_observations):
+        return _FailedFit(worker.worker_id, f"there is nothing to learn from in {len(observations)} observations")
     try:
         fitted: object = worker.fit(observations)
         if not isinstance(fitted, Worker) or fitted.worker_id != worker.worker_id or hasattr(fitted, "fit"):

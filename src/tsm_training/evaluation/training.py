@@ -12,28 +12,19 @@ import attrs
 
 from tsm_training.analysis import Baseline
 from tsm_training.arguments import check_callable, check_whole_number
-from tsm_training.data import (
-    EpochMetrics,
-    HeldState,
-    MetricRow,
-    SessionCommit,
-    SessionStatus,
-    TrainingSession,
-)
-from tsm_training.ensemble import BlendSolver
+from tsm_training.data import EpochMetrics, HeldState, MetricRow, SessionCommit, SessionStatus, TrainingSession
 from tsm_training.errors import LearnerFaultError, SessionNotFoundError, TrainingStoppedError
 from tsm_training.evaluation.baselines import Baselines
-from tsm_training.evaluation.evaluator import EvaluationRun, ending_with
+from tsm_training.evaluation.evaluated import EvaluatedExample, EvaluationRun, evidence_of, mean, worker_means
 from tsm_training.evaluation.fits import Fit, forgotten
-from tsm_training.evaluation.fitting import Fitter, check_group_by
-from tsm_training.evaluation.reports import EvaluatedExample, epoch_metrics, worker_means
+from tsm_training.evaluation.fitting import check_group_by
+from tsm_training.evaluation.keeping import attempting
 from tsm_training.evaluation.split import Split
-from tsm_training.evaluation.validation import Validator
+from tsm_training.evaluation.validation import validate
+from tsm_training.evaluation.workbench import Workbench
 from tsm_training.learning import BlendFits, ExampleEvidence
 from tsm_training.progress import ProgressCallback, ProgressReporter, StopRequest, reporting, write_log
 from tsm_training.weights import Snapshot, WeightLearner
-
-__all__ = ["TrainingOptions", "check_watchers", "run_training"]
 
 _INTERRUPTIONS: Final = (KeyboardInterrupt, SystemExit, GeneratorExit, TrainingStoppedError)
 
@@ -71,16 +62,20 @@ class TrainingOptions:
 
 
 @attrs.frozen(eq=False)
-class _Refit:
-    """What trainable workers were fitted to, and what they do on all that is learned from."""
+class _Lesson:
+    """What a training has to teach: applied to what was learned before, and again to what the store then holds."""
 
     evidence: Sequence[ExampleEvidence]
-    documents: Mapping[str, str]
-    """By worker id; see `Fit.to_document`."""
+    """Of the examples that are learned from."""
+    everything: Sequence[ExampleEvidence]
+    """Of these, and of those of earlier trainings, on which trainable workers are fitted too."""
+    fits: Mapping[str, str]
+    """What trainable workers were fitted to, by worker id; see `Fit.to_document`."""
     unfitted: frozenset[str]
     """Ids of trainable workers that could not be fitted."""
+    blends: BlendFits
 
-    def applied_to(self, learner: WeightLearner, snapshot: Snapshot, gone: Set[str] = frozenset()) -> Snapshot:
+    def refitted(self, learner: WeightLearner, snapshot: Snapshot, gone: Set[str] = frozenset()) -> Snapshot:
         """Return a snapshot with these fits in the place of its own.
 
         Args:
@@ -88,29 +83,32 @@ class _Refit:
             snapshot: What was learned.
             gone: Digests of examples that were removed meanwhile: no fit may hold them.
         """
-        if not self.documents and not self.unfitted & snapshot.fits.keys():
+        if not self.fits and not self.unfitted & snapshot.fits.keys():
             return snapshot
         kept = {w: document for w, document in snapshot.fits.items() if w not in self.unfitted}
-        state = learner.refitted(snapshot.state, self.evidence, self.documents, self.unfitted)
-        return Snapshot(state, {**kept, **forgotten(self.documents, gone)})
+        state = learner.refitted(snapshot.state, self.everything, self.fits, self.unfitted)
+        return Snapshot(state, {**kept, **forgotten(self.fits, gone)})
+
+    def learned(self, learner: WeightLearner, held: Snapshot, store: HeldState, epochs: int) -> Snapshot:
+        """Return what a learner knows after all passes, but for what was removed or changed meanwhile.
+
+        That could never be forgotten again.
+        """
+        digests = self.blends.labels.keys() | {item.digest for item in self.evidence}
+        gone = digests - store.known(digests)
+        snapshot = held if held.state is not None else attrs.evolve(held, state=learner.blank())
+        snapshot = self.refitted(learner, snapshot, gone)
+        kept = [item for item in self.evidence if item.digest not in gone]
+        state = learner.absorb(snapshot.state, kept, epochs)
+        return attrs.evolve(snapshot, state=learner.with_blends(state, self.blends.without(gone)))
 
 
-def run_training(
-    split: Split, options: TrainingOptions, validator: Validator, solver: str | BlendSolver, session_id: str
-) -> TrainingSession:
-    """Train in one session, and return it as it was completed.
-
-    Args:
-        split: The examples to learn from and to judge by.
-        options: How to train.
-        validator: Holds the learner, which is ready to learn, the store, and what evaluates examples.
-        solver: Fits the blend; see `TrainingEngine`.
-        session_id: The id for the session.
-    """
-    learner, store = validator.storage.learner, validator.storage.store
+def run_training(bench: Workbench, split: Split, options: TrainingOptions, session_id: str) -> TrainingSession:
+    """Train in one session with this id, and return it as it was completed; the learner is ready to learn."""
+    learner, store = bench.storage.learner, bench.storage.store
     session = TrainingSession(
         session_id=session_id,
-        start_time=validator.evaluator.clock(),
+        start_time=bench.evaluator.clock(),
         epochs=options.epochs,
         learning_rate=learner.alpha,
         initial_weights=learner.get_all_weights(),
@@ -129,7 +127,17 @@ def run_training(
     with reporting(
         verbose=options.verbose, on_progress=options.on_progress, should_stop=is_to_stop, subject=session_id
     ) as listener:
-        return _Training(session, split, validator, solver, listener).run(reevaluate=options.reevaluate)
+        training = _Training(session, split, bench.for_call(listener, reevaluate=options.reevaluate), learner, listener)
+        has_begun = False
+        try:
+            store.begin_session(session)
+            has_begun = True
+            return training.run()
+        except BaseException as error:
+            # Ctrl-C may come just behind the commit of the beginning: only an ordinary error says that there is none.
+            if has_begun or not isinstance(error, Exception):
+                training.give_up(error)
+            raise
 
 
 @attrs.frozen(eq=False)
@@ -141,52 +149,36 @@ class _Training:
 
     session: TrainingSession
     split: Split
-    validator: Validator
-    solver: str | BlendSolver
+    bench: Workbench
+    learner: WeightLearner
     listener: ProgressReporter
 
-    @property
-    def _learner(self) -> WeightLearner:
-        return self.validator.storage.learner
-
-    def run(self, *, reevaluate: bool) -> TrainingSession:
-        """Do it, and return the completed session; whatever ends it early is noted in the stored session."""
-        has_begun = False
-        try:
-            self.validator.storage.store.begin_session(self.session)
-            has_begun = True
-            return self._complete(reevaluate=reevaluate)
-        except BaseException as error:
-            # Ctrl-C may come just behind the commit of the beginning: only an ordinary error says that there is none.
-            if has_begun or not isinstance(error, Exception):
-                self._give_up(error)
-            raise
-
-    def _complete(self, *, reevaluate: bool) -> TrainingSession:
-        examples = [*self.split.training, *self.split.validation]
-        run = self.validator.evaluator.evaluate(examples, self.listener, reevaluate=reevaluate)
+    def run(self) -> TrainingSession:
+        """Train, and return the completed session."""
+        evaluator, learner = self.bench.evaluator, self.learner
+        run = evaluator.evaluate([*self.split.training, *self.split.validation])
         needed = self._needed_rows(run)
-        before = self.validator.storage.snapshot(needed(self._learner.cell.snapshot))
+        before = self.bench.storage.snapshot(needed(learner.cell.snapshot))
         if before.state is None:
-            before = attrs.evolve(before, state=self._learner.blank())
-        fits, run, earlier = self._fitted(run, before, reevaluate=reevaluate)
-        self.validator.evaluator.note_results(run.evaluated)
+            before = attrs.evolve(before, state=learner.blank())
+        fits, run, earlier = self._fitted(run, before)
+        evaluator.note_results(run.evaluated)
         learned = run.of(self.split.training)
         learned.require_a_picture()
         training = learned.evaluated
         self._note_troubles(run)
         # A foreign pool's workers are known only now; "before" must name them too.
-        self._learner.add_workers(worker_means(training))
-        before = attrs.evolve(before, state=self._learner.with_workers(before.state, sorted(worker_means(training))))
-        initial_weights = self._learner.get_all_weights()
-        evidence = _without_repeats(training)
-        refit = self._refit(fits, [*earlier, *training], run)
-        blends = self._blends(run, [*training, *earlier], before, reevaluate=reevaluate)
-        after, history = self._learn(before, evidence, training, refit, blends)
+        worker_ids = sorted(worker_means(training))
+        learner.add_workers(worker_ids)
+        before = attrs.evolve(before, state=learner.with_workers(before.state, worker_ids))
+        initial_weights = learner.get_all_weights()
+        lesson = self._lesson(fits, training, earlier, run, before)
+        after, history = self._learn(before, training, worker_ids, lesson)
         report = None
         if self.split.validation:
-            trained, previous = self._learner.trial(after), self._learner.trial(before)
-            report = self.validator.validate(run.of(self.split.validation), trained, self.listener, previous)
+            held_out = run.of(self.split.validation)
+            report = validate(self.bench, held_out, learner.trial(after), learner.trial(before))
+        end_time = evaluator.clock()
         session = attrs.evolve(
             self.session,
             num_examples=len(training),
@@ -195,23 +187,33 @@ class _Training:
             status="completed",
             skipped=run.skipped,
             validation=None if report is None else report.to_document(),
+            end_time=end_time,
         )
-        return self._commit(session, training, evidence, refit, blends, needed=needed)
+        rows = [row for item in training for row in _metric_rows(session, item, end_time.isoformat())]
 
-    def _needed_rows(self, run: EvaluationRun) -> Callable[[Snapshot], set[str] | None]:
-        """Return what tells the digests of the examples whose rows this training needs; None for all.
+        def finish(snapshot: Snapshot) -> SessionCommit:
+            weights = learner.trial(snapshot).get_all_weights()
+            return SessionCommit(attrs.evolve(session, final_weights=weights), rows)
+
+        def change(held: Snapshot, store: HeldState) -> Snapshot:
+            return lesson.learned(learner, held, store, session.epochs)
+
+        return self.bench.storage.commit_session(session.session_id, finish, change, needed)
+
+    def _needed_rows(self, run: EvaluationRun) -> Callable[[Snapshot], Set[str] | None]:
+        """Return what tells the keys of the rows that this training needs; None for all.
 
         Workers that are fitted anew are scored anew on everything, and other groups divide everything anew. Otherwise,
         of earlier trainings only the examples count on which a blend can be fitted: those that have previews.
         """
-        digests = {item.digest for item in run.evaluated}.union(self.validator.evaluator.store.ranked_digests())
+        keys = self.learner.keys_for(item.to_evidence() for item in run.evaluated)
+        keys |= set(self.bench.evaluator.store.ranked_digests())
 
-        def needed(held: Snapshot) -> set[str] | None:
+        def needed(held: Snapshot) -> Set[str] | None:
             # Another training may have grouped otherwise meanwhile.
-            group_by = None if held.state is None else self._learner.group_by_of(held.state)
-            return (
-                None if self.validator.trainables.workers or self.session.group_by not in {None, group_by} else digests
-            )
+            group_by = None if held.state is None else self.learner.group_by_of(held.state)
+            is_regrouped = self.session.group_by not in {None, group_by}
+            return None if self.bench.trainables.workers or is_regrouped else keys
 
         return needed
 
@@ -234,7 +236,7 @@ class _Training:
             self.listener.note("nothing could be held out for validation: all examples have the same target picture")
 
     def _fitted(
-        self, run: EvaluationRun, before: Snapshot, *, reevaluate: bool
+        self, run: EvaluationRun, before: Snapshot
     ) -> tuple[dict[str, Fit], EvaluationRun, list[EvaluatedExample]]:
         """Plan what the trainable workers are fitted to, and score them.
 
@@ -242,138 +244,104 @@ class _Training:
             The fits by worker id; the run with their scores; the examples of earlier trainings that are learned from
             too, with their scores.
         """
+        trainables = self.bench.trainables
         held_out = {item.digest for item in run.of(self.split.validation).evaluated}
         training = run.of(self.split.training).evaluated
-        digests = self._learner.known(before.state) - held_out - {item.digest for item in training}
-        earlier = self.validator.evaluator.evaluated_before(digests)
-        fits = self.validator.trainables.planned(
-            [*training, *earlier], self.session.group_by, before.fits, run.observations
-        )
-        both = attrs.evolve(run, evaluated=(*run.evaluated, *earlier))
-        both = self.validator.trainables.scored(both, fits, self.listener, reevaluate=reevaluate)
+        digests = self.learner.known(before.state) - held_out - {item.digest for item in training}
+        earlier = self.bench.evaluator.evaluated_before(digests)
+        fits = trainables.planned([*training, *earlier], self.session.group_by, before.fits)
+        both = run._replace(evaluated=(*run.evaluated, *earlier))
+        both = trainables.scored(both, fits)
         count = len(run.evaluated)
-        return fits, attrs.evolve(both, evaluated=both.evaluated[:count]), list(both.evaluated[count:])
+        return fits, both._replace(evaluated=both.evaluated[:count]), list(both.evaluated[count:])
 
-    def _refit(self, fits: Mapping[str, Fit], learned: Sequence[EvaluatedExample], run: EvaluationRun) -> _Refit:
-        unfitted = self.validator.trainables.workers.keys() - fits.keys()
+    def _lesson(
+        self,
+        fits: Mapping[str, Fit],
+        training: Sequence[EvaluatedExample],
+        earlier: Sequence[EvaluatedExample],
+        run: EvaluationRun,
+        before: Snapshot,
+    ) -> _Lesson:
+        """Fit workers and blend on all that is learned from: these examples, and those of earlier trainings."""
+        trainables = self.bench.trainables
+        unfitted = frozenset(trainables.workers.keys() - fits.keys())
         for worker_id in sorted(unfitted):
             self.listener.note(f"worker {worker_id!r} is not fitted: there are too few examples, or targets, for it")
         documents = {}
         for worker_id, fit in fits.items():
             self.listener.poll()
-            documents[worker_id] = self.validator.trainables.finished(fit, run.observations).to_document()
-        evidence = {item.digest: item.to_evidence() for item in learned}
-        return _Refit(tuple(evidence.values()), documents, frozenset(unfitted))
-
-    def _blends(
-        self, run: EvaluationRun, learned: Sequence[EvaluatedExample], before: Snapshot, *, reevaluate: bool
-    ) -> BlendFits:
-        """Fit the blend on all that is learned from: these examples, and those of earlier trainings."""
+            documents[worker_id] = trainables.finished(fit).to_document()
         self.listener.poll()
-        fitter = Fitter.of(self.validator.evaluator, run, self.solver, self.listener)
-        if reevaluate:
-            return fitter.fit(learned, self.session.group_by)
-        known = functools.partial(self._learner.blend_of, before.state)
-        return fitter.fit(learned, self.session.group_by, known)
+        # Where all is evaluated anew, a blend that was fitted before is fitted again, too.
+        state = self.learner.blank() if self.bench.evaluator.reevaluate else before.state
+        known = functools.partial(self.learner.blend_of, state)
+        blends = self.bench.fitter(run).fit([*training, *earlier], self.session.group_by, known)
+        return _Lesson(evidence_of(training), evidence_of([*earlier, *training]), documents, unfitted, blends)
 
     def _learn(
-        self,
-        before: Snapshot,
-        evidence: Sequence[ExampleEvidence],
-        training: Sequence[EvaluatedExample],
-        refit: _Refit,
-        blends: BlendFits,
+        self, before: Snapshot, training: Sequence[EvaluatedExample], worker_ids: Sequence[str], lesson: _Lesson
     ) -> tuple[Snapshot, list[EpochMetrics]]:
         """Return what will be learned, and how it got there; the learner itself is not touched.
 
         Where another process trains meanwhile, the commit adds the same evidence to what that one has learned.
         """
         started = time.monotonic()
-        worker_ids = tuple(sorted(worker_means(training)))
-        snapshot = refit.applied_to(self._learner, before)
-        weights = self._learner.trial(before).get_all_weights()
+        snapshot = lesson.refitted(self.learner, before)
+        weights = self.learner.trial(before).get_all_weights()
+        means = worker_means(training)
         history: list[EpochMetrics] = []
         for epoch in range(1, self.session.epochs + 1):
             self.listener.poll()
-            state = self._learner.with_blends(self._learner.absorb(snapshot.state, evidence), blends)
+            state = self.learner.with_blends(self.learner.absorb(snapshot.state, lesson.evidence), lesson.blends)
             if state is None:
-                raise LearnerFaultError(self._learner.name, "absorb or with_blends returned None instead of a state")
+                raise LearnerFaultError(self.learner.name, "absorb or with_blends returned None instead of a state")
             snapshot = attrs.evolve(snapshot, state=state)
-            learner = self._learner.trial(snapshot)
-            baselines = Baselines(learner, worker_ids, trainable=self.validator.trainables.workers.keys())
+            learner = self.learner.trial(snapshot)
+            baselines = Baselines(learner, tuple(worker_ids), trainable=self.bench.trainables.workers.keys())
             shares = baselines.shares()
-            statistics = learner.get_all_statistics()
+            equal = shares[Baseline.EQUAL_WEIGHTS]
+            weights_before, weights = weights, learner.get_all_weights()
+            changes = [abs(weight - weights_before.get(worker_id, weight)) for worker_id, weight in weights.items()]
+            stds = {worker_id: known["weight_std"] for worker_id, known in learner.get_all_statistics().items()}
+            accuracy = mean(item.blend_accuracy(baselines.trained_shares(item)) for item in training) or 0.0
             history.append(
-                epoch_metrics(
-                    epoch,
-                    training,
-                    shares[Baseline.TRAINED],
-                    baselines.trained_shares,
-                    equal=shares[Baseline.EQUAL_WEIGHTS],
-                    weights=learner.get_all_weights(),
-                    weight_stds={worker_id: known["weight_std"] for worker_id, known in statistics.items()},
-                    weights_before=weights,
-                )
+                {
+                    "epoch": epoch,
+                    "avg_accuracy": accuracy,
+                    "equal_weights_accuracy": mean(item.blend_accuracy(equal) for item in training) or 0.0,
+                    "worker_accuracies": means,
+                    "weights": weights,
+                    "weight_stds": stds,
+                    "blend_weights": shares[Baseline.TRAINED],
+                    "max_weight_change": max(changes, default=0.0),
+                }
             )
-            weights = history[-1]["weights"]
-            self.listener.tell("learning", epoch, self.session.epochs, started, history[-1]["avg_accuracy"])
+            self.listener.tell("learning", epoch, self.session.epochs, started, accuracy)
         return snapshot, history
 
-    def _commit(
-        self,
-        session: TrainingSession,
-        training: Sequence[EvaluatedExample],
-        evidence: Sequence[ExampleEvidence],
-        refit: _Refit,
-        blends: BlendFits,
-        *,
-        needed: Callable[[Snapshot], set[str] | None],
-    ) -> TrainingSession:
-        learner = self._learner
-        end_time = self.validator.evaluator.clock()
-        rows = [row for item in training for row in _metric_rows(session, item, end_time.isoformat())]
-
-        def learned(held: Snapshot, store: HeldState) -> Snapshot:
-            # What was removed or changed meanwhile could never be forgotten again.
-            digests = blends.labels.keys() | {item.digest for item in evidence}
-            gone = digests - store.known(digests)
-            snapshot = held if held.state is not None else attrs.evolve(held, state=learner.blank())
-            snapshot = refit.applied_to(learner, snapshot, gone)
-            kept = [item for item in evidence if item.digest not in gone]
-            state = learner.absorb(snapshot.state, kept, session.epochs)
-            return attrs.evolve(snapshot, state=learner.with_blends(state, blends.without(gone)))
-
-        def finish(snapshot: Snapshot) -> SessionCommit:
-            weights = learner.trial(snapshot).get_all_weights()
-            return SessionCommit(attrs.evolve(session, end_time=end_time, final_weights=weights), rows)
-
-        return self.validator.storage.commit_session(session.session_id, finish, learned, needed)
-
-    def _give_up(self, error: BaseException) -> None:
+    def give_up(self, error: BaseException) -> None:
         """Note why the session ended; evaluations are kept, learned state is as it was."""
         status: SessionStatus = "interrupted" if isinstance(error, _INTERRUPTIONS) else "failed"
         reason = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
-        store, session_id = self.validator.storage.store, self.session.session_id
-        ended = attrs.evolve(self.session, status=status, end_time=self.validator.evaluator.clock(), error=reason)
+        store, session_id = self.bench.storage.store, self.session.session_id
+        ended = attrs.evolve(self.session, status=status, end_time=self.bench.evaluator.clock(), error=reason)
         # Were the end not stored, the session would be found abandoned later.
-        with ending_with(error, store, f"note that training session {session_id} was {status}"):
+        with attempting(f"note that training session {session_id} was {status}"):
             try:
                 if store.get_session(session_id).status == "running":
                     store.commit_session(session_id, lambda _held: SessionCommit(ended))
             except SessionNotFoundError:
                 return  # it had not begun
         if status == "interrupted":
-            self.listener.end_display()
+            level = logging.WARNING
+            if self.listener.display is not None:
+                self.listener.display.close()  # the error is about to be written below the bar
+                level = logging.INFO
             advice = "its evaluations are kept: call train() again to go on"
             # Who watches reads it under the traceback, where the eye is; others find it in their log.
             error.add_note(f"Training session {session_id} was interrupted; {advice}.")
-            level = logging.INFO if self.listener.is_watched else logging.WARNING
             write_log(level, "training session %s was interrupted; %s", session_id, advice)
-
-
-def _without_repeats(training: Sequence[EvaluatedExample]) -> list[ExampleEvidence]:
-    """Return the evidence of each content once: the same triple added twice counts once."""
-    return list({item.digest: item.to_evidence() for item in training}.values())
 
 
 def _metric_rows(session: TrainingSession, item: EvaluatedExample, timestamp: str) -> list[MetricRow]:

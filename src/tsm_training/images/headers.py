@@ -15,8 +15,6 @@ from typing import Final, NamedTuple, TypeVar
 
 from tsm_training.errors import ImageError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
 
-__all__ = ["Header", "HeaderError", "parse_header"]
-
 _MAX_SIDE: Final = 1 << 20
 """Pixels per side; OpenCV refuses more, whatever the product of the sides."""
 

@@ -35,8 +35,6 @@ from tsm_training.files import (
 )
 from tsm_training.images.headers import Header, HeaderError, parse_header
 
-__all__ = ["READER_VERSION", "ImageInfo", "ImageLimits", "inspect_image", "read_image", "read_thumbnail", "write_image"]
-
 READER_VERSION: Final = "1"
 """Another whenever `read_image` gives other pixels for a file than before, so that old and new scores do not mix."""
 

@@ -8,36 +8,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, NoReturn, TypedDict, cast
+from collections.abc import Callable, Mapping
+from typing import Any, Final, NoReturn, TypeAlias, TypedDict
 
 import attrs
 
-from tsm_training.core import SufficientStatistics, posterior_mean
+from tsm_training.core import SufficientStatistics, Totals, posterior_mean
 from tsm_training.errors import WeightsFileError
 from tsm_training.files import FileTooLargeError, read_regular_file, replace_file, system_reason
-from tsm_training.learning.observations import Observation
-from tsm_training.learning.state import FittedBlend, Group, LearnedState
+from tsm_training.learning.state import FittedBlend, Group, LearnedState, Observation
 
-__all__ = [
-    "MAX_WEIGHTS_FILE_BYTES",
-    "WEIGHTS_FORMAT_VERSION",
-    "BlendDocument",
-    "FitDocument",
-    "GroupDocument",
-    "LearnerDocument",
-    "ObservationDocument",
-    "PlainWeightsDocument",
-    "PosteriorSums",
-    "WeightsDocument",
-    "WeightsFile",
-    "WorkerFit",
-    "posterior_entries",
-    "read_weights_file",
-    "write_weights_file",
-]
-
-WEIGHTS_FORMAT_VERSION: Final = 2
+WEIGHTS_FORMAT_VERSION: Final = 3
 """What is written, and the only version that is read; a file without a version holds weights."""
 
 MAX_WEIGHTS_FILE_BYTES: Final = 32_000_000
@@ -49,79 +30,12 @@ _MAX_WORKERS: Final = 1000
 
 _MAX_LABEL_LENGTH: Final = 200
 _MAX_GROUPS: Final = 1000
-_MAX_WEIGHT: Final = 1e9
+_MAX_NUMBER: Final = 1e9
 _MAX_OBSERVATIONS: Final = 1000
 _MAX_OBSERVATION_BYTES: Final = 16_000
-_DIGEST: Final = re.compile("[0-9a-f]{64}")
-_CONSISTENCY: Final = 1e-9  # a weight must be what its posterior sums say, but for the last digits of another machine
-
 _TINY: Final = 1e-290
+_CONSISTENCY: Final = 1e-9  # a weight must be what its posterior sums say, but for the last digits of another machine
 _MAX_SHOWN: Final = 60
-
-
-class PosteriorSums(TypedDict):
-    """What is exported of one worker beside its weight; see `tsm_training.core.posterior` for the symbols."""
-
-    prior: float
-    evidence: float
-    advantage: float
-    squared_advantage: float
-    accuracy_sum: float
-    valid_count: int
-    update_count: int
-    failed_evidence: float
-
-
-class BlendDocument(TypedDict):
-    """A blend that was fitted on pictures; see `tsm_training.learning.FittedBlend`."""
-
-    shares: dict[str, float]
-    solver: str
-    absorbed: float
-    safe: dict[str, float]
-    """Empty where no safe shares are known."""
-
-
-class GroupDocument(TypedDict):
-    """What was learned on the examples of one group."""
-
-    posterior: dict[str, PosteriorSums]
-    """The sums of their evidence alone, per worker; it is part of the posterior of all."""
-    blend: BlendDocument | None
-    """What was fitted on the group's pictures; null where nothing was."""
-
-
-class ObservationDocument(TypedDict):
-    """What a trainable worker noted of one training example; see `tsm_training.workers.Observation`."""
-
-    digest: str
-    source_digest: str
-    target_digest: str
-    group: str | None
-    data: str
-    """Base64."""
-
-
-class FitDocument(TypedDict):
-    """What a trainable worker was fitted to."""
-
-    worker: str
-    """What kind of worker, with which version and settings, made the observations."""
-    group_by: str | None
-    """The metadata key that makes the groups of the observations."""
-    observations: list[ObservationDocument]
-    """In order of digest, at least one."""
-    state: str | None
-    """What the worker made of them, base64; null where it is fitted again when it is needed."""
-
-
-class LearnerDocument(TypedDict):
-    """What a learner with a state of its own has learned."""
-
-    name: str
-    """Which learner, and which version of its documents; see `tsm_training.weights.WeightLearner`."""
-    head: str
-    """The document that the learner makes of its state, without rows."""
 
 
 class PlainWeightsDocument(TypedDict):
@@ -139,15 +53,21 @@ class WeightsDocument(PlainWeightsDocument, total=False):
     format_version: int
     """Any other than 2 is refused."""
     prior_strength: float
-    posterior: dict[str, PosteriorSums]
-    blend: BlendDocument
-    """What was fitted on the pictures of all examples."""
+    posterior: dict[str, dict[str, Any]]
+    """Per worker id the sums behind its weight: the fields of `tsm_training.core.SufficientStatistics`."""
+    blend: dict[str, Any]
+    """What was fitted on the pictures of all examples: `shares`, `solver`, `absorbed` and `safe`, which is empty where
+    no safe shares are known; see `tsm_training.learning.FittedBlend`."""
     group_by: str
-    groups: dict[str, GroupDocument]
-    learner: LearnerDocument
-    """In the place of `posterior`, `blend` and `groups`, where another learner than ours has learned."""
-    fits: dict[str, FitDocument]
-    """What trainable workers were fitted to, by worker id. The observations hold samples of colours, no layout."""
+    groups: dict[str, dict[str, Any]]
+    """By label: the `posterior` of the group's own examples, and a `blend`, null where nothing was fitted."""
+    learner: dict[str, str]
+    """In the place of `posterior`, `blend` and `groups`, where another learner than ours has learned: its `name`, and
+    the document `head` that it makes of its state without rows."""
+    fits: dict[str, dict[str, Any]]
+    """What trainable workers were fitted to, by worker id: what kind of `worker` made the `observations`, which group
+    them by `group_by`, and the `state` that it made of them, base64, or null. They hold samples of colours, no
+    layout."""
 
 
 @attrs.frozen
@@ -161,23 +81,14 @@ class WorkerFit:
     identity: str
     """What kind of worker, with which version and settings, made the observations."""
 
-    def to_document(self) -> FitDocument:
+    def to_document(self) -> dict[str, Any]:
         """Return the fit as an entry of a weights file."""
-        return FitDocument(
-            worker=self.identity,
-            group_by=self.group_by,
-            observations=[
-                ObservationDocument(
-                    digest=o.digest,
-                    source_digest=o.source_digest,
-                    target_digest=o.target_digest,
-                    group=o.group,
-                    data=base64.b64encode(o.data).decode(),
-                )
-                for o in self.observations
-            ],
-            state=None if self.state is None else base64.b64encode(self.state).decode(),
-        )
+        return {
+            "worker": self.identity,
+            "group_by": self.group_by,
+            "observations": [{**attrs.asdict(o), "data": base64.b64encode(o.data).decode()} for o in self.observations],
+            "state": None if self.state is None else base64.b64encode(self.state).decode(),
+        }
 
 
 @attrs.frozen
@@ -187,51 +98,54 @@ class WeightsFile:
     path: str
     weights: Mapping[str, float]
     """Per worker id, above 0."""
-    alpha: float | None
-    prior_strength: float | None
-    posterior: Mapping[str, SufficientStatistics] | None
+    alpha: float | None = None
+    prior_strength: float | None = None
+    posterior: Mapping[str, SufficientStatistics] | None = None
     """Posterior sums per worker id; None in a file that has weights only."""
     fitted: FittedBlend | None = None
     group_by: str | None = None
     groups: Mapping[str, Group] = attrs.field(factory=dict)
     fits: Mapping[str, WorkerFit] = attrs.field(factory=dict, repr=False)
     """By worker id."""
-    learner: LearnerDocument | None = None
+    learner: Mapping[str, str] | None = None
 
     def state(self) -> LearnedState:
         """Return the learned state that importing the file makes: its exact posterior, or its weights as priors."""
-        bases = self.posterior or {worker_id: SufficientStatistics(w) for worker_id, w in self.weights.items()}
-        return LearnedState(bases, fitted=self.fitted, group_by=self.group_by, groups=self.groups)
+        if self.posterior is None:
+            priors, totals = self.weights, {}
+        else:
+            priors = {worker_id: sums.prior for worker_id, sums in self.posterior.items()}
+            found = ((worker_id, Totals.of(sums)) for worker_id, sums in self.posterior.items())
+            totals = {worker_id: total for worker_id, total in found if any(total)}
+        return LearnedState(priors, totals, fitted=self.fitted, group_by=self.group_by, groups=self.groups)
+
+
+# --- writing --------------------------------------------------------------------------------------------------------
 
 
 def posterior_entries(state: LearnedState, prior_strength: float) -> dict[str, Any]:
     """Return the entries of a `WeightsDocument` that make the import of a learned state exact."""
-    document: dict[str, Any] = {
-        "prior_strength": prior_strength,
-        "posterior": _posterior_document(state.statistics),
-    }
+    document: dict[str, Any] = {"prior_strength": prior_strength, "posterior": _sums_document(state.statistics)}
     if state.fitted is not None:
         document["blend"] = _blend_document(state.fitted)
     if state.group_by is not None:
         document["group_by"] = state.group_by
         document["groups"] = {
-            label: GroupDocument(
-                posterior=_posterior_document(state.statistics_by_group[label]),
-                blend=None if group.fitted is None else _blend_document(group.fitted),
-            )
+            label: {
+                "posterior": _sums_document(state.statistics_by_group[label]),
+                "blend": None if group.fitted is None else _blend_document(group.fitted),
+            }
             for label, group in state.groups.items()
         }
     return document
 
 
-def _posterior_document(sums: Mapping[str, SufficientStatistics]) -> dict[str, PosteriorSums]:
-    return {worker_id: cast("PosteriorSums", attrs.asdict(base)) for worker_id, base in sorted(sums.items())}
+def _sums_document(sums: Mapping[str, SufficientStatistics]) -> dict[str, dict[str, Any]]:
+    return {worker_id: attrs.asdict(base) for worker_id, base in sorted(sums.items())}
 
 
-def _blend_document(fitted: FittedBlend) -> BlendDocument:
-    return BlendDocument(
-        shares=dict(fitted.shares), solver=fitted.solver, absorbed=fitted.absorbed, safe=dict(fitted.safe)
-    )
+def _blend_document(fitted: FittedBlend) -> dict[str, Any]:
+    return {name: getattr(fitted, name) for name in _BLEND}
 
 
 def write_weights_file(path: str | os.PathLike[str], document: WeightsDocument) -> None:
@@ -243,7 +157,7 @@ def write_weights_file(path: str | os.PathLike[str], document: WeightsDocument) 
     """
     name = os.fspath(path)
     content = (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode(errors="surrogatepass")
-    _Reader(name).read(content)
+    _read(name, content)
     if len(content) > MAX_WEIGHTS_FILE_BYTES:
         raise WeightsFileError(name, f"would have {len(content)} bytes; at most {MAX_WEIGHTS_FILE_BYTES} are ever read")
     try:
@@ -269,6 +183,13 @@ def _refuse_to_replace_others(path: str | os.PathLike[str]) -> None:
         raise ValueError("there is a file already that is no weights file; choose another name, or remove it first")
 
 
+def _reason(error: OSError | ValueError) -> str:
+    return system_reason(error) if isinstance(error, OSError) else str(error)
+
+
+# --- reading --------------------------------------------------------------------------------------------------------
+
+
 def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
     """Read and check a weights file.
 
@@ -281,281 +202,305 @@ def read_weights_file(path: str | os.PathLike[str]) -> WeightsFile:
         content = read_regular_file(path, MAX_WEIGHTS_FILE_BYTES)
     except (OSError, ValueError) as error:
         raise WeightsFileError(name, f"cannot be read: {_reason(error)}") from error
-    return _Reader(name).read(content)
+    return _read(name, content)
 
 
-@attrs.frozen
-class _Reader:
-    """Turns bytes into a `WeightsFile`; everything wrong becomes one kind of error that names the entry."""
+class _EntryError(Exception):
+    """What is wrong with a file, and the entry that it is about."""
 
-    path: str
-
-    def fail(self, reason: str, key: str | None = None) -> NoReturn:
-        raise WeightsFileError(self.path, reason, key)
-
-    def read(self, content: bytes) -> WeightsFile:
-        document = self._parsed(content)
-        if not isinstance(document, dict):
-            self.fail(f"must hold a JSON object, got {_described(document)}")
-        version = document.get("format_version")
-        if version is not None and (type(version) is not int or version != WEIGHTS_FORMAT_VERSION):
-            self.fail(
-                f"has format version {_described(version)}; this library reads {WEIGHTS_FORMAT_VERSION}",
-                "format_version",
-            )
-        weights = {
-            worker_id: self._number(value, f"weights[{worker_id!r}]", 0.0)
-            for worker_id, value in self._entries(document, "weights").items()
-        }
-        if not weights:
-            self.fail("names no worker", "weights")
-        strength = self._optional(document, "prior_strength", _MAX_WEIGHT)
-        posterior = self._posterior(document) if "posterior" in document else None
-        result = WeightsFile(
-            self.path,
-            weights,
-            self._optional(document, "alpha", 1.0),
-            strength,
-            posterior,
-            self._blend(document["blend"], "blend", weights) if "blend" in document else None,
-            *self._groups(document, weights),
-            self._fits(document),
-            self._learner(document),
-        )
-        self._check_consistency(result)
-        return result
-
-    def _learner(self, document: Mapping[str, Any]) -> LearnerDocument | None:
-        if "learner" not in document:
-            return None
-        fields = self._record(document["learner"], "learner", LearnerDocument.__annotations__)
-        if not all(isinstance(value, str) for value in fields.values()):
-            self.fail(f"must hold texts, got {_described(fields)}", "learner")
-        return LearnerDocument(name=fields["name"], head=fields["head"])
-
-    def _parsed(self, content: bytes) -> Any:
-        try:
-            text = content.decode("utf-8-sig")
-            return json.loads(text, object_pairs_hook=self._unique, parse_constant=self._constant)
-        except RecursionError:
-            self.fail("is nested too deeply")
-        except UnicodeDecodeError as error:
-            self.fail(f"is not UTF-8 text: {error.reason} at byte {error.start}")
-        except json.JSONDecodeError as error:
-            self.fail(f"is not JSON: {error}")
-        except ValueError as error:  # a whole number with thousands of digits
-            if isinstance(error, WeightsFileError):
-                raise
-            self.fail(f"holds a number that cannot be read: {error}")
-
-    def _unique(self, pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        result: dict[str, Any] = {}
-        for key, value in pairs:
-            if key in result:
-                self.fail("stands there twice", _described(key))
-            result[key] = value
-        return result
-
-    def _constant(self, text: str) -> NoReturn:
-        self.fail(f"{text} is not a number that JSON knows")
-
-    def _entries(self, document: Mapping[str, Any], name: str, where: str = "") -> dict[str, Any]:
-        if name not in document:
-            self.fail(f"the key {name!r} is missing")
-        entries, key = document[name], where + name
-        if not isinstance(entries, dict):
-            self.fail(f"must be an object with one entry per worker, got {_described(entries)}", key)
-        if len(entries) > _MAX_WORKERS:
-            self.fail(f"names {len(entries)} workers; at most {_MAX_WORKERS} are expected", key)
-        for worker_id in entries:
-            if not 0 < len(worker_id) <= _MAX_ID_LENGTH or not worker_id.isprintable():
-                self.fail(
-                    f"a worker id must have 1 to {_MAX_ID_LENGTH} printable characters",
-                    f"{key}[{_described(worker_id)}]",
-                )
-        return entries
-
-    def _number(self, value: object, key: str, low: float | None = None, high: float = _MAX_WEIGHT) -> float:
-        if type(value) not in (int, float):
-            self.fail(f"must be a number, got {_described(value)}", key)
-        number = _as_float(value)
-        if not math.isfinite(number) or abs(number) > high or (low is not None and number <= low):
-            above = "" if low is None else f" above {low:g} and"
-            self.fail(f"must be a finite number{above} at most {high:g}, got {_described(value)}", key)
-        return number
-
-    def _optional(self, document: Mapping[str, Any], key: str, high: float) -> float | None:
-        return self._number(document[key], key, 0.0, high) if key in document else None
-
-    def _posterior(self, document: Mapping[str, Any], where: str = "") -> dict[str, SufficientStatistics]:
-        entries = self._entries(document, "posterior", where)
-        return {w: self._base(entry, f"{where}posterior[{w!r}]") for w, entry in entries.items()}
-
-    def _known(self, worker_ids: Iterable[str], weights: Mapping[str, float], key: str) -> None:
-        """Refuse an entry about workers of which the file says nothing else."""
-        for worker_id in worker_ids:
-            if worker_id not in weights:
-                self.fail("is about a worker that 'weights' does not name", f"{key}[{worker_id!r}]")
-
-    def _blend(self, entry: object, key: str, weights: Mapping[str, float]) -> FittedBlend:
-        fields = self._record(entry, key, BlendDocument.__annotations__)
-        shares = self._shares(fields, "shares", key, weights)
-        safe = self._shares(fields, "safe", key, weights) if fields["safe"] != {} else {}
-        absorbed = self._number(fields["absorbed"], f"{key}.absorbed", high=1.0)
-        if absorbed < 0.0:
-            self.fail(f"must be at least 0, got {_described(absorbed)}", f"{key}.absorbed")
-        return FittedBlend(shares, self._label(fields["solver"], f"{key}.solver"), absorbed, safe=safe)
-
-    def _shares(
-        self, fields: Mapping[str, Any], name: str, where: str, weights: Mapping[str, float]
-    ) -> dict[str, float]:
-        key = f"{where}.{name}"
-        shares = {
-            worker_id: self._number(share, f"{key}[{worker_id!r}]", 0.0, 1.0)
-            for worker_id, share in self._entries(fields, name, f"{where}.").items()
-        }
-        self._known(shares, weights, key)
-        if abs(math.fsum(shares.values()) - 1.0) > _CONSISTENCY:
-            self.fail("must hold shares whose sum is 1", key)
-        return shares
-
-    def _fits(self, document: Mapping[str, Any]) -> dict[str, WorkerFit]:
-        if "fits" not in document:
-            return {}
-        return {
-            worker_id: self._fit(entry, f"fits[{worker_id!r}]")
-            for worker_id, entry in self._entries(document, "fits").items()
-        }
-
-    def _fit(self, entry: object, key: str) -> WorkerFit:
-        fields = self._record(entry, key, FitDocument.__annotations__)
-        listed = fields["observations"]
-        if not isinstance(listed, list) or not 0 < len(listed) <= _MAX_OBSERVATIONS:
-            self.fail(
-                f"must be a list of 1 to {_MAX_OBSERVATIONS} observations, got {_described(listed)}",
-                f"{key}.observations",
-            )
-        observations = tuple(self._observation(each, f"{key}.observations[{n}]") for n, each in enumerate(listed))
-        digests = [o.digest for o in observations]
-        if digests != sorted(set(digests)):
-            self.fail("must be in order of digest, each once", f"{key}.observations")
-        state = (
-            None if fields["state"] is None else self._base64(fields["state"], f"{key}.state", MAX_WEIGHTS_FILE_BYTES)
-        )
-        group_by = None if fields["group_by"] is None else self._label(fields["group_by"], f"{key}.group_by")
-        return WorkerFit(observations, state, group_by, self._label(fields["worker"], f"{key}.worker"))
-
-    def _observation(self, entry: object, key: str) -> Observation:
-        fields = self._record(entry, key, ObservationDocument.__annotations__)
-        for name in ("digest", "source_digest", "target_digest"):
-            if not isinstance(fields[name], str) or not _DIGEST.fullmatch(fields[name]):
-                self.fail(f"must be 64 hexadecimal digits, got {_described(fields[name])}", f"{key}.{name}")
-        return Observation(
-            fields["digest"],
-            fields["source_digest"],
-            fields["target_digest"],
-            None if fields["group"] is None else self._label(fields["group"], f"{key}.group"),
-            self._base64(fields["data"], f"{key}.data", _MAX_OBSERVATION_BYTES),
-        )
-
-    def _base64(self, value: object, key: str, most: int) -> bytes:
-        try:
-            content = base64.b64decode(value, validate=True) if isinstance(value, str) else None
-        except ValueError:
-            content = None
-        if content is None or len(content) > most:
-            self.fail(f"must be at most {most} bytes in base64, got {_described(value)}", key)
-        return content
-
-    def _groups(self, document: Mapping[str, Any], weights: Mapping[str, float]) -> tuple[str | None, dict[str, Group]]:
-        if "groups" not in document and "group_by" not in document:
-            return None, {}
-        group_by = self._label(document.get("group_by"), "group_by")
-        if not group_by:
-            self.fail("must be a metadata key, got no text", "group_by")
-        entries = document.get("groups")
-        if not isinstance(entries, dict) or not 0 < len(entries) <= _MAX_GROUPS:
-            self.fail(f"must be an object with 1 to {_MAX_GROUPS} entries, got {_described(entries)}", "groups")
-        groups = {}
-        for label, entry in entries.items():
-            self._label(label, f"groups[{_described(label)}]")
-            key = f"groups[{label!r}]"
-            fields = self._record(entry, key, GroupDocument.__annotations__)
-            bases = self._posterior(fields, f"{key}.")
-            self._known(bases, weights, f"{key}.posterior")
-            blend = None if fields["blend"] is None else self._blend(fields["blend"], f"{key}.blend", weights)
-            groups[label] = Group(bases=bases, fitted=blend)
-        return group_by, groups
-
-    def _label(self, value: object, key: str) -> str:
-        if not isinstance(value, str) or not len(value) <= _MAX_LABEL_LENGTH:
-            self.fail(f"must be text of at most {_MAX_LABEL_LENGTH} characters, got {_described(value)}", key)
-        if any("\ud800" <= character <= "\udfff" for character in value):
-            self.fail("holds half a character, which no store takes", key)
-        return value
-
-    def _record(self, entry: object, key: str, names: Mapping[str, Any]) -> dict[str, Any]:
-        if not isinstance(entry, dict) or entry.keys() != names.keys():
-            self.fail(f"must be an object with exactly the keys {', '.join(names)}, got {_described(entry)}", key)
-        return entry
-
-    def _base(self, value: object, key: str) -> SufficientStatistics:
-        entry = self._record(value, key, PosteriorSums.__annotations__)
-        checks: dict[str, Callable[[], float | int]] = {
-            "prior": lambda: self._number(entry["prior"], f"{key}['prior']", 0.0),
-            "valid_count": lambda: self._count(entry["valid_count"], f"{key}['valid_count']"),
-            "update_count": lambda: self._count(entry["update_count"], f"{key}['update_count']"),
-        }
-        values: dict[str, Any] = {
-            name: checks[name]() if name in checks else self._number(value, f"{key}[{name!r}]")
-            for name, value in entry.items()
-        }
-        base = SufficientStatistics(**values)
-        possible = (
-            abs(base.advantage) <= base.evidence
-            and 0 <= base.squared_advantage <= base.evidence <= base.update_count
-            # Cauchy and Schwarz, with room for rounding and for numbers too small to be squared
-            and base.advantage**2 <= base.evidence * base.squared_advantage * (1 + _CONSISTENCY) + _TINY
-            and 0 <= base.accuracy_sum <= base.valid_count <= base.update_count
-            # a failure counts in full in the squares
-            and 0 <= base.failed_evidence <= base.squared_advantage * (1 + _CONSISTENCY)
-        )
-        if not possible:
-            self.fail("holds sums that no evidence can have", key)
-        return base
-
-    def _count(self, value: object, key: str) -> int:
-        if type(value) is not int or not 0 <= value <= _MAX_WEIGHT:
-            self.fail(f"must be a whole number of at least 0, got {_described(value)}", key)
-        return value
-
-    def _check_consistency(self, file: WeightsFile) -> None:
-        """Refuse a file whose weights were edited while its posterior was not: it says two things at once."""
-        if file.posterior is None:
-            return
-        if file.prior_strength is None:
-            self.fail("is missing, and the posterior means nothing without it", "prior_strength")
-        if file.posterior.keys() != file.weights.keys():
-            self.fail("must name the same workers as 'weights'", "posterior")
-        for worker_id, base in file.posterior.items():
-            implied = posterior_mean(base, file.prior_strength)
-            if not math.isclose(implied, file.weights[worker_id], rel_tol=_CONSISTENCY):
-                self.fail(
-                    f"is {file.weights[worker_id]!r}, but its posterior says {implied!r}; "
-                    "remove 'posterior' to import edited weights as priors, and 'blend' and 'groups' with it",
-                    f"weights[{worker_id!r}]",
-                )
+    def __init__(self, reason: str, key: str | None = None) -> None:
+        super().__init__(reason, key)
+        self.reason, self.key = reason, key
 
 
-def _reason(error: OSError | ValueError) -> str:
-    return system_reason(error) if isinstance(error, OSError) else str(error)
-
-
-def _as_float(value: Any) -> float:
+def _read(path: str, content: bytes) -> WeightsFile:
     try:
-        return float(value)
-    except OverflowError:
-        return math.inf
+        document = _parsed(content)
+        if not isinstance(document, dict):
+            raise _EntryError(f"must hold a JSON object, got {_described(document)}")
+        if "weights" not in document:
+            raise _EntryError("the key 'weights' is missing")
+        if ("groups" in document) != ("group_by" in document):
+            raise _EntryError("must both be there, or neither", "groups" if "group_by" in document else "group_by")
+        found = {name: check(document[name], name) for name, check in _FILE.items() if name in document}
+        found.pop("format_version", None)
+        file = WeightsFile(path, fitted=found.pop("blend", None), **found)
+        _check_consistency(file)
+    except _EntryError as error:
+        raise WeightsFileError(path, error.reason, error.key) from error
+    return file
+
+
+def _parsed(content: bytes) -> Any:
+    try:
+        return json.loads(content.decode("utf-8-sig"), object_pairs_hook=_unique, parse_constant=_no_constant)
+    except RecursionError:
+        raise _EntryError("is nested too deeply") from None
+    except UnicodeDecodeError as error:
+        raise _EntryError(f"is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    except json.JSONDecodeError as error:
+        raise _EntryError(f"is not JSON: {error}") from None
+    except ValueError as error:  # a whole number with thousands of digits
+        raise _EntryError(f"holds a number that cannot be read: {error}") from None
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    result: dict[str, Any] = {}
+    for key, value in pairs:
+        if key in result:
+            raise _EntryError("stands there twice", _described(key))
+        result[key] = value
+    return result
+
+
+def _no_constant(text: str) -> NoReturn:
+    raise _EntryError(f"{text} is not a number that JSON knows")
+
+
+def _check_consistency(file: WeightsFile) -> None:
+    """Refuse a file that says two things at once, or something about a worker whose weight it does not say."""
+    groups = [(f"groups[{label!r}]", group) for label, group in file.groups.items()]
+    blends = [("blend", file.fitted), *((f"{key}.blend", group.fitted) for key, group in groups)]
+    named: list[tuple[str, Mapping[str, Any]]] = [(f"{key}.posterior", group.totals) for key, group in groups]
+    for key, blend in blends:
+        if blend is not None:
+            named += (f"{key}.shares", blend.shares), (f"{key}.safe", blend.safe)
+    for key, entries in named:
+        for worker_id in entries.keys() - file.weights.keys():
+            raise _EntryError("is about a worker that 'weights' does not name", f"{key}[{worker_id!r}]")
+    if file.posterior is None:
+        return
+    if file.prior_strength is None:
+        raise _EntryError("is missing, and the posterior means nothing without it", "prior_strength")
+    if file.posterior.keys() != file.weights.keys():
+        raise _EntryError("must name the same workers as 'weights'", "posterior")
+    for worker_id, base in file.posterior.items():
+        implied = posterior_mean(base, file.prior_strength)
+        if not math.isclose(implied, file.weights[worker_id], rel_tol=_CONSISTENCY):
+            raise _EntryError(
+                f"is {file.weights[worker_id]!r}, but its posterior says {implied!r}; "
+                "remove 'posterior' to import edited weights as priors, and 'blend' and 'groups' with it",
+                f"weights[{worker_id!r}]",
+            )
+
+
+# --- what each entry may be: a check returns what a JSON value means, given the key under which it stands -------------
+
+_Check: TypeAlias = Callable[[Any, str], Any]
+
+
+def _require(is_good: object, expected: str, value: object, key: str) -> None:
+    if not is_good:
+        raise _EntryError(f"must be {expected}, got {_described(value)}", key)
+
+
+def _number(value: Any, key: str) -> float:
+    is_good = type(value) in {int, float} and abs(value) <= _MAX_NUMBER
+    _require(is_good, f"a finite number of at most {_MAX_NUMBER:g}", value, key)
+    return float(value)
+
+
+def _positive(value: Any, key: str, most: float = _MAX_NUMBER) -> float:
+    is_good = type(value) in {int, float} and 0 < value <= most
+    _require(is_good, f"a finite number above 0 and at most {most:g}", value, key)
+    return float(value)
+
+
+def _share(value: Any, key: str) -> float:
+    return _positive(value, key, 1.0)
+
+
+def _absorbed(value: Any, key: str) -> float:
+    _require(type(value) in {int, float} and 0 <= value <= 1, "a number between 0 and 1", value, key)
+    return float(value)
+
+
+def _count(value: Any, key: str) -> int:
+    _require(type(value) is int and 0 <= value <= _MAX_NUMBER, "a whole number of at least 0", value, key)
+    return int(value)
+
+
+def _version(value: Any, key: str) -> None:
+    if value is not None and (type(value) is not int or value != WEIGHTS_FORMAT_VERSION):
+        reason = f"has format version {_described(value)}; this library reads {WEIGHTS_FORMAT_VERSION}"
+        raise _EntryError(reason, key)
+
+
+def _text(value: Any, key: str) -> str:
+    _require(isinstance(value, str), "text", value, key)
+    return str(value)
+
+
+def _label(value: Any, key: str) -> str:
+    is_good = isinstance(value, str) and len(value) <= _MAX_LABEL_LENGTH
+    _require(is_good, f"text of at most {_MAX_LABEL_LENGTH} characters", value, key)
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise _EntryError("holds half a character, which no store takes", key)
+    return str(value)
+
+
+def _label_or_null(value: Any, key: str) -> str | None:
+    return None if value is None else _label(value, key)
+
+
+def _digest(value: Any, key: str) -> str:
+    is_good = isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value)
+    _require(is_good, "64 hexadecimal digits", value, key)
+    return str(value)
+
+
+def _bytes(value: Any, key: str, most: int = _MAX_OBSERVATION_BYTES) -> bytes:
+    try:
+        content = base64.b64decode(value, validate=True)
+    except (ValueError, TypeError):
+        content = None
+    _require(content is not None and len(content) <= most, f"at most {most} bytes in base64", value, key)
+    return content or b""
+
+
+def _record(value: Any, key: str, fields: Mapping[str, _Check]) -> dict[str, Any]:
+    is_good = isinstance(value, dict) and value.keys() == fields.keys()
+    _require(is_good, f"an object with exactly the keys {', '.join(fields)}", value, key)
+    return {name: check(value[name], f"{key}.{name}") for name, check in fields.items()}
+
+
+def _by_worker(value: Any, key: str, check: _Check) -> dict[str, Any]:
+    _require(isinstance(value, dict), "an object with one entry per worker", value, key)
+    if len(value) > _MAX_WORKERS:
+        raise _EntryError(f"names {len(value)} workers; at most {_MAX_WORKERS} are expected", key)
+    for worker_id in value:
+        if not 0 < len(worker_id) <= _MAX_ID_LENGTH or not worker_id.isprintable():
+            reason = f"a worker id must have 1 to {_MAX_ID_LENGTH} printable characters"
+            raise _EntryError(reason, f"{key}[{_described(worker_id)}]")
+    return {worker_id: check(entry, f"{key}[{worker_id!r}]") for worker_id, entry in value.items()}
+
+
+def _weights(value: Any, key: str) -> dict[str, float]:
+    weights = _by_worker(value, key, _positive)
+    if not weights:
+        raise _EntryError("names no worker", key)
+    return weights
+
+
+def _posterior(value: Any, key: str) -> dict[str, SufficientStatistics]:
+    return _by_worker(value, key, _sums)
+
+
+def _is_possible(sums: SufficientStatistics) -> bool:
+    """Whether some evidence has these sums, but for rounding."""
+    more = 1.0 + _CONSISTENCY
+    return (
+        abs(sums.advantage) <= sums.evidence
+        and 0 <= sums.squared_advantage <= sums.evidence <= sums.update_count
+        # Cauchy and Schwarz, with room for rounding and for numbers too small to be squared
+        and sums.advantage**2 <= sums.evidence * sums.squared_advantage * more + _TINY
+        and 0 <= sums.accuracy_sum <= sums.valid_count <= sums.update_count
+        # a failure counts in full in the squares
+        and 0 <= sums.failed_evidence <= sums.squared_advantage * more
+        # the squares are greatest where all examples have one target, and least where each has its own
+        and 0 <= sums.target_evidence <= sums.evidence**2 * more + _TINY
+        and sums.evidence**2 <= sums.update_count * sums.target_evidence * more + _TINY
+        and 0 <= sums.target_advantage <= sums.target_evidence * more
+        and sums.target_product**2 <= sums.target_evidence * sums.target_advantage * more + _TINY
+    )
+
+
+def _sums(value: Any, key: str) -> SufficientStatistics:
+    fields = dict.fromkeys(attrs.fields_dict(SufficientStatistics), _number)
+    fields |= {"prior": _positive, "valid_count": _count, "update_count": _count}
+    base = SufficientStatistics(**_record(value, key, fields))
+    if not _is_possible(base):
+        raise _EntryError("holds sums that no evidence can have", key)
+    return base
+
+
+def _blend(value: Any, key: str) -> FittedBlend:
+    return FittedBlend(**_record(value, key, _BLEND))
+
+
+def _shares(value: Any, key: str) -> dict[str, float]:
+    shares = _by_worker(value, key, _share)
+    if abs(math.fsum(shares.values()) - 1.0) > _CONSISTENCY:
+        raise _EntryError("must hold shares whose sum is 1", key)
+    return shares
+
+
+_BLEND: Final[Mapping[str, _Check]] = {
+    "shares": _shares,
+    "solver": _label,
+    "absorbed": _absorbed,
+    "safe": lambda value, key: {} if value == {} else _shares(value, key),
+}
+
+
+def _group_by(value: Any, key: str) -> str:
+    if not _label(value, key):
+        raise _EntryError("must be a metadata key, got no text", key)
+    return str(value)
+
+
+def _groups(value: Any, key: str) -> dict[str, Group]:
+    is_good = isinstance(value, dict) and 0 < len(value) <= _MAX_GROUPS
+    _require(is_good, f"an object with 1 to {_MAX_GROUPS} entries", value, key)
+    for label in value:
+        _label(label, f"{key}[{_described(label)}]")
+    return {label: _group(entry, f"{key}[{label!r}]") for label, entry in value.items()}
+
+
+def _group(value: Any, key: str) -> Group:
+    fields = {"posterior": _posterior, "blend": lambda blend, at: None if blend is None else _blend(blend, at)}
+    found = _record(value, key, fields)
+    totals = {worker_id: Totals.of(sums) for worker_id, sums in found["posterior"].items()}
+    return Group(totals=totals, fitted=found["blend"])
+
+
+def _fits(value: Any, key: str) -> dict[str, WorkerFit]:
+    return _by_worker(value, key, _fit)
+
+
+def _fit(value: Any, key: str) -> WorkerFit:
+    found = _record(value, key, _FIT)
+    return WorkerFit(found["observations"], found["state"], found["group_by"], found["worker"])
+
+
+def _observations(value: Any, key: str) -> tuple[Observation, ...]:
+    is_good = isinstance(value, list) and 0 < len(value) <= _MAX_OBSERVATIONS
+    _require(is_good, f"a list of 1 to {_MAX_OBSERVATIONS} observations", value, key)
+    observations = tuple(
+        Observation(**_record(each, f"{key}[{number}]", _OBSERVATION)) for number, each in enumerate(value)
+    )
+    digests = [o.digest for o in observations]
+    if digests != sorted(set(digests)):
+        raise _EntryError("must be in order of digest, each once", key)
+    return observations
+
+
+_FIT: Final[Mapping[str, _Check]] = {
+    "worker": _label,
+    "group_by": _label_or_null,
+    "observations": _observations,
+    "state": lambda value, key: None if value is None else _bytes(value, key, MAX_WEIGHTS_FILE_BYTES),
+}
+_OBSERVATION: Final[Mapping[str, _Check]] = {
+    "digest": _digest,
+    "source_digest": _digest,
+    "target_digest": _digest,
+    "group": _label_or_null,
+    "data": _bytes,
+}
+_FILE: Final[Mapping[str, _Check]] = {
+    "format_version": _version,
+    "weights": _weights,
+    "alpha": _share,
+    "prior_strength": _positive,
+    "posterior": _posterior,
+    "blend": _blend,
+    "group_by": _group_by,
+    "groups": _groups,
+    "fits": _fits,
+    "learner": lambda value, key: _record(value, key, {"name": _text, "head": _text}),
+}
+"""What a file may hold; keys that are not here are passed over."""
 
 
 def _described(value: object) -> str:

@@ -11,27 +11,16 @@ from collections.abc import Iterable, Mapping
 
 import attrs
 
-from tsm_training.core import ExampleEvidence, Exposure, SufficientStatistics, Totals, exposed
-from tsm_training.learning.state import BlendFits, ExampleRow, FittedBlend, Group, LearnedState
-
-__all__ = [
-    "absorb",
-    "forget",
-    "in_group",
-    "mixed",
-    "refitted",
-    "shrunk_to",
-    "with_blends",
-    "with_workers",
-]
+from tsm_training.core import ExampleEvidence, Exposure, SufficientStatistics, Totals, exposed, target_totals
+from tsm_training.learning.state import BlendFits, ExampleRow, FittedBlend, Group, LearnedState, TargetSums, ungrouped
 
 # --- from one state to the next -------------------------------------------------------------------------------------
 
 
 def with_workers(state: LearnedState, worker_ids: Iterable[str], prior_weight: float) -> LearnedState:
     """Return a state that knows these workers; those it knows already stay as they are."""
-    new = {w: SufficientStatistics(prior_weight) for w in worker_ids if w not in state.bases}
-    return attrs.evolve(state, bases={**state.bases, **new}) if new else state
+    new = {w: prior_weight for w in worker_ids if w not in state.priors}
+    return attrs.evolve(state, priors={**state.priors, **new}) if new else state
 
 
 def absorb(
@@ -52,8 +41,8 @@ def absorb(
     changes: dict[str, ExampleRow | None] = {}
     seen: set[str] = set()
     for item in evidence:
-        old = changes.get(item.digest) or state.rows.get(item.digest) or ExampleRow({})
-        changes[item.digest] = ExampleRow(exposed(old.outcomes, item.outcomes, alpha, passes), old.group)
+        old = changes.get(item.digest) or state.rows.get(item.digest) or ExampleRow({}, item.target)
+        changes[item.digest] = ExampleRow(exposed(old.outcomes, item.outcomes, alpha, passes), item.target, old.group)
         seen |= item.outcomes.keys()
     return _with_rows(with_workers(state, sorted(seen), prior_weight), changes)
 
@@ -64,22 +53,32 @@ def _with_rows(state: LearnedState, changes: Mapping[str, ExampleRow | None]) ->
     sums = _lists(state.totals)
     of_groups: dict[str, dict[str, list[int]]] = {}
     sizes = {label: group.num_examples for label, group in state.groups.items()}
-    for digest, new in changes.items():
-        for row, sign in ((rows.pop(digest, None), -1), (new, 1)):
-            if row is None:
-                continue
-            num_examples += sign
-            exposure += sign * row.exposure
-            _add(sums, row.totals, sign)
-            if (label := row.group) is not None:
-                if label not in of_groups:
-                    of_groups[label] = _lists(state.groups.get(label, Group()).totals)
-                sizes[label] = sizes.get(label, 0) + sign
-                _add(of_groups[label], row.totals, sign)
-        if new is not None:
-            rows[digest] = new
+    new_rows = {digest: row for digest, row in changes.items() if row is not None}
+    steps = [*((rows[digest], -1) for digest in changes if digest in rows), *((row, 1) for row in new_rows.values())]
+    touched = {row.target for row, _sign in steps}
+    for label in {row.group for row, _sign in steps} | {g for t in touched for g in state.targets.get(t, {})}:
+        if label is not None:
+            of_groups[label] = _lists(state.groups.get(label, Group()).totals)
+    targets = dict(state.targets)
+    for target in touched:
+        own = [(row, sign) for row, sign in steps if row.target == target]
+        targets[target] = _with_parts(targets.get(target, {}), own)
+        for known, sign in ((state.targets.get(target, {}), -1), (targets[target], 1)):
+            _add(sums, _squared(ungrouped(known)[None]), sign)
+            for label, workers in known.items():
+                if label is not None:
+                    _add(of_groups[label], _squared(workers), sign)
+        if not targets[target]:
+            del targets[target]
+    for row, sign in steps:
+        num_examples += sign
+        exposure += sign * row.exposure
+        _add(sums, row.totals, sign)
+        if row.group is not None:
+            sizes[row.group] = sizes.get(row.group, 0) + sign
+            _add(of_groups[row.group], row.totals, sign)
     groups = {
-        label: attrs.evolve(state.groups.get(label, Group()), num_examples=sizes[label], totals=_totals(numbers))
+        label: attrs.evolve(state.groups.get(label, Group()), num_examples=sizes.get(label, 0), totals=_totals(numbers))
         for label, numbers in of_groups.items()
     }
     return attrs.evolve(
@@ -88,8 +87,25 @@ def _with_rows(state: LearnedState, changes: Mapping[str, ExampleRow | None]) ->
         num_examples=num_examples,
         exposure=exposure,
         groups=_without_blank({**state.groups, **groups}),
-        rows=rows,
+        rows={digest: row for digest, row in rows.items() if digest not in changes} | new_rows,
+        targets=targets,
     )
+
+
+def _with_parts(sums: TargetSums, steps: Iterable[tuple[ExampleRow, int]]) -> TargetSums:
+    """Return the sums of a target with examples more (sign 1) or less (−1)."""
+    new = {label: dict(workers) for label, workers in sums.items()}
+    for row, sign in steps:
+        workers = new.setdefault(row.group, {})
+        for worker_id, (n, a) in row.parts.items():
+            known = workers.get(worker_id, (0, 0))
+            workers[worker_id] = known[0] + sign * n, known[1] + sign * a
+    kept = {label: {w: pair for w, pair in workers.items() if any(pair)} for label, workers in new.items()}
+    return {label: workers for label, workers in kept.items() if workers}
+
+
+def _squared(workers: Mapping[str, tuple[int, int]]) -> dict[str, Totals]:
+    return {worker_id: target_totals(*pair) for worker_id, pair in workers.items()}
 
 
 def _lists(totals: Mapping[str, Totals]) -> dict[str, list[int]]:
@@ -118,7 +134,8 @@ def with_blends(state: LearnedState, fits: BlendFits) -> LearnedState:
     """
     if fits.group_by != state.group_by:
         rows = {digest: attrs.evolve(row, group=None) for digest, row in state.rows.items()}
-        state = attrs.evolve(state, group_by=fits.group_by, groups={}, rows=rows)
+        targets = {target: ungrouped(sums) for target, sums in state.targets.items()}
+        state = attrs.evolve(state, group_by=fits.group_by, groups={}, rows=rows, targets=targets)
     labelled = {
         digest: attrs.evolve(state.rows[digest], group=label)
         for digest, label in fits.labels.items()
@@ -209,6 +226,7 @@ def shrunk_to(sums: SufficientStatistics, group: SufficientStatistics | None, st
     own = group or SufficientStatistics(sums.prior)
     kept = min(sums.evidence, strength)
     part = (kept + strength) / (sums.evidence + strength)
+    fewer = kept / sums.evidence if sums.evidence else 0.0
     return SufficientStatistics(
         prior=sums.prior,
         evidence=kept + own.evidence,
@@ -218,6 +236,9 @@ def shrunk_to(sums: SufficientStatistics, group: SufficientStatistics | None, st
         valid_count=own.valid_count,
         update_count=own.update_count,
         failed_evidence=part * sums.failed_evidence + own.failed_evidence,
+        target_evidence=fewer**2 * sums.target_evidence + own.target_evidence,
+        target_product=fewer * part * sums.target_product + own.target_product,
+        target_advantage=part**2 * sums.target_advantage + own.target_advantage,
     )
 
 
@@ -236,17 +257,18 @@ def in_group(state: LearnedState, group: str, strength: float) -> LearnedState:
     """
     own = state.statistics_by_group.get(group)
     if not own:
-        return LearnedState(state.statistics, fitted=state.fitted)
-    bases = {w: shrunk_to(sums, own.get(w), strength) for w, sums in state.statistics.items()}
+        return LearnedState(state.priors, state.totals, fitted=state.fitted)
+    totals = {w: Totals.of(shrunk_to(sums, own.get(w), strength)) for w, sums in state.statistics.items()}
     fitted = state.groups[group].fitted
     if state.fitted is None or fitted is None:
-        return LearnedState(bases, fitted=state.fitted)
+        return LearnedState(state.priors, totals, fitted=state.fitted)
     evidence = math.fsum(sums.evidence for sums in own.values()) / len(own)
     part = evidence / (evidence + strength)
     ids = sorted({*state.fitted.shares, *fitted.shares})
     shares = {w: (1.0 - part) * state.fitted.shares.get(w, 0.0) + part * fitted.shares.get(w, 0.0) for w in ids}
     safe = fitted.safe or state.fitted.safe
-    return LearnedState(bases, fitted=attrs.evolve(state.fitted, shares=shares, solver=fitted.solver, safe=safe))
+    blend = attrs.evolve(state.fitted, shares=shares, solver=fitted.solver, safe=safe)
+    return LearnedState(state.priors, totals, fitted=blend)
 
 
 def mixed(known: Mapping[str, float], other: Mapping[str, float], part: float) -> dict[str, float]:

@@ -1,30 +1,27 @@
-"""What the Bayesian learner has learned, as one immutable value.
+"""What the Bayesian learner has learned, as one immutable value, and the JSON documents that a store keeps of it.
 
 Totals are kept per worker for all examples together, and for each group of examples; what is known of one example
-stands in a row of its own. A change to an example needs its own row only: the old part of the totals is taken away
-and the new one added, exactly (`tsm_training.core.exact`).
+stands in a row of its own, and so do the sums over the examples of one target. A change to an example needs its own row
+and its target's: the old part of the totals is taken away and the new one added, exactly (`tsm_training.core.exact`).
 """
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping, Set
+import sys
+from collections.abc import Mapping, Set
 from functools import cached_property
+from typing import Any, Final, TypeAlias
 
 import attrs
 
-from tsm_training.core import Exposure, SufficientStatistics, Totals, fixed, totals_of, value
+from tsm_training.core import COUNTS, Exposure, SufficientStatistics, Totals, dumped, fixed, loaded, totals_of, value
 
-__all__ = [
-    "BlendFits",
-    "ExampleRow",
-    "Exposure",
-    "FittedBlend",
-    "Group",
-    "LearnedState",
-    "SufficientStatistics",
-    "Totals",
-]
+_TARGET: Final = "target/"
+_MOST_LABEL: Final = 200
+_EXACT: Final = 2.0**53
+"""Below this, whole numbers are told apart as floats too."""
 
 
 @attrs.frozen(slots=False)
@@ -33,6 +30,8 @@ class ExampleRow:
 
     outcomes: Mapping[str, Exposure]
     """Per worker id."""
+    target: str
+    """Names its target image."""
     group: str | None = None
     """Its value under the metadata key by which the last training was grouped."""
 
@@ -42,9 +41,18 @@ class ExampleRow:
         return totals_of(self.outcomes)
 
     @cached_property
+    def parts(self) -> Mapping[str, tuple[int, int]]:
+        """What the example adds to each worker's sums over its target: evidence and advantage."""
+        return {worker_id: (total.evidence, total.advantage) for worker_id, total in self.totals.items()}
+
+    @cached_property
     def exposure(self) -> int:
         """How far the example is absorbed, exactly: the mean over its workers, in [0, 1]."""
         return fixed(math.fsum(1.0 - o.remaining for o in self.outcomes.values()) / max(1, len(self.outcomes)))
+
+
+TargetSums: TypeAlias = Mapping[str | None, Mapping[str, tuple[int, int]]]
+"""Exact sums over the examples of one target, by their group: evidence and advantage of each worker."""
 
 
 def _shares(value: Mapping[str, float]) -> Mapping[str, float]:
@@ -107,18 +115,8 @@ class Group:
 
     num_examples: int = 0
     totals: Mapping[str, Totals] = attrs.field(factory=dict)
-    """Exact sums of the group's own examples, per worker id."""
-    bases: Mapping[str, SufficientStatistics] = attrs.field(factory=dict)
-    """Imported sums, per worker id."""
+    """Exact sums of the group's own examples, per worker id, and what was imported."""
     fitted: FittedBlend | None = None
-
-
-def _statistics(
-    bases: Mapping[str, SufficientStatistics], totals: Mapping[str, Totals]
-) -> dict[str, SufficientStatistics]:
-    ids: Iterable[str] = sorted({*bases, *totals})
-    blank = SufficientStatistics(1.0)
-    return {w: totals.get(w, Totals()).onto(bases.get(w, blank)) for w in ids}
 
 
 @attrs.frozen(slots=False)
@@ -128,10 +126,10 @@ class LearnedState:
     It may hold all rows, or only those that somebody asked a store for: totals always count all of them.
     """
 
-    bases: Mapping[str, SufficientStatistics] = attrs.field(factory=dict)
-    """Where each worker starts, by worker id: its prior, and sums that were imported with it."""
+    priors: Mapping[str, float] = attrs.field(factory=dict)
+    """The weight at which each worker starts, by worker id."""
     totals: Mapping[str, Totals] = attrs.field(factory=dict)
-    """Exact sums over all examples, per worker id."""
+    """Exact sums over all examples, per worker id, and what was imported; none for a worker without evidence."""
     num_examples: int = 0
     exposure: int = 0
     """The exact sum over all examples of how far each is absorbed: the mean over its workers, in [0, 1]."""
@@ -143,18 +141,193 @@ class LearnedState:
     """By the value under that key."""
     rows: Mapping[str, ExampleRow] = attrs.field(factory=dict, repr=False)
     """By digest of the example's contents."""
+    targets: Mapping[str, TargetSums] = attrs.field(factory=dict, repr=False)
+    """By name of the target image: at least those of the examples in `rows`."""
 
     @cached_property
     def statistics(self) -> Mapping[str, SufficientStatistics]:
-        """Sufficient statistics per worker id: where it starts, plus all absorbed evidence."""
-        return _statistics(self.bases, self.totals)
+        """Sufficient statistics per worker id."""
+        return {w: self.totals.get(w, Totals()).statistics(prior) for w, prior in sorted(self.priors.items())}
 
     @cached_property
     def statistics_by_group(self) -> Mapping[str, Mapping[str, SufficientStatistics]]:
         """Sufficient statistics of each group's own evidence, by group and worker id."""
-        return {label: _statistics(group.bases, group.totals) for label, group in self.groups.items()}
+        return {
+            label: {w: total.statistics(1.0) for w, total in sorted(group.totals.items())}
+            for label, group in self.groups.items()
+        }
 
     @property
     def absorbed_share(self) -> float:
         """How far all examples are absorbed: the mean over them, in [0, 1]; 0 without any."""
         return value(self.exposure) / self.num_examples if self.num_examples else 0.0
+
+
+# --- groups and observations ---
+
+
+@attrs.frozen
+class Observation:
+    """What a trainable worker noted of one training example."""
+
+    digest: str
+    """Identifies the contents of the example's three files."""
+    source_digest: str
+    """Identifies the contents of the source's file."""
+    target_digest: str
+    """Identifies the contents of the target's file: examples with the same target are not independent."""
+    group: str | None
+    """The example's value under the metadata key by which the training is grouped; None where it has none."""
+    data: bytes
+    """What the worker returned: at most 16,000 bytes."""
+
+
+def label_of(value: object) -> str | None:
+    """Return the group that a metadata value stands for, as text of at most 200 characters; None where it makes none.
+
+    Text stands for itself, numbers and truth values for what JSON writes, equal numbers for the same; lists, objects
+    and null make no group.
+    """
+    if isinstance(value, str):
+        return value[:_MOST_LABEL]
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        value = int(value)
+    is_finite = isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+    return json.dumps(value)[:_MOST_LABEL] if is_finite else None
+
+
+# --- documents ---
+
+
+def head_document(state: LearnedState) -> str:
+    """Return what every reader needs of a state."""
+    return _json(
+        {
+            "priors": state.priors,
+            "totals": _totals_document(state.totals),
+            "num_examples": state.num_examples,
+            "exposure": dumped(state.exposure),
+            "blend": None if state.fitted is None else attrs.asdict(state.fitted),
+            "group_by": state.group_by,
+            "groups": {
+                label: {
+                    "totals": _totals_document(group.totals),
+                    "num_examples": group.num_examples,
+                    "blend": None if group.fitted is None else attrs.asdict(group.fitted),
+                }
+                for label, group in state.groups.items()
+            },
+        }
+    )
+
+
+def target_key(target: str) -> str:
+    """Return the key under which the sums of a target are kept."""
+    return f"{_TARGET}{target}"
+
+
+def target_keys(rows: Mapping[str, str]) -> set[str]:
+    """Return the keys of the sums of the targets that some examples' documents name."""
+    return {target_key(json.loads(row)["target"]) for key, row in rows.items() if not key.startswith(_TARGET)}
+
+
+def row_documents(state: LearnedState) -> dict[str, str]:
+    """Return a document for each row that a state holds: by digest of the example, or by `target_key`."""
+    examples = {
+        digest: _json(
+            {
+                "group_by": None if row.group is None else state.group_by,
+                "group": row.group,
+                "target": row.target,
+                "outcomes": {worker_id: list(outcome) for worker_id, outcome in sorted(row.outcomes.items())},
+            }
+        )
+        for digest, row in state.rows.items()
+    }
+    targets = {
+        target_key(target): _json(
+            {
+                "group_by": state.group_by,
+                "sums": [
+                    [label, {w: [dumped(number) for number in pair] for w, pair in sorted(workers.items())}]
+                    for label, workers in sorted(sums.items(), key=lambda item: (item[0] is not None, item[0]))
+                ],
+            }
+        )
+        for target, sums in state.targets.items()
+    }
+    return examples | targets
+
+
+def decoded_state(head: str, rows: Mapping[str, str]) -> LearnedState:
+    """Return the state that these documents were made of, with these rows.
+
+    Raises:
+        ValueError, TypeError, LookupError, AttributeError: they were made of no state.
+    """
+    found = json.loads(head)
+    group_by = found["group_by"]
+    groups = {
+        label: Group(each["num_examples"], _read_totals(each["totals"]), _read_blend(each["blend"]))
+        for label, each in found["groups"].items()
+    }
+    return LearnedState(
+        found["priors"],
+        _read_totals(found["totals"]),
+        found["num_examples"],
+        loaded(found["exposure"]),
+        _read_blend(found["blend"]),
+        group_by,
+        groups,
+        {digest: _read_row(row, group_by) for digest, row in rows.items() if not digest.startswith(_TARGET)},
+        {key.removeprefix(_TARGET): _read_sums(row, group_by) for key, row in rows.items() if key.startswith(_TARGET)},
+    )
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False)
+
+
+def _totals_document(totals: Mapping[str, Totals]) -> dict[str, Any]:
+    return {
+        worker_id: {name: n if name in COUNTS else dumped(n) for name, n in total._asdict().items()}
+        for worker_id, total in totals.items()
+    }
+
+
+def _read_totals(found: Mapping[str, Any]) -> dict[str, Totals]:
+    return {
+        worker_id: Totals(**{name: n if name in COUNTS else loaded(n) for name, n in total.items()})
+        for worker_id, total in found.items()
+    }
+
+
+def _read_blend(found: Mapping[str, Any] | None) -> FittedBlend | None:
+    if found is None:
+        return None
+    blend = FittedBlend(**found)
+    return attrs.evolve(blend, digests=tuple(blend.digests))
+
+
+def _read_row(document: str, group_by: str | None) -> ExampleRow:
+    found = json.loads(document)
+    # A label under another key than that of the last training says nothing any more.
+    group = found["group"] if found["group_by"] == group_by else None
+    outcomes = {worker_id: Exposure(*outcome) for worker_id, outcome in found["outcomes"].items()}
+    return ExampleRow(outcomes, found["target"], group)
+
+
+def _read_sums(document: str, group_by: str | None) -> TargetSums:
+    found = json.loads(document)
+    sums = {label: {w: (loaded(n), loaded(a)) for w, (n, a) in workers.items()} for label, workers in found["sums"]}
+    return sums if found["group_by"] == group_by else ungrouped(sums)
+
+
+def ungrouped(sums: TargetSums) -> TargetSums:
+    """Return the sums of a target over all groups, under no group."""
+    whole: dict[str, tuple[int, int]] = {}
+    for workers in sums.values():
+        for worker_id, (n, a) in workers.items():
+            known = whole.get(worker_id, (0, 0))
+            whole[worker_id] = known[0] + n, known[1] + a
+    return {None: whole}

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
 
 from tsm_training.data import ROLES, ExampleFiles
-from tsm_training.lint.findings import LintFinding, found, shortened
-from tsm_training.lint.items import Item
+from tsm_training.lint.findings import Item, LintFinding, found, grouped, shortened
 from tsm_training.lint.sketches import HASH_BITS, NEAR_BITS, NEAR_COLORS, NEAR_SHAPE, color_difference
 from tsm_training.text import counted
-
-__all__ = ["duplicate_findings", "may_be_near"]
 
 Pairs: TypeAlias = npt.NDArray[np.intp]
 """Places of two things each: N×2."""
@@ -29,12 +26,11 @@ _PAIRS_AT_ONCE: Final = 4096
 
 
 def duplicate_findings(items: Sequence[Item]) -> list[LintFinding]:
-    """Return what examples repeat or contradict each other.
+    """Return what stored examples, in order of addition, and the candidates behind them repeat or contradict.
 
-    Args:
-        items: Stored examples in order of addition, then candidates; those whose contents are not known are ignored.
+    Those whose contents are not known are ignored.
     """
-    same = _grouped((item for item in items if item.files is not None), lambda item: item.digest)
+    same = grouped((item for item in items if item.files is not None), lambda item: item.digest).values()
     distinct = [group[0] for group in same]
     near = _near_groups([item for item in distinct if item.sketches is not None])
     versions = {item.digest: number for number, group in enumerate(near) for item in group}
@@ -61,13 +57,6 @@ def duplicate_findings(items: Sequence[Item]) -> list[LintFinding]:
     return findings
 
 
-def _grouped(items: Iterable[Item], key: Callable[[Item], Hashable]) -> list[list[Item]]:
-    groups: dict[Hashable, list[Item]] = {}
-    for item in items:
-        groups.setdefault(key(item), []).append(item)
-    return list(groups.values())
-
-
 def _surplus(group: Sequence[Item]) -> Sequence[Item]:
     """Return what may go: all but the first; stored examples stay where candidates repeat them."""
     return [item for item in group[1:] if item.is_candidate] or group[1:]
@@ -75,8 +64,8 @@ def _surplus(group: Sequence[Item]) -> Sequence[Item]:
 
 def _alike_in_part(distinct: Sequence[Item], versions: Mapping[str, int], *roles: str) -> list[list[Item]]:
     """Return the groups with the same contents in some roles that are not all versions of each other."""
-    groups = _grouped(distinct, lambda item: tuple(getattr(item.files, role).sha256 for role in roles))
-    return [group for group in groups if len({versions.get(item.digest, item.digest) for item in group}) > 1]
+    groups = grouped(distinct, lambda item: tuple(getattr(item.files, role).sha256 for role in roles))
+    return [group for group in groups.values() if len({versions.get(item.digest, item.digest) for item in group}) > 1]
 
 
 # --- versions of one triple -----------------------------------------------------------------------------------------
@@ -114,8 +103,8 @@ def _near_groups(items: Sequence[Item]) -> list[list[Item]]:
         is_near = (color_difference(cells[first], cells[second]) <= NEAR_COLORS).all(axis=1)
         is_near &= (np.abs(shapes[first] - shapes[second]) <= NEAR_SHAPE).all(axis=1)
         _join(group_of, pairs[is_near])
-    groups = _grouped(items, dict(zip(items, group_of.tolist(), strict=True)).__getitem__)
-    return [group for group in groups if len(group) > 1]
+    groups = grouped(items, dict(zip(items, group_of.tolist(), strict=True)).__getitem__)
+    return [group for group in groups.values() if len(group) > 1]
 
 
 def _pairs_of_like_hashes(bits: npt.NDArray[np.float32]) -> Iterator[Pairs]:

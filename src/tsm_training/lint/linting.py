@@ -2,30 +2,45 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Final
+import functools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, Final, TypeAlias
+
+import attrs
 
 from tsm_training.arguments import check_path, check_whole_number
-from tsm_training.data import ROLES, check_metadata
+from tsm_training.data import ROLES, ExampleFiles, PictureFile, check_metadata
 from tsm_training.engine import TrainingEngine
-from tsm_training.errors import InvalidArgumentError
+from tsm_training.errors import ImageError, ImageNotFoundError, ImageUnreadableError, InvalidArgumentError
 from tsm_training.evaluation import check_group_by
 from tsm_training.images import ImageLimits
 from tsm_training.learning import label_of
 from tsm_training.lint.duplicates import duplicate_findings, may_be_near
-from tsm_training.lint.findings import SEVERITIES, LintFinding, LintReport, found
-from tsm_training.lint.items import Item
+from tsm_training.lint.findings import SEVERITIES, Action, Item, LintFinding, LintReport, found, grouped
 from tsm_training.lint.outputs import Ensemble, self_made
-from tsm_training.lint.pictures import Reader, inspect, reader
+from tsm_training.lint.sketches import (
+    SHOWN_AGREEMENT,
+    SWAP_MARGIN,
+    UNRELATED_AGREEMENT,
+    Sketch,
+    agreement,
+    are_same,
+    color_difference,
+    sketch_of,
+)
 from tsm_training.text import counted
-
-__all__ = ["MIN_EXAMPLES", "MIN_GROUP", "lint", "lint_store"]
 
 MIN_EXAMPLES: Final = 20
 """How many examples there should be in all: the guide asks for 20 to 30."""
 
 MIN_GROUP: Final = 8
 """How many examples a group should have by default: eight have 8 / 11 of the say against a prior strength of 3."""
+
+Reader: TypeAlias = Callable[[str], "Sketch | ImageError"]
+"""Gives the sketch of an image file, or what is wrong with it; never raises."""
+
+_REMEMBERED: Final = 64
+"""How many sketches are kept at a time, about 50 kB each, for images that many examples share."""
 
 
 def lint(
@@ -51,10 +66,12 @@ def lint(
         InvalidArgumentError: `rows` cannot be gone through, or another argument is not what it must be. A faulty row is
             a finding.
     """
-    grouping = _checked_grouping(group_by, min_group)
+    check_group_by(group_by)
+    min_group = check_whole_number("min_group", min_group)
     if limits is not None and not isinstance(limits, ImageLimits):
         raise InvalidArgumentError("limits", limits, "ImageLimits, or None for the usual ones")
-    return _report(_checked_rows(rows), [], reader(limits or ImageLimits()), None, grouping)
+    read = _reader(limits or ImageLimits())
+    return _report(_checked_rows(rows), [], read, None, group_by=group_by, min_group=min_group)
 
 
 def lint_store(
@@ -66,7 +83,8 @@ def lint_store(
     run_workers: bool = False,
 ) -> LintReport:
     """Look for faults in the store of an `engine`, or in candidates for it; see `TrainingManager.lint`."""
-    grouping = _checked_grouping(group_by, min_group)
+    check_group_by(group_by)
+    min_group = check_whole_number("min_group", min_group)
     if type(run_workers) is not bool:
         raise InvalidArgumentError("run_workers", run_workers, "True or False")
     candidates = None if rows is None else _checked_rows(rows)
@@ -75,12 +93,8 @@ def lint_store(
         for each in engine.store.iterate_examples()
     ]
     asked, known = (stored, []) if candidates is None else (candidates, stored)
-    return _report(asked, known, reader(engine.limits), Ensemble.of(engine, run_workers), grouping)
-
-
-def _checked_grouping(group_by: str | None, min_group: int) -> tuple[str | None, int]:
-    check_group_by(group_by)
-    return group_by, check_whole_number("min_group", min_group)
+    ensemble = Ensemble.of(engine, run_workers)
+    return _report(asked, known, _reader(engine.limits), ensemble, group_by=group_by, min_group=min_group)
 
 
 def _checked_rows(rows: object) -> list[Item | LintFinding]:
@@ -112,7 +126,9 @@ def _report(
     known: Sequence[Item],
     read: Reader,
     ensemble: Ensemble | None,
-    grouping: tuple[str | None, int],
+    *,
+    group_by: str | None,
+    min_group: int,
 ) -> LintReport:
     """Inspect items.
 
@@ -121,7 +137,8 @@ def _report(
         known: Stored examples that candidates may repeat; what is wrong with them alone is another question.
         read: How files are read.
         ensemble: What may have made a truth.
-        grouping: A metadata key, or None, and how many different examples a group should have.
+        group_by: A metadata key whose groups should not be too small, or None.
+        min_group: How many different examples a group should have.
     """
     findings: list[LintFinding] = []
     items: list[Item] = []
@@ -130,14 +147,16 @@ def _report(
         if isinstance(each, LintFinding):
             findings.append(each)
             continue
-        item, own = inspect(each, read)
+        item, own = _inspect(each, read)
         made, is_compared = self_made(item, ensemble)
         findings += [*own, *made]
         num_compared += is_compared
         items.append(item)
     are_near = zip(known, may_be_near(known, items), strict=True)
-    items = [*(inspect(item, read)[0] if is_near else item for item, is_near in are_near), *items]
-    together = [*duplicate_findings(items), *_tiny_groups(items, *grouping)]
+    items = [*(_inspect(item, read)[0] if is_near else item for item, is_near in are_near), *items]
+    together = duplicate_findings(items)
+    if group_by is not None:
+        together += _tiny_groups(items, group_by, min_group)
     findings += [each for each in together if each.rows or not known]
     usable = _count(item for item in items if item.is_usable)
     if usable < MIN_EXAMPLES:
@@ -147,13 +166,9 @@ def _report(
     return LintReport(tuple(sorted(findings, key=lambda each: kinds.index(each.kind))), len(asked), num_compared)
 
 
-def _tiny_groups(items: Sequence[Item], group_by: str | None, min_group: int) -> list[LintFinding]:
+def _tiny_groups(items: Sequence[Item], group_by: str, min_group: int) -> list[LintFinding]:
     """Return the groups that are too small, and the examples that are in none."""
-    if group_by is None:
-        return []
-    groups: dict[str | None, list[Item]] = {}
-    for item in items:
-        groups.setdefault(label_of((item.metadata or {}).get(group_by)), []).append(item)
+    groups = grouped(items, lambda item: label_of((item.metadata or {}).get(group_by)))
     ungrouped = groups.pop(None, [])
     findings = []
     for label, group in groups.items():
@@ -172,3 +187,94 @@ def _tiny_groups(items: Sequence[Item], group_by: str | None, min_group: int) ->
 def _count(items: Iterable[Item]) -> int:
     """Count different contents: the same triple counts once."""
     return len({item.digest for item in items})
+
+
+# --- an example by itself -------------------------------------------------------------------------------------------
+
+
+def _reader(limits: ImageLimits) -> Reader:
+    """Return a reader that remembers the last few images."""
+
+    @functools.lru_cache(_REMEMBERED)
+    def read(path: str) -> Sketch | ImageError:
+        try:
+            return sketch_of(path, limits)
+        except ImageError as error:
+            return error
+        except InvalidArgumentError as error:  # a database of another application's may hold anything
+            return ImageUnreadableError(path, str(error))
+        except MemoryError:
+            return ImageUnreadableError(path, "cannot be read: memory ran out")
+
+    return read
+
+
+def _inspect(item: Item, read: Reader) -> tuple[Item, list[LintFinding]]:
+    """Read the files of an item, each once.
+
+    Returns:
+        The item with what was seen, and what is wrong with it by itself. Whether the truth is the target is not asked:
+        a worker's image may be nearer to it.
+    """
+    sketches: list[Sketch] = []
+    findings: list[LintFinding] = []
+    for role, name, path in zip(ROLES, ("source", "target", "truth"), item.paths, strict=True):
+        seen, known = read(path), getattr(item.files, role, None)
+        if isinstance(seen, ImageNotFoundError):
+            findings.append(found("missing_file", [item], role=name, error=seen))
+        elif isinstance(seen, ImageError):
+            findings.append(found("unreadable_file", [item], role=name, error=seen))
+        elif known is not None and known.sha256 != seen.info.sha256:
+            findings.append(_changed(item, name, path, known, _file(seen)))
+        else:
+            sketches.append(seen)
+    if findings:
+        return attrs.evolve(item, is_usable=False), findings
+    source, target, truth = sketches
+    findings += _shown(item, source, target, truth)
+    files = ExampleFiles(*map(_file, sketches))
+    kept = source.without_edges(), target.without_edges(), truth.without_edges()
+    return attrs.evolve(item, files=files, sketches=kept), findings
+
+
+def _file(sketch: Sketch) -> PictureFile:
+    info = sketch.info
+    return PictureFile(info.sha256, info.num_bytes, info.width, info.height)
+
+
+def _changed(item: Item, role: str, path: str, known: PictureFile, now: PictureFile) -> LintFinding:
+    before, after = (
+        f"{file.width}×{file.height} pixels, {file.num_bytes} bytes, SHA-256 {file.sha256[:8]}…"
+        for file in (known, now)
+    )
+    is_as_large = (known.width, known.height) == (now.width, now.height)
+    replaced: Action = "same truth" if is_as_large else "new truth"
+    action: Action = replaced if role == "truth" else "same files"
+    return found("changed_file", [item], action=action, role=role, path=path, before=before, now=after)
+
+
+def _shown(item: Item, source: Sketch, target: Sketch, truth: Sketch) -> Iterator[LintFinding]:
+    """Yield what is wrong with what the images show, each by itself and all of them together."""
+    pictures = {"source": source, "target": target, "truth": truth}
+    flat = [
+        f"{name} {path!r} ({sketch.deviation:.1f} levels)"
+        for path, (name, sketch) in zip(item.paths, pictures.items(), strict=True)
+        if sketch.is_flat
+    ]
+    if flat:
+        yield found("flat_picture", [item], flat=", ".join(flat))
+    with_source, with_target = agreement(truth, source), agreement(truth, target)
+    is_swapped = with_source >= SHOWN_AGREEMENT and with_source - with_target >= SWAP_MARGIN
+    if target.size != truth.size and not (is_swapped and source.size == truth.size):
+        sizes = [f"{width}×{height}" for width, height in (target.size, truth.size)]
+        yield found("size_mismatch", [item], target_size=sizes[0], truth_size=sizes[1])
+    if target.is_flat or truth.is_flat:
+        return  # even images have nothing to be told apart by
+    if are_same(source, truth):
+        yield found("truth_is_source", [item], difference=float(color_difference(source.cells, truth.cells)))
+    elif is_swapped:
+        yield found("swapped", [item], with_source=with_source, with_target=with_target)
+    elif max(with_source, with_target) < UNRELATED_AGREEMENT:
+        yield found("unrelated_truth", [item], with_source=with_source, with_target=with_target)
+    if are_same(source, target):
+        yield found("source_is_target", [item], difference=float(color_difference(source.cells, target.cells)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Final, Self
+from typing import Final, NamedTuple, Self
 
 import attrs
 import numpy as np
@@ -16,12 +16,9 @@ from tsm_training.ensemble import NEGLIGIBLE_SHARE, decode_preview, renormalised
 from tsm_training.errors import ImageError, ImageFormatError, WorkerPoolError
 from tsm_training.evaluation import SOURCE, TARGET, TRUTH, preview_name
 from tsm_training.images import read_image
-from tsm_training.lint.findings import LintFinding, LintKind, found
-from tsm_training.lint.items import Item
+from tsm_training.lint.findings import Item, LintFinding, LintKind, found
 from tsm_training.lint.sketches import SAME_COLORS, Cells, color_difference, mean_cells
 from tsm_training.workers import TrainableWorker, Worker, WorkerPool, WorkerRequest, WorkerResult, ask_pool
-
-__all__ = ["Ensemble", "Outputs", "self_made"]
 
 _SESSIONS: Final = 100
 """The blends of at most this many past trainings are tried, the newest first."""
@@ -29,8 +26,7 @@ _SESSIONS: Final = 100
 _KINDS: Final[tuple[LintKind, ...]] = ("truth_is_target", "truth_is_worker_output", "truth_is_ensemble_output")
 
 
-@attrs.frozen(eq=False, repr=False)
-class Outputs:
+class Outputs(NamedTuple):
     """Cells of an example's truth and target, and of what the workers made of it, all sampled in one way."""
 
     truth: Cells

@@ -9,33 +9,13 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Final, TypeAlias
+from typing import Final, NamedTuple, TypeAlias
 
-import attrs
 import numpy as np
 import numpy.typing as npt
 
 from tsm_training.arrays import Image
 from tsm_training.images import ImageInfo, ImageLimits, read_thumbnail
-
-__all__ = [
-    "FLAT_DEVIATION",
-    "HASH_BITS",
-    "NEAR_BITS",
-    "NEAR_COLORS",
-    "NEAR_SHAPE",
-    "SAME_COLORS",
-    "SHOWN_AGREEMENT",
-    "SWAP_MARGIN",
-    "UNRELATED_AGREEMENT",
-    "Cells",
-    "Sketch",
-    "agreement",
-    "are_same",
-    "color_difference",
-    "mean_cells",
-    "sketch_of",
-]
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -101,8 +81,7 @@ _DEAD_ZONE: Final = 1.0
 """Waves with a smaller amplitude count as none in the hash, so that noise on an even image gives no bits."""
 
 
-@attrs.frozen(eq=False, repr=False)
-class Sketch:
+class Sketch(NamedTuple):
     """What is kept of an image."""
 
     info: ImageInfo
@@ -128,7 +107,7 @@ class Sketch:
     def without_edges(self) -> Sketch:
         """Return what comparisons between examples need, a fortieth in size."""
         none = np.zeros(0, np.float32)
-        return attrs.evolve(self, edges=(none, none))
+        return self._replace(edges=(none, none))
 
 
 def sketch_of(path: str, limits: ImageLimits) -> Sketch:

@@ -1,14 +1,13 @@
 """Metrics besides the guide's: pure functions of two pictures, and objects that prepare the ground truth."""
 
-from tsm_training.measures.delta_e import ColorDifference, ciede2000, color_difference, color_difference_map
+from tsm_training.measures.delta_e import ColorDifference, bgr_to_lab, ciede2000, color_difference, color_difference_map
 from tsm_training.measures.histograms import (
     HistogramDistance,
     histogram_correlation,
     histogram_distance,
     lab_histograms,
 )
-from tsm_training.measures.lab import bgr_to_lab
-from tsm_training.measures.pixels import PeakSignalToNoise, mean_squared_error, psnr
+from tsm_training.measures.prepared import PeakSignalToNoise, mean_squared_error, psnr
 from tsm_training.measures.structure import SsimChannels, StructuralSimilarity, structural_similarity
 
 __all__ = [

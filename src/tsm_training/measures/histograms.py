@@ -14,17 +14,6 @@ from tsm_training.arrays import Image
 from tsm_training.forking import alone_at_first
 from tsm_training.measures.prepared import PreparedMetric, bands, compared
 
-__all__ = [
-    "BAND_PIXELS",
-    "HistogramDistance",
-    "Histograms",
-    "count_levels",
-    "histogram_correlation",
-    "histogram_distance",
-    "lab_histograms",
-    "to_lab_bytes",
-]
-
 Histograms: TypeAlias = npt.NDArray[np.int64]
 
 _BINS: Final = 256
@@ -136,10 +125,9 @@ class HistogramDistance(PreparedMetric):
     So 0.01 is an average shift by one unit of Lab. Pictures of equal histograms score 1.0, black against white 0.0.
     """
 
+    _pixel_bytes = 0
+    _more_bytes = 3 * BAND_PIXELS + 2 * 3 * _BINS * 8  # a band in Lab, and histograms
+
     def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
         distance = _distance_to(ground_truth)
         return lambda output: 1.0 - min(distance(output), _LARGEST_DISTANCE) / _LARGEST_DISTANCE
-
-    def working_memory(self, pixels: int, /) -> int:
-        """Return how many bytes it takes besides an output: a band of it in Lab, and histograms."""
-        return 3 * BAND_PIXELS + 2 * 3 * _BINS * 8

@@ -16,8 +16,6 @@ from tsm_training.arrays import Image
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.measures.prepared import Band, PreparedMetric, compared, tiles
 
-__all__ = ["SsimChannels", "StructuralSimilarity", "structural_similarity"]
-
 SsimChannels: TypeAlias = Literal["luma", "bgr"]
 """What SSIM looks at: OpenCV's 8-bit grey alone, or B, G and R, each by itself, and then their mean."""
 

@@ -25,7 +25,6 @@ from tsm_training.report.figures import (
     Results,
     SessionLike,
     WeightPath,
-    WeightRow,
     accuracy_rows,
     benchmark_of,
     completed_sessions,
@@ -33,7 +32,6 @@ from tsm_training.report.figures import (
     growth_of,
     learning_curve,
     weight_paths,
-    weight_rows,
 )
 from tsm_training.weights import LearnerStatistics, WeightLearner
 
@@ -65,36 +63,34 @@ def plot_weights(
         InvalidArgumentError: there is nothing to plot, or an id in `highlight` is unknown.
         MissingExtraError: the extra ``plots`` is not installed.
     """
-    drawings = _drawings("plot_weights")
-    rows, paths = _weights_of(subject)
-    if not rows and not paths:
+    statistics, shares, paths = _weights_of(subject)
+    if not statistics and not paths:
         raise InvalidArgumentError("subject", subject, "something with workers or completed sessions")
-    known = {row.worker_id for row in rows} | {path.worker_id for path in paths}
+    known = statistics.keys() | {path.worker_id for path in paths}
     chosen = None if highlight is None else check_ids("highlight", highlight)
     if unknown := [worker_id for worker_id in chosen or () if worker_id not in known]:
         raise InvalidArgumentError("highlight", unknown, f"ids out of {', '.join(map(repr, sorted(known)))}")
-    figure: Figure = drawings.draw_weights(rows, paths, chosen)
-    return figure
+    return _drawn("plot_weights", statistics, shares, paths, chosen)
 
 
-def _weights_of(subject: object) -> tuple[list[WeightRow], list[WeightPath]]:
+def _weights_of(subject: object) -> tuple[Mapping[str, LearnerStatistics], Mapping[str, float], list[WeightPath]]:
+    """Return statistics and shares of workers, and how their weights moved; what is not known is empty."""
     if isinstance(subject, HasEngine):
         engine = subject.training_engine
         engine.prepare_learner()
-        rows, _ = _weights_of(engine.weight_learner)
-        return rows, weight_paths(completed_sessions(engine.store.iterate_sessions()))
+        statistics, shares, _ = _weights_of(engine.weight_learner)
+        return statistics, shares, weight_paths(completed_sessions(engine.store.iterate_sessions()))
     if isinstance(subject, WeightLearner):
-        return weight_rows(subject.get_all_statistics(), subject.get_blend_weights()), []
-    if isinstance(subject, Mapping) and all(_is_statistics(known) for known in subject.values()):
-        return weight_rows(subject), []
+        return subject.get_all_statistics(), subject.get_blend_weights(), []
+    wanted = {"weight", "credible_interval"}
+    if isinstance(subject, Mapping) and all(
+        isinstance(known, Mapping) and wanted <= known.keys() for known in subject.values()
+    ):
+        return subject, {}, []
     sessions = [subject] if isinstance(subject, TrainingSession) else _all_of(TrainingSession, subject)
     if sessions is None:
         raise InvalidArgumentError("subject", subject, "a TrainingManager, a learner, its statistics, or sessions")
-    return [], weight_paths(completed_sessions(sessions))
-
-
-def _is_statistics(known: object) -> bool:
-    return isinstance(known, Mapping) and {"weight", "credible_interval"} <= known.keys()
+    return {}, {}, weight_paths(completed_sessions(sessions))
 
 
 def _all_of(kind: type[_Kind], things: object) -> list[_Kind] | None:
@@ -117,8 +113,7 @@ def plot_learning_curve(session: SessionLike) -> Figure:
         InvalidArgumentError: it is no session, or has no epochs.
         MissingExtraError: the extra ``plots`` is not installed.
     """
-    figure: Figure = _drawings("plot_learning_curve").draw_curve(learning_curve(session))
-    return figure
+    return _drawn("plot_learning_curve", learning_curve(session))
 
 
 def plot_growth(subject: HasEngine | Iterable[TrainingSession] | Growth) -> Figure:
@@ -132,13 +127,11 @@ def plot_growth(subject: HasEngine | Iterable[TrainingSession] | Growth) -> Figu
         InvalidArgumentError: there are fewer than two points.
         MissingExtraError: the extra ``plots`` is not installed.
     """
-    drawings = _drawings("plot_growth")
     points = _growth_in(subject)
     if points is None or len(points) < 2:  # noqa: PLR2004 - one point is no curve
         expected = "a TrainingManager, sessions, or pairs (number of examples, similarity), with at least two points"
         raise InvalidArgumentError("subject", subject, expected)
-    figure: Figure = drawings.draw_growth(points)
-    return figure
+    return _drawn("plot_growth", points)
 
 
 def _growth_in(subject: object) -> Growth | None:
@@ -172,7 +165,7 @@ def plot_workers(
         MissingExtraError: the extra ``plots`` is not installed.
         TsmTrainingError: as for `TrainingManager.compare`.
     """
-    drawings = _drawings("plot_workers")
+    _drawings("plot_workers")  # before workers are run for nothing
     if isinstance(subject, HasEngine):
         engine = subject.training_engine
         store = engine.store
@@ -187,8 +180,7 @@ def plot_workers(
     rows = accuracy_rows(table, rope)
     if not rows:
         raise InvalidArgumentError("subject", subject, "a table with at least one worker")
-    figure: Figure = drawings.draw_workers(rows, rope)
-    return figure
+    return _drawn("plot_workers", rows, rope)
 
 
 def plot_contenders(results: Results) -> Figure:
@@ -203,8 +195,7 @@ def plot_contenders(results: Results) -> Figure:
         InvalidArgumentError: these are no results, or no pictures were judged.
         MissingExtraError: the extra ``plots`` is not installed.
     """
-    figure: Figure = _drawings("plot_contenders").draw_benchmark(benchmark_of(results))
-    return figure
+    return _drawn("plot_contenders", benchmark_of(results))
 
 
 def plot_examples(results: Results, examples: Iterable[TrainingExample] = (), *, most: int = _MOST_EXAMPLES) -> Figure:
@@ -219,7 +210,6 @@ def plot_examples(results: Results, examples: Iterable[TrainingExample] = (), *,
         InvalidArgumentError: these are no results, or no pictures were judged, or `most` is too small.
         MissingExtraError: the extra ``plots`` is not installed.
     """
-    drawings = _drawings("plot_examples")
     most = check_whole_number("most", most, 2)
     benchmark = benchmark_of(results)
     known = _all_of(TrainingExample, examples)
@@ -228,7 +218,12 @@ def plot_examples(results: Results, examples: Iterable[TrainingExample] = (), *,
     rows = benchmark.ranked()
     shown = rows if len(rows) <= most else [*rows[: most - most // 2], *rows[len(rows) - most // 2 :]]
     names = example_names([row["example_id"] for row in shown], known)
-    figure: Figure = drawings.draw_examples(benchmark, shown, list(names.values()), len(rows) - len(shown))
+    return _drawn("plot_examples", benchmark, shown, list(names.values()), len(rows) - len(shown))
+
+
+def _drawn(part: str, *data: object) -> Figure:
+    """Return what the function of the same name draws from these figures."""
+    figure: Figure = getattr(_drawings(part), part)(*data)
     return figure
 
 

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from tsm_training.analysis import Baseline
 from tsm_training.engine import ExampleJudgement
@@ -24,9 +23,9 @@ from tsm_training.plots.style import (
     Plot,
     caption,
     key,
+    name_curves,
     name_rows,
     new_plot,
-    rules,
     styled,
     title,
     write,
@@ -38,12 +37,13 @@ from tsm_training.report.figures import (
     Growth,
     LearningCurve,
     WeightPath,
-    WeightRow,
     foremost,
     guide_band,
+    ranked_weights,
     shortened,
 )
 from tsm_training.text import counted, percent_text
+from tsm_training.weights import LearnerStatistics
 
 _ROW: Final = 0.26
 """Height of a row in inches."""
@@ -55,6 +55,7 @@ _WIDE: Final = 4.2
 _LONGEST_LABEL: Final = 44
 _COLORED: Final = 5
 """How many bands can be told apart where they overlap."""
+_DASHES: Final = {Baseline.EQUAL_WEIGHTS: "--", Baseline.BEST_SINGLE: ":"}
 _BEHIND: Final[dict[str, Any]] = {"color": FAINT, "alpha": 0.7, "zorder": 1}
 """Lines that link dots."""
 
@@ -82,6 +83,13 @@ def _draw_rope(axes: Axes, rope: float) -> None:
     axes.axvline(0.0, color=GREY, linewidth=1.0, zorder=1)
 
 
+def _new_curve(heading: str, across: str, up: str) -> tuple[Plot, Axes]:
+    plot, (axes,) = new_plot(7.5, _WIDE)
+    title(plot, heading)
+    name_curves(axes, across, up)
+    return plot, axes
+
+
 def _curve(axes: Axes, xs: Sequence[float], ys: Sequence[float], style: MarkStyle, dashes: str = "-") -> Any:
     look: dict[str, Any] = {"color": style.color, "marker": style.marker, "markersize": 5.0, "markeredgewidth": 0.0}
     (line,) = axes.plot(xs, ys, linewidth=2.0, linestyle=dashes, **look)
@@ -92,9 +100,15 @@ def _curve(axes: Axes, xs: Sequence[float], ys: Sequence[float], style: MarkStyl
 
 
 @styled()
-def draw_weights(rows: Sequence[WeightRow], paths: Sequence[WeightPath], colored: Sequence[str] | None) -> Plot:
-    """Draw weights with their intervals, and how they moved; either may be empty, but not both."""
-    names = shortened(dict.fromkeys([row.worker_id for row in rows] + [path.worker_id for path in paths]))
+def plot_weights(
+    statistics: Mapping[str, LearnerStatistics],
+    shares: Mapping[str, float],
+    paths: Sequence[WeightPath],
+    colored: Sequence[str] | None,
+) -> Plot:
+    """Draw weights with their intervals, and how they moved; statistics or paths may be empty, but not both."""
+    rows = ranked_weights(statistics)
+    names = shortened(dict.fromkeys([*(worker_id for worker_id, _known in rows), *(path.worker_id for path in paths)]))
     if colored is None:
         colored = foremost([path.worker_id for path in paths], _COLORED)
     colors = dict(zip(colored, itertools.cycle(COLORS), strict=False))
@@ -103,31 +117,33 @@ def draw_weights(rows: Sequence[WeightRow], paths: Sequence[WeightPath], colored
     else:
         plot, panels = new_plot(7.5, _height(len(rows)) if rows else _WIDE)
     if rows:
-        _draw_intervals(panels[0], rows, names, colors)
+        _draw_intervals(panels[0], rows, shares, names, colors)
     if paths:
         _draw_paths(panels[-1], paths, names, colors)
     caption(plot, "Lines and bands: central 90 % intervals. 1 = as accurate as the workers are on average.")
     return plot
 
 
-def _draw_intervals(axes: Axes, rows: Sequence[WeightRow], names: Mapping[str, str], colors: Mapping[str, str]) -> None:
-    axes.set_title("How far each worker is trusted")
-    axes.set_xlabel("weight")
-    name_rows(axes, [names[row.worker_id] for row in rows])
+def _draw_intervals(
+    axes: Axes,
+    rows: Sequence[tuple[str, LearnerStatistics]],
+    shares: Mapping[str, float],
+    names: Mapping[str, str],
+    colors: Mapping[str, str],
+) -> None:
+    name_rows(axes, "How far each worker is trusted", "weight", [names[worker_id] for worker_id, _known in rows])
     axes.axvline(1.0, color=FAINT, linewidth=1.0, linestyle=(0, (4, 3)), zorder=1)
-    for number, row in enumerate(rows):
-        color = colors.get(row.worker_id, GREY if colors else BLUE)
-        _interval(axes, number, row.weight, (row.low, row.high), color)
-    if any(row.share is not None for row in rows):
-        write_column(axes, "share", ["" if row.share is None else percent_text(row.share) for row in rows])
+    for number, (worker_id, known) in enumerate(rows):
+        color = colors.get(worker_id, GREY if colors else BLUE)
+        _interval(axes, number, known["weight"], known["credible_interval"], color)
+    if shares:
+        cells = [percent_text(shares[worker_id]) if worker_id in shares else "" for worker_id, _known in rows]
+        write_column(axes, "share", cells)
 
 
 def _draw_paths(axes: Axes, paths: Sequence[WeightPath], names: Mapping[str, str], colors: Mapping[str, str]) -> None:
     axes.set_title("How the weights moved")
-    axes.set_xlabel("training sessions")
-    axes.set_ylabel("weight")
-    rules(axes, "y")
-    axes.xaxis.set_major_locator(MaxNLocator(8, integer=True))
+    name_curves(axes, "training sessions", "weight", 8)
     for path in reversed(paths):
         places, weights = [point.place for point in path.points], [point.weight for point in path.points]
         color = colors.get(path.worker_id)
@@ -185,23 +201,15 @@ def _apart(places: Sequence[float], step: float, low: float, high: float) -> lis
 
 
 @styled()
-def draw_curve(curve: LearningCurve) -> Plot:
+def plot_learning_curve(curve: LearningCurve) -> Plot:
     """Draw accuracy after each epoch."""
-    plot, (axes,) = new_plot(7.5, _WIDE)
-    trained, equal, best = STYLES[:3]
-    title(plot, "Learning curve")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("mean accuracy")
-    rules(axes, "y")
-    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    marks = [(_curve(axes, curve.epochs, curve.trained, trained), "trained weights")]
-    if len(curve.equal_weights) == len(curve.epochs):
-        marks.append((_curve(axes, curve.epochs, curve.equal_weights, equal, "--"), "equal weights"))
-    if curve.best_worker is not None and curve.best_accuracy is not None:
-        flat = [curve.best_accuracy] * len(curve.epochs)
-        name = shortened([curve.best_worker])[curve.best_worker]
-        marks.append((_curve(axes, curve.epochs, flat, best, ":"), f"best single worker: {name}"))
-    words = f"Mean accuracy on the {counted(curve.num_examples, 'training example')}, workers weighted by share."
+    plot, axes = _new_curve("Learning curve", "epoch", "mean accuracy")
+    names = shortened([line.name for line in curve.lines], _LONGEST_LABEL)
+    marks = []
+    for line in curve.lines:
+        style, dashes = STYLES[line.baseline.style], _DASHES.get(line.baseline, "-")
+        marks.append((_curve(axes, curve.epochs, line.values, style, dashes), names[line.name]))
+    words = curve.words
     if curve.held_out is not None:
         words += f" On the right: the {curve.held_out_text}."
         _draw_held_out(axes, curve.epochs, curve.held_out)
@@ -224,17 +232,12 @@ def _draw_held_out(axes: Axes, epochs: Sequence[int], held_out: tuple[float, flo
 
 
 @styled()
-def draw_growth(points: Growth) -> Plot:
+def plot_growth(points: Growth) -> Plot:
     """Draw similarity on held-out examples over the number of examples learned from, before the guide's band."""
-    plot, (axes,) = new_plot(7.5, _WIDE)
-    title(plot, "What examples bring")
-    axes.set_xlabel("examples learned from")
-    axes.set_ylabel("similarity on held-out examples")
-    rules(axes, "y")
+    plot, axes = _new_curve("What examples bring", "examples learned from", "similarity on held-out examples")
     counts, values = zip(*points, strict=True)
     places, lows, highs = zip(*guide_band(max(counts)), strict=True)
     axes.fill_between(places, lows, highs, color=RULE, alpha=0.8, linewidth=0.0, zorder=0)
-    axes.xaxis.set_major_locator(MaxNLocator(10, integer=True))
     _curve(axes, counts, values, STYLES[0])
     step, free = 0.1 * max(counts), min(counts)
     for count, value in points:
@@ -249,14 +252,12 @@ def draw_growth(points: Growth) -> Plot:
 
 
 @styled()
-def draw_workers(rows: Sequence[AccuracyRow], rope: float) -> Plot:
+def plot_workers(rows: Sequence[AccuracyRow], rope: float) -> Plot:
     """Draw what each worker scored, and its difference from the best one on the same examples."""
     width, ratios = (11.0, (1.0, 1.0)) if len(rows) > 1 else (7.5, (1.0,))
     plot, (left, *others) = new_plot(width, _height(len(rows)), ratios)
     names = shortened([row.worker_id for row in rows])
-    left.set_title("What each worker scored")
-    left.set_xlabel("accuracy")
-    name_rows(left, [names[row.worker_id] for row in rows])
+    name_rows(left, "What each worker scored", "accuracy", [names[row.worker_id] for row in rows])
     for number, row in enumerate(rows):
         _dots(left, number, row.scores)
         if row.mean is not None:
@@ -265,9 +266,8 @@ def draw_workers(rows: Sequence[AccuracyRow], rope: float) -> Plot:
         write_column(left, "failed", [f"{row.failures}×" if row.failures else "" for row in rows])
     words = "Grey: single examples. Blue: mean and, from 8 targets on, its central 90 % interval."
     for right in others:
-        right.set_title("Difference from the first, example by example")
-        right.set_xlabel("difference in accuracy")
-        name_rows(right, [""] * len(rows))
+        heading = "Difference from the first, example by example"
+        name_rows(right, heading, "difference in accuracy", [""] * len(rows))
         _draw_rope(right, rope)
         for number, row in enumerate(rows[1:], 1):
             _dots(right, number, row.differences)
@@ -282,14 +282,12 @@ def draw_workers(rows: Sequence[AccuracyRow], rope: float) -> Plot:
 
 
 @styled()
-def draw_benchmark(benchmark: Benchmark) -> Plot:
+def plot_contenders(benchmark: Benchmark) -> Plot:
     """Draw what each baseline scored, pairs linked, and what the trained ensemble gains over each."""
     names, rows = benchmark.names, benchmark.judged
     plot, (left, right) = new_plot(11.0, max(_LEAST_HEIGHT, _FRAME + 0.5 * len(names)), (1.15, 1.0))
-    left.set_title("What each baseline scored")
-    left.set_xlabel("similarity to the ground truth")
     labels = shortened([benchmark.labels[name] for name in names], _LONGEST_LABEL)
-    name_rows(left, [labels[benchmark.labels[name]] for name in names])
+    name_rows(left, "What each baseline scored", "similarity to the ground truth", list(labels.values()))
     for row in rows:
         places = [number for number, name in enumerate(names) if name in row["scores"]]
         left.plot([row["scores"][names[number]] for number in places], places, linewidth=0.7, **_BEHIND)
@@ -297,9 +295,7 @@ def draw_benchmark(benchmark: Benchmark) -> Plot:
         scores, mean = benchmark.scores(name), benchmark.means[name]
         left.plot(scores, [number] * len(scores), **STYLES[name.style].dot(4.5, 0.55))
         left.plot([mean, mean], [number - 0.3, number + 0.3], color=INK, linewidth=2.0, zorder=5)
-    right.set_title("What the trained ensemble gains over it")
-    right.set_xlabel("difference on the same example")
-    name_rows(right, [""] * len(names))
+    name_rows(right, "What the trained ensemble gains over it", "difference on the same example", [""] * len(names))
     _draw_rope(right, benchmark.rope)
     for number, name in enumerate(names):
         if name is not Baseline.TRAINED:
@@ -315,13 +311,12 @@ def draw_benchmark(benchmark: Benchmark) -> Plot:
 
 
 @styled()
-def draw_examples(benchmark: Benchmark, rows: Sequence[ExampleJudgement], names: Sequence[str], left_out: int) -> Plot:
+def plot_examples(benchmark: Benchmark, rows: Sequence[ExampleJudgement], names: Sequence[str], left_out: int) -> Plot:
     """Draw what every baseline scored on each example, a row for each."""
     plot, (axes,) = new_plot(8.5, _height(len(rows)) + 0.4)
     title(plot, "Every example, and what each baseline scored on it")
-    axes.set_xlabel("similarity to the ground truth")
-    short = shortened(names)
-    name_rows(axes, [short[name] for name in names], [INK if row["is_unseen"] else GREY for row in rows])
+    inks = [INK if row["is_unseen"] else GREY for row in rows]
+    name_rows(axes, "", "similarity to the ground truth", list(shortened(names).values()), inks)
     for number, row in enumerate(rows):
         scores = [row["scores"][name] for name in benchmark.names if name in row["scores"]]
         axes.plot([min(scores), max(scores)], [number] * 2, linewidth=1.0, **_BEHIND)

@@ -7,7 +7,7 @@ import io
 import threading
 from collections.abc import Callable, Generator, Sequence
 from contextlib import contextmanager
-from typing import Any, Final, Literal
+from typing import Any, Final
 
 import attrs
 import matplotlib as mpl
@@ -176,18 +176,23 @@ def caption(plot: Plot, text: str) -> None:
     plot.supxlabel(text, x=0.012, ha="left")
 
 
-def rules(axes: Axes, axis: Literal["x", "y"]) -> None:
-    """Draw quiet rules at the ticks of one axis only."""
-    axes.grid(visible=False)
-    axes.grid(visible=True, axis=axis)
-
-
-def name_rows(axes: Axes, names: Sequence[str], colors: Sequence[str] = ()) -> None:
-    """Name the rows of a panel, the first one at the top; row number n stands at y = n."""
+def name_rows(axes: Axes, heading: str, across: str, names: Sequence[str], colors: Sequence[str] = ()) -> None:
+    """Give a panel its heading and name its rows, the first one at the top; row number n stands at y = n."""
+    axes.set_title(heading)
+    axes.set_xlabel(across)
     axes.set_yticks(range(len(names)), labels=[drawable(name) for name in names])
     for label, color in zip(axes.get_yticklabels(), colors, strict=False):
         label.set_color(color)
     axes.set_ylim(len(names) - 0.4, -0.6)
+
+
+def name_curves(axes: Axes, across: str, up: str, ticks: int = 10) -> None:
+    """Name the axes of a panel of curves over whole numbers, of which at most so many are written."""
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    axes.grid(visible=False)
+    axes.grid(visible=True, axis="y")
+    axes.xaxis.set_major_locator(MaxNLocator(ticks, integer=True))
 
 
 def write_column(axes: Axes, name: str, cells: Sequence[str]) -> None:

@@ -69,14 +69,8 @@ def interval_bar(
 ) -> Markup:
     """Return a line with a dot: an interval and its middle. The figures should stand beside it as text.
 
-    Args:
-        scale: The same for all bars of a table.
-        middle: Place of the dot.
-        ends: Both ends of the line; None for no line.
-        reference: Place of a thin upright line.
-        band: Half the width of a grey band around it.
-        dots: Places of faint dots.
-        color: Colour of line and dot.
+    A thin upright line stands at `reference`, a grey band reaches `band` to both sides of it, and `dots` are faint. All
+    bars of a table have one scale.
     """
     height, center = _BAR_HEIGHT, _BAR_HEIGHT // 2
     parts: list[Child] = []
@@ -113,21 +107,16 @@ class Series:
 
 
 def line_chart(series: Sequence[Series], description: str, across: str) -> Markup:
-    """Return a chart of lines with its axes.
-
-    Args:
-        series: At least one line with at least one point; x are whole numbers of something.
-        description: What can be seen, for readers who cannot see it.
-        across: What x counts.
-    """
+    """Return a chart of at least one line, described for readers who cannot see it; `across` says what x counts."""
     points = [point for each in series for point in each.points]
     ends = [(x, y) for each in series for band in each.bands for x, low, high in band for y in (low, high)]
     xs = Scale.of((x for x, _y in points), 0.03)
     ys = Scale.of((y for _x, y in [*points, *ends]), 0.06)
     up = ys.ticks()
+    digits = max((len(f"{tick:.8g}".partition(".")[2]) for tick in up), default=0)  # all have the same number of them
     y_labels = [
-        tag("span", number, style=f"top:{_percent(1.0 - ys.place(tick))}")
-        for tick, number in zip(up, _numbers(up), strict=True)
+        tag("span", f"{tick:.{digits}f}".replace("-", "−"), style=f"top:{_percent(1.0 - ys.place(tick))}")
+        for tick in up
     ]
     whole = [tick for tick in xs.ticks(8) if tick == round(tick)]
     x_labels = [tag("span", f"{tick:g}", style=f"left:{_percent(xs.place(tick))}") for tick in whole]
@@ -179,9 +168,3 @@ def legend(series: Iterable[Series]) -> Markup:
         sample = tag("svg", line, width=28, height=12, aria_hidden="true", focusable="false")
         items.append(tag("li", sample, " ", each.name))
     return tag("ul", items, class_="legend")
-
-
-def _numbers(values: Sequence[float]) -> list[str]:
-    """Write numbers in full, all with the same number of digits."""
-    digits = max((len(f"{value:.8g}".partition(".")[2]) for value in values), default=0)
-    return [f"{value:.{digits}f}".replace("-", "−") for value in values]

@@ -50,11 +50,6 @@ class ReportData:
         """The newest one; None before any training."""
         return self.sessions[-1] if self.sessions else None
 
-    @property
-    def store_name(self) -> str:
-        """Where the store is, without folders."""
-        return last_part(self.engine.store.location)
-
     def public(self, text: str) -> str:
         """Return a message without the folders of this machine."""
         for folder in self.folders:

@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import PurePath
 from statistics import NormalDist
-from typing import Any, Final, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 import attrs
 import numpy as np
@@ -63,21 +63,33 @@ class HasEngine(Protocol):
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
+def _told_apart(
+    names: Iterable[str], text_of: Callable[[str], str], again: Callable[[str, int], str]
+) -> dict[str, str]:
+    """Return a text for each name, all different: the second and later ones that would be alike are numbered."""
+    found: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        texts = itertools.chain([text_of(name)], (again(name, number) for number in itertools.count(2)))
+        found[name] = next(text for text in texts if text not in taken)
+        taken.add(found[name])
+    return found
+
+
 def shortened(names: Iterable[str], most: int = _LONGEST_NAME) -> dict[str, str]:
     """Return a text of at most `most` characters for each name; different names get different texts.
 
     The middle is left out, since names of one family differ at their ends.
     """
-    short: dict[str, str] = {}
-    for name in names:
-        text = name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - most // 2 - 1) :]}"
-        number = 2
-        while text in short.values():
-            mark = f"… {number}"
-            text = name[: most - len(mark)] + mark
-            number += 1
-        short[name] = text
-    return short
+
+    def cut(name: str) -> str:
+        return name if len(name) <= most else f"{name[: most // 2]}…{name[len(name) - (most - most // 2 - 1) :]}"
+
+    def numbered(name: str, number: int) -> str:
+        mark = f"… {number}"
+        return name[: most - len(mark)] + mark
+
+    return _told_apart(names, cut, numbered)
 
 
 def target_name(example: TrainingExample) -> str:
@@ -91,55 +103,23 @@ def example_names(
     name_of: Callable[[TrainingExample], str] = target_name,
 ) -> dict[str, str]:
     """Return a name for each example: what `name_of` says, or the beginning of its id; different ones."""
-    stems = {example.example_id: name_of(example) for example in examples}
-    names: dict[str, str] = {}
-    taken: set[str] = set()
-    for example_id in example_ids:
-        name = text = stems.get(example_id) or example_id[:_SHORT_ID]
-        number = 2
-        while text in taken:
-            text = f"{name} ({number})"
-            number += 1
-        taken.add(text)
-        names[example_id] = text
-    return names
+    named = {example.example_id: name_of(example) for example in examples}
+
+    def name(example_id: str) -> str:
+        return named.get(example_id) or example_id[:_SHORT_ID]
+
+    return _told_apart(example_ids, name, lambda example_id, number: f"{name(example_id)} ({number})")
 
 
 # --- weights --------------------------------------------------------------------------------------------------------
 
 
-@attrs.frozen
-class WeightRow:
-    """A worker's weight with its credible interval and its share."""
-
-    worker_id: str
-    weight: float
-    low: float
-    """Lower end of the central 90 % interval."""
-    high: float
-    share: float | None
-    """Its part in the ensemble's picture, in [0, 1]; None where that is not known."""
+def ranked_weights(statistics: Mapping[str, LearnerStatistics]) -> list[tuple[str, LearnerStatistics]]:
+    """Return a learner's statistics of each worker, the greatest weight first."""
+    return sorted(statistics.items(), key=lambda item: (-item[1]["weight"], item[0]))
 
 
-def weight_rows(
-    statistics: Mapping[str, LearnerStatistics], shares: Mapping[str, float] | None = None
-) -> list[WeightRow]:
-    """Return a row for each worker, the greatest weight first.
-
-    Args:
-        statistics: A learner's statistics, per worker id.
-        shares: Shares of the ensemble's picture, per worker id.
-    """
-    parts = shares or {}
-    rows = [
-        WeightRow(worker_id, known["weight"], *known["credible_interval"], parts.get(worker_id))
-        for worker_id, known in statistics.items()
-    ]
-    return sorted(rows, key=lambda row: (-row.weight, row.worker_id))
-
-
-@attrs.frozen
-class PathPoint:
+class PathPoint(NamedTuple):
     """A worker's weight at one moment."""
 
     place: float
@@ -181,22 +161,15 @@ def weight_paths(sessions: Sequence[TrainingSession]) -> list[WeightPath]:
             known = points.setdefault(worker_id, [])
             if not known or known[-1].place != number or known[-1].weight != weight:
                 known.append(PathPoint(float(number), weight, None))
-        for place, entry in _epochs(session):
-            stds = entry.get("weight_stds", {})
-            for worker_id, weight in entry.get("weights", {}).items():
-                points.setdefault(worker_id, []).append(PathPoint(number + place, weight, stds.get(worker_id)))
+        history: Sequence[Mapping[str, Any]] = session.metrics_history or ({},)
+        for epoch, entry in enumerate(history, 1):
+            place, stds = number + epoch / len(history), entry.get("weight_stds", {})
+            # The last epoch has the weights that were stored.
+            weights = session.final_weights if epoch == len(history) else entry.get("weights", {})
+            for worker_id, weight in weights.items():
+                points.setdefault(worker_id, []).append(PathPoint(place, weight, stds.get(worker_id)))
     paths = [WeightPath(worker_id, tuple(known)) for worker_id, known in points.items()]
     return sorted(paths, key=lambda path: (-path.last, path.worker_id))
-
-
-def _epochs(session: TrainingSession) -> Iterable[tuple[float, Mapping[str, Any]]]:
-    """Yield each epoch with its place in the session, in (0, 1]; the last one has the weights that were stored."""
-    history: Sequence[Mapping[str, Any]] = session.metrics_history
-    for number, entry in enumerate(history, 1):
-        last = number == len(history)
-        yield number / len(history), {**entry, "weights": session.final_weights} if last else entry
-    if not history:
-        yield 1.0, {"weights": session.final_weights}
 
 
 def completed_sessions(sessions: Iterable[TrainingSession]) -> list[TrainingSession]:
@@ -217,23 +190,29 @@ SessionLike: TypeAlias = TrainingSession | TrainingResults | SessionDocument
 """A stored session, what `train` returned, or the session in it."""
 
 
+class CurveLine(NamedTuple):
+    """One line of a learning curve."""
+
+    baseline: Baseline
+    name: str
+    values: Sequence[float]
+    """Mean accuracy on the training examples after each epoch, weighted by share."""
+
+
 @attrs.frozen
 class LearningCurve:
     """Accuracy after each epoch."""
 
-    epochs: tuple[int, ...]
-    trained: tuple[float, ...]
-    """On the training examples, weighted by share."""
-    equal_weights: tuple[float, ...]
-    best_worker: str | None
-    """The baseline of the verdict, or else the worker with the greatest mean accuracy on the training examples; None
-    where the history has no accuracies of workers."""
-    best_accuracy: float | None
+    epochs: Sequence[int]
+    lines: Sequence[CurveLine]
+    """Trained weights, then equal ones and the best single worker where the history has them. That worker is the
+    verdict's, or else the one with the greatest mean accuracy."""
     held_out: tuple[float, float] | None
     """Accuracy on the held-out examples, trained and with equal weights; None without any."""
-    num_examples: int
     held_out_text: str
     """How many examples were held out, and how many of them an earlier training knew."""
+    words: str
+    """What the lines show."""
 
 
 def learning_curve(session: SessionLike) -> LearningCurve:
@@ -256,22 +235,27 @@ def learning_curve(session: SessionLike) -> LearningCurve:
     if not entries:
         raise InvalidArgumentError("session", document.get("session_id"), "a session with epochs in its history")
     validation = validation or Validation()
+    lines = [CurveLine(Baseline.TRAINED, "trained weights", [entry["avg_accuracy"] for entry in entries])]
+    equal = [entry["equal_weights_accuracy"] for entry in entries if "equal_weights_accuracy" in entry]
+    if len(equal) == len(entries):
+        lines.append(CurveLine(Baseline.EQUAL_WEIGHTS, "equal weights", equal))
     workers = entries[-1].get("worker_accuracies", {})
     best = validation.verdict["best_single"]
     if best not in workers:
         best = min(workers, key=lambda worker_id: (-(workers[worker_id] or 0.0), worker_id), default=None)
-    trained, equal = validation.avg_accuracy, validation.equal_weights_accuracy
+    if best is not None and workers[best] is not None:
+        flat = [workers[best]] * len(entries)
+        lines.append(CurveLine(Baseline.BEST_SINGLE, f"best single worker: {best}", flat))
+    examples = counted(document.get("num_examples", 0), "training example")
+    trained, equally = validation.avg_accuracy, validation.equal_weights_accuracy
     known = validation.num_examples - validation.unseen_examples
     earlier = f" ({known} of them learned from in an earlier training)" if known else ""
     return LearningCurve(
-        epochs=tuple(entry.get("epoch", number) for number, entry in enumerate(entries, 1)),
-        trained=tuple(entry["avg_accuracy"] for entry in entries),
-        equal_weights=tuple(e["equal_weights_accuracy"] for e in entries if "equal_weights_accuracy" in e),
-        best_worker=best,
-        best_accuracy=None if best is None else workers[best],
-        held_out=None if trained is None or equal is None else (trained, equal),
-        num_examples=document.get("num_examples", 0),
+        epochs=[entry.get("epoch", number) for number, entry in enumerate(entries, 1)],
+        lines=lines,
+        held_out=None if trained is None or equally is None else (trained, equally),
         held_out_text=f"{counted(validation.num_examples, 'example')} held out{earlier}",
+        words=f"Mean accuracy on the {examples}, workers weighted by share.",
     )
 
 
@@ -333,9 +317,9 @@ class AccuracyRow:
     """Mean accuracy, each target counting once; None where it never gave a picture."""
     interval: tuple[float, float] | None
     """Central 90 % interval of the true mean; None below `MIN_EXAMPLES` targets."""
-    scores: tuple[float | None, ...]
+    scores: Sequence[float | None]
     """Per example; None where it failed."""
-    differences: tuple[float | None, ...]
+    differences: Sequence[float | None]
     """Per example, its accuracy minus that of the best worker; None where one of the two failed."""
     comparison: Comparison | None
     """Comparison with the best worker; None for the best worker itself."""
@@ -343,40 +327,34 @@ class AccuracyRow:
     @property
     def failures(self) -> int:
         """On how many examples it gave no picture."""
-        return self.scores.count(None)
+        return sum(score is None for score in self.scores)
 
 
 def accuracy_rows(table: ScoreTable, rope: float = DEFAULT_ROPE) -> list[AccuracyRow]:
-    """Return a row for each worker, the best first: the greatest mean accuracy, a failure counting 0.
-
-    Args:
-        table: Scores of all workers on the same examples.
-        rope: Half the width of the region of practical equivalence.
-    """
-
-    def rank(name: str) -> tuple[float, str]:
-        return -(_mean(table.group_means([score or 0.0 for score in table.column(name)])) or 0.0), name
-
-    names = sorted(table.scores, key=rank)
-    return [_accuracy_row(table, name, names[0], rope) for name in names]
+    """Return a row for each worker, the best first: the greatest mean accuracy, a failure counting 0."""
+    ranking = {
+        name: _mean(table.group_means([score or 0.0 for score in known])) for name, known in table.scores.items()
+    }
+    names = sorted(ranking, key=lambda name: (-(ranking[name] or 0.0), name))
+    rows = []
+    for name in names:
+        scores, best = table.column(name), table.column(names[0])
+        means = table.group_means(scores)
+        rows.append(
+            AccuracyRow(
+                worker_id=name,
+                mean=_mean(means),
+                interval=Posterior.of(means).interval() if len(means) >= MIN_EXAMPLES else None,
+                scores=scores,
+                differences=[None if a is None or b is None else a - b for a, b in zip(scores, best, strict=True)],
+                comparison=None if name == names[0] else compare(table, name, names[0], rope=rope),
+            )
+        )
+    return rows
 
 
 def _mean(values: Sequence[float]) -> float | None:
     return math.fsum(values) / len(values) if values else None
-
-
-def _accuracy_row(table: ScoreTable, name: str, best: str, rope: float) -> AccuracyRow:
-    scores = table.column(name)
-    means = table.group_means(scores)
-    pairs = zip(scores, table.column(best), strict=True)
-    return AccuracyRow(
-        worker_id=name,
-        mean=_mean(means),
-        interval=Posterior.of(means).interval() if len(means) >= MIN_EXAMPLES else None,
-        scores=scores,
-        differences=tuple(None if a is None or b is None else a - b for a, b in pairs),
-        comparison=None if name == best else compare(table, name, best, rope=rope),
-    )
 
 
 def ranked_workers(explanation: Explanation) -> list[tuple[str, WorkerExplanation]]:
@@ -432,11 +410,6 @@ class Benchmark:
         """Return what one baseline scored on the `judged` examples that have its picture."""
         return [row["scores"][name] for row in self.judged if name in row["scores"]]
 
-    @property
-    def num_targets(self) -> int:
-        """Number of different targets behind the gains."""
-        return max((gain["n"] for gain in self.gains.values()), default=0)
-
     def ranked(self) -> list[ExampleJudgement]:
         """Return the rows, the best for the trained ensemble first."""
         return sorted(self.rows, key=lambda row: (-row["scores"][Baseline.TRAINED], row["example_id"]))
@@ -453,16 +426,28 @@ def benchmark_of(results: Results | Judged) -> Benchmark:
     Raises:
         InvalidArgumentError: these are no results, or no picture of the ensemble was judged.
     """
-    judged = results if isinstance(results, Judged) else _judged_part(results)
+    if isinstance(results, Judged):
+        judged = results
+    else:
+        document: Any = results.validation or {} if isinstance(results, TrainingSession) else results
+        if isinstance(document, Mapping):
+            document = document.get("validation", document)
+        if not isinstance(document, Mapping) or "per_example" not in document:
+            raise InvalidArgumentError("results", results, "what validate(), cross_validate() or train() returned")
+        judged = (CrossValidation if "folds" in document else Validation).from_document(document)
     rows = tuple(each for each in judged.per_example if Baseline.TRAINED in each["scores"])
     if not rows:
         raise InvalidArgumentError("results", judged.num_examples, "results whose pictures were judged")
     names = tuple(name for name in SHOWN if any(name in row["scores"] for row in rows))
     means: dict[Baseline, float] = {}
+    delta_e: dict[Baseline, float | None] = dict.fromkeys(names)
     for name in names:
-        mean = judged.baselines[name]["mean"] if name in judged.baselines else None
         scores = [row["scores"][name] for row in rows if name in row["scores"]]
-        means[name] = math.fsum(scores) / len(scores) if mean is None else mean  # where nothing was unseen, it is None
+        means[name] = math.fsum(scores) / len(scores)
+        if name in judged.baselines:
+            known = judged.baselines[name]
+            means[name] = means[name] if known["mean"] is None else known["mean"]  # None where nothing was unseen
+            delta_e[name] = known["mean_delta_e"]
     has_unseen = any(row["is_unseen"] for row in rows)
     return Benchmark(
         names=names,
@@ -470,16 +455,7 @@ def benchmark_of(results: Results | Judged) -> Benchmark:
         rows=rows,
         num_held_out=sum(each["is_unseen"] or not has_unseen for each in judged.per_example),
         means=means,
-        delta_e={n: judged.baselines[n]["mean_delta_e"] if n in judged.baselines else None for n in names},
+        delta_e=delta_e,
         gains=judged.verdict["comparisons"],
         rope=judged.verdict["rope"],
     )
-
-
-def _judged_part(results: object) -> Judged:
-    document = results.validation or {} if isinstance(results, TrainingSession) else results
-    if isinstance(document, Mapping):
-        document = document.get("validation", document)
-    if not isinstance(document, Mapping) or "per_example" not in document:
-        raise InvalidArgumentError("results", results, "what validate(), cross_validate() or train() returned")
-    return (CrossValidation if "folds" in document else Validation).from_document(document)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import base64
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import attrs
-import cv2
-import numpy as np
 
 from tsm_training.analysis import COMPARED, BestWorker, Comparison, Verdict
 from tsm_training.data import TrainingSession
@@ -33,11 +30,11 @@ from tsm_training.report.figures import (
     shortened,
     stored_validation,
 )
-from tsm_training.report.tags import Child, Markup, breakable, image, joined, tag
+from tsm_training.report.pictures import embedded
+from tsm_training.report.tags import Child, Markup, breakable, joined, tag
 from tsm_training.text import (
     counted,
     figure_text,
-    interval_text,
     percent_text,
     probability_text,
     seconds_text,
@@ -49,8 +46,6 @@ Results: TypeAlias = TrainingResults | ValidationResults | CrossValidationResult
 _LONGEST_NAME: Final = 48
 _MOST_WORKERS: Final = 8
 _MOST_FINDINGS: Final = 30
-_THUMBNAIL: Final = 320
-"""Longest side of a prediction's picture, in pixels."""
 
 _EXPECTED: Final = "what train(), validate(), cross_validate(), explain() or get_training_progress() returned"
 
@@ -78,14 +73,17 @@ def _facts_table(facts: Mapping[str, Child]) -> Markup:
     return tag("table", tag("tbody", rows), style=_TABLE)
 
 
-def _table(head: Sequence[Child], rows: Iterable[Sequence[Child]]) -> Markup:
-    """Return a table whose first column names the rows."""
+def _table(head: Sequence[Child], rows: Sequence[Sequence[Child]], most: int | None = None) -> list[Markup]:
+    """Return a table of the first rows, whose first column names them, and how many more there are; or nothing."""
+    if not rows:
+        return []
     heads = [tag("th", cell, scope="col", style=_QUIET_CELL) for cell in head]
     body = []
-    for name, *cells in rows:
+    for name, *cells in rows[:most]:
         named = tag("th", breakable(str(name)), scope="row", style=_NAME_CELL)
         body.append(tag("tr", named, [tag("td", cell, style=_CELL) for cell in cells]))
-    return tag("table", tag("thead", tag("tr", heads)), tag("tbody", body), style=_TABLE)
+    shown = [tag("table", tag("thead", tag("tr", heads)), tag("tbody", body), style=_TABLE)]
+    return [*shown, tag("div", f"and {len(rows) - len(body)} more")] if len(rows) > len(body) else shown
 
 
 # --- records --------------------------------------------------------------------------------------------------------
@@ -107,24 +105,17 @@ def session_card(session: TrainingSession) -> str:
     }
     before, after = session.initial_weights, session.final_weights
     ranked = sorted(after, key=lambda worker_id: (-after[worker_id], worker_id))
-    rows = [[w, figure_text(before.get(w)), figure_text(after[w])] for w in ranked[:_MOST_WORKERS]]
-    left = len(ranked) - len(rows)
+    rows = [[w, figure_text(before.get(w)), figure_text(after[w])] for w in ranked]
     return _card(
         f"{'Trial training' if session.is_trial else 'Training'} session, {session.status}",
         _facts_table(facts),
-        _table(["worker", "weight before", "after"], rows) if rows else None,
-        tag("div", f"and {left} more") if left else None,
+        _table(["worker", "weight before", "after"], rows, _MOST_WORKERS),
     )
 
 
 def prediction_card(prediction: Prediction) -> str:
     """Return a prediction as HTML: a small picture, and the workers that have a part in it."""
     height, width = prediction.image.shape[:2]
-    scale = min(1.0, _THUMBNAIL / max(height, width))
-    size = max(1, round(width * scale)), max(1, round(height * scale))
-    small = cv2.resize(prediction.image, size, interpolation=cv2.INTER_AREA) if scale < 1.0 else prediction.image
-    _done, png = cv2.imencode(".png", np.ascontiguousarray(small))
-    source = f"data:image/png;base64,{base64.b64encode(png.tobytes()).decode()}"
     facts: dict[str, str | None] = {"blended of": shares_text(prediction.blend_weights)}
     if prediction.familiarity is not None:
         facts["familiarity of the look"] = f"{prediction.familiarity:.0%}"
@@ -133,7 +124,7 @@ def prediction_card(prediction: Prediction) -> str:
         facts["group"] = f"{prediction.group}{unknown}"
     failures = {name: result.failure for name, result in prediction.results.items() if result.failure is not None}
     facts |= {f"{name} failed": str(failure) for name, failure in failures.items()}
-    picture = image(source, "the ensemble's picture", *size)
+    picture = embedded(prediction.image, "the ensemble's picture", "png")
     return _card(f"Prediction, {width}×{height} pixels", picture, _facts_table(facts))
 
 
@@ -163,10 +154,7 @@ def verdict_card(verdict: Verdict) -> str:
     """Return a verdict as HTML, with the comparisons behind it."""
     found = [(name, verdict.comparisons[name]) for name in COMPARED if name in verdict.comparisons]
     rows = [
-        [
-            verdict.phrase(name),
-            figure_text(each.mean_difference, signed=True) + interval_text(each.interval, signed=True),
-        ]
+        [verdict.phrase(name), figure_text(each.mean_difference, signed=True, ends=each.interval)]
         for name, each in found
     ]
     shown = _table(["baseline", "gain of the trained ensemble, 90 % interval"], rows)
@@ -175,14 +163,9 @@ def verdict_card(verdict: Verdict) -> str:
 
 def lint_card(report: LintReport) -> str:
     """Return the findings about a dataset as HTML, the worst first."""
-    shown = report.findings[:_MOST_FINDINGS]
-    rows = [[each.severity, each.message, joined(each.remedy, tag("br"), tag("code", each.call))] for each in shown]
-    left = len(report) - len(shown)
-    return _card(
-        f"{counted(len(report), 'finding')} in {counted(report.num_examples, 'example')}",
-        _table(["severity", "what", "what to do"], rows) if rows else None,
-        tag("div", f"and {left} more") if left else None,
-    )
+    rows = [[each.severity, each.message, joined(each.remedy, tag("br"), tag("code", each.call))] for each in report]
+    title = f"{counted(len(report), 'finding')} in {counted(report.num_examples, 'example')}"
+    return _card(title, _table(["severity", "what", "what to do"], rows, _MOST_FINDINGS))
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
@@ -212,7 +195,7 @@ class Shown:
     __repr__ = __str__
 
     def _repr_html_(self) -> str:
-        return _card(self.title, _facts_table(self.facts), _table(self.head, self.rows) if self.rows else None)
+        return _card(self.title, _facts_table(self.facts), _table(self.head, self.rows))
 
 
 def show(results: Results) -> Shown:
@@ -284,8 +267,7 @@ def _judged(title: str, facts: Mapping[str, str | None], judged: Judged) -> Show
         if name in judged.baselines:
             known, gain = judged.baselines[name], "–"
             if name in gains:
-                gain = figure_text(gains[name]["mean_difference"], signed=True)
-                gain += interval_text(gains[name]["interval"], signed=True)
+                gain = figure_text(gains[name]["mean_difference"], signed=True, ends=gains[name]["interval"])
             rows.append((label, figure_text(known["mean"]), figure_text(known["mean_delta_e"], 2), gain))
     interval = ", 90 % interval" if any(gain["interval"] for gain in gains.values()) else ""
     head = ("baseline", "similarity", "ΔE00", f"gain of the trained ensemble{interval}")
@@ -323,7 +305,7 @@ def _progress(document: TrainingProgress) -> Shown:
     rows = tuple(
         (
             worker_id,
-            figure_text(known["current_weight"]) + interval_text(known["stats"].get("credible_interval")),
+            figure_text(known["current_weight"], ends=known["stats"].get("credible_interval")),
             figure_text(known["stats"]["mean_accuracy"]),
             str(known["stats"]["update_count"]),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import itertools
 import os
 import platform
@@ -24,7 +23,7 @@ from tsm_training.errors import InvalidArgumentError
 from tsm_training.files import replace_file
 from tsm_training.lint import LintReport
 from tsm_training.report.charts import COLORS, Scale, Series, interval_bar, legend, line_chart
-from tsm_training.report.collect import ReportData, collect
+from tsm_training.report.collect import ReportData, collect, last_part
 from tsm_training.report.figures import (
     Benchmark,
     Growth,
@@ -34,20 +33,19 @@ from tsm_training.report.figures import (
     growth_of,
     guide_band,
     learning_curve,
+    ranked_weights,
     ranked_workers,
     weight_paths,
-    weight_rows,
 )
-from tsm_training.report.pictures import DEFAULT_ROWS, SheetRow, fitted, heat_scale, heat_top
+from tsm_training.report.pictures import DEFAULT_ROWS, THUMBNAIL, SheetRow, embedded, heat_scale, heat_top
 from tsm_training.report.style import STYLE
-from tsm_training.report.tags import Child, Markup, breakable, image, joined, table, tag
-from tsm_training.text import counted, figure_text, interval_text, listed, percent_text, probability_text, seconds_text
+from tsm_training.report.tags import Child, Markup, breakable, joined, table, tag
+from tsm_training.text import counted, figure_text, listed, percent_text, probability_text, seconds_text
 
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
-_PICTURE_SIDE: Final = 320
-_QUALITY: Final = 82
 _MOST_LISTED: Final = 30
 _COLORED: Final = 5
+_DASHES: Final = {Baseline.EQUAL_WEIGHTS: "7 4", Baseline.BEST_SINGLE: "2 4"}
 
 _DECISIONS: Final[Mapping[str, tuple[str, str, str]]] = {
     "ship": ("ship", "✓", "Ship"),
@@ -119,7 +117,7 @@ def _section(heading: str, *children: Any) -> Markup:
 
 
 def _header(data: ReportData) -> Markup:
-    made = f"{data.store_name}, {data.made_at:%Y-%m-%d %H:%M} UTC, tsm_training {__version__}"
+    made = f"{last_part(data.engine.store.location)}, {data.made_at:%Y-%m-%d %H:%M} UTC, tsm_training {__version__}"
     return tag("header", tag("h1", data.title), tag("p", made, class_="soft"))
 
 
@@ -184,8 +182,8 @@ def _baselines(data: ReportData) -> Markup | None:
         ]
         for name in benchmark.names
     ]
-    head = ["baseline", "similarity", "ΔE00", "gain of the trained ensemble"]
-    shown = table(_baselines_words(benchmark), head, rows, {1: "number", 2: "number", 3: "gain"})
+    columns = {"baseline": "", "similarity": "number", "ΔE00": "number", "gain of the trained ensemble": "gain"}
+    shown = table(_baselines_words(benchmark), columns, rows)
     marks = "Dots are single examples."
     if benchmark.rope:
         marks += f" Within the grey band (up to {benchmark.rope:g}) a difference is practically none."
@@ -196,7 +194,7 @@ def _baselines_words(benchmark: Benchmark) -> str:
     examples = benchmark.examples_text
     if not any(row["is_unseen"] for row in benchmark.rows):
         return f"Mean similarity to the ground truth on {examples}, all of them learned from: it flatters the ensemble."
-    targets = benchmark.num_targets
+    targets = max((gain["n"] for gain in benchmark.gains.values()), default=0)
     words = (
         f"Mean similarity and colour difference ΔE00 (about 1 can be seen) to the ground truth on {examples} never "
         f"learned from, each of their {counted(targets, 'target')} counting once, and what the trained ensemble gains "
@@ -215,7 +213,7 @@ def _gain(benchmark: Benchmark, name: Baseline, scale: Scale) -> Markup | str:
     if gain is None or gain["mean_difference"] is None:
         return "" if name is Baseline.TRAINED else "–"
     mean, ends, sure = gain["mean_difference"], gain["interval"], gain["probability_better"]
-    words = figure_text(mean, signed=True) + interval_text(ends, signed=True)
+    words = figure_text(mean, signed=True, ends=ends)
     chance = "" if sure is None else tag("span", f"P(better) {probability_text(sure)}", class_="soft")
     dots = benchmark.differences(name)
     bar = interval_bar(scale, mean, ends, reference=0.0, band=benchmark.rope, dots=dots)
@@ -259,26 +257,20 @@ def _chart(series: Sequence[Series], named: Sequence[Series], description: str, 
 
 def _weights(data: ReportData) -> Markup | None:
     learner = data.engine.weight_learner
-    rows = weight_rows(learner.get_all_statistics(), learner.get_blend_weights())
-    if not rows:
+    ranked, shares = ranked_weights(learner.get_all_statistics()), learner.get_blend_weights()
+    if not ranked:
         return None
-    scale = Scale.of([1.0, *(end for row in rows for end in (row.low, row.high))])
-    cells = [
-        [
-            breakable(row.worker_id),
-            _measure(
-                figure_text(row.weight) + interval_text((row.low, row.high)),
-                interval_bar(scale, row.weight, (row.low, row.high), reference=1.0),
-            ),
-            percent_text(row.share),
-        ]
-        for row in rows
-    ]
+    scale = Scale.of([1.0, *(end for _id, known in ranked for end in known["credible_interval"])])
+    rows = []
+    for worker_id, known in ranked:
+        weight, ends = known["weight"], known["credible_interval"]
+        figures, bar = figure_text(weight, ends=ends), interval_bar(scale, weight, ends, reference=1.0)
+        rows.append([breakable(worker_id), _measure(figures, bar), percent_text(shares.get(worker_id))])
     words = (
         "Trust in each worker relative to its peers (1 = as accurate as the workers are on average) with the central "
         "90 % interval, and its share of the ensemble's picture."
     )
-    shown = table(words, ["worker", "weight", "share"], cells, {1: "broad", 2: "number"})
+    shown = table(words, {"worker": "", "weight": "broad", "share": "number"}, rows)
     return _section("Weights", shown, _moves(weight_paths(data.sessions)) if len(data.sessions) > 1 else None)
 
 
@@ -314,15 +306,17 @@ def _curve(data: ReportData) -> Markup | None:
         curve = learning_curve(data.session)
     except InvalidArgumentError:  # a session of another application need not have a history
         return None
-    series = [Series("trained weights", list(zip(curve.epochs, curve.trained, strict=True)), COLORS[0])]
-    if len(curve.equal_weights) == len(curve.epochs):
-        points = list(zip(curve.epochs, curve.equal_weights, strict=True))
-        series.append(Series("equal weights", points, COLORS[1], dashes="7 4"))
-    if curve.best_worker is not None and curve.best_accuracy is not None:
-        flat = [(epoch, curve.best_accuracy) for epoch in curve.epochs]
-        series.append(Series(f"best single worker: {curve.best_worker}", flat, COLORS[2], dashes="2 4"))
-    ends = "; ".join(f"{each.name} ends at {figure_text(each.points[-1][1])}" for each in series)
-    words = f"Mean accuracy on the {counted(curve.num_examples, 'training example')}, workers weighted by share."
+    series = [
+        Series(
+            name=line.name,
+            points=list(zip(curve.epochs, line.values, strict=True)),
+            color=COLORS[line.baseline.style],
+            dashes=_DASHES.get(line.baseline),
+        )
+        for line in curve.lines
+    ]
+    ends = "; ".join(f"{line.name} ends at {figure_text(line.values[-1])}" for line in curve.lines)
+    words = curve.words
     if curve.held_out is not None:
         trained, equal = (figure_text(value) for value in curve.held_out)
         words += f" On the {curve.held_out_text}: {trained} with trained weights, {equal} with equal ones."
@@ -340,7 +334,7 @@ def _sheet(data: ReportData) -> Markup | None:
     words = "Under the pictures: similarity to the ground truth, and mean colour difference ΔE00 (about 1 can be seen)."
     if any(row.is_shrunk for row in rows):
         words += " Large pictures were shrunk before the workers saw them."
-    colors = _image(heat_scale(_PICTURE_SIDE, 8), "Colours of the difference, from black for none to pale yellow")
+    colors = embedded(heat_scale(THUMBNAIL, 8), "Colours of the difference, from black for none to pale yellow")
     ends = tag("div", tag("span", "0"), tag("span", f"ΔE00 {top / 2:g}"), tag("span", f"{top:g} and more"))
     shown = []
     for row in rows:
@@ -353,19 +347,10 @@ def _sheet(data: ReportData) -> Markup | None:
 def _cell(row: SheetRow, heading: str, picture: Image | None, caption: str) -> Markup:
     shown = tag("div", "no picture", class_="none")
     if picture is not None:
-        shown = _image(picture, f"{heading} of example {row.name}")
+        shown = embedded(picture, f"{heading} of example {row.name}")
     is_named = heading == "best single worker" and row.single_id is not None
     name = [tag("br"), breakable(row.single_id or "")] if is_named else None
     return tag("li", tag("figure", shown, tag("figcaption", tag("strong", heading), caption, name)))
-
-
-def _image(picture: Image, description: str) -> Markup:
-    if max(picture.shape[:2]) > _PICTURE_SIDE:
-        picture = fitted(picture, _PICTURE_SIDE, _PICTURE_SIDE)
-    _done, encoded = cv2.imencode(".webp", picture, [cv2.IMWRITE_WEBP_QUALITY, _QUALITY])
-    height, width = picture.shape[:2]
-    data = base64.b64encode(encoded.tobytes()).decode()
-    return image(f"data:image/webp;base64,{data}", description, width, height)
 
 
 # --- tables ---------------------------------------------------------------------------------------------------------
@@ -388,8 +373,8 @@ def _workers(data: ReportData) -> Markup | None:
         ]
         for worker_id, known in ranked_workers(explanation)
     ]
-    head = ["worker", "alone", "share", "gain", "most alike", "how much", "failed", "time"]
-    kinds = {**dict.fromkeys(range(1, len(head)), "number"), 4: "name"}
+    names = ("alone", "share", "gain", "most alike", "how much", "failed", "time")
+    columns = {"worker": ""} | dict.fromkeys(names, "number") | {"most alike": "name"}
     examples = f"On {counted(explanation['num_examples'], 'example')}"
     words = (
         "Alone: mean similarity of the worker's own pictures. Gain: how much less similar the ensemble's pictures are "
@@ -402,7 +387,7 @@ def _workers(data: ReportData) -> Markup | None:
             "previews, each target counting once."
         )
     # It may be wider than the window; users of a keyboard must be able to move it, too.
-    shown = tag("section", table(examples, head, rows, kinds), class_="wide", tabindex=0, aria_label="Table of workers")
+    shown = tag("section", table(examples, columns, rows), class_="wide", tabindex=0, aria_label="Table of workers")
     hint = tag("p", "The table is wider than this window: move it sideways.", class_="soft sideways")
     return _section("What each worker brings", tag("p", words, class_="soft"), hint, shown, _subset(explanation))
 
@@ -434,14 +419,12 @@ def _dataset(data: ReportData) -> Markup:
         severity = tag("span", each.severity, class_=f"severity {each.severity}")
         rows.append([severity, data.public(each.message), [data.public(each.remedy), call]])
     words = f"{counted(len(findings), 'finding')} in {checked}, the worst first."
-    return _section("The dataset", _first_rows(words, ["severity", "what", "what to do"], rows, {0: "short"}))
+    return _section("The dataset", _first_rows(words, {"severity": "short", "what": "", "what to do": ""}, rows))
 
 
-def _first_rows(
-    words: str, head: Sequence[Child], rows: Sequence[Sequence[Child]], kinds: Mapping[int, str] | None = None
-) -> list[Child]:
+def _first_rows(words: str, columns: Mapping[str, str], rows: Sequence[Sequence[Child]]) -> list[Child]:
     left = len(rows) - _MOST_LISTED
-    return [table(words, head, rows[:_MOST_LISTED], kinds), tag("p", f"And {left} more.") if left > 0 else None]
+    return [table(words, columns, rows[:_MOST_LISTED]), tag("p", f"And {left} more.") if left > 0 else None]
 
 
 def _failures(data: ReportData) -> Markup:
@@ -457,12 +440,12 @@ def _failures(data: ReportData) -> Markup:
         ranked = sorted(reasons.items(), key=lambda item: (-len(item[1]), item[0]))
         rows = [[breakable(w), f"{len(each)} of {tried[w]}", data.public(each[0])] for w, each in ranked]
         words = "Workers that gave no usable picture, with the reason of the first time."
-        parts += _first_rows(words, ["worker", "failed on", "reason"], rows, {1: "short"})
+        parts += _first_rows(words, {"worker": "", "failed on": "short", "reason": ""}, rows)
     if data.session is not None and data.session.skipped:
         names = example_names([example.example_id for example in data.examples], data.examples)
         skipped = data.session.skipped.items()
         rows = [[breakable(names.get(each, each)), data.public(reason)] for each, reason in skipped]
-        parts += _first_rows("Examples that the newest training could not use.", ["example", "reason"], rows)
+        parts += _first_rows("Examples that the newest training could not use.", {"example": "", "reason": ""}, rows)
     return _section("Failures", parts or tag("p", "No worker failed, and no example was skipped."))
 
 
@@ -498,8 +481,8 @@ def _settings(data: ReportData) -> Markup:
     rows = [(name, value) for name, value in settings.items() if value is not None]
     return _section(
         "Settings and versions",
-        table("How the newest training was done, and what judges.", ["setting", "value"], rows),
-        table("What it was made with.", ["part", "version"], versions.items()),
+        table("How the newest training was done, and what judges.", {"setting": "", "value": ""}, rows),
+        table("What it was made with.", {"part": "", "version": ""}, versions.items()),
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
-import functools
 import math
 import unicodedata
 from collections.abc import Callable, Iterable, Sequence
@@ -26,9 +26,10 @@ from tsm_training.errors import (
     NoExamplesError,
     PredictionError,
 )
-from tsm_training.evaluation import best_single_worker, checked_similarity, load_triple
+from tsm_training.evaluation import best_single_worker, load_triple
 from tsm_training.metrics import color_difference_map
 from tsm_training.report.figures import HasEngine, completed_sessions, example_names, stored_validation, target_name
+from tsm_training.report.tags import Markup, image
 from tsm_training.workers import WorkerPool
 
 Rank: TypeAlias = Literal["best", "worst", ""]
@@ -40,8 +41,14 @@ DEFAULT_ROWS: Final = 3
 DEFAULT_PIXELS: Final = 2**19
 """Larger pictures are shrunk before the workers see them, so that a sheet of photographs takes seconds."""
 
+THUMBNAIL: Final = 320
+"""Longest side of a picture on a page or a card, in pixels."""
+_QUALITY: Final = 82
+
 HEADINGS: Final = ("source", "target", "ground truth", "ensemble", "best single worker", "colour difference")
 """The columns."""
+
+_NO_PICTURE: Final = "no picture"
 
 _JUDGED: Final = "(a picture of the contact sheet)"
 """Stands for a worker's id in the errors of a metric."""
@@ -68,10 +75,8 @@ class SheetRow:
     single_id: str | None
     differences: Map | None
     """ΔE00 between the ensemble's picture and the ground truth at each pixel: float32, H×W."""
-    scores: tuple[float | None, ...]
-    """Similarity to the ground truth of target, ensemble and best single worker under the engine's metric."""
-    color_errors: tuple[float | None, ...]
-    """Mean ΔE00 of the same three."""
+    captions: tuple[str, ...]
+    """What stands under each column."""
     is_shrunk: bool
 
     @property
@@ -81,19 +86,9 @@ class SheetRow:
 
     def cells(self, top: float) -> list[tuple[str, Image | None, str]]:
         """Return heading, picture and caption of each column; `top` is the end of the scale of colour differences."""
-        captions = ["no picture"] * 3
-        for place, (score, error) in enumerate(zip(self.scores, self.color_errors, strict=True)):
-            if score is not None and error is not None:
-                captions[place] = f"{score:.3f}, ΔE {error:.1f}"
-        heat, heat_caption = None, "no picture"
-        if self.differences is not None:
-            high = float(np.percentile(self.differences, 95))
-            heat = heat_picture(self.differences, top)
-            heat_caption = f"mean {self.color_errors[1] or 0.0:.1f}, 95 % below {high:.1f}"
+        heat = None if self.differences is None else heat_picture(self.differences, top)
         pictures = (self.source, self.target, self.ground_truth, self.ensemble, self.single, heat)
-        untouched, ensemble, single = captions
-        words = ("gives the colours", untouched, "what is wanted", ensemble, single, heat_caption)
-        return list(zip(HEADINGS, pictures, words, strict=True))
+        return list(zip(HEADINGS, pictures, self.captions, strict=True))
 
 
 # --- looking --------------------------------------------------------------------------------------------------------
@@ -200,12 +195,18 @@ def _look_at(engine: TrainingEngine, example: TrainingExample, name: str, rank: 
     )
     ensemble, single, single_id = _answers(engine, source, target, example)
     score = engine.judge.scorer(truth)
-    answers = (target, ensemble, single)
-    maps = [None if picture is None else color_difference_map(picture, truth) for picture in answers]
-    scores = [
-        None if each is None else checked_similarity(functools.partial(score, each), engine.judge.name, _JUDGED)
-        for each in answers
-    ]
+    captions: list[str] = []
+    differences, heat_caption = None, _NO_PICTURE
+    for picture in (target, ensemble, single):
+        if picture is None:
+            captions.append(_NO_PICTURE)
+            continue
+        similarity = score(picture, _JUDGED)
+        errors = color_difference_map(picture, truth)
+        captions.append(f"{similarity:.3f}, ΔE {errors.mean():.1f}")
+        if picture is ensemble:
+            differences = errors
+            heat_caption = f"mean {errors.mean():.1f}, 95 % below {np.percentile(errors, 95):.1f}"
     return SheetRow(
         example_id=example.example_id,
         name=name,
@@ -216,9 +217,8 @@ def _look_at(engine: TrainingEngine, example: TrainingExample, name: str, rank: 
         ensemble=ensemble,
         single=single,
         single_id=single_id,
-        differences=maps[1],
-        scores=tuple(scores),
-        color_errors=tuple(None if each is None else float(each.mean()) for each in maps),
+        differences=differences,
+        captions=("gives the colours", captions[0], "what is wanted", *captions[1:], heat_caption),
         is_shrunk=target.shape != triple.target.shape or source.shape != triple.source.shape,
     )
 
@@ -292,11 +292,7 @@ _EMPTY: Final = (232, 232, 230)
 
 
 def draw_sheet(rows: Sequence[SheetRow]) -> Image:
-    """Return the sheet: uint8, H×W×3, BGR.
-
-    Args:
-        rows: At least one.
-    """
+    """Return the sheet of at least one row: uint8, H×W×3, BGR."""
     left = [_MARGIN + column * (_CELL[0] + _GAP) for column in range(len(HEADINGS))]
     first, row_height = _MARGIN + 2 * _LINE, _LINE + _CELL[1] + _LINE + _GAP
     below = first + len(rows) * row_height
@@ -336,6 +332,17 @@ def fitted(picture: Image, width: int, height: int) -> Image:
     size = min(width, max(1, round(picture.shape[1] * scale))), min(height, max(1, round(picture.shape[0] * scale)))
     method = cv2.INTER_AREA if scale < 1.0 else cv2.INTER_CUBIC
     return np.asarray(cv2.resize(picture, size, interpolation=method), np.uint8)
+
+
+def embedded(picture: Image, description: str, kind: Literal["webp", "png"] = "webp") -> Markup:
+    """Return an element that holds the picture itself, shrunk where it is larger than a thumbnail."""
+    if max(picture.shape[:2]) > THUMBNAIL:
+        picture = fitted(picture, THUMBNAIL, THUMBNAIL)
+    quality = [cv2.IMWRITE_WEBP_QUALITY, _QUALITY] if kind == "webp" else []
+    _done, encoded = cv2.imencode(f".{kind}", np.ascontiguousarray(picture), quality)
+    height, width = picture.shape[:2]
+    data = base64.b64encode(encoded.tobytes()).decode()
+    return image(f"data:image/{kind};base64,{data}", description, width, height)
 
 
 def _write(

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = ["STYLE"]
-
 STYLE: Final = """
 :root {
   color-scheme: light dark;
@@ -15,7 +13,7 @@ STYLE: Final = """
   --series-0: #0072b2; --series-1: #c64f00; --series-2: #00805c; --series-3: #b0558a; --series-4: #8a6100;
   --series-5: #2580b0;
 }
-@media (prefers-color-scheme: dark) {
+@media screen and (prefers-color-scheme: dark) {
   :root {
     --paper: #14171a; --raised: #1e2328; --ink: #e8ebee; --soft: #aab2bb; --rule: #39414a;
     --good: #5fd3a4; --bad: #ff9a80; --open: #f0c05a;
@@ -128,10 +126,7 @@ footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 0.6re
 @media print {
   :root {
     color-scheme: light;
-    --paper: #ffffff; --raised: #f4f6f8; --ink: #000000; --soft: #444a50; --rule: #c8cdd2;
-    --good: #0b6b4b; --bad: #a8331b; --open: #7a5200; --quiet: #767e87;
-    --series-0: #0072b2; --series-1: #c64f00; --series-2: #00805c; --series-3: #b0558a; --series-4: #8a6100;
-    --series-5: #2580b0;
+    --ink: #000000; --soft: #444a50; --rule: #c8cdd2;
   }
   @page { margin: 14mm; }
   html { font-size: 9.5pt; }

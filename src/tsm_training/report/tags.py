@@ -52,12 +52,9 @@ def joined(*children: Child) -> Markup:
 
 
 def tag(name: str, /, *children: Child, **attributes: str | int | None) -> Markup:
-    """Return an element.
+    """Return an element. In names of attributes underscores stand for hyphens, one at the end for nothing (``class_``).
 
-    Args:
-        name: Name of the element.
-        children: What it holds.
-        attributes: Underscores stand for hyphens, one at the end for nothing (``class_``); None leaves one out.
+    An attribute that is None is left out.
     """
     written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{html.escape(_cleaned(str(value)))}"'
@@ -68,14 +65,7 @@ def tag(name: str, /, *children: Child, **attributes: str | int | None) -> Marku
 
 
 def image(source: str, description: str, width: int, height: int) -> Markup:
-    """Return a picture.
-
-    Args:
-        source: A data address made here, of any length.
-        description: What it shows, for readers who cannot see it.
-        width: In pixels.
-        height: In pixels.
-    """
+    """Return a picture, width and height in pixels, from a data address of any length that was made here."""
     described = tag("img", alt=description, width=width, height=height)
     return Markup(f'{described.removesuffix(">")} src="{html.escape(source)}">')
 
@@ -89,24 +79,15 @@ def breakable(name: str) -> Markup:
     return Markup("".join(parts))
 
 
-def table(
-    caption: Child,
-    head: Sequence[Child],
-    rows: Iterable[Sequence[Child]],
-    kinds: Mapping[int, str] | None = None,
-) -> Markup:
+def table(caption: Child, columns: Mapping[str, str], rows: Iterable[Sequence[Child]]) -> Markup:
     """Return a table whose first column names the rows.
 
-    Args:
-        caption: What the table says.
-        head: The names of the columns.
-        rows: The cells.
-        kinds: Classes of columns, by number from 0: ``"number"`` for figures, say.
+    Each column has a name, and a class for its cells: ``"number"`` for figures, say, or an empty text for none.
     """
-    kinds = kinds or {}
-    heads = [tag("th", cell, scope="col", class_=kinds.get(column)) for column, cell in enumerate(head)]
+    kinds = [kind or None for kind in columns.values()]
+    heads = [tag("th", name, scope="col", class_=kind) for name, kind in zip(columns, kinds, strict=True)]
     body = []
     for name, *cells in rows:
-        row = [tag("td", cell, class_=kinds.get(column)) for column, cell in enumerate(cells, 1)]
+        row = [tag("td", cell, class_=kind) for cell, kind in zip(cells, kinds[1:], strict=True)]
         body.append(tag("tr", tag("th", name, scope="row"), row))
     return tag("table", tag("caption", caption), tag("thead", tag("tr", heads)), tag("tbody", body))

@@ -1,5 +1,7 @@
 """A store that lives as long as its object: for tests, trials and notebooks."""
 
+# ruff: noqa: D102 - what each method does is said in TrainingStore
+
 from __future__ import annotations
 
 import copy
@@ -37,8 +39,6 @@ from tsm_training.errors import (
 )
 from tsm_training.forking import guard_forks
 
-__all__ = ["InMemoryStore"]
-
 _LOCATION: Final = "memory"
 
 
@@ -56,6 +56,10 @@ class _Contents:
     head: dict[str, str] = attrs.field(factory=dict)
     rows: dict[str, str] = attrs.field(factory=dict)
     closed: bool = False
+
+
+def _digests_of(examples: Iterable[TrainingExample]) -> set[str]:
+    return {files.digest for example in examples if (files := example.files) is not None}
 
 
 @attrs.frozen(eq=False)
@@ -82,7 +86,6 @@ class InMemoryStore(TrainingStore):
         return self._contents
 
     def add_examples(self, examples: Sequence[TrainingExample], /) -> None:
-        """Add examples behind those already there: all of them or none; see `TrainingStore`."""
         with self._lock:
             stored = self._open().examples
             new: dict[str, TrainingExample] = {}
@@ -93,26 +96,19 @@ class InMemoryStore(TrainingStore):
             stored.update(new)
 
     def get_examples(self, example_ids: Sequence[str], /) -> list[TrainingExample]:
-        """Return the examples with these ids, in the order of the ids; see `TrainingStore`."""
         with self._lock:
             return [copy.deepcopy(self._stored_example(example_id)) for example_id in example_ids]
 
     def find_examples(self, digests: Iterable[str], /) -> list[TrainingExample]:
-        """Return the examples that have one of these contents, in order of addition; see `TrainingStore`."""
         wanted = frozenset(digests)
         with self._lock:
             found = [e for e in self._open().examples.values() if e.files is not None and e.files.digest in wanted]
             return copy.deepcopy(found)
 
     def known_digests(self, digests: Iterable[str], /) -> set[str]:
-        """Return which of these digests are contents of stored examples; see `TrainingStore`."""
         wanted = frozenset(digests)
         with self._lock:
-            return {
-                files.digest
-                for example in self._open().examples.values()
-                if (files := example.files) is not None and files.digest in wanted
-            }
+            return _digests_of(self._open().examples.values()) & wanted
 
     def _stored_example(self, example_id: str) -> TrainingExample:
         examples = self._open().examples
@@ -121,7 +117,6 @@ class InMemoryStore(TrainingStore):
         return examples[example_id]
 
     def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
-        """Yield examples in order of addition; see `TrainingStore`."""
         with self._lock:
             examples = list(self._open().examples.values())
         for example in examples[-newest:] if newest else examples:
@@ -130,7 +125,6 @@ class InMemoryStore(TrainingStore):
     def edit_examples(
         self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
     ) -> StateDocuments | None:
-        """Change stored examples, and learned state with them; see `TrainingStore`."""
         with self._lock:
             new = {}
             for example_id, edit in edits.items():
@@ -139,7 +133,6 @@ class InMemoryStore(TrainingStore):
             return self._replaced({**self._open().examples, **new}, new, change)
 
     def remove_example(self, example_id: str, change: StateChange | None = None) -> StateDocuments | None:
-        """Remove an example, and change learned state with it; see `TrainingStore`."""
         with self._lock:
             self._stored_example(example_id)
             remaining = {key: example for key, example in self._contents.examples.items() if key != example_id}
@@ -150,17 +143,17 @@ class InMemoryStore(TrainingStore):
     ) -> StateDocuments | None:
         """Put `examples` in the place of the stored ones, unless `change` raises."""
         contents = self._contents
-        before = {files.digest for key in changed if (files := contents.examples[key].files) is not None}
-        gone = frozenset(before - {example.files.digest for example in examples.values() if example.files is not None})
+        before = _digests_of(contents.examples[key] for key in changed)
+        gone = frozenset(before - _digests_of(examples.values()))
         stored, contents.examples = contents.examples, examples
         try:
             documents = None if change is None else self._changed(change, gone)
         except BaseException:
             contents.examples = stored
             raise
-        if gone:
-            contents.observations = {key: data for key, data in contents.observations.items() if key[0] not in gone}
-            contents.previews = {key: preview for key, preview in contents.previews.items() if key[0] not in gone}
+        for held in (contents.observations, contents.previews):
+            for key in [key for key in held if key[0] in gone]:
+                del held[key]
         return documents
 
     def save_evaluations(
@@ -171,7 +164,6 @@ class InMemoryStore(TrainingStore):
         *,
         superseding: Collection[str] = (),
     ) -> None:
-        """Keep evaluations, previews and observations; see `TrainingStore`."""
         with self._lock:
             contents = self._open()
             if superseding:
@@ -192,28 +184,22 @@ class InMemoryStore(TrainingStore):
 
     def _drop_superseded(self, evaluations: Sequence[Evaluation], worker_ids: Collection[str]) -> None:
         contents = self._contents
-        new = {(e.key.example_digest, e.key.worker_id, e.key.metric_fingerprint) for e in evaluations}
-        new = {key for key in new if key[1] in worker_ids}
-        contents.evaluations = {
-            key: evaluation
-            for key, evaluation in contents.evaluations.items()
-            if (key.example_digest, key.worker_id, key.metric_fingerprint) not in new
-        }
-        pictured = {(digest, worker_id) for digest, worker_id, _metric in new}
-        contents.previews = {
-            (digest, name): preview
-            for (digest, name), preview in contents.previews.items()
-            if (digest, name.rpartition("@")[0]) not in pictured
-        }
+        keys = [evaluation.key for evaluation in evaluations if evaluation.key.worker_id in worker_ids]
+        scored = {(key.example_digest, key.worker_id, key.metric_fingerprint) for key in keys}
+        for key in list(contents.evaluations):
+            if (key.example_digest, key.worker_id, key.metric_fingerprint) in scored:
+                del contents.evaluations[key]
+        pictured = {(key.example_digest, key.worker_id) for key in keys}
+        for digest, name in list(contents.previews):
+            if (digest, name.rpartition("@")[0]) in pictured:
+                del contents.previews[digest, name]
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
-        """Return all evaluations of these examples; see `TrainingStore`."""
         wanted = frozenset(example_digests)
         with self._lock:
             return [e for e in self._open().evaluations.values() if e.key.example_digest in wanted]
 
     def load_previews(self, example_digests: Iterable[str], /) -> dict[str, dict[str, bytes]]:
-        """Return the PNG bytes of the previews of these examples; see `TrainingStore`."""
         wanted = frozenset(example_digests)
         found: dict[str, dict[str, bytes]] = {}
         with self._lock:
@@ -223,7 +209,6 @@ class InMemoryStore(TrainingStore):
         return found
 
     def ranked_digests(self) -> list[str]:
-        """Return the digests of the examples that have previews with a rank, in order; see `TrainingStore`."""
         with self._lock:
             return list(dict.fromkeys(digest for _rank, digest, _name in self._ranked()))
 
@@ -232,7 +217,6 @@ class InMemoryStore(TrainingStore):
         return sorted((p.rank, *key) for key, p in previews.items() if p.rank is not None)
 
     def preview_cutoff(self) -> tuple[float, str] | None:
-        """Return from which rank and digest on previews are not kept; see `TrainingStore`."""
         with self._lock:
             ranked = self._ranked()
             if sum(len(self._contents.previews[digest, name].png) for _rank, digest, name in ranked) < PREVIEW_BYTES:
@@ -240,19 +224,16 @@ class InMemoryStore(TrainingStore):
             return ranked[-1][:2]
 
     def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
-        """Return the contents of the observations of that name on these examples; see `TrainingStore`."""
         with self._lock:
             held = self._open().observations
             return {digest: held[digest, name] for digest in sorted(set(example_digests)) if (digest, name) in held}
 
     def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
-        """Return on which of these examples there is an observation of that name; see `TrainingStore`."""
         with self._lock:
             held = self._open().observations
             return {digest for digest in example_digests if (digest, name) in held}
 
     def begin_session(self, session: TrainingSession, /) -> None:
-        """Keep a session whose status is ``running``; see `TrainingStore`."""
         with self._lock:
             contents = self._open()
             if session.session_id in contents.sessions:
@@ -263,21 +244,19 @@ class InMemoryStore(TrainingStore):
     def commit_session(
         self, session_id: str, finish: Callable[[HeldState], SessionCommit], /
     ) -> tuple[TrainingSession, StateDocuments]:
-        """End a session, its metric rows and learned state with it; see `TrainingStore`."""
         with self._lock:
             contents = self._open()
             if session_id not in contents.sessions:
                 raise SessionNotFoundError(session_id)
             commit = finish(self._held())
-            session = copy.deepcopy(commit.session)
-            contents.metrics[session_id].extend(list(commit.metrics))
+            session, metrics = copy.deepcopy(commit.session), list(commit.metrics)
+            contents.metrics[session_id] += metrics
             contents.sessions[session_id] = session
             if commit.delta is not None:
                 self._apply(commit.delta)
             return copy.deepcopy(session), self.load_state()
 
     def get_session(self, session_id: str, /) -> TrainingSession:
-        """Return one session; see `TrainingStore`."""
         with self._lock:
             sessions = self._open().sessions
             if session_id not in sessions:
@@ -285,17 +264,15 @@ class InMemoryStore(TrainingStore):
             return copy.deepcopy(sessions[session_id])
 
     def renew_session(self, session_id: str, /) -> None:
-        """Do nothing: these sessions end with their process; see `TrainingStore`."""
+        """Do nothing: these sessions end with their process."""
 
     def iterate_sessions(self, *, newest_first: bool = False) -> Iterator[TrainingSession]:
-        """Yield all sessions, the oldest first; see `TrainingStore`."""
         with self._lock:
             sessions = list(self._open().sessions.values())
         for session in reversed(sessions) if newest_first else sessions:
             yield copy.deepcopy(session)
 
     def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
-        """Yield the metric rows of one session; see `TrainingStore`."""
         with self._lock:
             metrics = self._open().metrics
             if session_id not in metrics:
@@ -304,7 +281,6 @@ class InMemoryStore(TrainingStore):
         return iter(rows)
 
     def load_state(self, keys: Iterable[str] | None = ()) -> StateDocuments:
-        """Return the head of the learned state, and the rows under these keys; see `TrainingStore`."""
         with self._lock:
             contents = self._open()
             return StateDocuments(contents.token, dict(contents.head), self._rows(keys))
@@ -314,13 +290,11 @@ class InMemoryStore(TrainingStore):
         return dict(rows) if keys is None else {key: rows[key] for key in keys if key in rows}
 
     def update_state(self, change: StateChange, /) -> StateDocuments:
-        """Change the learned state as `change` says; see `TrainingStore`."""
         with self._lock:
-            self._open()
             return self._changed(change, frozenset())
 
     def _held(self, gone: frozenset[str] = frozenset()) -> HeldState:
-        contents = self._contents
+        contents = self._open()
         return HeldState(contents.token, dict(contents.head), self._rows, self.known_digests, gone)
 
     def _changed(self, change: StateChange, gone: frozenset[str]) -> StateDocuments:
@@ -341,7 +315,6 @@ class InMemoryStore(TrainingStore):
         contents.rows, contents.token = rows, uuid.uuid4().hex
 
     def get_dataset_stats(self) -> DatasetStatistics:
-        """Count examples and sessions; see `TrainingStore`."""
         with self._lock:
             contents = self._open()
             total = len(contents.examples)

@@ -22,22 +22,6 @@ from tsm_training.data import (
     WorkerOutcome,
 )
 
-__all__ = [
-    "MOMENT",
-    "ODD_TEXT",
-    "complete_example",
-    "complete_session",
-    "make_delta",
-    "make_epoch_metrics",
-    "make_evaluation",
-    "make_example",
-    "make_files",
-    "make_metric_row",
-    "make_outcome",
-    "make_scores",
-    "make_session",
-]
-
 MOMENT: Final = datetime(2024, 2, 29, 12, 30, 15, 123456, tzinfo=UTC)
 """The time in the records made here."""
 

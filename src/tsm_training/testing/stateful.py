@@ -23,12 +23,12 @@ again, second handles take turns on the same contents, and crashes are played.
 
 from __future__ import annotations
 
-import copy
+import functools
 import json
 import shutil
 import tempfile
 from abc import abstractmethod
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Final
@@ -48,7 +48,6 @@ from tsm_training.data import (
     SessionStatus,
     StateChange,
     StateDelta,
-    StateDocuments,
     TrainingExample,
     TrainingStore,
 )
@@ -63,6 +62,7 @@ from tsm_training.testing.records import (
     make_outcome,
     make_session,
 )
+from tsm_training.testing.twins import OnPurposeError, Refused, Twin, noting, outcome
 
 __all__ = ["DurableTrainingStoreMachine", "TrainingStoreMachine"]
 
@@ -124,51 +124,20 @@ _WHICH: Final = st.integers(0, 3)
 """Picks one of the handles that are open."""
 
 
-class _OnPurposeError(TsmTrainingError):
-    """Raised by a change that is meant to fail."""
-
-
 class _CrashError(TsmTrainingError):
     """Ends a transaction that was watched from outside."""
 
 
-def _noting(delta: StateDelta | None) -> StateChange:
-    """Return a change that makes `delta`, with a document of all that it was given; None fails."""
-
-    def change(held: HeldState) -> StateDelta:
-        if delta is None:
-            raise _OnPurposeError
-        given = [sorted(held.gone), sorted(held.known(_DIGESTS)), sorted(held.rows(None)), dict(held.rows(["k"]))]
-        return attrs.evolve(delta, head={**delta.head, "given": json.dumps([given, sorted(held.head.items())][:1])})
-
-    return change
-
-
-_CHANGES: Final = st.one_of(_DELTAS, _DELTAS, st.none()).map(_noting)
+_CHANGES: Final = st.one_of(_DELTAS, _DELTAS, st.none()).map(functools.partial(noting, digests=_DIGESTS))
 
 
 def _tagging(tag: str, *, fails: bool = False) -> ExampleEdit:
     def edit(stored: TrainingExample) -> TrainingExample:
         if fails:
-            raise _OnPurposeError
+            raise OnPurposeError
         return attrs.evolve(stored, metadata={**stored.metadata, tag: len(stored.metadata)})
 
     return edit
-
-
-def _outcome(action: Callable[[], object]) -> object:
-    """Return what an action gives, or the kind of error that it ends with."""
-    try:
-        return action()
-    except TsmTrainingError as error:
-        return type(error)
-
-
-def _plain(result: Any) -> Any:
-    """Return a result with documents in the place of learned state: each store has tokens of its own."""
-    if isinstance(result, tuple):
-        return tuple(map(_plain, result))
-    return (dict(result.head), dict(result.rows)) if isinstance(result, StateDocuments) else result
 
 
 class TrainingStoreMachine(RuleBasedStateMachine):
@@ -190,7 +159,8 @@ class TrainingStoreMachine(RuleBasedStateMachine):
         self.handles: list[TrainingStore] = [self.open_store(self.folder)]
         self.owners: dict[str, TrainingStore | None] = {}
         """The handle on which each session that is running was begun; None where its process lives, but not for it."""
-        self.model: InMemoryStore = InMemoryStore()
+        self.both: Twin = Twin(self.handles[0], _DIGESTS, _NAMES)
+        self.model: InMemoryStore = self.both.model
         self.was_full: bool = False
 
     def teardown(self) -> None:
@@ -204,16 +174,8 @@ class TrainingStoreMachine(RuleBasedStateMachine):
         return self.handles[which % len(self.handles)]
 
     def _both(self, which: int, method: str, *args: Any, **more: Any) -> object:
-        """Do the same to the model and to the store, and compare what comes of it; records must not be shared."""
-        before = self.handles[0].load_state().token, self.model.load_state().token
-        expected = _outcome(lambda: getattr(self.model, method)(*copy.deepcopy(args), **more))
-        result = _outcome(lambda: getattr(self.handle(which), method)(*args, **more))
-        assert _plain(result) == _plain(expected), f"{method} gave {result!r}, expected {expected!r}"
-        after = self.handles[0].load_state().token, self.model.load_state().token
-        assert (after[0] == before[0]) == (after[1] == before[1]), (
-            "a token changes with the learned state, and only then"
-        )
-        return expected
+        """Do the same to the model and to the store, and compare what comes of it."""
+        return self.both.call(self.handle(which), method, *args, **more)
 
     # --- changing ---
 
@@ -310,7 +272,7 @@ class TrainingStoreMachine(RuleBasedStateMachine):
 
         def finish(held: HeldState) -> SessionCommit:
             if fails:
-                raise _OnPurposeError
+                raise OnPurposeError
             return SessionCommit(session, rows, None if change is None else change(held))
 
         if isinstance(self._both(which, "commit_session", session_id, finish), tuple):
@@ -352,24 +314,7 @@ class TrainingStoreMachine(RuleBasedStateMachine):
 
     def compare(self, store: TrainingStore) -> None:
         """Compare everything that a store holds with the model."""
-        assert _everything(store) == _everything(self.model)
-
-
-def _everything(store: TrainingStore) -> Mapping[str, object]:
-    sessions = store.get_all_sessions()
-    return {
-        "examples": store.get_all_examples(),
-        "found": store.find_examples(_DIGESTS),
-        "known": store.known_digests(_DIGESTS),
-        "sessions": sessions,
-        "metrics": [list(store.iterate_metrics(session.session_id)) for session in sessions],
-        "evaluations": store.load_evaluations(_DIGESTS),
-        "previews": store.load_previews(_DIGESTS),
-        "observations": [store.load_observations(name, _DIGESTS) for name in _NAMES],
-        "observed": [store.find_observations(name, _DIGESTS) for name in _NAMES],
-        "learned": _plain(store.load_state(None)),
-        "statistics": store.get_dataset_stats(),
-    }
+        self.both.agree(store)
 
 
 class DurableTrainingStoreMachine(TrainingStoreMachine):
@@ -424,8 +369,8 @@ class DurableTrainingStoreMachine(TrainingStoreMachine):
         handle.close()
         handle.close()
         self.handles.remove(handle)
-        assert _outcome(handle.load_state) is StorageClosedError
-        assert _outcome(lambda: handle.add_examples([make_example("late")])) is StorageClosedError
+        assert outcome(handle.load_state) == Refused(StorageClosedError)
+        assert outcome(lambda: handle.add_examples([make_example("late")])) == Refused(StorageClosedError)
 
     @rule()
     def close_and_reopen(self) -> None:
@@ -446,10 +391,10 @@ class DurableTrainingStoreMachine(TrainingStoreMachine):
         store = self.handle(which)
         present = [example.example_id for example in self.model.iterate_examples()]
         if example_id in present:
-            result = _outcome(lambda: store.remove_example(example_id, crash))
+            result = outcome(lambda: store.remove_example(example_id, crash))
         else:
-            result = _outcome(lambda: store.edit_examples(dict.fromkeys(present, _tagging("crashed")), crash))
-        assert result is _CrashError
+            result = outcome(lambda: store.edit_examples(dict.fromkeys(present, _tagging("crashed")), crash))
+        assert result == Refused(_CrashError)
         if not another.exists():
             return
         for handle in list(self.handles):  # they go on as if nothing had been: only the copy is looked at from now on

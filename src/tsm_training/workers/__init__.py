@@ -25,13 +25,16 @@ from tsm_training.workers.running import (
     shown,
     timed_out,
 )
-from tsm_training.workers.trainable import (
+from tsm_training.workers.worker import (
     MOST_OBSERVATION_BYTES,
     MOST_OBSERVATIONS,
+    FunctionWorker,
     TrainableWorker,
+    Worker,
     learned_version,
+    time_limit_of,
+    valid_time_limit,
 )
-from tsm_training.workers.worker import FunctionWorker, Worker, time_limit_of, valid_time_limit
 
 __all__ = [
     "LOOK_AROUND_SECONDS",

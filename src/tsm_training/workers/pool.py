@@ -21,8 +21,7 @@ from tsm_training.errors import (
 from tsm_training.forking import guard_forks
 from tsm_training.workers.records import WorkerRequest, WorkerResult
 from tsm_training.workers.running import ThreadRunner, WorkerRunner
-from tsm_training.workers.trainable import TrainableWorker
-from tsm_training.workers.worker import Worker, check_worker_id, time_limit_of
+from tsm_training.workers.worker import TrainableWorker, Worker, check_worker_id, time_limit_of
 
 
 def _check_runner(_pool: object, _attribute: object, value: object) -> None:

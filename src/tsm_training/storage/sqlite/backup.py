@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-import secrets
 import sqlite3
 import stat
+import uuid
 from pathlib import Path
 from typing import Final
 
 from tsm_training.errors import InvalidArgumentError, StorageError, StorageExistsError
 from tsm_training.files import sync_folder
-from tsm_training.storage.sqlite.connection import MEMORY, connect, storage_error, system_error
+from tsm_training.storage.sqlite.connection import MEMORY, connect, primary_code, storage_error, system_error
 
 _COMPANIONS: Final = ("-journal", "-wal", "-shm")
 _OF_THE_SOURCE: Final = (
@@ -82,7 +82,7 @@ def copy_database(connection: sqlite3.Connection, destination: Path) -> None:
         StorageError: the copy cannot be written; what was there before is untouched.
         sqlite3.Error: the database cannot be read.
     """
-    temporary = destination.with_name(f".{secrets.token_hex(8)}.tmp")
+    temporary = destination.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
         with contextlib.closing(connect(str(temporary))) as copy:
             copy.execute("PRAGMA journal_mode = OFF")  # it is thrown away if anything fails
@@ -94,7 +94,7 @@ def copy_database(connection: sqlite3.Connection, destination: Path) -> None:
         temporary.replace(destination)
         sync_folder(destination.parent)
     except sqlite3.Error as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in _OF_THE_SOURCE:
+        if primary_code(error) in _OF_THE_SOURCE:
             raise
         raise storage_error(str(destination), error) from error
     except OSError as error:

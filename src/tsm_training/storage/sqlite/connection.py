@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import shutil
 import sqlite3
 import sys
 import threading
 import time
 import weakref
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Final, Literal, TypeAlias, TypeVar
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
 
@@ -29,8 +28,6 @@ from tsm_training.errors import (
 )
 from tsm_training.files import system_reason
 from tsm_training.forking import guard_forks
-
-T = TypeVar("T")
 
 OpenMode: TypeAlias = Literal["rwc", "rw", "ro"]
 """SQLite's words: ``rwc`` makes a missing file, ``rw`` does not, ``ro`` cannot write."""
@@ -84,28 +81,28 @@ _Status: TypeAlias = tuple[int, int, int, int, int]
 """Device, inode, size and the times of the last change of a file's contents and of the file (in nanoseconds)."""
 
 
-@attrs.define(eq=False, repr=False)
 class _Handle:
     """A connection and the lock that keeps two threads from using it at once; one per process."""
 
-    connection: sqlite3.Connection | None = None
-    """None after an error that left it in no known state: the next call makes another."""
-    lock: threading.RLock = attrs.field(factory=lambda: guard_forks(threading.RLock()))
-    is_in_transaction: bool = False
-    trusted: _Status | None = None
-    """How the file looked when the connection last read it, if it had been left alone for a while by then."""
+    def __init__(self, connection: sqlite3.Connection | None = None) -> None:
+        self.connection = connection
+        """None after an error that left it in no known state: the next call makes another."""
+        self.lock = guard_forks(threading.RLock())
+        self.is_in_transaction = False
+        self.trusted: _Status | None = None
+        """How the file looked when the connection last read it, if it had been left alone for a while by then."""
 
 
-@attrs.define(eq=False, repr=False)
 class _Handles:
     """The connections by process id: after a fork there is one of the parent's too, which only keeps it alive."""
 
-    by_process: dict[int, _Handle] = attrs.field(factory=dict)
-    is_closed: bool = False
-    identity: tuple[int, int] | None = None
-    """Device and inode of the file that was opened; None for a database in memory."""
-    store_id: str | None = None
-    """What the file says that it is; None until it has its tables."""
+    def __init__(self) -> None:
+        self.by_process: dict[int, _Handle] = {}
+        self.is_closed = False
+        self.identity: tuple[int, int] | None = None
+        """Device and inode of the file that was opened; None for a database in memory."""
+        self.store_id: str | None = None
+        """What the file says that it is; None until it has its tables."""
 
 
 @attrs.frozen(eq=False, repr=False)
@@ -119,12 +116,19 @@ class Database:
         path: Absolute, or ``":memory:"``.
         busy_timeout: For how many seconds to wait while another process holds the file.
         read_only: Open the file in a way that cannot change it, nor make it.
+        is_hurried: Wait no longer for another thread of this process either.
     """
 
     path: str
     busy_timeout: float
     read_only: bool = False
-    _handles: _Handles = attrs.field(factory=_Handles, init=False, repr=False)
+    is_hurried: bool = False
+    _handles: _Handles = attrs.field(factory=_Handles)
+
+    @property
+    def hurried(self) -> Database:
+        """The same database, for calls that fail rather than wait for more than a moment."""
+        return attrs.evolve(self, busy_timeout=min(self.busy_timeout, MOMENT), is_hurried=True)
 
     def open(self) -> None:
         """Connect now, so that a wrong path is told at once.
@@ -162,7 +166,7 @@ class Database:
         """Read the store's id; from now on no file with another one is taken for this store."""
         self._handles.store_id = self._store_id_in(self.fetch("SELECT store_id FROM store_identity"))
 
-    def _store_id_in(self, rows: list[tuple[object, ...]]) -> str:
+    def _store_id_in(self, rows: list[tuple[Any, ...]]) -> str:
         if len(rows) != 1:
             raise StorageCorruptError(self.path, f"store_identity has {len(rows)} rows instead of one; {REPAIR}")
         return str(rows[0][0])
@@ -191,12 +195,12 @@ class Database:
             )
         return status
 
-    def _connect(self, mode: OpenMode, patience: float | None = None) -> sqlite3.Connection:
+    def _connect(self, mode: OpenMode) -> sqlite3.Connection:
         connection = connect(self.path, mode)
         try:
             connection.text_factory = _decoded
             for pragma in ("foreign_keys = ON", "synchronous = FULL"):
-                self._patiently(lambda pragma=pragma: connection.execute(f"PRAGMA {pragma}"), patience)  # type: ignore[misc]
+                self._patiently(connection, f"PRAGMA {pragma}")
         except BaseException:
             connection.close()
             raise
@@ -214,24 +218,24 @@ class Database:
         return self._handles.by_process.setdefault(os.getpid(), _Handle())
 
     @contextlib.contextmanager
-    def _using(self, patience: float | None, *, writes: bool) -> Generator[tuple[_Handle, sqlite3.Connection]]:
-        with self.naming_errors(), self._locked(patience) as handle:
+    def _using(self, *, writes: bool) -> Generator[tuple[_Handle, sqlite3.Connection]]:
+        with self.naming_errors(), self._locked() as handle:
             status = self._checked_status()
             # What changes twice within one step of the clock looks the same after both.
             is_quiet = status is not None and max(status[3:]) + _QUIET_NS < time.time_ns()
-            connection = self._current_connection(handle, status, patience)
+            connection = self._current_connection(handle, status)
             handle.trusted = None
             yield handle, connection
             if is_quiet and not writes:
                 handle.trusted = status
 
     @contextlib.contextmanager
-    def _locked(self, patience: float | None) -> Generator[_Handle]:
+    def _locked(self) -> Generator[_Handle]:
         handle = self._handle()
-        if patience is None:
+        if not self.is_hurried:
             with handle.lock:  # not by acquire(): a Ctrl-C just behind it would leave the lock taken
                 yield handle
-        elif not handle.lock.acquire(timeout=patience):
+        elif not handle.lock.acquire(timeout=MOMENT):
             raise StorageBusyError(self.path, "another thread is using it")
         else:
             try:
@@ -239,9 +243,7 @@ class Database:
             finally:
                 handle.lock.release()
 
-    def _current_connection(
-        self, handle: _Handle, status: _Status | None, patience: float | None
-    ) -> sqlite3.Connection:
+    def _current_connection(self, handle: _Handle, status: _Status | None) -> sqlite3.Connection:
         if handle.is_in_transaction:
             raise StorageError(self.path, "a change must not use the store that applies it")
         if handle.connection is not None and (self.path == MEMORY or status == handle.trusted):
@@ -251,42 +253,41 @@ class Database:
         old, handle.connection, handle.trusted = handle.connection, None, None
         if old is not None:
             old.close()
-        connection = handle.connection = self._connect("ro" if self.read_only else "rw", patience)
+        connection = handle.connection = self._connect("ro" if self.read_only else "rw")
         self._checked_status()
         if self._handles.store_id is not None:
-            query = "SELECT store_id FROM store_identity"
-            rows = self._patiently(lambda: connection.execute(query).fetchall(), patience)
+            rows = self._patiently(connection, "SELECT store_id FROM store_identity")
             if self._store_id_in(rows) != self._handles.store_id:
                 raise StorageMovedError(self.path, "another store was put in its place; open it again to use that one")
         return connection
 
     @contextlib.contextmanager
-    def snapshot(self, patience: float | None = None) -> Generator[sqlite3.Connection]:
+    def snapshot(self) -> Generator[sqlite3.Connection]:
         """Hold the connection for several reads that all see the same moment; writers elsewhere wait meanwhile."""
-        with self._transaction("BEGIN", "ROLLBACK", patience) as connection:
+        with self._transaction("BEGIN", "ROLLBACK") as connection:
             # The first read takes the lock; those that follow cannot find the file busy.
-            self._patiently(lambda: connection.execute("SELECT 1 FROM sqlite_schema LIMIT 1").fetchall(), patience)
+            self._patiently(connection, "SELECT 1 FROM sqlite_schema LIMIT 1")
             yield connection
 
     @contextlib.contextmanager
-    def writing(self, patience: float | None = None) -> Generator[sqlite3.Connection]:
+    def writing(self) -> Generator[sqlite3.Connection]:
         """Run a block as one transaction: all of it is stored when the block is left, or nothing."""
         if self.read_only:
             raise StorageReadOnlyError(self.path, "it was opened for reading only")
         # IMMEDIATE takes the write lock at once: a transaction that reads first could not be retried later.
-        with self._transaction("BEGIN IMMEDIATE", "COMMIT", patience) as connection:
+        with self._transaction("BEGIN IMMEDIATE", "COMMIT") as connection:
             yield connection
 
     @contextlib.contextmanager
-    def _transaction(self, begin: str, end: str, patience: float | None) -> Generator[sqlite3.Connection]:
-        with self._using(patience, writes=end == "COMMIT") as (handle, connection):
+    def _transaction(self, begin: str, end: str) -> Generator[sqlite3.Connection]:
+        with self._using(writes=end == "COMMIT") as (handle, connection):
             try:
                 # Inside the try block, so that a Ctrl-C right behind it leaves no transaction open.
                 handle.is_in_transaction = True
-                self._patiently(lambda: connection.execute(begin), patience)
+                self._patiently(connection, begin)
                 yield connection
                 self._checked_status()
-                self._patiently(lambda: connection.execute(end), patience)
+                self._patiently(connection, end)
             except BaseException:
                 self._roll_back(handle, connection)
                 raise
@@ -304,18 +305,10 @@ class Database:
                 handle.connection = None
                 connection.close()
 
-    def fetch(
-        self, sql: str, parameters: tuple[object, ...] = (), patience: float | None = None
-    ) -> list[tuple[object, ...]]:
-        """Return all rows of one query.
-
-        Args:
-            sql: One statement that reads.
-            parameters: What stands for its question marks.
-            patience: For how many seconds to wait for others; None stands for `busy_timeout`.
-        """
-        with self._using(patience, writes=False) as (_handle, connection):
-            return self._patiently(lambda: connection.execute(sql, parameters).fetchall(), patience)
+    def fetch(self, sql: str, *parameters: object) -> list[tuple[Any, ...]]:
+        """Return all rows of one query; `parameters` stand for its question marks."""
+        with self._using(writes=False) as (_handle, connection):
+            return self._patiently(connection, sql, parameters)
 
     def close(self) -> None:
         """Close this process's connection; closing twice is fine.
@@ -324,19 +317,21 @@ class Database:
         """
         _close_own(self._handles)
 
-    def _patiently(self, action: Callable[[], T], patience: float | None = None) -> T:
-        """Repeat an action while another process holds the file, up to the stated wait.
+    def _patiently(
+        self, connection: sqlite3.Connection, sql: str, parameters: tuple[object, ...] = ()
+    ) -> list[tuple[Any, ...]]:
+        """Return the rows of a statement, repeated while another process holds the file, up to the stated wait.
 
         What is still to be kept while Ctrl-C is on its way out waits for a moment only.
         """
         is_leaving = isinstance(sys.exc_info()[1], KeyboardInterrupt)
-        wait = min(self.busy_timeout, MOMENT if is_leaving else self.busy_timeout if patience is None else patience)
+        wait = min(self.busy_timeout, MOMENT) if is_leaving else self.busy_timeout
         deadline = time.monotonic() + wait
         while True:
             try:
-                return action()
+                return connection.execute(sql, parameters).fetchall()
             except sqlite3.OperationalError as error:
-                if _primary_code(error) not in _BUSY_CODES:
+                if primary_code(error) not in _BUSY_CODES:
                     raise
                 if time.monotonic() >= deadline:
                     reason = f"another process kept it locked for more than {wait:g} seconds"
@@ -384,7 +379,7 @@ _REASONS: Final[dict[int, tuple[type[StorageError], str]]] = {
 
 def storage_error(path: str, error: sqlite3.Error) -> StorageError:
     """Return the library's error for an error of SQLite's."""
-    code, primary = getattr(error, "sqlite_errorcode", 0), _primary_code(error)
+    code, primary = getattr(error, "sqlite_errorcode", 0), primary_code(error)
     if primary in (sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN) and path != MEMORY:
         return _likely_reason(path, code, error)
     if primary == sqlite3.SQLITE_ERROR and str(error).startswith(("no such table", "no such column")):
@@ -393,11 +388,7 @@ def storage_error(path: str, error: sqlite3.Error) -> StorageError:
     return kind(path, reason.format(error))
 
 
-_FULL_ERRNOS: Final = frozenset(
-    getattr(errno, name)
-    for name in ("ENOSPC", "EDQUOT", "EFBIG")
-    if hasattr(errno, name)  # Windows has no quota
-)
+_FULL_ERRNOS: Final = (errno.ENOSPC, errno.EFBIG, getattr(errno, "EDQUOT", None))  # Windows has no quota
 _REFUSED_ERRNOS: Final = (errno.EACCES, errno.EPERM, errno.EROFS)
 _LITTLE: Final = 1024 * 1024  # bytes: a change that was rolled back has made some room again
 
@@ -406,6 +397,8 @@ def _likely_reason(path: str, code: int, error: sqlite3.Error) -> StorageError:
     """Find out why a file could not be opened, read or written: SQLite knows the system's reason, but keeps it."""
     folder = Path(path).parent
     try:
+        import shutil  # noqa: PLC0415 - loads every kind of compression
+
         free = shutil.disk_usage(folder).free
     except OSError as refusal:
         return system_error(path, refusal)
@@ -445,6 +438,6 @@ def _close_own(handles: _Handles) -> None:
                 handle.connection.close()
 
 
-def _primary_code(error: sqlite3.Error) -> int:
+def primary_code(error: sqlite3.Error) -> int:
     """Return SQLite's result code; 0 where the error is Python's own."""
     return getattr(error, "sqlite_errorcode", 0) & _PRIMARY_CODE

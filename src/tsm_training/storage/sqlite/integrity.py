@@ -13,21 +13,22 @@ import uuid
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import attrs
 
 from tsm_training.errors import StorageCorruptError
-from tsm_training.storage.sqlite.connection import REPAIR, FaultyRowError
+from tsm_training.storage.sqlite.connection import REPAIR, FaultyRowError, primary_code
 from tsm_training.storage.sqlite.lease import is_lost
 from tsm_training.storage.sqlite.rows import (
     dump,
     evaluation_of,
     example_of,
+    insertion,
     metric_of,
     session_of,
 )
-from tsm_training.storage.sqlite.schema import OWN_SCHEMA, TABLES
+from tsm_training.storage.sqlite.schema import COLUMNS, GUIDE_SCHEMA, OWN_SCHEMA
 
 _QUARANTINE: Final = "quarantine() puts the row aside"
 _INTERRUPT: Final = "if no program runs it, quarantine() marks it as interrupted"
@@ -69,14 +70,14 @@ def _damages(connection: sqlite3.Connection) -> list[StorageFault]:
         tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
         (count,) = connection.execute("SELECT COUNT(*) FROM store_identity").fetchone()
     except sqlite3.DatabaseError as error:
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
+        if primary_code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_ERROR):
             raise
         return [StorageFault("", None, None, None, str(error), REPAIR)]
     # What is wrong with single values is found again, with the row that holds it.
     lines = [
         line for line in lines if line != "ok" and not re.match(r"NULL value in|CHECK constraint|\S+ value in", line)
     ]
-    lines += [f"the table {name} is missing" for name in sorted(TABLES - tables)]
+    lines += [f"the table {name} is missing" for name in sorted(COLUMNS.keys() - tables)]
     if count != 1:
         lines.append(f"store_identity has {count} rows instead of one")
     return [StorageFault("", None, None, None, line, REPAIR) for line in lines]
@@ -84,42 +85,33 @@ def _damages(connection: sqlite3.Connection) -> list[StorageFault]:
 
 # --- rows -----------------------------------------------------------------------------------------------------------
 
-_GUIDE_RULES: Final = """
-CREATE TABLE training_examples (
-    example_id TEXT NOT NULL,
-    source_path TEXT NOT NULL,
-    target_path TEXT NOT NULL,
-    ground_truth_path TEXT NOT NULL,
-    created_at TEXT NOT NULL,
-    metadata TEXT CHECK (metadata IS NULL OR json_valid(metadata)),
-    worker_results TEXT CHECK (worker_results IS NULL OR json_valid(worker_results)),
-    validation_scores TEXT CHECK (validation_scores IS NULL OR json_valid(validation_scores))
-) STRICT;
-CREATE TABLE training_sessions (
-    session_id TEXT NOT NULL,
-    start_time TEXT NOT NULL,
-    end_time TEXT,
-    num_examples INTEGER CHECK (num_examples >= 0),
-    epochs INTEGER CHECK (epochs >= 0),
-    learning_rate REAL CHECK (learning_rate > -9e999 AND learning_rate < 9e999),
-    initial_weights TEXT CHECK (initial_weights IS NULL OR json_valid(initial_weights)),
-    final_weights TEXT CHECK (final_weights IS NULL OR json_valid(final_weights)),
-    metrics_history TEXT CHECK (metrics_history IS NULL OR json_valid(metrics_history)),
-    status TEXT CHECK (status IN ('running', 'completed', 'failed', 'interrupted'))
-) STRICT;
-CREATE TABLE training_metrics (
-    id INTEGER NOT NULL,
-    session_id TEXT NOT NULL,
-    epoch INTEGER,
-    example_id TEXT,
-    worker_id TEXT,
-    accuracy REAL CHECK (accuracy BETWEEN 0.0 AND 1.0),
-    confidence REAL CHECK (confidence BETWEEN 0.0 AND 1.0),
-    loss REAL CHECK (loss > -9e999 AND loss < 9e999),
-    timestamp TEXT
-) STRICT;
-"""
-"""What the guide's tables may hold, which they do not say themselves."""
+_FINITE: Final = "{0} > -9e999 AND {0} < 9e999"
+_UNIT: Final = "{0} BETWEEN 0.0 AND 1.0"
+_JSON: Final = "{0} IS NULL OR json_valid({0})"
+_GUIDE_RULES: Final = {
+    "metadata": _JSON,
+    "worker_results": _JSON,
+    "validation_scores": _JSON,
+    "num_examples": "{0} >= 0",
+    "epochs": "{0} >= 0",
+    "learning_rate": _FINITE,
+    "initial_weights": _JSON,
+    "final_weights": _JSON,
+    "metrics_history": _JSON,
+    "status": "{0} IN ('running', 'completed', 'failed', 'interrupted')",
+    "accuracy": _UNIT,
+    "confidence": _UNIT,
+    "loss": _FINITE,
+}
+"""What columns of the guide's tables may hold, which they do not say themselves."""
+
+
+def _strict_guide_schema() -> str:
+    def ruled(column: re.Match[str]) -> str:
+        rule = _GUIDE_RULES.get(column[1])
+        return f"{column[0]} CHECK ({rule.format(column[1])})" if rule else column[0]
+
+    return re.sub(r"(\w+) (?:TEXT|INTEGER|REAL)\b", ruled, GUIDE_SCHEMA).replace("\n);", "\n) STRICT;")
 
 
 class _Rules:
@@ -127,15 +119,10 @@ class _Rules:
 
     def __init__(self) -> None:
         self._connection = sqlite3.connect(":memory:", isolation_level=None)
-        self._connection.executescript(_GUIDE_RULES + OWN_SCHEMA)
+        self._connection.executescript(_strict_guide_schema() + OWN_SCHEMA)
 
     def close(self) -> None:
         self._connection.close()
-
-    def columns(self, table: str) -> list[str]:
-        """Return the columns of a table in the order of the schema."""
-        rows = self._connection.execute("SELECT name FROM pragma_table_info(?)", (table,))
-        return [name for (name,) in rows]
 
     def fault(self, table: str, values: Mapping[str, Any]) -> tuple[str | None, str] | None:
         """Return the column, where it is known, and the problem; None for a sound row."""
@@ -156,8 +143,7 @@ def _shown(value: object) -> str:
     return text if len(text) <= 60 else f"{text[:60]}…"  # noqa: PLR2004 - of a line
 
 
-@attrs.frozen
-class _Table:
+class _Table(NamedTuple):
     """How a table is looked at: the column that names a row there, and where it belongs."""
 
     key: str
@@ -184,18 +170,18 @@ def _png(row: Sequence[Any]) -> None:
 _LOOKED_AT: Final = {
     "training_examples": _Table("example_id", make=lambda row: example_of((*row, None, None))),
     "training_sessions": _Table("session_id", make=lambda row: session_of((*row, "{}", None))),
-    "training_metrics": _Table("session_id", "training_sessions", lambda row: metric_of(row[1:])),
+    "training_metrics": _Table("session_id", "training_sessions", metric_of),
     "example_files": _Table(
         "example_id",
         "training_examples",
-        lambda row: example_of(("", "", "", "", "2000-01-01", *[None] * 3, row[3], 0)),
+        lambda row: example_of(("", "", "", "", "2000-01-01", *[None] * 3, row[2], 0)),
     ),
     "session_details": _Table(
-        "session_id", "training_sessions", lambda row: session_of((row[1], "2000-01-01", *[None] * 8, row[2], 0))
+        "session_id", "training_sessions", lambda row: session_of((row[0], "2000-01-01", *[None] * 8, row[1], 0))
     ),
     "running_sessions": _Table("session_id", "training_sessions", lambda row: datetime.fromisoformat(row[5])),
-    "evaluations": _Table("example_digest", make=lambda row: evaluation_of(row[1:])),
-    "previews": _Table("example_digest", make=lambda row: _png(row[1:])),
+    "evaluations": _Table("example_digest", make=evaluation_of),
+    "previews": _Table("example_digest", make=_png),
     "observations": _Table("example_digest"),
     "learned_head": _Table("name"),
     "learned_rows": _Table("key"),
@@ -205,14 +191,13 @@ _LOOKED_AT: Final = {
 
 def _faulty_rows(connection: sqlite3.Connection) -> Iterator[StorageFault]:
     with contextlib.closing(_Rules()) as rules:
-        columns = {name: rules.columns(name) for name in _LOOKED_AT}
         for name, table in _LOOKED_AT.items():
             # Not by an index: what is damaged there must not hide a row.
             known = f"(SELECT {table.key} FROM {table.parent} WHERE {table.key} IS NOT NULL)"
             orphan = f"{table.key} NOT IN {known}" if table.parent else "0"
-            rows = connection.execute(f"SELECT rowid, {orphan}, {', '.join(columns[name])} FROM {name} NOT INDEXED")
+            rows = connection.execute(f"SELECT rowid, {orphan}, {', '.join(COLUMNS[name])} FROM {name} NOT INDEXED")
             for rowid, is_orphan, *row in rows:
-                values = dict(zip(columns[name], row, strict=True))
+                values = dict(zip(COLUMNS[name], row, strict=True))
                 fault = rules.fault(name, values) or _unreadable(table, row)
                 if fault is None and is_orphan:
                     fault = None, f"it belongs to a row of {table.parent} that is not there"
@@ -295,7 +280,7 @@ def quarantine_faults(connection: sqlite3.Connection, path: str, now: datetime) 
         names = [description[0] for description in cursor.description]
         content = dump({column: _plain(value) for column, value in zip(names, cursor.fetchone(), strict=True)})
         connection.execute(
-            "INSERT INTO quarantined_rows (table_name, content, reason, quarantined_at) VALUES (?, ?, ?, ?)",
+            insertion("quarantined_rows"),
             (name, content, reason, now.isoformat()),
         )
     for name, rowid in moving:

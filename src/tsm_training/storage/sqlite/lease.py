@@ -14,6 +14,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Final
 
+from tsm_training.storage.sqlite.rows import insertion
+
 _log = logging.getLogger("tsm_training")
 
 ABANDONED: Final = "no process runs it any more"
@@ -109,8 +111,7 @@ def begin_lease(connection: sqlite3.Connection, session_id: str) -> None:
     """Note, within a transaction, that this process runs a session."""
     host, boot_id = _machine()
     connection.execute(
-        "INSERT OR REPLACE INTO running_sessions (session_id, host, boot_id, process_id, process_start, expires_at) "
-        "VALUES (?, ?, ?, ?, ?, ?)",
+        insertion("running_sessions", "INSERT OR REPLACE"),
         (session_id, host, boot_id, os.getpid(), _process_start(os.getpid()) or "", _expiry()),
     )
 

@@ -1,10 +1,11 @@
 """The store that applications use: everything in one SQLite file."""
 
-# ruff: noqa: S608 - only our own names are put into statements, values never
+# ruff: noqa: D102, S608 - methods are described in TrainingStore; only our own names are put into statements
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import math
 import os
@@ -15,7 +16,7 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Final, TypeVar, cast
+from typing import Any, Final, TypeVar
 
 import attrs
 
@@ -47,25 +48,27 @@ from tsm_training.errors import (
     StorageError,
 )
 from tsm_training.storage.sqlite.backup import checked_destination, copy_database
-from tsm_training.storage.sqlite.connection import MEMORY, MOMENT, REPAIR, Database, FaultyRowError
+from tsm_training.storage.sqlite.connection import MEMORY, REPAIR, Database, FaultyRowError
 from tsm_training.storage.sqlite.integrity import StorageFault, quarantine_faults, storage_faults
 from tsm_training.storage.sqlite.lease import begin_lease, end_lost_sessions, give_up_leases, renew_leases
 from tsm_training.storage.sqlite.opening import prepare, recognise
 from tsm_training.storage.sqlite.rows import (
+    AMONG,
     EVALUATION_COLUMNS,
-    EXAMPLE_COLUMNS,
+    EXAMPLES,
     METRIC_COLUMNS,
-    SESSION_COLUMNS,
+    SESSIONS,
     details_json,
     evaluation_of,
     evaluation_row,
     example_of,
-    example_row,
     files_row,
+    guide_row,
+    insertion,
     json_list,
     metric_of,
     session_of,
-    session_row,
+    update,
 )
 
 _log = logging.getLogger("tsm_training")
@@ -77,31 +80,23 @@ _SESSION_PAGE: Final = 8  # a session can hold the scores of thousands of exampl
 _RENEWAL_SECONDS: Final = 10.0
 _SILENCE: Final = 30.0  # seconds
 
-# With the columns by name: an application may have added some of its own.
-_INSERT_EXAMPLE: Final = (
-    "INSERT INTO training_examples (example_id, source_path, target_path, ground_truth_path, created_at, metadata, "
-    "worker_results, validation_scores) VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
-)
-_INSERT_SESSION: Final = (
-    "INSERT INTO training_sessions (session_id, start_time, end_time, num_examples, epochs, learning_rate, "
-    "initial_weights, final_weights, metrics_history, status) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)"
-)
+_IS_SESSION: Final = "SELECT 1 FROM session_details WHERE session_id = ?"
+_SESSION: Final = f"{SESSIONS} WHERE s.session_id = ?"
 _KNOWN_DIGESTS: Final = (
-    "SELECT DISTINCT f.digest FROM example_files f JOIN training_examples e USING (example_id) "
-    "WHERE f.digest IN (SELECT value FROM json_each(?))"
+    f"SELECT DISTINCT f.digest FROM example_files f JOIN training_examples e USING (example_id) WHERE f.digest {AMONG}"
 )
 
 
-@attrs.define(eq=False, repr=False)
 class _Memory:
     """What a store remembers of its file."""
 
-    state: StateDocuments | None = None
-    """The head as last read or committed, so that it is read again only when its token has changed."""
-    reported: set[str] = attrs.field(factory=set)
-    """The rows that were passed over and reported in the log."""
-    renewals: dict[str, tuple[int, float, float]] = attrs.field(factory=dict)
-    """By session: the process that runs it, and when (monotonic seconds) its lease was last renewed, and was to be."""
+    def __init__(self) -> None:
+        self.state: StateDocuments | None = None
+        """The head as last read or committed, so that it is read again only when its token has changed."""
+        self.reported: set[str] = set()
+        """The rows that were passed over and reported in the log."""
+        self.renewals: dict[str, tuple[int, float, float]] = {}
+        """By session: the process that runs it, and when (monotonic seconds) its lease was renewed, and was to be."""
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -128,7 +123,7 @@ def _choice(value: bool) -> bool:
 
 @attrs.frozen(eq=False)
 class TrainingDataManager(TrainingStore):
-    """Keeps everything in one SQLite database.
+    """Keeps everything in one SQLite database; what its methods do is said in `TrainingStore`.
 
     The guide's three tables are in it to the letter, with others beside them. A database that an application wrote by
     the guide's schema opens as it is. The file uses SQLite's rollback journal with full synchronisation: a call that
@@ -199,24 +194,19 @@ class TrainingDataManager(TrainingStore):
     # --- examples ---
 
     def add_examples(self, examples: Sequence[TrainingExample], /) -> None:
-        """Add examples behind those already there: all of them or none; see `TrainingStore`."""
         with self._database.writing() as connection:
             for example in examples:
                 try:
-                    connection.execute(_INSERT_EXAMPLE, example_row(example))
+                    connection.execute(insertion("training_examples"), guide_row(example))
                 except sqlite3.IntegrityError as error:
                     raise DuplicateExampleError(example.example_id) from error
                 connection.execute(  # another application may have left an orphan of that id
-                    "INSERT OR REPLACE INTO example_files (example_id, digest, files) VALUES (?, ?, ?)",
+                    insertion("example_files", "INSERT OR REPLACE"),
                     (example.example_id, *files_row(example.files)),
                 )
 
     def get_examples(self, example_ids: Sequence[str], /) -> list[TrainingExample]:
-        """Return the examples with these ids, in the order of the ids; see `TrainingStore`."""
-        rows = self._database.fetch(
-            f"SELECT {EXAMPLE_COLUMNS} WHERE e.example_id IN (SELECT value FROM json_each(?))",
-            (json_list(example_ids),),
-        )
+        rows = self._database.fetch(f"{EXAMPLES} WHERE e.example_id {AMONG}", json_list(example_ids))
         found = {row[0]: row for row in rows}
         for example_id in example_ids:
             if example_id not in found:
@@ -225,60 +215,59 @@ class TrainingDataManager(TrainingStore):
             return [example_of(found[example_id]) for example_id in example_ids]
 
     def find_examples(self, digests: Iterable[str], /) -> list[TrainingExample]:
-        """Return the examples that have one of these contents, in order of addition; see `TrainingStore`."""
-        rows = self._database.fetch(
-            f"SELECT {EXAMPLE_COLUMNS} WHERE f.digest IN (SELECT value FROM json_each(?)) ORDER BY f.sequence",
-            (json_list(digests),),
-        )
+        rows = self._database.fetch(f"{EXAMPLES} WHERE f.digest {AMONG} ORDER BY f.sequence", json_list(digests))
         return list(self._sound(rows, example_of))
 
     def known_digests(self, digests: Iterable[str], /) -> set[str]:
-        """Return which of these digests are contents of stored examples; see `TrainingStore`."""
-        return {str(digest) for (digest,) in self._database.fetch(_KNOWN_DIGESTS, (json_list(digests),))}
+        return {digest for (digest,) in self._database.fetch(_KNOWN_DIGESTS, json_list(digests))}
 
     def iterate_examples(self, newest: int | None = None) -> Iterator[TrainingExample]:
-        """Yield examples in order of addition; see `TrainingStore`."""
-        behind = self._sequence_before(newest) if newest else 0
-        while rows := self._database.fetch(
-            f"SELECT {EXAMPLE_COLUMNS} WHERE f.sequence > ? ORDER BY f.sequence LIMIT ?", (behind, _PAGE)
-        ):
-            yield from self._sound(rows, example_of)
-            behind = cast("int", rows[-1][-1])
+        start = 0
+        if newest:
+            rows = self._database.fetch(
+                "SELECT sequence FROM example_files ORDER BY sequence DESC LIMIT 1 OFFSET ?", min(newest, sys.maxsize)
+            )
+            start = rows[0][0] if rows else 0
+        query = f"{EXAMPLES} WHERE f.sequence > ? ORDER BY f.sequence LIMIT {_PAGE}"
+        yield from self._paged(example_of, start, query)
 
-    def _sequence_before(self, newest: int) -> int:
-        rows = self._database.fetch(
-            "SELECT sequence FROM example_files ORDER BY sequence DESC LIMIT 1 OFFSET ?", (min(newest, sys.maxsize),)
-        )
-        return cast("int", rows[0][0]) if rows else 0
+    def _paged(self, make: Callable[[Sequence[Any]], T], start: int, query: str, *parameters: object) -> Iterator[T]:
+        """Yield records page by page; the last column of a row says where the next page begins."""
+        while rows := self._database.fetch(query, start, *parameters):
+            yield from self._sound(rows, make)
+            start = rows[-1][-1]
 
     def edit_examples(
         self, edits: Mapping[str, ExampleEdit], change: StateChange | None = None, *, skip_missing: bool = False
     ) -> StateDocuments | None:
-        """Change stored examples, and learned state with them; see `TrainingStore`."""
         replaced = set()
         with self._database.writing() as connection:
             for example_id, edit in edits.items():
-                row = connection.execute(f"SELECT {EXAMPLE_COLUMNS} WHERE e.example_id = ?", (example_id,)).fetchone()
-                if row is not None:
-                    old = example_of(row)
-                    new = edit(old)
-                    _replace_example(connection, new)
-                    if old.files is not None and old.files != new.files:
-                        replaced.add(old.files.digest)
-                elif not skip_missing:
+                row = connection.execute(f"{EXAMPLES} WHERE e.example_id = ?", (example_id,)).fetchone()
+                if row is None and skip_missing:
+                    continue
+                if row is None:
                     raise ExampleNotFoundError(example_id)
+                old = example_of(row)
+                new = edit(old)
+                _identifier, *values = guide_row(new)
+                connection.execute(update("training_examples"), (*values, example_id))
+                connection.execute(update("example_files"), (*files_row(new.files), example_id))
+                if old.files is not None and old.files != new.files:
+                    replaced.add(old.files.digest)
             documents = self._contents_gone(connection, replaced, change)
-        return self._remember(documents)
+        self._memory.state = documents or self._memory.state
+        return documents
 
     def remove_example(self, example_id: str, change: StateChange | None = None) -> StateDocuments | None:
-        """Remove an example, and change learned state with it; see `TrainingStore`."""
         with self._database.writing() as connection:
             rows = connection.execute("SELECT digest FROM example_files WHERE example_id = ?", (example_id,)).fetchall()
             cursor = connection.execute("DELETE FROM training_examples WHERE example_id = ?", (example_id,))
             if cursor.rowcount == 0:
                 raise ExampleNotFoundError(example_id)
             documents = self._contents_gone(connection, {digest for (digest,) in rows if digest is not None}, change)
-        return self._remember(documents)
+        self._memory.state = documents or self._memory.state
+        return documents
 
     def _contents_gone(
         self, connection: sqlite3.Connection, digests: set[str], change: StateChange | None
@@ -286,10 +275,7 @@ class TrainingDataManager(TrainingStore):
         """Drop what is kept of contents that no example has any more, and change learned state."""
         gone = frozenset(digests - _known(connection, digests))
         for table in ("observations", "previews"):
-            connection.executemany(
-                f"DELETE FROM {table} WHERE example_digest = ?",
-                [(digest,) for digest in sorted(gone)],
-            )
+            connection.execute(f"DELETE FROM {table} WHERE example_digest {AMONG}", (json_list(gone),))
         return None if change is None else self._changed(connection, change, gone)
 
     # --- evaluations ---
@@ -302,19 +288,18 @@ class TrainingDataManager(TrainingStore):
         *,
         superseding: Collection[str] = (),
     ) -> None:
-        """Keep evaluations, previews and observations; see `TrainingStore`."""
         running = self._running()
         with self._database.writing() as connection:
             renew_leases(connection, running)
             if superseding:
                 _drop_superseded(connection, evaluations, superseding)
             connection.executemany(
-                f"INSERT OR REPLACE INTO evaluations ({EVALUATION_COLUMNS}) VALUES ({', '.join('?' * 12)})",
+                insertion("evaluations", "INSERT OR REPLACE"),
                 map(evaluation_row, evaluations),
             )
             _insert_previews(connection, previews)
             connection.executemany(
-                "INSERT OR REPLACE INTO observations (example_digest, name, content) VALUES (?, ?, ?)",
+                insertion("observations", "INSERT OR REPLACE"),
                 [(record.example_digest, record.name, record.content) for record in observations],
             )
         for session_id in running:
@@ -322,73 +307,65 @@ class TrainingDataManager(TrainingStore):
                 self._memory.renewals[session_id] = os.getpid(), time.monotonic(), known[-1]
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
-        """Return all evaluations of these examples, the oldest first; see `TrainingStore`."""
         rows = self._database.fetch(
-            f"SELECT {EVALUATION_COLUMNS} FROM evaluations "
-            "WHERE example_digest IN (SELECT value FROM json_each(?)) ORDER BY sequence",
-            (json_list(example_digests),),
+            f"SELECT {EVALUATION_COLUMNS} FROM evaluations WHERE example_digest {AMONG} ORDER BY sequence",
+            json_list(example_digests),
         )
         return list(self._sound(rows, evaluation_of))
 
     def load_previews(self, example_digests: Iterable[str], /) -> dict[str, dict[str, bytes]]:
-        """Return the PNG bytes of the previews of these examples; see `TrainingStore`."""
         rows = self._database.fetch(
-            "SELECT example_digest, name, png FROM previews "
-            "WHERE example_digest IN (SELECT value FROM json_each(?)) ORDER BY sequence",
-            (json_list(example_digests),),
+            f"SELECT example_digest, name, png FROM previews WHERE example_digest {AMONG} ORDER BY sequence",
+            json_list(example_digests),
         )
         found: dict[str, dict[str, bytes]] = {}
-        for digest, name, png in cast("list[tuple[str, str, bytes]]", rows):
+        for digest, name, png in rows:
             found.setdefault(digest, {})[name] = png
         return found
 
     def ranked_digests(self) -> list[str]:
-        """Return the digests of the examples that have previews with a rank, in order; see `TrainingStore`."""
         rows = self._database.fetch(
             "SELECT example_digest FROM previews WHERE rank IS NOT NULL "
             "GROUP BY example_digest ORDER BY MIN(rank), example_digest"
         )
-        return [str(digest) for (digest,) in rows]
+        return [digest for (digest,) in rows]
 
     def preview_cutoff(self) -> tuple[float, str] | None:
-        """Return from which rank and digest on previews are not kept; see `TrainingStore`."""
         ((used, rank, digest),) = self._database.fetch(
             "SELECT (SELECT SUM(num_bytes) FROM previews WHERE rank IS NOT NULL), rank, example_digest FROM (SELECT "
             "rank, example_digest FROM previews WHERE rank IS NOT NULL ORDER BY rank DESC, example_digest DESC LIMIT 1)"
         ) or [(0, 0.0, "")]
-        return None if cast("int", used) < PREVIEW_BYTES else (cast("float", rank), str(digest))
+        return None if used < PREVIEW_BYTES else (rank, digest)
 
     def load_observations(self, name: str, example_digests: Iterable[str], /) -> dict[str, bytes]:
-        """Return the contents of the observations of that name on these examples; see `TrainingStore`."""
         rows = self._database.fetch(
             "SELECT example_digest, content FROM observations "
-            "WHERE example_digest IN (SELECT value FROM json_each(?)) AND name = ? ORDER BY example_digest",
-            (json_list(example_digests), name),
+            f"WHERE example_digest {AMONG} AND name = ? ORDER BY example_digest",
+            json_list(example_digests),
+            name,
         )
-        return dict(cast("list[tuple[str, bytes]]", rows))
+        return dict(rows)
 
     def find_observations(self, name: str, example_digests: Iterable[str], /) -> set[str]:
-        """Return on which of these examples there is an observation of that name; see `TrainingStore`."""
         rows = self._database.fetch(
-            "SELECT example_digest FROM observations "
-            "WHERE example_digest IN (SELECT value FROM json_each(?)) AND name = ?",
-            (json_list(example_digests), name),
+            f"SELECT example_digest FROM observations WHERE example_digest {AMONG} AND name = ?",
+            json_list(example_digests),
+            name,
         )
-        return {str(digest) for (digest,) in rows}
+        return {digest for (digest,) in rows}
 
     # --- sessions ---
 
     def begin_session(self, session: TrainingSession, /) -> None:
-        """Keep a session whose status is ``running``; see `TrainingStore`."""
         with self._database.writing() as connection:
             ended = end_lost_sessions(connection, self.db_path)
             try:
-                connection.execute(_INSERT_SESSION, session_row(session))
+                connection.execute(insertion("training_sessions"), guide_row(session))
             except sqlite3.IntegrityError as error:
                 reason = f"a session with the id {session.session_id!r} is already stored"
                 raise StorageError(self.db_path, reason) from error
             connection.execute(
-                "INSERT INTO session_details (session_id, details) VALUES (?, ?)",
+                insertion("session_details"),
                 (session.session_id, details_json(session)),
             )
             begin_lease(connection, session.session_id)
@@ -397,14 +374,13 @@ class TrainingDataManager(TrainingStore):
             self._memory.renewals[lost] = os.getpid(), 0.0, -_SILENCE
 
     def renew_session(self, session_id: str, /) -> None:
-        """Say that a running session still runs; writes at most once in ten seconds; see `TrainingStore`."""
         process_id, renewed, _asked = self._memory.renewals.get(session_id, (0, 0.0, 0.0))
         now = time.monotonic()
         if process_id == os.getpid() and now - renewed < _RENEWAL_SECONDS:
             self._memory.renewals[session_id] = process_id, renewed, now
             return
         try:
-            with self._database.writing(MOMENT) as connection:
+            with self._database.hurried.writing() as connection:
                 renew_leases(connection, [session_id])
         except StorageBusyError:
             return  # the lease lasts for some more attempts
@@ -414,76 +390,45 @@ class TrainingDataManager(TrainingStore):
     def commit_session(
         self, session_id: str, finish: Callable[[HeldState], SessionCommit], /
     ) -> tuple[TrainingSession, StateDocuments]:
-        """End a session, its metric rows and learned state with it; see `TrainingStore`."""
         with self._database.writing() as connection:
-            if (
-                connection.execute("SELECT 1 FROM session_details WHERE session_id = ?", (session_id,)).fetchone()
-                is None
-            ):
+            if connection.execute(_IS_SESSION, (session_id,)).fetchone() is None:
                 raise SessionNotFoundError(session_id)
             held = self._held(connection)
-            commit = finish(_offered(connection, held, frozenset()))
-            _identifier, *values = session_row(commit.session)
-            connection.execute(
-                "UPDATE training_sessions SET start_time = ?, end_time = ?, num_examples = ?, epochs = ?, "
-                "learning_rate = ?, initial_weights = ?, final_weights = ?, metrics_history = ?, status = ? "
-                "WHERE session_id = ?",
-                (*values, session_id),
-            )
-            connection.execute(
-                "UPDATE session_details SET details = ? WHERE session_id = ?",
-                (details_json(commit.session), session_id),
-            )
+            commit = finish(held)
+            _identifier, *values = guide_row(commit.session)
+            connection.execute(update("training_sessions"), (*values, session_id))
+            connection.execute(update("session_details"), (details_json(commit.session), session_id))
             has_ended = commit.session.status != "running"
             if has_ended:
                 connection.execute("DELETE FROM running_sessions WHERE session_id = ?", (session_id,))
             else:
                 begin_lease(connection, session_id)
-            connection.executemany(
-                f"INSERT INTO training_metrics ({METRIC_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", commit.metrics
-            )
-            documents = held if commit.delta is None else _apply(connection, held, commit.delta)
-            stored = session_of(_session_row(connection, session_id))
+            connection.executemany(insertion("training_metrics"), commit.metrics)
+            documents = _apply(connection, held, commit.delta)
+            session = session_of(connection.execute(_SESSION, (session_id,)).fetchone())
         if has_ended:
             self._memory.renewals.pop(session_id, None)
         self._memory.state = documents
-        return stored, documents
+        return session, documents
 
     def get_session(self, session_id: str, /) -> TrainingSession:
-        """Return one session; see `TrainingStore`."""
-        rows = self._database.fetch(f"SELECT {SESSION_COLUMNS} WHERE s.session_id = ?", (session_id,))
+        rows = self._database.fetch(_SESSION, session_id)
         if not rows:
             raise SessionNotFoundError(session_id)
         with self._database.naming_errors():
             return session_of(rows[0])
 
     def iterate_sessions(self, *, newest_first: bool = False) -> Iterator[TrainingSession]:
-        """Yield all sessions, the oldest first unless told otherwise; see `TrainingStore`."""
-        condition, behind = (
-            ("d.sequence < ? ORDER BY d.sequence DESC", sys.maxsize)
-            if newest_first
-            else ("d.sequence > ? ORDER BY d.sequence", 0)
-        )
-        while rows := self._database.fetch(
-            f"SELECT {SESSION_COLUMNS} WHERE {condition} LIMIT ?", (behind, _SESSION_PAGE)
-        ):
-            yield from self._sound(rows, session_of)
-            behind = cast("int", rows[-1][-1])
+        start, sign, order = (sys.maxsize, "<", "DESC") if newest_first else (0, ">", "ASC")
+        query = f"{SESSIONS} WHERE d.sequence {sign} ? ORDER BY d.sequence {order} LIMIT {_SESSION_PAGE}"
+        yield from self._paged(session_of, start, query)
 
     def iterate_metrics(self, session_id: str, /) -> Iterator[MetricRow]:
-        """Yield the metric rows of one session; see `TrainingStore`."""
-        if not self._database.fetch("SELECT 1 FROM session_details WHERE session_id = ?", (session_id,)):
+        if not self._database.fetch(_IS_SESSION, session_id):
             raise SessionNotFoundError(session_id)
-        return self._metrics(session_id)
-
-    def _metrics(self, session_id: str) -> Iterator[MetricRow]:
-        behind = 0
-        while rows := self._database.fetch(
-            f"SELECT id, {METRIC_COLUMNS} FROM training_metrics WHERE session_id = ? AND id > ? ORDER BY id LIMIT ?",
-            (session_id, behind, _PAGE),
-        ):
-            yield from self._sound((row[1:] for row in rows), metric_of)
-            behind = cast("int", rows[-1][0])
+        condition = f"WHERE id > ? AND session_id = ? ORDER BY id LIMIT {_PAGE}"
+        query = f"SELECT {METRIC_COLUMNS}, id FROM training_metrics {condition}"
+        return self._paged(lambda row: metric_of(row[:-1]), 0, query, session_id)
 
     # --- learned state ---
 
@@ -495,54 +440,49 @@ class TrainingDataManager(TrainingStore):
         """
         keys = keys if keys is None else list(keys)
         cached = self._memory.state if keys == [] else None
+        database = self._database if cached is None else self._database.hurried
         try:
-            if cached is not None:
-                rows = self._database.fetch("SELECT token FROM store_identity", (), MOMENT)
-                if rows == [(cached.token,)]:
-                    return cached
-            with self._database.snapshot(MOMENT if cached is not None else None) as connection:
+            if cached is not None and database.fetch("SELECT token FROM store_identity") == [(cached.token,)]:
+                return cached
+            with database.snapshot() as connection:
                 held = self._held(connection)
-                documents = attrs.evolve(held, rows=_rows(connection, keys))
+                rows = held.rows(keys)
         except StorageBusyError:
             if cached is None:
                 raise
             return cached
-        self._memory.state = held
-        return documents
+        self._memory.state = StateDocuments(held.token, held.head)
+        return attrs.evolve(self._memory.state, rows=rows)
 
     def update_state(self, change: StateChange, /) -> StateDocuments:
-        """Change the learned state as `change` says; see `TrainingStore`."""
         with self._database.writing() as connection:
-            documents = self._changed(connection, change, frozenset())
+            documents = self._changed(connection, change)
         self._memory.state = documents
         return documents
 
-    def _held(self, connection: sqlite3.Connection) -> StateDocuments:
+    def _held(self, connection: sqlite3.Connection, gone: frozenset[str] = frozenset()) -> HeldState:
         (token,) = connection.execute("SELECT token FROM store_identity").fetchone()
         cached = self._memory.state
         if cached is not None and cached.token == token:
-            return cached
-        head = connection.execute("SELECT name, document FROM learned_head ORDER BY name")
-        return StateDocuments(token, _documents("learned_head", head))
+            head = cached.head
+        else:
+            head = _documents(
+                "learned_head", connection.execute("SELECT name, document FROM learned_head ORDER BY name")
+            )
+        return HeldState(token, head, functools.partial(_rows, connection), functools.partial(_known, connection), gone)
 
-    def _changed(self, connection: sqlite3.Connection, change: StateChange, gone: frozenset[str]) -> StateDocuments:
-        held = self._held(connection)
-        delta = change(_offered(connection, held, gone))
-        return held if delta is None else _apply(connection, held, delta)
-
-    def _remember(self, documents: StateDocuments | None) -> StateDocuments | None:
-        """Keep what was committed for the next reader; called only after the transaction has ended well."""
-        self._memory.state = documents or self._memory.state
-        return documents
+    def _changed(
+        self, connection: sqlite3.Connection, change: StateChange, gone: frozenset[str] = frozenset()
+    ) -> StateDocuments:
+        held = self._held(connection, gone)
+        return _apply(connection, held, change(held))
 
     # --- the rest ---
 
     def get_dataset_stats(self) -> DatasetStatistics:
-        """Count examples and sessions; see `TrainingStore`."""
-        row = self._database.fetch(
+        ((total, processed, sessions),) = self._database.fetch(
             "SELECT COUNT(*), COUNT(worker_results), (SELECT COUNT(*) FROM training_sessions) FROM training_examples"
-        )[0]
-        total, processed, sessions = cast("tuple[int, int, int]", row)
+        )
         return {
             "total_examples": total,
             "processed_examples": processed,
@@ -608,7 +548,7 @@ class TrainingDataManager(TrainingStore):
     def close(self) -> None:
         """Close the file; closing twice is fine. Sessions that this store runs are given up."""
         if running := self._running():
-            with contextlib.suppress(StorageError), self._database.writing(MOMENT) as connection:
+            with contextlib.suppress(StorageError), self._database.hurried.writing() as connection:
                 give_up_leases(connection, running)
         self._memory.renewals.clear()
         self._database.close()
@@ -628,18 +568,6 @@ class TrainingDataManager(TrainingStore):
 # --- what happens inside a transaction --------------------------------------------------------------------------------
 
 
-def _replace_example(connection: sqlite3.Connection, example: TrainingExample) -> None:
-    example_id, *values = example_row(example)
-    connection.execute(
-        "UPDATE training_examples SET source_path = ?, target_path = ?, ground_truth_path = ?, "
-        "created_at = ?, metadata = ?, worker_results = ?, validation_scores = ? WHERE example_id = ?",
-        (*values, example_id),
-    )
-    connection.execute(
-        "UPDATE example_files SET digest = ?, files = ? WHERE example_id = ?", (*files_row(example.files), example_id)
-    )
-
-
 def _known(connection: sqlite3.Connection, digests: Iterable[str]) -> set[str]:
     return {digest for (digest,) in connection.execute(_KNOWN_DIGESTS, (json_list(digests),))}
 
@@ -655,21 +583,13 @@ def _documents(table: str, rows: Iterable[Any]) -> dict[str, str]:
 def _rows(connection: sqlite3.Connection, keys: Iterable[str] | None) -> dict[str, str]:
     if keys is None:
         return _documents("learned_rows", connection.execute("SELECT key, document FROM learned_rows"))
-    query = "SELECT key, document FROM learned_rows WHERE key IN (SELECT value FROM json_each(?))"
+    query = f"SELECT key, document FROM learned_rows WHERE key {AMONG}"
     return _documents("learned_rows", connection.execute(query, (json_list(keys),)))
 
 
-def _offered(connection: sqlite3.Connection, held: StateDocuments, gone: frozenset[str]) -> HeldState:
-    return HeldState(
-        held.token,
-        held.head,
-        lambda keys: _rows(connection, keys),
-        lambda digests: _known(connection, digests),
-        gone,
-    )
-
-
-def _apply(connection: sqlite3.Connection, held: StateDocuments, delta: StateDelta) -> StateDocuments:
+def _apply(connection: sqlite3.Connection, held: HeldState, delta: StateDelta | None) -> StateDocuments:
+    if delta is None:
+        return StateDocuments(held.token, held.head)
     if delta.drops_rows:
         connection.execute("DELETE FROM learned_rows")
     for table, key, changes in (("learned_head", "name", delta.head), ("learned_rows", "key", delta.rows)):
@@ -681,10 +601,6 @@ def _apply(connection: sqlite3.Connection, held: StateDocuments, delta: StateDel
     connection.execute("UPDATE store_identity SET token = ?", (token,))
     head = {**held.head, **delta.head}
     return StateDocuments(token, {name: document for name, document in head.items() if document is not None})
-
-
-def _session_row(connection: sqlite3.Connection, session_id: str) -> Any:
-    return connection.execute(f"SELECT {SESSION_COLUMNS} WHERE s.session_id = ?", (session_id,)).fetchone()
 
 
 def _drop_superseded(
@@ -722,6 +638,6 @@ def _insert_previews(connection: sqlite3.Connection, previews: Sequence[Preview]
                 connection.execute("DELETE FROM previews WHERE example_digest = ? AND name = ?", (digest, name))
             bytes_before += size
     connection.executemany(
-        "INSERT INTO previews (example_digest, name, png, num_bytes, rank) VALUES (?, ?, ?, ?, ?)",
+        insertion("previews"),
         [(p.example_digest, p.name, p.png, len(p.png), p.rank) for p in new.values()],
     )

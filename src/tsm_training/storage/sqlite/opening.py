@@ -17,10 +17,10 @@ from tsm_training.storage.sqlite.connection import Database, connect
 from tsm_training.storage.sqlite.lease import end_lost_sessions, has_lost_sessions
 from tsm_training.storage.sqlite.schema import (
     APPLICATION_ID,
+    COLUMNS,
     GUIDE_SCHEMA,
     OWN_SCHEMA,
     SCHEMA_VERSION,
-    TABLES,
     UPGRADES,
 )
 
@@ -117,7 +117,7 @@ def _refuse_odd_tables(connection: sqlite3.Connection, path: str) -> None:
     """
     for kind, name, table, sql in connection.execute("SELECT type, name, tbl_name, sql FROM sqlite_schema").fetchall():
         # Names of tables mean the same in capitals and in small letters.
-        if str(table).lower() not in TABLES:
+        if str(table).lower() not in COLUMNS:
             continue
         problem = None
         if kind == "trigger":

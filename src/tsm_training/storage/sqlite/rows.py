@@ -1,5 +1,7 @@
 """Between rows of the database and records, in both directions."""
 
+# ruff: noqa: S608 - only our own names are put into statements
+
 from __future__ import annotations
 
 import json
@@ -20,45 +22,51 @@ from tsm_training.data import (
     TrainingSession,
 )
 from tsm_training.storage.sqlite.connection import FaultyRowError, UnstorableValueError
+from tsm_training.storage.sqlite.schema import COLUMNS
 
 T = TypeVar("T")
 
-EXAMPLE_COLUMNS: Final = (
-    "e.example_id, e.source_path, e.target_path, e.ground_truth_path, e.created_at, e.metadata, e.worker_results, "
-    "e.validation_scores, f.files, f.sequence FROM training_examples e JOIN example_files f USING (example_id)"
+_EXAMPLE: Final = COLUMNS["training_examples"]
+_SESSION: Final = COLUMNS["training_sessions"]
+_DETAILS: Final = tuple(field.name for field in attrs.fields(TrainingSession) if field.name not in _SESSION)
+_JSON: Final = {
+    **dict.fromkeys(("metadata", "worker_results", "validation_scores", "initial_weights", "final_weights"), dict),
+    "metrics_history": list,
+}
+_TIMES: Final = frozenset({"created_at", "start_time", "end_time"})
+
+EXAMPLES: Final = (
+    f"SELECT e.{', e.'.join(_EXAMPLE)}, f.files, f.sequence "
+    "FROM training_examples e JOIN example_files f USING (example_id)"
 )
-SESSION_COLUMNS: Final = (
-    "s.session_id, s.start_time, s.end_time, s.num_examples, s.epochs, s.learning_rate, s.initial_weights, "
-    "s.final_weights, s.metrics_history, s.status, d.details, d.sequence "
+SESSIONS: Final = (
+    f"SELECT s.{', s.'.join(_SESSION)}, d.details, d.sequence "
     "FROM training_sessions s JOIN session_details d USING (session_id)"
 )
-EVALUATION_COLUMNS: Final = (
-    "example_digest, worker_id, worker_fingerprint, metric_fingerprint, reader_version, accuracy, confidence, "
-    "failure_kind, failure_type, failure_message, seconds, created_at"
-)
-METRIC_COLUMNS: Final = "session_id, epoch, example_id, worker_id, accuracy, confidence, loss, timestamp"
-_DETAILS: Final = (
-    "seed",
-    "validation_split",
-    "training_ids",
-    "validation_ids",
-    "skipped",
-    "error",
-    "is_trial",
-    "validation",
-    "group_by",
-)
+EVALUATION_COLUMNS: Final = ", ".join(COLUMNS["evaluations"])
+METRIC_COLUMNS: Final = ", ".join(COLUMNS["training_metrics"])
+AMONG: Final = "IN (SELECT value FROM json_each(?))"
+"""The condition whose parameter is made by `json_list`."""
 
 
-def _made(table: str, row: Sequence[Any], make: Callable[..., T]) -> T:
-    """Return the record of a row; FaultyRowError names one of which there is none."""
-    try:
-        for value in row:
-            if isinstance(value, bytes):
-                raise TypeError(f"text is expected, not {len(value)} bytes")
-        return make(*row)
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
-        raise FaultyRowError(table, repr(row[0]), f"{type(error).__name__}: {error}") from error
+def insertion(table: str, verb: str = "INSERT") -> str:
+    """Return the statement that inserts a row, with the columns by name: an application may have added some."""
+    columns = COLUMNS[table]
+    return f"{verb} INTO {table} ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))})"
+
+
+def update(table: str) -> str:
+    """Return the statement that changes a row: it takes all columns, and the first one, by which it is found, last."""
+    key, *columns = COLUMNS[table]
+    return f"UPDATE {table} SET {' = ?, '.join(columns)} = ? WHERE {key} = ?"
+
+
+def json_list(texts: Iterable[str]) -> str:
+    """Return texts as a parameter for ``json_each``, each once; half of a surrogate pair is found nowhere."""
+    return json.dumps(sorted(set(texts)))
+
+
+# --- from records to rows -------------------------------------------------------------------------------------------
 
 
 def dump(value: object) -> str:
@@ -69,26 +77,68 @@ def dump(value: object) -> str:
         raise UnstorableValueError(str(error)) from error
 
 
-def json_list(texts: Iterable[str]) -> str:
-    """Return texts as a parameter for ``json_each``, each once; half of a surrogate pair is found nowhere."""
-    return json.dumps(sorted(set(texts)))
+def _time_text(time: datetime) -> str:
+    if time.tzinfo is None:
+        raise UnstorableValueError(f"the time {time} has no time zone")
+    return time.isoformat()
+
+
+def guide_row(record: TrainingExample | TrainingSession) -> tuple[object, ...]:
+    """Return the guide's columns of a record, which are named after its fields."""
+    row = []
+    for name in _EXAMPLE if isinstance(record, TrainingExample) else _SESSION:
+        value = getattr(record, name)
+        if value is not None and name in _TIMES:
+            value = _time_text(value)
+        elif value is not None and name in _JSON:
+            value = dump(value)
+        row.append(value)
+    return tuple(row)
+
+
+def files_row(files: ExampleFiles | None) -> tuple[str | None, str | None]:
+    """Return the digest of an example's files, and their contents as JSON."""
+    return (None, None) if files is None else (files.digest, dump(attrs.asdict(files)))
+
+
+def details_json(session: TrainingSession) -> str:
+    """Return what the guide's columns of a session have no place for, as JSON."""
+    return dump({name: getattr(session, name) for name in _DETAILS})
+
+
+def evaluation_row(evaluation: Evaluation) -> tuple[object, ...]:
+    """Return the columns of an evaluation."""
+    values = (getattr(evaluation, name) for name in COLUMNS["evaluations"][5:-1])
+    return (*evaluation.key, *values, _time_text(evaluation.created_at))
+
+
+# --- from rows to records -------------------------------------------------------------------------------------------
+
+
+def _reader(table: str, make: Callable[..., T]) -> Callable[[Sequence[Any]], T]:
+    """Return what makes records of rows, and raises FaultyRowError for one of which there is none."""
+
+    def read(row: Sequence[Any]) -> T:
+        try:
+            for value in row:
+                if isinstance(value, bytes):
+                    raise TypeError(f"text is expected, not {len(value)} bytes")
+            return make(*row)
+        except (ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
+            raise FaultyRowError(table, repr(row[0]), f"{type(error).__name__}: {error}") from error
+
+    return read
 
 
 def _no_number(name: str) -> float:
     raise ValueError(f"{name} is no JSON")
 
 
-def _mapping(text: str | None) -> Any:
-    value = None if text is None else json.loads(text, parse_constant=_no_number)
-    if not isinstance(value, dict | None):
-        raise TypeError(f"a JSON object is expected, not {text:.60}")
+def _parsed(text: str, kind: type = dict) -> Any:
+    value = json.loads(text, parse_constant=_no_number)
+    if not isinstance(value, kind | None):
+        raise TypeError(f"a JSON {'array' if kind is list else 'object'} is expected, not {text:.60}")
     return value
-
-
-def _time_text(time: datetime) -> str:
-    if time.tzinfo is None:
-        raise UnstorableValueError(f"the time {time} has no time zone")
-    return time.isoformat()
 
 
 def _time(text: str) -> datetime:
@@ -97,115 +147,41 @@ def _time(text: str) -> datetime:
     return time if time.tzinfo else time.replace(tzinfo=UTC)
 
 
-def example_row(example: TrainingExample) -> tuple[object, ...]:
-    """Return the guide's columns of an example."""
-    return (
-        example.example_id,
-        example.source_path,
-        example.target_path,
-        example.ground_truth_path,
-        _time_text(example.created_at),
-        dump(example.metadata),
-        None if example.worker_results is None else dump(example.worker_results),
-        None if example.validation_scores is None else dump(example.validation_scores),
-    )
-
-
-def files_row(files: ExampleFiles | None) -> tuple[str | None, str | None]:
-    """Return the digest of an example's files, and their contents as JSON."""
-    return (None, None) if files is None else (files.digest, dump(attrs.asdict(files)))
-
-
-def example_of(row: Sequence[Any]) -> TrainingExample:
-    """Return the example of a row of `EXAMPLE_COLUMNS`."""
-    return _made("training_examples", row, _example)
+def _values(columns: Sequence[str], row: Sequence[Any]) -> dict[str, Any]:
+    """Return the fields of a record from columns that are named after them; what is NULL is left out."""
+    values: dict[str, Any] = {}
+    for name, value in zip(columns, row, strict=False):
+        if value is not None and name in _JSON:
+            values[name] = _parsed(value, _JSON[name])
+        elif value is not None:
+            values[name] = _time(value) if name in _TIMES else value
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def _example(*row: Any) -> TrainingExample:
-    example_id, source, target, truth, created_at, metadata, results, scores, files, _sequence = row
-    pictures = _mapping(files)
-    return TrainingExample(
-        example_id,
-        source,
-        target,
-        truth,
-        _time(created_at),
-        _mapping(metadata),
-        worker_results=_mapping(results),
-        validation_scores=_mapping(scores),
-        files=None if pictures is None else ExampleFiles(*(PictureFile(**pictures[role]) for role in ROLES)),
-    )
-
-
-def session_row(session: TrainingSession) -> tuple[object, ...]:
-    """Return the guide's columns of a session."""
-    return (
-        session.session_id,
-        _time_text(session.start_time),
-        None if session.end_time is None else _time_text(session.end_time),
-        session.num_examples,
-        session.epochs,
-        session.learning_rate,
-        dump(session.initial_weights),
-        dump(session.final_weights),
-        dump(session.metrics_history),
-        session.status,
-    )
-
-
-def details_json(session: TrainingSession) -> str:
-    """Return what the guide's columns of a session have no place for, as JSON."""
-    return dump({name: getattr(session, name) for name in _DETAILS})
-
-
-def session_of(row: Sequence[Any]) -> TrainingSession:
-    """Return the session of a row of `SESSION_COLUMNS`; an application may have left most of the guide's empty."""
-    return _made("training_sessions", row, _session)
+    *_columns, files, _sequence = row
+    pictures = None if files is None else _parsed(files)
+    described = None if pictures is None else ExampleFiles(*(PictureFile(**pictures[role]) for role in ROLES))
+    return TrainingExample(**_values(_EXAMPLE, row), files=described)
 
 
 def _session(*row: Any) -> TrainingSession:
-    session_id, start, end, num_examples, epochs, rate, initial, final, history, status, details, _sequence = row
-    return TrainingSession(
-        session_id,
-        _time(start),
-        epochs or 0,
-        rate or 0.0,
-        _mapping(initial) or {},
-        end_time=None if end is None else _time(end),
-        num_examples=num_examples or 0,
-        final_weights=_mapping(final) or {},
-        metrics_history=() if history is None else json.loads(history, parse_constant=_no_number),
-        status=status or "completed",
-        **(_mapping(details) or {}),
-    )
-
-
-def evaluation_row(evaluation: Evaluation) -> tuple[object, ...]:
-    """Return the columns of an evaluation."""
-    return (
-        *evaluation.key,
-        evaluation.accuracy,
-        evaluation.confidence,
-        evaluation.failure_kind,
-        evaluation.failure_type,
-        evaluation.failure_message,
-        evaluation.seconds,
-        _time_text(evaluation.created_at),
-    )
-
-
-def evaluation_of(row: Sequence[Any]) -> Evaluation:
-    """Return the evaluation of a row of `EVALUATION_COLUMNS`."""
-    return _made("evaluations", row, _evaluation)
+    *_columns, details, _sequence = row
+    # An application by the guide may have left columns empty for which the record has no default.
+    values: dict[str, Any] = {"epochs": 0, "learning_rate": 0.0, "initial_weights": {}, "status": "completed"}
+    return TrainingSession(**values | _values(_SESSION, row) | _parsed(details))
 
 
 def _evaluation(*row: Any) -> Evaluation:
-    accuracy, confidence, kind, name, message, seconds, created_at = row[5:]
-    return Evaluation(
-        EvaluationKey(*row[:5]), accuracy, confidence, kind, name, message, seconds, created_at=_time(created_at)
-    )
+    values: list[Any] = [*row[5:-1], _time(row[-1])]
+    return Evaluation(EvaluationKey(*row[:5]), *values)
 
 
-def metric_of(row: Sequence[Any]) -> MetricRow:
-    """Return the metrics of a row of `METRIC_COLUMNS`."""
-    return _made("training_metrics", row, MetricRow)
+example_of: Final = _reader("training_examples", _example)
+"""Returns the example of a row of `EXAMPLES`."""
+session_of: Final = _reader("training_sessions", _session)
+"""Returns the session of a row of `SESSIONS`."""
+evaluation_of: Final = _reader("evaluations", _evaluation)
+"""Returns the evaluation of a row of `EVALUATION_COLUMNS`."""
+metric_of: Final = _reader("training_metrics", MetricRow)
+"""Returns the metrics of a row of `METRIC_COLUMNS`."""

@@ -8,8 +8,8 @@ from typing import Final
 APPLICATION_ID: Final = 0x54534D31
 """``PRAGMA application_id`` of our files ("TSM1"), so that tools can tell them from any other SQLite database."""
 
-SCHEMA_VERSION: Final = 5
-"""``PRAGMA user_version``; 0 with the guide's tables is an application's own file, 1 to 4 were never released."""
+SCHEMA_VERSION: Final = 6
+"""``PRAGMA user_version``; 0 with the guide's tables is an application's own file, 1 to 5 were never released."""
 
 GUIDE_SCHEMA: Final = """
 CREATE TABLE IF NOT EXISTS training_examples (
@@ -141,8 +141,10 @@ CREATE TABLE quarantined_rows (
 """
 """Our own tables, beside the guide's; what their columns may hold is said here and nowhere else."""
 
-TABLES: Final = frozenset(re.findall(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+)", GUIDE_SCHEMA + OWN_SCHEMA))
-"""The names of all tables."""
+_TABLE: Final = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+) \((.+?)\n\)", re.DOTALL)
+_COLUMN: Final = re.compile(r"^ {4}(\w+) (?:TEXT|INTEGER(?! PRIMARY KEY AUTOINCREMENT)|REAL|BLOB)", re.MULTILINE)
+COLUMNS: Final = {table: tuple(_COLUMN.findall(body)) for table, body in _TABLE.findall(GUIDE_SCHEMA + OWN_SCHEMA)}
+"""The columns of each table, in order, but for those that SQLite numbers."""
 
 UPGRADES: Final = {0: GUIDE_SCHEMA + OWN_SCHEMA}
 """What brings a file of an older schema to the present one: 0 is the guide's, of which some tables may be missing."""

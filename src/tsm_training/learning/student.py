@@ -11,8 +11,6 @@ import math
 from functools import lru_cache
 from typing import Final
 
-__all__ = ["cdf", "quantile"]
-
 _MEDIAN: Final = 0.5
 _PRECISION: Final = 1e-15
 _FAR: Final = 1e150  # nothing is said of what lies beyond: its square has no place in a float
