@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import json
 import logging
 import os
@@ -866,6 +867,7 @@ def test_a_manager_that_is_forgotten_gives_everything_back(tmp_path: Path) -> No
         manager = manager_with(tmp_path, examples=2, db_path=tmp_path / "training.db")
         manager.train(verbose=False)
 
+    gc.collect()  # what the tests before this one have left
     use()  # whatever is made once is made now
     before = (threading.active_count(), _descriptors())
     for _ in range(5):
