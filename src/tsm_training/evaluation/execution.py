@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pickle
@@ -75,6 +76,13 @@ _Item: TypeAlias = tuple[ExampleInput, int]
 """An example, and how many bytes it takes."""
 
 
+def _sized(context: EvaluationContext, example: ExampleInput) -> _Item:  # no method: an execution would hold itself
+    if example.samples:
+        return example, _SAMPLE_BYTES
+    workers = [context.workers[worker_id] for worker_id in example.worker_ids]
+    return example, bytes_to_evaluate(example.files, workers, context.judge.metric, context.runner)
+
+
 class Execution:
     """Evaluates examples on an executor, and knows which of them are in flight.
 
@@ -96,7 +104,7 @@ class Execution:
         self, context: EvaluationContext, examples: Iterable[ExampleInput], executor: Executor, memory_budget: int
     ) -> None:
         self._context = context
-        self._items: Iterator[_Item] = map(self._sized, examples)
+        self._items: Iterator[_Item] = map(functools.partial(_sized, context), examples)
         self._next: _Item | None = None
         self._in_flight: dict[Future[ScoredExample | None], _Item] = {}
         self._executor = executor
@@ -129,13 +137,6 @@ class Execution:
         begun = [future for future in self._in_flight if not future.cancel()]
         ended = as_completed(begun) if finish else [future for future in begun if future.done()]
         return (result for future in ended if future.exception() is None and (result := future.result()) is not None)
-
-    def _sized(self, example: ExampleInput) -> _Item:
-        if example.samples:
-            return example, _SAMPLE_BYTES
-        context = self._context
-        workers = [context.workers[worker_id] for worker_id in example.worker_ids]
-        return example, bytes_to_evaluate(example.files, workers, context.judge.metric, context.runner)
 
     def _fits(self, item: _Item) -> bool:
         total = item[1] + sum(num_bytes for _example, num_bytes in self._in_flight.values())

@@ -162,15 +162,18 @@ class Fitter:
             outputs=pictures.outputs,
             ground_truth=pictures.ground_truth,
             accuracies=item.valid,
-            score=functools.partial(self._judged, self.judge.scorer(pictures.ground_truth)),
+            score=functools.partial(_judged, self.poll, self.judge.scorer(pictures.ground_truth)),
         )
         if sum(map(_picture_bytes, self._known.values())) + _picture_bytes(example) <= _MOST_BYTES:
             self._known[item.digest] = example
         return example
 
-    def _judged(self, score: Scorer, picture: Image) -> float:
-        self.poll()
-        return score(picture)
+
+def _judged(
+    poll: Callable[[], None], score: Scorer, picture: Image
+) -> float:  # no method: its fitter would hold itself
+    poll()
+    return score(picture)
 
 
 def _picture_bytes(example: BlendExample) -> int:
