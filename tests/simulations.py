@@ -144,12 +144,18 @@ def rare_losses(rng: np.random.Generator, n: int) -> Floats:
     return (np.where(rng.random(n) < 0.2, -rng.exponential(0.1, n), rng.normal(0.0, 0.003, n)) + 0.02) / 0.06
 
 
+def rarer_losses(rng: np.random.Generator, n: int) -> Floats:
+    """A little better on nine targets of ten, and a loss of ten times as much on the tenth."""
+    return (np.where(rng.random(n) < 0.1, -rng.exponential(0.1, n), rng.normal(0.0, 0.01, n)) + 0.01) / 0.0446
+
+
 SHAPES: Final[Mapping[str, Callable[[np.random.Generator, int], Floats]]] = {
     "normal": normal,
     "exponential losses": exponential_losses,
     "lognormal losses": lognormal_losses,
     "lognormal losses, sigma 1": very_skewed_losses,
     "a great loss on one target of five": rare_losses,
+    "a great loss on one target of ten": rarer_losses,
 }
 """Differences with mean 0 and standard deviation 1."""
 
