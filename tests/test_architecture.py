@@ -55,9 +55,9 @@ def room_of(module: str) -> str:
 
 
 def nodes_of(tree: ast.AST) -> Iterator[ast.AST]:
-    """Yield the nodes of a module but for those of `_repr_html_`: a notebook may ask the report's room for HTML."""
+    """Yield the nodes of a module but for `__str__` and `_repr_html_`: what shows itself asks the report's room how."""
     for node in ast.iter_child_nodes(tree):
-        if not (isinstance(node, ast.FunctionDef) and node.name == "_repr_html_"):
+        if not (isinstance(node, ast.FunctionDef) and node.name in {"__str__", "_repr_html_"}):
             yield node
             yield from nodes_of(node)
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import doctest
+import json
+import pickle
 import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -66,6 +69,7 @@ def test_sessions_of_all_kinds_show_themselves() -> None:
 def test_a_session_shows_itself_word_for_word() -> None:
     start = datetime(2026, 5, 4, 3, 2, 1, tzinfo=UTC)
     verdict: Any = {**Validation().verdict, "sentence": "Ship it."}
+    trained: Any = {"mean": 0.8125, "mean_delta_e": 2.0, "num_examples": 2, "blend_weights": {"w0": 1.0}}
     weights = {f"w{number}": 1.25 - 0.0625 * number for number in range(8)}
     session = make_session(
         "s",
@@ -74,7 +78,7 @@ def test_a_session_shows_itself_word_for_word() -> None:
         end_time=start + timedelta(seconds=2.5),
         num_examples=7,
         validation_ids=("a", "b"),
-        validation=Validation(avg_accuracy=0.8125, verdict=verdict).to_document(),
+        validation=Validation(baselines={"trained": trained}, verdict=verdict).to_document(),
         skipped={"a": "gone", "b": "gone"},
         error="none of any weight",
         initial_weights={"w0": 1.0},
@@ -84,7 +88,7 @@ def test_a_session_shows_itself_word_for_word() -> None:
     assert text_of(session) == (
         "Training session, completed"
         "examples7, held out 2epochs3, learning rate 0.15started2026-05-04 03:02 UTCtook2.5 s"
-        "accuracy on held-out examples0.812verdictShip it.skipped2 exampleserrornone of any weight"
+        "similarity0.812verdictShip it.skipped2 exampleserrornone of any weight"
         + "workerweight beforeafter"
         + "".join(rows)
         + "and 2 more"
@@ -150,16 +154,19 @@ def test_answers_show_their_sentence_and_their_figures() -> None:
 
 def test_results_show_themselves_in_a_terminal(documents: dict[str, Any]) -> None:
     results, text = documents["training"], str(show(documents["training"]))
-    assert text.startswith("Training\n  learned from: 10 examples, 1 epoch\n")
-    assert f"  verdict: {results['validation']['verdict']['sentence']}" in text
+    assert re.match(r"Training\n  similarity: 0\.\d{3}; the untouched target 0\.\d{3}\n  verdict: ", text)
+    assert f"verdict: {results['validation']['verdict']['sentence']} learned from: 10" in re.sub(r"\n +", " ", text)
     for line in (
+        r"learned from: 10 examples, 1 epoch",
         r"equal weights +0\.\d{3} +\d+\.\d\d +[+−]?0\.\d{3}.*",
         r"best single worker: near .*",
-        r"ensemble's pictures: similarity 0\.\d{3}, mean ΔE00 \d+\.\d\d",
+        r"mean of the workers, weighted \(guide\): 0\.\d{3}, with equal shares 0\.\d{3}",
         r"learning curve: 0\.\d{3} with equal weights, 0\.\d{3} after 10 examples; the guide expects 0\.80 to 0\.85",
     ):
         assert re.search(rf"^  {line}$", text, re.MULTILINE), line
-    assert repr(show(results)) == text
+    assert repr(show(results)) == str(results) == text
+    assert "in use before" not in text  # equal weights were: they stand there once
+    assert len(text.splitlines()) <= 40
     assert "judged on: 10 examples, of which 10 were never learned from" in str(show(documents["validation"]))
     assert "  folds: 3" in str(show(documents["folds"]))
     explained = str(show(documents["explanation"]))
@@ -195,11 +202,34 @@ def test_results_show_themselves_in_a_notebook(documents: dict[str, Any]) -> Non
     assert HOSTILE in text_of(show(documents["explanation"]))
 
 
+def test_results_are_the_dictionaries_that_they_were(documents: dict[str, Any]) -> None:
+    for document in documents.values():
+        plain = copy.deepcopy(dict(document))
+        assert document == plain
+        assert json.dumps(document) == json.dumps(plain)
+        assert pickle.loads(pickle.dumps(document)) == plain
+        assert str(document) == str(show(plain))
+        assert document._repr_html_() == show(plain)._repr_html_()
+
+
+def test_a_manager_shows_what_it_is(trained: tuple[TrainingManager, TrainingResults], tmp_path: Path) -> None:
+    manager, results = trained
+    for text in (str(manager).replace("\n    ", " "), text_of(manager)):
+        assert "20" in text
+        assert "on 10 examples" in text
+        assert results["validation"]["verdict"]["sentence"] in text
+    fresh = str(manager_with(tmp_path))
+    assert "last training: none yet" in fresh
+    assert "similarity" not in fresh
+
+
 def test_results_without_figures_show_themselves(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=2)
     results = manager.train(validation_split=0.0, verbose=False)
-    judged = "  judged on: 0 examples, of which 0 were never learned from"
-    assert str(show(results)).startswith(f"Training\n  learned from: 2 examples, 1 epoch\n{judged}")
+    assert str(results).startswith("Training\n  verdict: Collect at least 8")
+    assert str(results).endswith(
+        "\n  learned from: 2 examples, 1 epoch\n  judged on: 0 examples, of which 0 were never learned from"
+    )
     broken = manager.data_manager.get_all_examples()[0]
     Path(broken.target_path).unlink()
     put_examples(manager.data_manager, attrs.evolve(broken, files=None))

@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from concurrent.futures import Executor
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Any, Final, final
+from typing import Any, Final, cast, final
 
 import attrs
 
@@ -34,6 +34,9 @@ from tsm_training.evaluation import (
     ExampleJudgement,
     Explanation,
     Judged,
+    Leaderboard,
+    LeaderboardRow,
+    ShownDocument,
     SubsetAdvice,
     Validation,
     ValidationDocument,
@@ -49,12 +52,13 @@ from tsm_training.evaluation.evaluated import EvaluationRun, worker_means
 from tsm_training.evaluation.evaluator import own_pool
 from tsm_training.evaluation.explaining import explanation
 from tsm_training.evaluation.fitting import check_groups, group_label
+from tsm_training.evaluation.leaderboard import leaderboard
 from tsm_training.evaluation.results import accuracy_table
 from tsm_training.evaluation.scoring import Judge
 from tsm_training.evaluation.split import Split
 from tsm_training.evaluation.trainables import Trainables
 from tsm_training.evaluation.training import TrainingOptions, check_watchers, run_training
-from tsm_training.evaluation.validation import previous_shares, validate
+from tsm_training.evaluation.validation import newest_session, previous_shares, validate
 from tsm_training.evaluation.workbench import Workbench
 from tsm_training.images import ImageLimits
 from tsm_training.ingest import describe_files
@@ -73,6 +77,8 @@ __all__ = [
     "ExampleJudgement",
     "Explanation",
     "Judged",
+    "Leaderboard",
+    "LeaderboardRow",
     "StopRequest",
     "SubsetAdvice",
     "TrainingEngine",
@@ -479,7 +485,14 @@ class TrainingEngine:
         with self._evaluated(examples, verbose, on_progress) as (bench, run):
             shares = shares_for(self.weight_learner, sorted(worker_means(run.evaluated)), None)
             pictures = bench.fitter(run).examples(run.evaluated)
-            return explanation(run.evaluated, pictures, shares, float(tolerance))
+            explained = explanation(run.evaluated, pictures, shares, float(tolerance))
+            return cast("Explanation", ShownDocument(explained))
+
+    @final
+    def leaderboard(self) -> Leaderboard:
+        """Return how workers and baselines do on what the newest training held out: `TrainingManager.leaderboard`."""
+        self.prepare_learner()
+        return leaderboard(self._bench, newest_session(self.store))
 
     @final
     def score_table(

@@ -35,6 +35,7 @@ from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImp
 from tsm_training.engine import (
     CrossValidationResults,
     Explanation,
+    Leaderboard,
     StopRequest,
     TrainingEngine,
     Validation,
@@ -43,7 +44,7 @@ from tsm_training.engine import (
 )
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, LearnerMismatchError, WeightsFileError
-from tsm_training.evaluation import Split, TrainingOptions, split_examples, without
+from tsm_training.evaluation import ShownDocument, Split, TrainingOptions, split_examples, without
 from tsm_training.images import read_image
 from tsm_training.ingest import (
     ExampleRow,
@@ -57,8 +58,8 @@ from tsm_training.ingest import (
 from tsm_training.learning import WEIGHTS_FORMAT_VERSION, WeightsDocument, read_weights_file, write_weights_file
 from tsm_training.progress import ProgressCallback
 from tsm_training.storage import TrainingDataManager
-from tsm_training.weights import Snapshot, WeightLearner
-from tsm_training.workers import WorkerPoolLike
+from tsm_training.weights import BayesianWeightLearner, Snapshot, WeightLearner
+from tsm_training.workers import WorkerPool, WorkerPoolLike
 
 if TYPE_CHECKING:
     from tsm_training.lint import LintReport
@@ -70,6 +71,15 @@ EngineFactory: TypeAlias = Callable[[WorkerPoolLike, WeightLearner, TrainingStor
 
 
 # Converters, not validators: those would run only after the store was opened.
+
+
+def _built_in_pool() -> WorkerPool:
+    from tsm_training.color_transfer import create_color_transfer_workers  # noqa: PLC0415 - not every host needs them
+
+    pool = WorkerPool()
+    for worker in create_color_transfer_workers():
+        pool.register_worker(worker)
+    return pool
 
 
 def _a_pool(value: WorkerPoolLike) -> WorkerPoolLike:
@@ -113,8 +123,10 @@ class TrainingManager:
     """Trains an ensemble of image workers on ground truth, and keeps everything in one place.
 
     Args:
-        worker_pool: The ensemble: a `WorkerPool`, or any object with ``execute_parallel(data)``.
-        weight_learner: What learns; the host keeps its object and sees it learn.
+        worker_pool: The ensemble: a `WorkerPool`, or any object with ``execute_parallel(data)``. Unless given, the
+            built-in workers.
+        weight_learner: What learns; the host keeps its object and sees it learn. Unless given, a new
+            `BayesianWeightLearner`.
         db_path: The SQLite file, made if it does not exist; not used where `storage` is given.
         storage: Another store.
         engine_factory: Makes the engine; `TrainingEngine` itself, a subclass, or ``TrainingEngine.using(metric)``.
@@ -132,8 +144,8 @@ class TrainingManager:
     `StorageReadOnlyError` before any work.
     """
 
-    worker_pool: WorkerPoolLike = attrs.field(converter=_a_pool)
-    weight_learner: WeightLearner = attrs.field(converter=_a_learner)
+    worker_pool: WorkerPoolLike = attrs.field(factory=_built_in_pool, converter=_a_pool)
+    weight_learner: WeightLearner = attrs.field(factory=BayesianWeightLearner, converter=_a_learner)
     db_path: str | os.PathLike[str] = "tsm_training.db"
     storage: TrainingStore | None = attrs.field(default=None, kw_only=True)
     engine_factory: EngineFactory = attrs.field(default=TrainingEngine, kw_only=True)
@@ -168,6 +180,16 @@ class TrainingManager:
             if self.storage is None:
                 self.data_manager.close()
             raise
+
+    def __str__(self) -> str:
+        from tsm_training.report.notebook import shown_engine  # noqa: PLC0415 - where results become text
+
+        return str(shown_engine(self.training_engine))
+
+    def _repr_html_(self) -> str:
+        from tsm_training.report.notebook import shown_engine  # noqa: PLC0415 - where results become HTML
+
+        return shown_engine(self.training_engine)._repr_html_()
 
     # --- examples ---
 
@@ -387,8 +409,9 @@ class TrainingManager:
                 epochs, verbose, float(validation_split), seed, reevaluate, on_progress, should_stop, group_by
             ),
         )
-        validation: Any = session.validation or Validation().to_document()
-        return {"session": session.to_summary(), "validation": validation}
+        validation = ShownDocument(session.validation or Validation().to_document())
+        results = ShownDocument(session=session.to_summary(), validation=validation)
+        return cast("TrainingResults", results)
 
     def validate(
         self,
@@ -475,6 +498,17 @@ class TrainingManager:
         For `example_ids`, and what is raised, see `TrainingManager.validate`.
         """
         return probability_best(self.training_engine.score_table(self._examples(example_ids)))
+
+    def leaderboard(self) -> Leaderboard:
+        """Return every worker and every baseline on the examples that the newest training held out, the best first.
+
+        It shows itself as a table in a terminal and in a notebook, and has `to_frame` for pandas. What is stored is
+        read; no worker runs, so that a worker whose results are not stored (any more) has a weight only.
+
+        Raises:
+            StorageError: the store cannot be read.
+        """
+        return self.training_engine.leaderboard()
 
     def explain(self, *, tolerance: float | None = None, example_ids: Sequence[str] | None = None) -> Explanation:
         """Tell what each worker brings to the ensemble and what it costs, and how small an ensemble would do.
@@ -566,14 +600,15 @@ class TrainingManager:
         self.training_engine.prepare_learner()
         weights = self.weight_learner.get_all_weights()
         statistics = self.weight_learner.get_all_statistics()
-        return {
-            "dataset_stats": self.data_manager.get_dataset_stats(),
-            "worker_stats": {
+        progress = ShownDocument(
+            dataset_stats=self.data_manager.get_dataset_stats(),
+            worker_stats={
                 worker_id: {"current_weight": weights[worker_id], "stats": statistics[worker_id]}
                 for worker_id in weights
             },
-            "current_weights": weights,
-        }
+            current_weights=weights,
+        )
+        return cast("TrainingProgress", progress)
 
     # --- weights ---
 

@@ -6,12 +6,14 @@ from tsm_training.evaluation.evaluator import CacheEntry, Evaluator, own_workers
 from tsm_training.evaluation.explaining import Explanation, SubsetAdvice, WorkerExplanation
 from tsm_training.evaluation.fits import without
 from tsm_training.evaluation.fitting import check_group_by
+from tsm_training.evaluation.leaderboard import Leaderboard, LeaderboardRow
 from tsm_training.evaluation.results import (
     BaselineMean,
     CrossValidation,
     CrossValidationResults,
     ExampleJudgement,
     Judged,
+    ShownDocument,
     Validation,
     ValidationDocument,
     ValidationResults,
@@ -19,6 +21,7 @@ from tsm_training.evaluation.results import (
 from tsm_training.evaluation.scoring import SOURCE, TARGET, TRUTH, load_triple
 from tsm_training.evaluation.split import Split, split_examples
 from tsm_training.evaluation.training import TrainingOptions
+from tsm_training.evaluation.validation import newest_session
 
 __all__ = [
     "SOURCE",
@@ -32,6 +35,9 @@ __all__ = [
     "ExampleJudgement",
     "Explanation",
     "Judged",
+    "Leaderboard",
+    "LeaderboardRow",
+    "ShownDocument",
     "Split",
     "SubsetAdvice",
     "TrainingOptions",
@@ -42,6 +48,7 @@ __all__ = [
     "best_single_worker",
     "check_group_by",
     "load_triple",
+    "newest_session",
     "own_workers",
     "preview_name",
     "split_examples",

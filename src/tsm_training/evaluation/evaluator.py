@@ -186,6 +186,14 @@ class Evaluator:
         """Return the fingerprint of each worker, by worker id."""
         return {worker.worker_id: describe_object(worker) for worker in workers}
 
+    def fixed_fingerprints(self) -> Callable[[str], str | None]:
+        """Return what gives a worker's fingerprint by its id; None for trainable workers and for unknown ones.
+
+        All workers of a pool that is not ours have that of the pool; where it has no version, they have none.
+        """
+        fingerprints, version = self.fingerprints(self._fixed_workers), self._pool_fingerprint()
+        return lambda worker_id: fingerprints.get(worker_id, version)
+
     def stored(self, digests: Iterable[str], fingerprint_of: FingerprintOf) -> dict[str, dict[str, Evaluation]]:
         """Return the stored evaluations that are still good, by digest and worker id."""
         scored_by = self.judge.fingerprint, READER_VERSION

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Self, TypedDict, cast
 
 import attrs
 
-from tsm_training.analysis import DEFAULT_ROPE, Baseline, ScoreTable, VerdictDocument, judge
+from tsm_training.analysis import DEFAULT_ROPE, SHOWN, Baseline, ScoreTable, VerdictDocument, judge
 from tsm_training.data import WorkerAccuracy
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.evaluation.evaluated import EvaluatedExample, mean
@@ -20,6 +21,23 @@ _MOSTLY: Final = 0.5
 
 
 # --- documents ------------------------------------------------------------------------------------------------------
+
+
+class ShownDocument(dict[str, Any]):
+    """A document of results that shows itself: ``print`` gives a summary, and a notebook a table.
+
+    It is a dictionary in all else: equal to a plain one, and the same as JSON and when pickled.
+    """
+
+    def __str__(self) -> str:
+        from tsm_training.report import show  # noqa: PLC0415 - where results become text
+
+        return str(show(cast("Any", self)))
+
+    def _repr_html_(self) -> str:
+        from tsm_training.report import show  # noqa: PLC0415 - where results become HTML
+
+        return show(cast("Any", self))._repr_html_()
 
 
 class ExampleJudgement(TypedDict):
@@ -155,6 +173,26 @@ class Judged:
         """Mean ΔE00 of these pictures."""
         return mean(each["delta_e"].get(Baseline.TRAINED) for each in self.per_example)
 
+    @property
+    def headline(self) -> float | None:
+        """The similarity of the picture that the trained ensemble gives, in [0, 1], as it is told first everywhere.
+
+        It is the mean over the unseen examples, each target counting once; over all where none is unseen.
+        """
+        known = self.baselines.get(Baseline.TRAINED)
+        return self.ensemble_accuracy if known is None or known["mean"] is None else known["mean"]
+
+    @property
+    def shown_baselines(self) -> list[Baseline]:
+        """The baselines in the order of tables.
+
+        What was in use before is left out where it had equal shares, as before a first training: it stands there once.
+        """
+        known = (self.baselines.get(each) for each in (Baseline.PREVIOUS, Baseline.EQUAL_WEIGHTS))
+        before, equal = (dict(each["blend_weights"] or {}) if each else {} for each in known)
+        is_equal = before.keys() == equal.keys() and all(math.isclose(before[w], equal[w]) for w in before)
+        return [each for each in SHOWN if each is not Baseline.PREVIOUS or not is_equal]
+
     @classmethod
     def from_document(cls, document: Mapping[str, Any]) -> Self:
         """Return what a document holds.
@@ -170,7 +208,7 @@ class Judged:
     def _document(self, kind: type) -> Any:
         """Return what `from_document` reads: the record's values under the keys of that kind of document."""
         names = {key: name for name, key in _KEYS.items()}
-        return {key: getattr(self, names.get(key, key)) for key in kind.__annotations__}
+        return ShownDocument({key: getattr(self, names.get(key, key)) for key in kind.__annotations__})
 
 
 @attrs.frozen(kw_only=True)

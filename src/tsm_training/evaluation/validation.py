@@ -13,7 +13,14 @@ import numpy as np
 
 from tsm_training.analysis import Baseline
 from tsm_training.arrays import Image
-from tsm_training.data import ExampleEdit, ExampleScores, TrainingExample, TrainingStore, WorkerAccuracy
+from tsm_training.data import (
+    ExampleEdit,
+    ExampleScores,
+    TrainingExample,
+    TrainingSession,
+    TrainingStore,
+    WorkerAccuracy,
+)
 from tsm_training.errors import WorkerPoolError
 from tsm_training.evaluation.answering import results_of
 from tsm_training.evaluation.baselines import Baselines, Shares
@@ -189,6 +196,12 @@ def judging(bench: Workbench, run: EvaluationRun, baselines: Baselines) -> Judgi
     seen = bench.trainables.imported_digests(bench.storage.learner.cell.snapshot.fits)
     rivals = rival_truths(run.evaluated, run.previews)
     return Judging(baselines, bench.evaluator.judge, run.previews.get, rivals, seen)
+
+
+def newest_session(store: TrainingStore) -> TrainingSession | None:
+    """Return the newest training whose weights were kept; None before any."""
+    sessions = store.iterate_sessions(newest_first=True)
+    return next((session for session in sessions if session.status == "completed" and not session.is_trial), None)
 
 
 def previous_shares(store: TrainingStore) -> Shares | None:

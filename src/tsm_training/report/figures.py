@@ -15,7 +15,6 @@ import numpy as np
 from tsm_training.analysis import (
     DEFAULT_ROPE,
     MIN_EXAMPLES,
-    SHOWN,
     Baseline,
     Comparison,
     ComparisonDocument,
@@ -369,9 +368,10 @@ Results: TypeAlias = ValidationResults | CrossValidationResults | TrainingResult
 
 
 def baseline_labels(judged: Judged) -> dict[Baseline, str]:
-    """Return the names of the baselines in tables and plots; single workers with their ids, where these are known."""
+    """Return the names of the baselines in tables and plots, in order; single workers with their ids."""
     ids = {Baseline.BEST_SINGLE: judged.verdict["best_single"], Baseline.BEST_FIXED: judged.verdict["best_fixed"]}
-    return {each: each.label if ids.get(each) is None else f"{each.label}: {ids[each]}" for each in SHOWN}
+    shown = judged.shown_baselines
+    return {each: each.label if ids.get(each) is None else f"{each.label}: {ids[each]}" for each in shown}
 
 
 @attrs.frozen
@@ -438,7 +438,8 @@ def benchmark_of(results: Results | Judged) -> Benchmark:
     rows = tuple(each for each in judged.per_example if Baseline.TRAINED in each["scores"])
     if not rows:
         raise InvalidArgumentError("results", judged.num_examples, "results whose pictures were judged")
-    names = tuple(name for name in SHOWN if any(name in row["scores"] for row in rows))
+    labels = baseline_labels(judged)
+    names = tuple(name for name in labels if any(name in row["scores"] for row in rows))
     means: dict[Baseline, float] = {}
     delta_e: dict[Baseline, float | None] = dict.fromkeys(names)
     for name in names:
@@ -451,7 +452,7 @@ def benchmark_of(results: Results | Judged) -> Benchmark:
     has_unseen = any(row["is_unseen"] for row in rows)
     return Benchmark(
         names=names,
-        labels=baseline_labels(judged),
+        labels=labels,
         rows=rows,
         num_held_out=sum(each["is_unseen"] or not has_unseen for each in judged.per_example),
         means=means,

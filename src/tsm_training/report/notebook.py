@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
 import attrs
 
-from tsm_training.analysis import COMPARED, BestWorker, Comparison, Verdict
+from tsm_training.analysis import COMPARED, Baseline, BestWorker, Comparison, Verdict
 from tsm_training.data import TrainingSession
 from tsm_training.documents import TrainingProgress, TrainingResults
 from tsm_training.engine import (
@@ -15,11 +16,15 @@ from tsm_training.engine import (
     CrossValidationResults,
     Explanation,
     Judged,
+    Leaderboard,
+    TrainingEngine,
     Validation,
     ValidationResults,
+    own_workers,
 )
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError
+from tsm_training.evaluation import newest_session
 from tsm_training.lint import LintReport
 from tsm_training.report.charts import Scale, interval_bar
 from tsm_training.report.figures import (
@@ -44,6 +49,9 @@ from tsm_training.text import (
 Results: TypeAlias = TrainingResults | ValidationResults | CrossValidationResults | Explanation | TrainingProgress
 
 _LONGEST_NAME: Final = 48
+_WIDTH: Final = 100
+"""Characters in a line of text; tables may be wider."""
+
 _MOST_WORKERS: Final = 8
 _MOST_FINDINGS: Final = 30
 
@@ -98,7 +106,7 @@ def session_card(session: TrainingSession) -> str:
         "epochs": f"{session.epochs}, learning rate {session.learning_rate:g}",
         "started": f"{session.start_time:%Y-%m-%d %H:%M} UTC",
         "took": None if seconds is None else seconds_text(seconds),
-        "accuracy on held-out examples": figure_text(None if validation is None else validation.avg_accuracy),
+        "similarity": "–" if validation is None else _headline(validation) or "–",
         "verdict": None if validation is None else validation.verdict["sentence"],
         "skipped": counted(len(session.skipped), "example") if session.skipped else None,
         "error": session.error,
@@ -183,7 +191,11 @@ class Shown:
     rows: tuple[tuple[str, ...], ...] = ()
 
     def __str__(self) -> str:
-        lines = [self.title, *(f"  {name}: {value}" for name, value in self.facts.items() if value is not None)]
+        shown = [f"{name}: {value}" for name, value in self.facts.items() if value is not None]
+        lines = [
+            self.title,
+            *(textwrap.fill(each, _WIDTH, initial_indent="  ", subsequent_indent="    ") for each in shown),
+        ]
         names = shortened((row[0] for row in self.rows), _LONGEST_NAME)
         cells = [self.head, *((names[name], *others) for name, *others in self.rows)] if self.rows else []
         widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
@@ -231,6 +243,59 @@ def show(results: Results) -> Shown:
     raise InvalidArgumentError("results", results, _EXPECTED)
 
 
+def shown_engine(engine: TrainingEngine) -> Shown:
+    """Return in a few lines what an ensemble is made of and what came of its newest training."""
+    counts, session, workers = (
+        engine.store.get_dataset_stats(),
+        newest_session(engine.store),
+        own_workers(engine.worker_pool),
+    )
+    validation = None if session is None else stored_validation(session)
+    facts: dict[str, str | None] = {
+        "kept in": engine.store.location,
+        "examples": str(counts["total_examples"]),
+        "workers": None if workers is None else str(len(workers)),
+        "last training": "none yet",
+    }
+    if session is not None:
+        facts["last training"] = (
+            f"{session.start_time:%Y-%m-%d %H:%M} UTC, on {counted(session.num_examples, 'example')}"
+        )
+    if validation is not None:
+        facts |= {"similarity": _headline(validation), "verdict": validation.verdict["sentence"]}
+    return Shown("Training manager", facts)
+
+
+def _headline(judged: Judged) -> str | None:
+    """Return the similarity that the ensemble reaches, beside that of the untouched target."""
+    if judged.headline is None:
+        return None
+    untouched = judged.baselines[Baseline.UNTOUCHED]["mean"] if Baseline.UNTOUCHED in judged.baselines else None
+    beside = f"; the untouched target {figure_text(untouched)}" if untouched is not None else ""
+    return f"{figure_text(judged.headline)}{beside}"
+
+
+def shown_leaderboard(board: Leaderboard) -> Shown:
+    """Return a leaderboard as something that shows itself."""
+    rows = []
+    for row in board.rows:
+        ends = None if row.low is None or row.high is None else (row.low, row.high)
+        known = None if row.weight_low is None or row.weight_high is None else (row.weight_low, row.weight_high)
+        cells = [
+            figure_text(row.similarity, ends=ends),
+            figure_text(row.gain, signed=True),
+            percent_text(row.share),
+            figure_text(row.weight, ends=known),
+            "–" if row.failures is None else str(row.failures),
+            seconds_text(row.seconds),
+        ]
+        rows.append((row.name, *cells))
+    counts = f"{counted(board.num_examples, 'held-out example')} of {counted(board.num_targets, 'target')}"
+    facts = {"on": counts, "best single worker": board.best_single, "verdict": board.verdict}
+    head = ("name", "similarity, 90 %", "ensemble's gain", "share", "weight, 90 %", "failed", "time")
+    return Shown("Leaderboard", facts, head, tuple(rows))
+
+
 def _training(document: TrainingResults) -> Shown:
     session, validation = document["session"], Validation.from_document(document["validation"])
     count, (before, after) = session["num_examples"], means_before_and_after(validation)
@@ -250,17 +315,16 @@ def _training(document: TrainingResults) -> Shown:
 
 
 def _judged(title: str, facts: Mapping[str, str | None], judged: Judged) -> Shown:
-    accuracy, pictures, gains = judged.avg_accuracy, judged.ensemble_accuracy, judged.verdict["comparisons"]
+    accuracy, gains = judged.avg_accuracy, judged.verdict["comparisons"]
     unseen = f", of which {judged.unseen_examples} were never learned from" if isinstance(judged, Validation) else ""
     means = f"{figure_text(accuracy)}, with equal shares {figure_text(judged.equal_weights_accuracy)}"
-    similarity = f"similarity {figure_text(pictures)}, mean ΔE00 {figure_text(judged.mean_delta_e, 2)}"
     facts = {
+        "similarity": _headline(judged),
+        "verdict": judged.verdict["sentence"],
         **facts,
         "judged on": f"{counted(judged.num_examples, 'example')}{unseen}",
-        "workers by share": None if accuracy is None else means,
-        "ensemble's pictures": None if pictures is None else similarity,
-        "verdict": judged.verdict["sentence"],
         "skipped": counted(len(judged.skipped), "example") if judged.skipped else None,
+        "mean of the workers, weighted (guide)": None if accuracy is None else means,
     }
     rows = []
     for name, label in baseline_labels(judged).items():
