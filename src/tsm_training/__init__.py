@@ -7,7 +7,7 @@ from tsm_training._version import __version__
 from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample, TrainingSession, TrainingStore
 from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
-from tsm_training.engine import TrainingEngine, ValidationResults
+from tsm_training.engine import Leaderboard, LeaderboardRow, TrainingEngine, ValidationResults
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import TsmTrainingError
 from tsm_training.learning import ExampleEvidence, Outcome
@@ -40,6 +40,7 @@ from tsm_training.workers import (
 
 if TYPE_CHECKING:
     from tsm_training.color_transfer import LearnedLook, create_color_transfer_workers
+    from tsm_training.grading import FolderPrediction, SkippedPicture
     from tsm_training.lint import LintFinding, LintReport
 
 __all__ = [
@@ -47,11 +48,14 @@ __all__ = [
     "ColorDifference",
     "CombinedMetric",
     "ExampleEvidence",
+    "FolderPrediction",
     "FunctionWorker",
     "GuideSimilarity",
     "HistogramDistance",
     "Image",
     "InMemoryStore",
+    "Leaderboard",
+    "LeaderboardRow",
     "LearnedLook",
     "LintFinding",
     "LintReport",
@@ -61,6 +65,7 @@ __all__ = [
     "PeakSignalToNoise",
     "Prediction",
     "Progress",
+    "SkippedPicture",
     "StructuralSimilarity",
     "ThreadRunner",
     "TrainableWorker",
@@ -87,7 +92,11 @@ __all__ = [
     "guide_similarity",
 ]
 
-_LATER = {"color_transfer": ("LearnedLook", "create_color_transfer_workers"), "lint": ("LintFinding", "LintReport")}
+_LATER = {
+    "color_transfer": ("LearnedLook", "create_color_transfer_workers"),
+    "grading": ("FolderPrediction", "SkippedPicture"),
+    "lint": ("LintFinding", "LintReport"),
+}
 """Rooms that many programs do not need, and their names in this one: they are loaded when somebody asks."""
 
 

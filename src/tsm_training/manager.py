@@ -56,12 +56,13 @@ from tsm_training.ingest import (
     relinked,
 )
 from tsm_training.learning import WEIGHTS_FORMAT_VERSION, WeightsDocument, read_weights_file, write_weights_file
-from tsm_training.progress import ProgressCallback
+from tsm_training.progress import ProgressCallback, reporting
 from tsm_training.storage import TrainingDataManager
 from tsm_training.weights import BayesianWeightLearner, Snapshot, WeightLearner
 from tsm_training.workers import WorkerPool, WorkerPoolLike
 
 if TYPE_CHECKING:
+    from tsm_training.grading import FolderPrediction
     from tsm_training.lint import LintReport
 
 __all__ = ["EngineFactory", "ExampleRow", "TrainingManager"]
@@ -589,6 +590,55 @@ class TrainingManager:
             ImageError: a file cannot be used.
         """
         return self.training_engine.predict(self._picture(source), self._picture(target), run_all=run_all, group=group)
+
+    def predict_folder(
+        self,
+        source: str | os.PathLike[str] | Image,
+        folder: str | os.PathLike[str],
+        out: str | os.PathLike[str],
+        *,
+        group: str | float | None = None,
+        verbose: bool = True,
+        on_progress: ProgressCallback | None = None,
+    ) -> FolderPrediction:
+        """Write the ensemble's answer to every picture in a folder, under the same names in another folder.
+
+        Pictures that have an answer in `out` are skipped, so that a call which was interrupted goes on where it ended;
+        delete answers to have them made anew. Each file appears whole. An answer to a kind of picture that is read but
+        not written (HEIC) ends with ``.jpg``. Several pictures are worked on at once.
+
+        Args:
+            source: Gives the colours to all of them: a file, or an array (uint8, H×W×3, BGR); or a folder that holds a
+                source of each target's name.
+            folder: Holds the targets; subfolders are not entered.
+            out: Another folder, for the answers; made if it does not exist.
+            group: As for `predict`, for all of them.
+            verbose: Show progress on standard error.
+            on_progress: Called with a `Progress`, in this thread.
+
+        Returns:
+            What was written, and what was skipped and why: unreadable pictures, other files, subfolders.
+
+        Raises:
+            InvalidArgumentError: a folder is missing, both are the same, or two pictures would have one answer; nothing
+                was written.
+            ImageError: `source` cannot be used.
+            OSError: an answer cannot be written.
+            TsmTrainingError: as for `predict`, but for single pictures that cannot be answered: they are skipped.
+        """
+        from tsm_training.grading import grade_folder  # noqa: PLC0415 - few programs grade folders
+
+        sources, shared = None, None
+        if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
+            sources = Path(source)
+        else:
+            shared = self._picture(source)
+
+        def predict_and_save(own: Path | None, target: Path, answer: Path) -> None:
+            self.predict(cast("Any", own if shared is None else shared), target, group=group).save(answer)
+
+        with reporting(verbose=verbose, on_progress=on_progress) as reporter:
+            return grade_folder(predict_and_save, sources, folder, out, reporter)
 
     def _picture(self, value: str | os.PathLike[str] | Image) -> Image:
         if isinstance(value, (str, bytes, os.PathLike)):

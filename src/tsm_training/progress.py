@@ -28,10 +28,10 @@ __all__ = [
 _log = logging.getLogger("tsm_training")
 
 _SECONDS_BETWEEN_LINES: Final = 5.0
-_UNITS: Final = {"learning": "epoch", "fitting": "fit"}
+_UNITS: Final = {"learning": "epoch", "fitting": "fit", "predicting": "picture"}
 """What is counted in a phase, where it is not examples."""
 
-Phase: TypeAlias = Literal["evaluating", "fitting", "learning", "validating"]
+Phase: TypeAlias = Literal["evaluating", "fitting", "learning", "validating", "predicting"]
 
 
 @attrs.frozen
@@ -39,9 +39,10 @@ class Progress:
     """How far a call has come."""
 
     phase: Phase
-    """What is being done; the phases come in this order."""
+    """What is being done; those of a training come in this order, and ``predicting`` is a folder's only one."""
     done: int
-    """Examples evaluated or validated, fits of trainable workers whose scores are known, or epochs learned."""
+    """Examples evaluated or validated, fits of trainable workers whose scores are known, epochs learned, or pictures
+    predicted."""
     total: int
     seconds: float
     """Wall-clock time since the phase began."""

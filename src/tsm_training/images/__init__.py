@@ -26,6 +26,7 @@ checksums; after a file was added, its SHA-256 tells.
 from tsm_training.images.headers import PICTURE_ENDINGS
 from tsm_training.images.reading import (
     READER_VERSION,
+    WRITABLE_ENDINGS,
     ImageInfo,
     ImageLimits,
     inspect_image,
@@ -37,6 +38,7 @@ from tsm_training.images.reading import (
 __all__ = [
     "PICTURE_ENDINGS",
     "READER_VERSION",
+    "WRITABLE_ENDINGS",
     "ImageInfo",
     "ImageLimits",
     "inspect_image",

@@ -280,6 +280,9 @@ _ENCODINGS: Final[dict[str, list[int]]] = {
     ".tiff": [],
 }
 
+WRITABLE_ENDINGS: Final = frozenset(_ENCODINGS)
+"""What the names of picture files may end with that `write_image` writes, in small letters."""
+
 
 def _decode(name: str, data: bytes, header: Header) -> Image:
     """Decode to BGR as stored, not turned upright, after making sure that nothing is transparent."""
