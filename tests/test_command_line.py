@@ -201,7 +201,7 @@ def test_what_is_no_mistake_has_another_exit_code(run: Any, trained: Path, monke
 
 def test_damage_is_found(run: Any, trained: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
-    fault = StorageFault("sessions", "s", "epochs", "-1", "it must be a whole number", "quarantine()")
+    fault = StorageFault("sessions", "s", 1, "epochs", "is no whole number", "quarantine()")
     monkeypatch.setattr("tsm_training.TrainingDataManager.check", lambda _self: [fault])
     assert run("check", trained, *OWN) == (1, f"{fault}\n", "")
 
