@@ -35,6 +35,7 @@ from tsm_training.color_transfer import (
 from tsm_training.color_transfer.lattice import lattice
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.fingerprints import describe_object
+from tsm_training.images import tables
 from tsm_training.workers import TrainableWorker, Worker, WorkerPool, WorkerRequest, run_worker
 
 WORKERS = {w.worker_id: w for w in create_color_transfer_workers() if not isinstance(w, TrainableWorker)}
@@ -250,7 +251,7 @@ def test_a_twelve_megapixel_picture_needs_only_bands_of_floats(monkeypatch: pyte
     remap = cv2.remap
 
     def spy(table: Colors, columns: Colors, *args: Any, **options: Any) -> object:
-        seen.append(columns.size)
+        seen.append(columns.size // 2)  # column and row
         return remap(table, columns, *args, **options)
 
     monkeypatch.setattr(cv2, "remap", spy)
@@ -264,6 +265,8 @@ def test_a_twelve_megapixel_picture_needs_only_bands_of_floats(monkeypatch: pyte
 def test_bands_leave_no_seams(monkeypatch: pytest.MonkeyPatch, worker: Worker) -> None:
     whole = worker.process(pair())
     monkeypatch.setattr(spaces, "_STRIP_PIXELS", 7 * TARGET.shape[1])
+    monkeypatch.setattr(tables, "_BAND_PIXELS", 7 * TARGET.shape[1])
+    monkeypatch.setattr(tables, "_LONGEST", 19)
     assert np.array_equal(worker.process(pair()), whole)
 
 
@@ -283,9 +286,9 @@ def test_statistics_are_computed_once_per_request(monkeypatch: pytest.MonkeyPatc
     calls: list[tuple[int, str]] = []
     original = statistics._compute_moments
 
-    def counted(image: Image, space: Any) -> Any:
-        calls.append((image.shape[0], space))
-        return original(image, space)
+    def counted(data: Any, which: Any, space: Any) -> Any:
+        calls.append((data[which].shape[0], space))
+        return original(data, which, space)
 
     monkeypatch.setattr(statistics, "_compute_moments", counted)
     request = pair()
@@ -432,7 +435,7 @@ def test_monge_kantorovich_maps_are_symmetric_positive_definite_and_exact(roots:
 
 
 def test_moments_are_those_of_the_pixels() -> None:
-    moments = statistics._compute_moments(TARGET, "bgr")
+    moments = statistics._compute_moments({"target": TARGET}, "target", "bgr")
     np.testing.assert_allclose(moments.mean, bgr(TARGET).mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(moments.covariance, np.cov(bgr(TARGET).T, bias=True), rtol=1e-9)
 

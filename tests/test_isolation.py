@@ -759,9 +759,9 @@ def test_a_process_serves_its_host_until_that_is_gone(monkeypatch: pytest.Monkey
     def host() -> None:
         ask(os.getpid)
         ask(isolation._load, "w", cloudpickle.dumps(worker(lambda _s, t: 255 - t, "w")))
-        ask(isolation._call, "w", REQUEST["source"], REQUEST["target"], None)
+        ask(isolation._call, "w", REQUEST["source"], REQUEST["target"], None, False)
         ask(isolation._load, "w", pickle.dumps(5))
-        ask(isolation._call, "w", REQUEST["source"], REQUEST["target"], None)
+        ask(isolation._call, "w", REQUEST["source"], REQUEST["target"], None, False)
         answers.extend(pickle.loads(ours.recv_bytes()) for _ in range(5))
         ask(os.getpid)
         ours.close()

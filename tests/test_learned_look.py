@@ -18,7 +18,6 @@ from hypothesis import strategies as st
 
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import basis, learned_look, looks
-from tsm_training.color_transfer.lattice import looked_up
 from tsm_training.color_transfer.learned_look import LearnedLook
 from tsm_training.color_transfer.spaces import to_space
 from tsm_training.errors import WorkerNotFittedError
@@ -491,7 +490,7 @@ def test_a_map_fitted_to_a_pair_reproduces_it() -> None:
         gram, moment, square = basis.sums_of(target, truth)
         sums = basis.Sums(gram[None], moment[None], np.array([square]))
         own = sums.maps(0.03)
-        changed = looked_up(photo(2), basis.map_table(own[0]))
+        changed = basis.map_table(own[0]).apply(photo(2))
         assert np.abs(changed.astype(float) - look(photo(2))).mean() < 2
         assert np.abs(sums.rough_maps(0.03) - own).max() < 1e-3
         # what the sums say of the error is what the pixels say, save that these are rounded

@@ -119,8 +119,9 @@ def _load(worker_id: str, data: bytes) -> None:
     _workers[worker_id] = worker
 
 
-def _call(worker_id: str, source: Image, target: Image, group: str | None) -> WorkerResult:
-    return run_worker(_workers[worker_id], WorkerRequest(source, target, group))
+def _call(worker_id: str, source: Image, target: Image, group: str | None, as_tables: bool) -> WorkerResult:
+    result = run_worker(_workers[worker_id], WorkerRequest(source, target, group, as_tables=as_tables))
+    return attrs.evolve(result, target=None)  # whoever asked has it
 
 
 # --- one process, seen from the host --------------------------------------------------------------------------------
@@ -171,7 +172,8 @@ class _Lane:
         answer: WorkerFailure | WorkerResult | None = self.load(pickled)
         started = time.monotonic()
         if answer is None:
-            answer = self._ask(_call, worker_id, request["source"], target, group_of(request), limit=limit)
+            settings = group_of(request), request.as_tables
+            answer = self._ask(_call, worker_id, request["source"], target, *settings, limit=limit)
         if isinstance(answer, WorkerResult):
             result = checked_result(attrs.evolve(answer, worker_id=worker_id), target)
         else:

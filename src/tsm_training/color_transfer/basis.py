@@ -19,9 +19,10 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_training.arrays import Image
-from tsm_training.color_transfer.lattice import NODES, interpolation_table, lattice
+from tsm_training.color_transfer.lattice import lattice
 from tsm_training.color_transfer.spaces import CHANNELS, LAB_OFFSET, LAB_SCALE, LEVELS, Colors, Float64, decode, to_bgr
 from tsm_training.forking import alone_at_first
+from tsm_training.images import NODES, ColorTable
 
 _SMOOTH: Final = 80
 
@@ -196,11 +197,11 @@ def solved(systems: Float64) -> Float64:
     return np.concatenate(results)
 
 
-def map_table(coefficients: Float64) -> Colors:
-    """Return the table to look up (see `interpolation_table`) of the map with coefficients z (84×3)."""
+def map_table(coefficients: Float64) -> ColorTable:
+    """Return the table of the map with coefficients z (84×3)."""
     shifts = np.matmul(_basis().reshape(NODES**2, NODES, -1), coefficients).reshape(-1, CHANNELS)
     moved = to_bgr(lattice("lab") + shifts.astype(np.float32), "lab")
-    return interpolation_table(on_grid(moved.astype(np.float64), _TABLE_BITS).astype(np.float32))
+    return ColorTable(on_grid(moved.astype(np.float64), _TABLE_BITS))
 
 
 def moved_levels(colors: Image, values: Float64, maps: Float64) -> Image:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Final, TypeAlias, cast
 
 import cv2
@@ -17,57 +17,28 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_training.arrays import Image
-from tsm_training.color_transfer.spaces import CHANNELS, LEVELS, LONGEST, Colors, Float64, Space, row_strips, to_space
-
-_STEP: Final = 8
-
-NODES: Final = LEVELS // _STEP + 1
-"""Nodes on a side of the lattice."""
+from tsm_training.color_transfer.spaces import CHANNELS, Colors, Float64, Space, kept_pixels, row_strips, to_space
+from tsm_training.images import NODES, STEP, ColorTable, positions
+from tsm_training.workers import shared
 
 
 @functools.cache
 def lattice(space: Space) -> Colors:
     """Return the colours in which maps are evaluated (float32, 33³×3): B slowest, R fastest, 0, 8, …, 248 and 255."""
-    axis = np.minimum(np.arange(NODES) * _STEP, LEVELS - 1).astype(np.float32)
-    colors = to_space(np.stack(np.meshgrid(axis, axis, axis, indexing="ij"), axis=-1).reshape(-1, CHANNELS), space)
+    colors = to_space(ColorTable.identity().nodes.reshape(-1, CHANNELS), space)
     colors.flags.writeable = False
     return colors
 
 
-def interpolation_table(colors: Colors) -> Colors:
-    """Turn the colours into which the lattice goes (N×3, BGR) into a table to look up (float32, 256·33×33×3).
+def applied(table: ColorTable, data: Mapping[str, Image]) -> Image:
+    """Return a request's target (uint8, H×W×3, BGR) looked up in a table.
 
-    OpenCV interpolates between two axes at once. The third, B, is interpolated here for all its 256 levels, each with a
-    33×33 tile of its own; with nodes 8 levels apart the positions on the other two are exact eighths.
+    All workers share where its pixels lie, unless it is large.
     """
-    nodes = colors.reshape(NODES, NODES, NODES, CHANNELS).copy()
-    for axis in (nodes, nodes.swapaxes(0, 1), nodes.swapaxes(0, 2)):
-        # the last node was evaluated at 255, the end of the range, and stands at 256
-        axis[-1] += (axis[-1] - axis[-2]) / np.float32(_STEP - 1)
-    tiles = nodes.reshape(NODES, 1, -1)
-    part = (np.arange(_STEP, dtype=np.float32) / _STEP)[None, :, None]
-    table = (tiles[1:] - tiles[:-1]) * part
-    table += tiles[:-1]
-    return cast("Colors", table.reshape(-1, NODES, CHANNELS))
-
-
-_POSITION: Final = np.array([[0, 0, 1 / _STEP], [NODES, 1 / _STEP, 0], [0, 0, 0]], np.float32)
-"""Takes (B, G, R) to column and row of a table; the third row is there because OpenCV is slow with two."""
-
-_NOTHING: Final = np.zeros(4)
-"""OpenCV's scalar 0, in the type that its stubs know."""
-
-
-def looked_up(image: Image, table: Colors) -> Image:
-    """Return the image (uint8, H×W×3, BGR) with every colour replaced by what the table says, interpolated."""
-    result = np.empty_like(image)
-    for band, _ in row_strips(image):
-        for left in range(0, image.shape[1], LONGEST):
-            part = band, slice(left, left + LONGEST)
-            columns, rows, _ = cv2.split(cv2.transform(image[part].astype(np.float32), _POSITION))
-            colors = cv2.remap(table, columns, rows, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-            cv2.add(colors, _NOTHING, dst=result[part], dtype=cv2.CV_8U)  # rounds and clips, which astype would not
-    return result
+    target, at = data["target"], None
+    if kept_pixels(target.shape[0] * target.shape[1]):
+        at = shared(data, "color_transfer.positions", lambda: list(positions(target)))
+    return table.apply(target, at)
 
 
 def median_of_change(target: Image, changed: Image, size: int) -> Image:
@@ -102,7 +73,7 @@ def averaged_shifts(colors: Colors, shifts: Colors, width: float) -> Colors:
     nodes, weights = (np.concatenate(parts) for parts in zip(*_surroundings(colors), strict=True))
     values = [*np.tile(shifts, (2**CHANNELS, 1)).T, np.ones(len(nodes))]
     sums = [np.bincount(nodes, weights * value, NODES**CHANNELS).reshape((NODES,) * CHANNELS) for value in values]
-    totals = _blurred(cast("Float64", np.stack(sums)), width / _STEP).reshape(len(sums), -1)
+    totals = _blurred(cast("Float64", np.stack(sums)), width / STEP).reshape(len(sums), -1)
     means: Float64 = totals[:-1] / (totals[-1] + _SCARCE * len(colors))
     return means.T.astype(np.float32)
 
@@ -117,7 +88,7 @@ def interpolated_shifts(field: Colors, colors: Colors) -> Colors:
 
 def _surroundings(colors: Colors) -> Iterator[tuple[_Nodes, Colors]]:
     """Yield the eight nodes around each colour, one after the other, and their weights, which add up to 1."""
-    place = np.clip(colors.T / np.float32(_STEP), 0, NODES - 1)
+    place = np.clip(colors.T / np.float32(STEP), 0, NODES - 1)
     low = np.minimum(place.astype(np.intp), NODES - 2)
     part = place - low.astype(np.float32)
     axes = [((below, 1 - share), (below + 1, share)) for below, share in zip(low, part, strict=True)]

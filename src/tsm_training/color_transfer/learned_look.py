@@ -22,11 +22,12 @@ import numpy.typing as npt
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import looks
 from tsm_training.color_transfer.basis import Sums, lab_of, map_table, on_grid, sums_of
-from tsm_training.color_transfer.lattice import looked_up
+from tsm_training.color_transfer.lattice import applied
 from tsm_training.color_transfer.looks import FEATURES, SAMPLE, SHARE_BITS, Looks, Recognition
 from tsm_training.color_transfer.spaces import CHANNELS, Float64
 from tsm_training.color_transfer.statistics import sample_pixels
 from tsm_training.forking import guard_forks
+from tsm_training.images import ColorTable
 from tsm_training.workers import Observation, TrainableWorker, Worker, learned_version, shared
 
 K = TypeVar("K", bound=Hashable)
@@ -233,11 +234,19 @@ class _FittedLook(Worker):
         Returns:
             A new image, ``uint8``, BGR, of the target's size.
         """
+        return applied(self.get_color_table(data), data)
+
+    def get_color_table(self, data: Mapping[str, Image]) -> ColorTable:
+        """Return where each colour goes.
+
+        Args:
+            data: What `process` gets.
+        """
         weights = self._weights(data)
         # A group of one example is drawn to the identity as a mixture is; more examples are more evidence.
         members = 1 if self._group_of(data) is None else np.count_nonzero(weights)
         strength = max(self._choice.strength / members, _STRENGTHS[0])
-        return looked_up(data["target"], map_table(self._sums.weighted(weights).maps(strength)[0]))
+        return map_table(self._sums.weighted(weights).maps(strength)[0])
 
     def get_familiarity(self, data: Mapping[str, Image], result: Image) -> float:
         """Say how familiar the source's look is, in [0, 1].

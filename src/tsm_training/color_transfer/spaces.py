@@ -26,13 +26,18 @@ LEVELS: Final = 256
 
 _STRIP_PIXELS: Final = 1 << 16
 
-LONGEST: Final = 1 << 14
-"""OpenCV's remap refuses sides of 32767 pixels and more."""
+
+def kept_pixels(pixels: int) -> int:
+    """Return of how many of an image's pixels intermediate results are kept for all workers: none of a large image."""
+    return pixels if pixels <= _MOST_KEPT else 0
+
+
+_MOST_KEPT: Final = 1 << 22
 
 
 def row_strips(image: Image, overlap: int = 0) -> Iterator[tuple[slice, slice]]:
     """Yield bands of rows that bound the memory for floats: the band itself, and it with `overlap` rows around."""
-    rows = min(max(1, _STRIP_PIXELS // image.shape[1]), LONGEST)
+    rows = max(1, _STRIP_PIXELS // image.shape[1])
     for top in range(0, image.shape[0], rows):
         bottom = min(top + rows, image.shape[0])
         yield slice(top, bottom), slice(max(0, top - overlap), bottom + overlap)

@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 
 from tsm_training.arrays import Image
-from tsm_training.color_transfer.spaces import CHANNELS, LEVELS, Colors, Float64, Space, row_strips
+from tsm_training.color_transfer.spaces import CHANNELS, LEVELS, Colors, Float64, Space, kept_pixels, row_strips
 from tsm_training.forking import alone_at_first
 from tsm_training.workers import shared
 
@@ -37,25 +37,34 @@ class _Moments(NamedTuple):
         return np.diagonal(self.covariance)
 
 
-def _planes(image: Image, space: Space) -> Iterator[tuple[Image, ...]]:
-    """Yield the three 8-bit channels of each band; a whole converted image would only take up memory."""
+def _planes(data: Mapping[str, Image], which: _Which, space: Space) -> Iterator[tuple[Image, ...]]:
+    """Yield the three 8-bit channels of each band of an image; one that is not large is converted once per request."""
+    image, convert = data[which], _to_lab if space == "lab" else _as_it_is
+    if space == "lab" and kept_pixels(image.shape[0] * image.shape[1]):
+        image, convert = shared(data, ("color_transfer.lab", which), lambda: _to_lab(data[which])), _as_it_is
     for band, _ in row_strips(image):
-        strip = image[band]
-        with alone_at_first("BGR to Lab"):
-            colors = cv2.cvtColor(strip, cv2.COLOR_BGR2Lab) if space == "lab" else strip
-        yield tuple(cast("list[Image]", cv2.split(colors)))
+        yield tuple(cast("list[Image]", cv2.split(convert(image[band]))))
+
+
+def _as_it_is(image: Image) -> Image:
+    return image
+
+
+def _to_lab(image: Image) -> Image:
+    with alone_at_first("BGR to Lab"):
+        return cast("Image", cv2.cvtColor(image, cv2.COLOR_BGR2Lab))
 
 
 def shared_moments(data: Mapping[str, Image], which: _Which, space: Space) -> _Moments:
     """Return mean and covariance of an image's colours, once per request."""
-    return shared(data, ("color_transfer.moments", which, space), lambda: _compute_moments(data[which], space))
+    return shared(data, ("color_transfer.moments", which, space), lambda: _compute_moments(data, which, space))
 
 
-def _compute_moments(image: Image, space: Space) -> _Moments:
+def _compute_moments(data: Mapping[str, Image], which: _Which, space: Space) -> _Moments:
     """Return mean and covariance from sums of whole numbers, which come out the same in any order of summation."""
     sums = [0] * CHANNELS
     products = [[0] * CHANNELS for _ in range(CHANNELS)]
-    for planes in _planes(image, space):
+    for planes in _planes(data, which, space):
         # rounded, as OpenCV may find a sum of squares by squaring its root
         squares = [round(cv2.norm(plane, cv2.NORM_L2SQR)) for plane in planes]
         for i, plane in enumerate(planes):
@@ -66,19 +75,19 @@ def _compute_moments(image: Image, space: Space) -> _Moments:
                 dot = (squares[i] + squares[j] - round(cv2.norm(plane, planes[j], cv2.NORM_L2SQR))) // 2
                 products[i][j] += dot
                 products[j][i] += dot
-    count = image.shape[0] * image.shape[1]
+    count = data[which].shape[0] * data[which].shape[1]
     covariance = [[(count * products[i][j] - sums[i] * sums[j]) / count**2 for j in range(3)] for i in range(3)]
     return _Moments(np.array([total / count for total in sums]), np.array(covariance))
 
 
 def shared_histograms(data: Mapping[str, Image], which: _Which, space: Space) -> Float64:
     """Return how many pixels have each level: float64, 3×256."""
-    return shared(data, ("color_transfer.histograms", which, space), lambda: _compute_histograms(data[which], space))
+    return shared(data, ("color_transfer.histograms", which, space), lambda: _compute_histograms(data, which, space))
 
 
-def _compute_histograms(image: Image, space: Space) -> Float64:
+def _compute_histograms(data: Mapping[str, Image], which: _Which, space: Space) -> Float64:
     counts = np.zeros((CHANNELS, LEVELS))
-    for planes in _planes(image, space):
+    for planes in _planes(data, which, space):
         for total, plane in zip(counts, planes, strict=True):
             total += cv2.calcHist([plane], [0], None, [LEVELS], [0, LEVELS]).ravel()  # noqa: PLW2901 - in place
     return counts
@@ -94,13 +103,13 @@ class _Tones(NamedTuple):
 
 def shared_tones(data: Mapping[str, Image], which: _Which, zones: int) -> _Tones:
     """Return chroma statistics per zone of lightness, once per request."""
-    return shared(data, ("color_transfer.tones", which, zones), lambda: _compute_tones(data[which], zones))
+    return shared(data, ("color_transfer.tones", which, zones), lambda: _compute_tones(data, which, zones))
 
 
-def _compute_tones(image: Image, zones: int) -> _Tones:
+def _compute_tones(data: Mapping[str, Image], which: _Which, zones: int) -> _Tones:
     levels = np.arange(LEVELS, dtype=np.float64)
     joint = np.zeros((2, LEVELS, LEVELS))  # how many pixels have which lightness and which a or b
-    for planes in _planes(image, "lab"):
+    for planes in _planes(data, which, "lab"):
         for total, chroma in zip(joint, planes[1:], strict=True):
             pair = [planes[0], chroma]
             total += cv2.calcHist(pair, [0, 1], None, [LEVELS] * 2, [0, LEVELS] * 2)  # noqa: PLW2901 - in place

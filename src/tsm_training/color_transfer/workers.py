@@ -10,7 +10,7 @@ import attrs
 import numpy as np
 
 from tsm_training.arrays import Image
-from tsm_training.color_transfer.lattice import interpolation_table, lattice, looked_up, median_of_change
+from tsm_training.color_transfer.lattice import applied, lattice, median_of_change
 from tsm_training.color_transfer.learned_look import LearnedLook
 from tsm_training.color_transfer.maps import (
     ColorMap,
@@ -21,8 +21,9 @@ from tsm_training.color_transfer.maps import (
     ToneAdaptiveMap,
     WhiteBalanceMap,
 )
-from tsm_training.color_transfer.spaces import CHANNELS, Colors, to_bgr
+from tsm_training.color_transfer.spaces import CHANNELS, Colors, kept_pixels, to_bgr
 from tsm_training.errors import InvalidArgumentError
+from tsm_training.images import ColorTable
 from tsm_training.workers import Worker
 
 _MEDIAN_SIZES: Final = (1, 3, 5)
@@ -69,9 +70,14 @@ class ColorTransferWorker(Worker):
     """Inputs are never written into."""
 
     def working_memory(self, source_pixels: int, target_pixels: int, /) -> int:
-        """Return how many bytes `process` takes: images of the target's size, and tables and bands of fixed sizes."""
+        """Return how many bytes `process` takes: images of the target's size, and tables and bands of fixed sizes.
+
+        Of images that are not large, what all workers need is kept: both in Lab, and where the target's pixels lie in a
+        table, in as much memory as two images take.
+        """
         pictures = 1 if self.median_size == 1 else 2
-        return CHANNELS * pictures * target_pixels + _TABLES_AND_BANDS
+        kept = 3 * kept_pixels(target_pixels) + kept_pixels(source_pixels)
+        return CHANNELS * (pictures * target_pixels + kept) + _TABLES_AND_BANDS
 
     def process(self, data: Mapping[str, Image]) -> Image:
         """Give the target colours of the source.
@@ -82,15 +88,27 @@ class ColorTransferWorker(Worker):
         Returns:
             A new image, ``uint8``, BGR, of the target's size.
         """
-        target = data["target"]
         if self.strength == 0:
-            return target.copy()
+            return data["target"].copy()
+        changed = applied(self._table(data), data)
+        return changed if self.median_size == 1 else median_of_change(data["target"], changed, self.median_size)
+
+    def get_color_table(self, data: Mapping[str, Image]) -> ColorTable | None:
+        """Return where each colour goes; None with a median filter, which looks at more than a pixel's colour.
+
+        Args:
+            data: What `process` gets: two images, uint8, H×W×3, BGR.
+        """
+        return self._table(data) if self.median_size == 1 else None
+
+    def _table(self, data: Mapping[str, Image]) -> ColorTable:
+        if self.strength == 0:
+            return ColorTable.identity()
         space = self.color_map.space
         colors = lattice(space)
         moved = self.color_map.fit(data)(colors)
         moved = cast("Colors", colors + np.float32(self.strength) * (moved - colors))
-        changed = looked_up(target, interpolation_table(to_bgr(moved, space)))
-        return changed if self.median_size == 1 else median_of_change(target, changed, self.median_size)
+        return ColorTable(to_bgr(moved, space))
 
 
 def create_color_transfer_workers() -> list[Worker]:

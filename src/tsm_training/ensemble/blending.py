@@ -11,19 +11,15 @@ import attrs
 import cv2
 import numpy as np
 
+from tsm_training.arguments import check_path
 from tsm_training.arrays import Image
-from tsm_training.errors import ImageFormatError
-from tsm_training.images import write_image
+from tsm_training.errors import ImageFormatError, InvalidArgumentError
+from tsm_training.files import replace_file
+from tsm_training.images import NODES, ColorTable, sum_of, write_image
 from tsm_training.workers import WorkerResult
 
 NEGLIGIBLE_SHARE: Final = 0.001
 """Workers with a smaller share are not run for a prediction."""
-
-_BLENDED_AT_ONCE: Final = 3 * 2**18
-"""Bytes that are blended at a time: floats of whole images take several times the memory of the images.
-
-A multiple of what a processor adds in one step, so that each byte is rounded as in an image blended at once.
-"""
 
 
 @attrs.frozen(eq=False)
@@ -59,6 +55,32 @@ class Prediction:
         """
         write_image(path, self.image)
 
+    def save_lut(self, path: str | os.PathLike[str], size: int = NODES, *, title: str = "tsm_training") -> None:
+        """Write what the answer does to colours as a 3-D LUT, for the editors of photographs and films that read one.
+
+        The file has the format ``.cube`` (Adobe, Iridas), a domain of 0 to 1, and R varies fastest. Applied to the
+        target, it gives the answer's picture, but for how the other program interpolates.
+
+        Args:
+            path: A file name that ends with ``.cube``; an existing file is replaced.
+            size: Nodes on a side, 2–256.
+            title: What editors show; without line breaks and quotation marks.
+
+        Raises:
+            InvalidArgumentError: an argument is not what it must be; or a worker with a share in the answer does more
+                than move each colour, as a median filter does: no LUT can say that.
+            OSError: the file cannot be written; what was there before is untouched.
+        """
+        name = check_path("path", path)
+        if not name.lower().endswith(".cube"):
+            raise InvalidArgumentError("path", name, "a file name that ends with .cube")
+        shares = {worker_id: share for worker_id, share in sorted(self.blend_weights.items()) if share > 0.0}
+        tables = [(share, table) for w, share in shares.items() if (table := self.results[w].table) is not None]
+        if len(tables) < len(shares):
+            others = ", ".join(repr(w) for w in shares if self.results[w].table is None)
+            raise InvalidArgumentError("the answer", f"one with a share of {others}", "workers that move colours only")
+        replace_file(name, ColorTable.blended(tables).to_cube(size, title).encode())
+
 
 def renormalised(shares: Mapping[str, float], worker_ids: Iterable[str]) -> dict[str, float]:
     """Return the shares of some workers only, scaled to sum 1; equal where none of them has any.
@@ -89,16 +111,28 @@ def blend(pictures: Mapping[str, Image], shares: Mapping[str, float]) -> Image:
     used = [worker_id for worker_id in sorted(pictures) if shares[worker_id] > 0.0]
     if len(used) == 1:
         return pictures[used[0]].copy()
-    flat = {worker_id: np.ascontiguousarray(pictures[worker_id]).reshape(-1) for worker_id in used}
-    shape = pictures[used[0]].shape
-    blended = np.empty(math.prod(shape), np.uint8)
-    for start in range(0, blended.size, _BLENDED_AT_ONCE):
-        part = slice(start, start + _BLENDED_AT_ONCE)
-        total = np.zeros(blended[part].shape, np.float32)
-        for worker_id in used:
-            cv2.scaleAdd(flat[worker_id][part].astype(np.float32), shares[worker_id], total, total)
-        blended[part] = np.clip(np.rint(total), 0.0, 255.0)
-    return blended.reshape(shape)
+    return sum_of([(shares[worker_id], pictures[worker_id]) for worker_id in used], None, pictures[used[0]])
+
+
+def blend_results(results: Mapping[str, WorkerResult], shares: Mapping[str, float], target: Image) -> Image:
+    """Return the weighted mean of what workers made of a target; tables of colours are blended before the look-up.
+
+    That gives the mean of their images but for rounding: once instead of once per worker, at most one level.
+
+    Args:
+        results: At least one that is valid, by worker id.
+        shares: For each of them, at least 0, sum 1; the sum is taken in order of worker id.
+        target: uint8, H×W×3, BGR.
+
+    Returns:
+        A new image, uint8, H×W×3, BGR.
+    """
+    used = [worker_id for worker_id in sorted(shares) if shares[worker_id] > 0.0]
+    tables = [(shares[w], table) for w in used if (table := results[w].table) is not None]
+    parts = [
+        (shares[w], picture) for w in used if results[w].table is None and (picture := results[w].value) is not None
+    ]
+    return sum_of(parts, ColorTable.blended(tables) if tables else None, target)
 
 
 # --- previews: small samples, kept so that blends can be compared without running a worker again ---------------------

@@ -8,7 +8,7 @@ import numpy as np
 
 from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample
-from tsm_training.ensemble import NEGLIGIBLE_SHARE, Prediction, blend, renormalised
+from tsm_training.ensemble import NEGLIGIBLE_SHARE, Prediction, blend_results, renormalised
 from tsm_training.errors import InvalidArgumentError, PredictionError, WorkerNotFittedError
 from tsm_training.evaluation.baselines import shares_for
 from tsm_training.evaluation.evaluator import own_pool
@@ -67,22 +67,23 @@ def answer(
             raise WorkerNotFittedError(own.workers[0].worker_id)
     label = _label(learner, group)
     shares = shares_for(learner, ids, label)
-    request = WorkerRequest(source, target, label)
+    request = WorkerRequest(source, target, label, as_tables=True)
     wanted = [w for w, share in shares.items() if run_all or share >= NEGLIGIBLE_SHARE]
     results = results_of(pool, request, wanted, fitted)
     if not any(result.is_valid() for result in results.values()) and len(results) < len(shares):
         # Everyone with a share failed: better an answer from the others than none.
         results |= results_of(pool, request, [w for w in shares if w not in results], fitted)
-    pictures = {w: result.value for w, result in results.items() if result.value is not None}
-    if not pictures:
+    answered = [w for w, result in results.items() if result.is_valid()]
+    if not answered:
         raise PredictionError({w: str(result.failure) for w, result in results.items()})
-    weights = renormalised(shares or learner.get_blend_weights(worker_ids=pictures), pictures)
+    weights = renormalised(shares or learner.get_blend_weights(worker_ids=answered), answered)
     learned = [w for w in weights if results[w].familiarity is not None]
     familiarity = results[max(learned, key=lambda w: weights[w])].familiarity if learned else None
     is_known = None
     if label is not None:
         is_known = label in learner.groups_of(learner.state) or any(label in fit.groups for fit in fits.values())
-    return Prediction(blend(pictures, weights), weights, results, familiarity, label, is_known)
+    blended = blend_results(results, weights, request["target"])
+    return Prediction(blended, weights, results, familiarity, label, is_known)
 
 
 def _label(learner: WeightLearner, group: object) -> str | None:

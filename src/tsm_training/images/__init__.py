@@ -34,15 +34,21 @@ from tsm_training.images.reading import (
     read_thumbnail,
     write_image,
 )
+from tsm_training.images.tables import NODES, STEP, ColorTable, positions, sum_of
 
 __all__ = [
+    "NODES",
     "PICTURE_ENDINGS",
     "READER_VERSION",
+    "STEP",
     "WRITABLE_ENDINGS",
+    "ColorTable",
     "ImageInfo",
     "ImageLimits",
     "inspect_image",
+    "positions",
     "read_image",
     "read_thumbnail",
+    "sum_of",
     "write_image",
 ]

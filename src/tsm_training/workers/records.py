@@ -10,6 +10,7 @@ import attrs
 import numpy as np
 
 from tsm_training.arrays import Image, frozen_copy
+from tsm_training.images import ColorTable
 
 T = TypeVar("T")
 
@@ -28,9 +29,12 @@ class WorkerRequest(Mapping[str, Image]):
     belongs to a group of examples has the group's name, a text, under ``'group'``. Several workers start from the same
     conversions of the same pictures (Lab, say); `shared` computes each of them once per request, whichever thread asks
     first.
+
+    With `as_tables`, workers that can give a table of colours are asked for that instead of an image.
     """
 
-    def __init__(self, source: Image, target: Image, group: str | None = None) -> None:
+    def __init__(self, source: Image, target: Image, group: str | None = None, *, as_tables: bool = False) -> None:
+        self.as_tables = as_tables
         self._entries = {"source": frozen_copy(source), "target": frozen_copy(target)}
         if group is not None:
             self._entries["group"] = cast("Image", group)  # the one entry that is no picture; `group_of` reads it
@@ -100,8 +104,7 @@ class WorkerResult:
     """What one worker made of one request."""
 
     worker_id: str
-    value: Image | None
-    """The picture (uint8, H×W×3, BGR, the target's size), or None where the worker failed."""
+    _value: Image | None = attrs.field(alias="value", repr=False)
     confidence: float = 1.0
     """The worker's own confidence in this picture, in [0, 1]."""
     failure: WorkerFailure | None = None
@@ -110,10 +113,24 @@ class WorkerResult:
     """Wall-clock time that the worker took."""
     familiarity: float | None = None
     """How familiar the look of the request is to a worker that has learned looks, in [0, 1]; None for any other."""
+    table: ColorTable | None = attrs.field(default=None, kw_only=True, repr=False)
+    """Where each colour goes, from a worker that was asked for that instead of a picture."""
+    target: Image | None = attrs.field(default=None, kw_only=True, repr=False)
+    """What a picture is made of with the table: uint8, H×W×3, BGR."""
+
+    @property
+    def value(self) -> Image | None:
+        """The picture (uint8, H×W×3, BGR, the target's size), or None where the worker failed.
+
+        From a table it is made when it is asked for, each time.
+        """
+        if self._value is None and self.table is not None and self.target is not None:
+            return self.table.apply(self.target)
+        return self._value
 
     def is_valid(self) -> bool:
         """Tell whether there is a picture to use."""
-        return self.value is not None and self.failure is None
+        return (self._value is not None or self.table is not None) and self.failure is None
 
 
 @runtime_checkable

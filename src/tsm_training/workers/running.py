@@ -16,6 +16,7 @@ import numpy as np
 
 from tsm_training.arrays import Image, frozen_copy, image_fault
 from tsm_training.errors import ExecutorError, WorkerPoolError
+from tsm_training.images import ColorTable
 from tsm_training.workers.records import (
     WorkerFailure,
     WorkerPoolLike,
@@ -35,8 +36,8 @@ _MAX_MESSAGE_LENGTH: Final = 500
 
 # --- one call and the check of its answer ---------------------------------------------------------------------------
 
-_Answer: TypeAlias = tuple[Image, float, float | None]
-"""A picture, the confidence in it, and how familiar its look is."""
+_Answer: TypeAlias = tuple[Image | ColorTable, float, float | None]
+"""A picture, or the table that makes it of the target; the confidence in it, and how familiar its look is."""
 
 
 class _UnusableError(Exception):
@@ -57,12 +58,21 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
         data: Mapping[str, Image] = request
         if not worker.reads_only:
             data = {**request, "source": request["source"].copy(), "target": request["target"].copy()}
-        output = worker.process(data)
-        picture = _picture(output, request["target"])  # copied before the worker sees its output again
+        table = worker.get_color_table(data) if request.as_tables and _speaks_for_process(worker) else None
+        output = request["target"] if table is not None else worker.process(data)
+        # A picture is copied before the worker sees its output again.
+        made = _picture(output, request["target"]) if table is None else _table(table)
         confidence = _confidence(worker.get_confidence(data, output))
-        return picture, confidence, _familiarity(worker.get_familiarity(data, output))
+        return made, confidence, _familiarity(worker.get_familiarity(data, output))
 
-    return _outcome(worker.worker_id, answer)
+    return _outcome(worker.worker_id, answer, request["target"])
+
+
+def _speaks_for_process(worker: Worker) -> bool:
+    """Tell whether a worker's tables were written together with its `process`, or after it: not inherited around it."""
+    classes = type(worker).__mro__
+    table, process = (next(c for c in classes if name in vars(c)) for name in ("get_color_table", "process"))
+    return issubclass(table, process)
 
 
 def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
@@ -84,7 +94,8 @@ def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
 
     def answer() -> _Answer:
         is_valid = result.is_valid()
-        if not is_valid or result.value is None:
+        has_table = isinstance(result, WorkerResult) and result.table is not None
+        if not is_valid or (not has_table and result.value is None):
             metadata: object = getattr(result, "metadata", None)
             told = metadata.get("error") if isinstance(metadata, Mapping) else None
             reason: object = getattr(result, "error", None) or getattr(result, "failure", None) or told
@@ -92,18 +103,23 @@ def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
                 raise _UnusableError(reason.kind, reason.error_type, reason.message)
             if reason or (not is_valid and (result.value is None or result.confidence != 0)):
                 raise _UnusableError("raised", "invalid result", reason or "its pool called it invalid")
-        picture, confidence = _picture(result.value, target), _confidence(result.confidence)
-        return picture, confidence, _familiarity(getattr(result, "familiarity", None))
+        table = result.table if isinstance(result, WorkerResult) else None
+        made = _picture(result.value, target) if table is None else _table(table)
+        confidence = _confidence(result.confidence)
+        return made, confidence, _familiarity(getattr(result, "familiarity", None))
 
     seconds = result.seconds if isinstance(result, WorkerResult) else 0.0
-    return attrs.evolve(_outcome(worker_id, answer), seconds=seconds)
+    return attrs.evolve(_outcome(worker_id, answer, target), seconds=seconds)
 
 
-def _outcome(worker_id: str, answer: Callable[[], _Answer]) -> WorkerResult:
+def _outcome(worker_id: str, answer: Callable[[], _Answer], target: Image) -> WorkerResult:
     started = time.perf_counter()
     try:
-        picture, confidence, familiarity = answer()
-        return WorkerResult(worker_id, picture, confidence, None, time.perf_counter() - started, familiarity)
+        made, confidence, familiarity = answer()
+        result = WorkerResult(worker_id, None, confidence, None, time.perf_counter() - started, familiarity)
+        if isinstance(made, ColorTable):
+            return attrs.evolve(result, table=made, target=target)
+        return attrs.evolve(result, value=made)
     except _UnusableError as error:
         kind, error_type, message = error.args
         failure = WorkerFailure(kind, error_type, shown(message))
@@ -112,6 +128,12 @@ def _outcome(worker_id: str, answer: Callable[[], _Answer]) -> WorkerResult:
             raise
         failure = WorkerFailure("raised", type(error).__name__, shown(error))
     return WorkerResult(worker_id, None, 0.0, failure, time.perf_counter() - started)
+
+
+def _table(table: object) -> ColorTable:
+    if not isinstance(table, ColorTable):
+        raise _UnusableError("bad_output", "wrong type", f"expected a ColorTable or None, got {type(table).__name__}")
+    return table
 
 
 def _picture(output: object, target: Image) -> Image:

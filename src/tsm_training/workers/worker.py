@@ -13,6 +13,7 @@ import attrs
 from tsm_training.arguments import check_callable, check_number
 from tsm_training.arrays import Image
 from tsm_training.errors import InvalidArgumentError, WorkerNotFittedError
+from tsm_training.images import ColorTable
 from tsm_training.learning import Observation
 
 _MAX_ID_LENGTH: Final = 128
@@ -64,6 +65,18 @@ class Worker(ABC):
         Raises:
             Exception: anything; it is recorded as this worker's failure on this example and disturbs nobody else.
         """
+
+    def get_color_table(self, data: Mapping[str, Image]) -> ColorTable | None:
+        """Return where each colour goes, for a worker whose `process` changes each pixel by its colour alone.
+
+        Predictions then blend tables and look the target up once, and can be saved as a LUT for other programs. It
+        must say exactly what `process` does: ``table.apply(target)`` is its picture. `get_confidence` and
+        `get_familiarity` then get the target as `result`. None (the default) has `process` make a picture.
+
+        Args:
+            data: What `process` gets: two pictures, uint8, H×W×3, BGR.
+        """
+        return None
 
     def get_confidence(self, data: Mapping[str, Image], result: Image) -> float:
         """Say how sure the worker is of `result`, in [0, 1]. Low confidence makes evidence count less.
