@@ -119,8 +119,8 @@ def _load(worker_id: str, data: bytes) -> None:
     _workers[worker_id] = worker
 
 
-def _call(worker_id: str, source: Image, target: Image, group: str | None) -> WorkerResult:
-    return run_worker(_workers[worker_id], WorkerRequest(source, target, group))
+def _call(worker_id: str, source: Image, target: Image, group: str | None, is_explained: bool) -> WorkerResult:
+    return run_worker(_workers[worker_id], WorkerRequest(source, target, group, is_explained=is_explained))
 
 
 # --- one process, seen from the host --------------------------------------------------------------------------------
@@ -171,7 +171,8 @@ class _Lane:
         answer: WorkerFailure | WorkerResult | None = self.load(pickled)
         started = time.monotonic()
         if answer is None:
-            answer = self._ask(_call, worker_id, request["source"], target, group_of(request), limit=limit)
+            arguments = request["source"], target, group_of(request), request.is_explained
+            answer = self._ask(_call, worker_id, *arguments, limit=limit)
         if isinstance(answer, WorkerResult):
             result = checked_result(attrs.evolve(answer, worker_id=worker_id), target)
         else:

@@ -51,6 +51,9 @@ _USUAL_STRENGTH: Final = 0.03
 _STATE: Final = struct.Struct("<5s32sddII?")
 _STATE_MARK: Final = b"look\x01"
 
+_FEW_COLORS: Final = 250
+"""So many of the target's colours tell which examples show them: a multiple of 25."""
+
 _TABLES_AND_BANDS: Final = 12 * 1024**2
 
 
@@ -234,10 +237,8 @@ class _FittedLook(Worker):
             A new image, ``uint8``, BGR, of the target's size.
         """
         weights = self._weights(data)
-        # A group of one example is drawn to the identity as a mixture is; more examples are more evidence.
-        members = 1 if self._group_of(data) is None else np.count_nonzero(weights)
-        strength = max(self._choice.strength / members, _STRENGTHS[0])
-        return looked_up(data["target"], map_table(self._sums.weighted(weights).maps(strength)[0]))
+        mixture = self._sums.weighted(weights)
+        return looked_up(data["target"], map_table(mixture.maps(self._strength(data, weights))[0]))
 
     def get_familiarity(self, data: Mapping[str, Image], result: Image) -> float:
         """Say how familiar the source's look is, in [0, 1].
@@ -268,6 +269,25 @@ class _FittedLook(Worker):
         """
         return dict(zip(self._digests, self._weights(data)[0].tolist(), strict=True))
 
+    def get_influence(self, data: Mapping[str, Image], result: Image) -> dict[str, float]:
+        """Return each training example's share of what is known about the answer's map, by digest: at most 1 in all.
+
+        The map's posterior precision is A = λI + Σ wᵢGᵢ, and tr(A⁻¹G) its variance on the colours of the target, whose
+        means are G. An example's share is tr(A⁻¹GA⁻¹ wᵢGᵢ) / tr(A⁻¹G): by how many per cent that variance falls when
+        the example's weight rises by one. What the prior's λI has of it makes up the sum to 1. So it counts how much
+        the source's look is like the example's, and how much of the target's colours the example shows where others
+        do not. (Such shares are the leverages of Hoaglin and Welsch, The American Statistician 32(1), 1978, seen from
+        the new point.)
+
+        Args:
+            data: What `process` got.
+            result: What `process` gave; it does not matter.
+        """
+        weights = self._weights(data)
+        sample = sample_pixels(data["target"], _FEW_COLORS).astype(np.uint8)
+        parts, variance = self._sums.information(weights[0], self._strength(data, weights), sums_of(sample, sample)[0])
+        return dict(zip(self._digests, (parts / variance).tolist(), strict=True))
+
     def state(self) -> bytes:
         """Return what `LearnedLook.dump_fit` does."""
         choice, recognition = self._choice, self._recognition
@@ -277,7 +297,15 @@ class _FittedLook(Worker):
         body += b"".join(part.astype("<f4").tobytes() for part in parts)
         return hashlib.sha256(body).digest() + body
 
+    def _strength(self, data: Mapping[str, Image], weights: Float64) -> float:
+        # A group of one example is drawn to the identity as a mixture is; more examples are more evidence.
+        members = 1 if self._group_of(data) is None else np.count_nonzero(weights)
+        return max(self._choice.strength / members, _STRENGTHS[0])
+
     def _weights(self, data: Mapping[str, Image]) -> Float64:
+        return shared(data, ("learned_look.weights", self.version), lambda: self._compute_weights(data))
+
+    def _compute_weights(self, data: Mapping[str, Image]) -> Float64:
         group = self._group_of(data)
         if group is not None:
             members = np.array([[own == group for own in self._groups]], np.float64)

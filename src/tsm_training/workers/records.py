@@ -27,10 +27,11 @@ class WorkerRequest(Mapping[str, Image]):
     Both pictures are ``uint8``, H×W×3, BGR. Nobody can change them, or put others in their place. A request that
     belongs to a group of examples has the group's name, a text, under ``'group'``. Several workers start from the same
     conversions of the same pictures (Lab, say); `shared` computes each of them once per request, whichever thread asks
-    first.
+    first. A request that `is_explained` also asks workers that have learned which examples are behind their answer.
     """
 
-    def __init__(self, source: Image, target: Image, group: str | None = None) -> None:
+    def __init__(self, source: Image, target: Image, group: str | None = None, *, is_explained: bool = False) -> None:
+        self.is_explained = is_explained
         self._entries = {"source": frozen_copy(source), "target": frozen_copy(target)}
         if group is not None:
             self._entries["group"] = cast("Image", group)  # the one entry that is no picture; `group_of` reads it
@@ -110,6 +111,14 @@ class WorkerResult:
     """Wall-clock time that the worker took."""
     familiarity: float | None = None
     """How familiar the look of the request is to a worker that has learned looks, in [0, 1]; None for any other."""
+    influence: Mapping[str, float] | None = None
+    """How much each training example has to do with the picture, by digest, at most 1 in all; None for a worker that
+    does not say so, and where the request did not ask."""
+
+    @property
+    def has_learned(self) -> bool:
+        """Tell whether the worker has said something about what it learned from examples."""
+        return self.familiarity is not None or self.influence is not None
 
     def is_valid(self) -> bool:
         """Tell whether there is a picture to use."""

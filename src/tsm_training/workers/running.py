@@ -31,12 +31,14 @@ LOOK_AROUND_SECONDS: Final = 0.1
 """How often a thread that waits for a worker checks whether waiting still makes sense."""
 
 _MAX_MESSAGE_LENGTH: Final = 500
+_ROUNDING: Final = 1e-6
+"""By how much a sum of shares may exceed 1."""
 
 
 # --- one call and the check of its answer ---------------------------------------------------------------------------
 
-_Answer: TypeAlias = tuple[Image, float, float | None]
-"""A picture, the confidence in it, and how familiar its look is."""
+_Answer: TypeAlias = tuple[Image, float, float | None, Mapping[str, float] | None]
+"""A picture, the confidence in it, how familiar its look is, and which examples are behind it."""
 
 
 class _UnusableError(Exception):
@@ -60,7 +62,8 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
         output = worker.process(data)
         picture = _picture(output, request["target"])  # copied before the worker sees its output again
         confidence = _confidence(worker.get_confidence(data, output))
-        return picture, confidence, _familiarity(worker.get_familiarity(data, output))
+        influence = worker.get_influence(data, output) if request.is_explained else None
+        return picture, confidence, _familiarity(worker.get_familiarity(data, output)), _influence(influence)
 
     return _outcome(worker.worker_id, answer)
 
@@ -93,7 +96,8 @@ def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
             if reason or (not is_valid and (result.value is None or result.confidence != 0)):
                 raise _UnusableError("raised", "invalid result", reason or "its pool called it invalid")
         picture, confidence = _picture(result.value, target), _confidence(result.confidence)
-        return picture, confidence, _familiarity(getattr(result, "familiarity", None))
+        familiarity, influence = (getattr(result, name, None) for name in ("familiarity", "influence"))
+        return picture, confidence, _familiarity(familiarity), _influence(influence)
 
     seconds = result.seconds if isinstance(result, WorkerResult) else 0.0
     return attrs.evolve(_outcome(worker_id, answer), seconds=seconds)
@@ -102,8 +106,8 @@ def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
 def _outcome(worker_id: str, answer: Callable[[], _Answer]) -> WorkerResult:
     started = time.perf_counter()
     try:
-        picture, confidence, familiarity = answer()
-        return WorkerResult(worker_id, picture, confidence, None, time.perf_counter() - started, familiarity)
+        picture, confidence, familiarity, influence = answer()
+        return WorkerResult(worker_id, picture, confidence, None, time.perf_counter() - started, familiarity, influence)
     except _UnusableError as error:
         kind, error_type, message = error.args
         failure = WorkerFailure(kind, error_type, shown(message))
@@ -144,6 +148,15 @@ def _familiarity(value: object) -> float | None:
         return _confidence(value)
     except _UnusableError:
         return None
+
+
+def _influence(value: object) -> dict[str, float] | None:
+    """Return numbers of at least 0 with a sum of at most 1 by text; None for anything else: nothing depends on it."""
+    if not isinstance(value, Mapping) or not all(isinstance(digest, str) for digest in value):
+        return None
+    parts = {digest: _familiarity(part) for digest, part in value.items()}
+    known = {digest: part for digest, part in parts.items() if part is not None}
+    return known if len(known) == len(parts) and math.fsum(known.values()) <= 1.0 + _ROUNDING else None
 
 
 def _is_the_users(error: BaseException) -> bool:
