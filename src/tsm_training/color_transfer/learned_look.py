@@ -22,12 +22,13 @@ import numpy.typing as npt
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import looks
 from tsm_training.color_transfer.basis import Sums, lab_of, map_table, on_grid, sums_of
+from tsm_training.color_transfer.clusters import LookCluster, clustered, joining
 from tsm_training.color_transfer.lattice import looked_up
 from tsm_training.color_transfer.looks import FEATURES, SAMPLE, SHARE_BITS, Looks, Recognition
 from tsm_training.color_transfer.spaces import CHANNELS, Float64
 from tsm_training.color_transfer.statistics import sample_pixels
 from tsm_training.forking import guard_forks
-from tsm_training.workers import Observation, TrainableWorker, Worker, learned_version, shared
+from tsm_training.workers import MOST_OBSERVATIONS, Observation, TrainableWorker, Worker, learned_version, shared
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -379,6 +380,37 @@ class LearnedLook(TrainableWorker):
         recognition = known.recognition() if known.renderings.shape[1] > 1 else None
         return _fitted(rows, (sums, alike), recognition, _chosen(rows, sums, alike, known))
 
+    def find_looks(self, observations: Sequence[Observation]) -> list[LookCluster]:
+        """Return the looks among observations, the greatest first, each in one; unlike ones are looks of one member.
+
+        At most 1,000, the first in order of digest, are compared with each other; those behind join the look whose map
+        leaves the smallest error on them, or stay alone.
+
+        Args:
+            observations: What `observe` returned, with different digests; their groups do not matter.
+
+        Raises:
+            ValueError: an observation is not what `observe` returns.
+        """
+        order = sorted(range(len(observations)), key=lambda place: observations[place].digest)
+        first, *others = (order[k : k + MOST_OBSERVATIONS] for k in range(0, max(1, len(order)), MOST_OBSERVATIONS))
+        if not first:
+            return []
+        sums, maps = _sums_and_maps(_examples_of([observations[place] for place in first]))
+        found, pooled = clustered(sums, maps)
+        members = [[first[row] for row in look.members] for look in found]
+        alone: list[int] = []
+        for places in others:
+            sums, _ = _sums_and_maps(_examples_of([observations[place] for place in places]))
+            for place, k in zip(places, joining(sums, pooled), strict=True):
+                (alone if k is None else members[k]).append(place)
+        grown = [
+            LookCluster(tuple(sorted(places)), first[look.centre], look.agreement)
+            for look, places in zip(found, members, strict=True)
+        ]
+        grown += [LookCluster((place,), place, 1.0) for place in alone]
+        return sorted(grown, key=lambda look: (-len(look.members), look.members))
+
     def dump_fit(self, fitted: Worker) -> bytes:
         """Return what takes long to learn, about 220 bytes per example: no colours, which the observations hold.
 
@@ -419,7 +451,11 @@ def _fitted(
 
 def _summed(examples: Sequence[_Example]) -> tuple[Sums, Float64]:
     """Return the sums of all examples, and how their maps agree (see `looks.agreement`)."""
+    sums, maps = _sums_and_maps(examples)
+    return sums, looks.agreement(sums, maps)
+
+
+def _sums_and_maps(examples: Sequence[_Example]) -> tuple[Sums, Float64]:
     names = ("gram", "moment", "square", "map")
     *parts, maps = (np.stack([getattr(e, name) for e in examples]).astype(np.float64) for name in names)
-    sums = Sums(*parts)
-    return sums, looks.agreement(sums, maps)
+    return Sums(*parts), maps

@@ -7,8 +7,7 @@ from typing import Any, Final
 
 import attrs
 import numpy as np
-
-from tsm_training.arrays import Image
+import numpy.typing as npt
 
 MOST_NAMED: Final = 5
 """Examples that are named."""
@@ -25,9 +24,9 @@ class Because:
     what no example shows."""
     familiarity: float | None = None
     """How familiar the look is, in [0, 1]; see `Prediction.familiarity`."""
-    before: Image = attrs.field(factory=lambda: np.empty((0, 3), np.uint8), repr=False)
+    before: npt.NDArray[np.uint8] = attrs.field(factory=lambda: np.empty((0, 3), np.uint8), repr=False)
     """Twelve of the target's colours, from dark to light: uint8, 12×3, BGR."""
-    after: Image = attrs.field(factory=lambda: np.empty((0, 3), np.uint8), repr=False)
+    after: npt.NDArray[np.uint8] = attrs.field(factory=lambda: np.empty((0, 3), np.uint8), repr=False)
     """What the answer makes of them: uint8, 12×3, BGR."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -47,6 +46,6 @@ class Because:
         return because_card(self)
 
 
-def hex_colors(colors: Image) -> list[str]:
+def hex_colors(colors: npt.NDArray[np.uint8]) -> list[str]:
     """Return colours (uint8, N×3, BGR) as ``#rrggbb``."""
     return [f"#{red:02x}{green:02x}{blue:02x}" for blue, green, red in colors.tolist()]

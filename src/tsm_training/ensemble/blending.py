@@ -10,6 +10,7 @@ from typing import Final
 import attrs
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from tsm_training.arrays import Image
 from tsm_training.ensemble.because import Because
@@ -131,7 +132,7 @@ def sample_grid(image: Image) -> Image:
     return np.ascontiguousarray(image[np.ix_(*lines)])
 
 
-def color_strip(target: Image, answer: Image) -> tuple[Image, Image]:
+def color_strip(target: Image, answer: Image) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
     """Return twelve colours of the target, evenly among its pixels in order of luma, and the answer's at these places.
 
     Args:

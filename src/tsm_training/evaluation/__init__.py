@@ -6,6 +6,7 @@ from tsm_training.evaluation.evaluator import CacheEntry, Evaluator, own_workers
 from tsm_training.evaluation.explaining import Explanation, SubsetAdvice, WorkerExplanation
 from tsm_training.evaluation.fits import without
 from tsm_training.evaluation.fitting import check_group_by
+from tsm_training.evaluation.looks import FoundLook, FoundLooks
 from tsm_training.evaluation.results import (
     BaselineMean,
     CrossValidation,
@@ -31,6 +32,8 @@ __all__ = [
     "Evaluator",
     "ExampleJudgement",
     "Explanation",
+    "FoundLook",
+    "FoundLooks",
     "Judged",
     "Split",
     "SubsetAdvice",

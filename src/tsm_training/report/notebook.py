@@ -14,6 +14,7 @@ from tsm_training.engine import (
     CrossValidation,
     CrossValidationResults,
     Explanation,
+    FoundLooks,
     Judged,
     Validation,
     ValidationResults,
@@ -139,6 +140,12 @@ def because_card(because: Because) -> str:
     if because.familiarity is not None:
         facts["familiarity of the look"] = f"{because.familiarity:.0%}"
     return _card("What the answer rests on", _facts_table(facts), color_strip_element(because))
+
+
+def looks_card(found: FoundLooks) -> str:
+    """Return the looks among examples as HTML, the greatest first."""
+    head = ["look", "examples", "alike", "commonest names", "central example"]
+    return _card(f"{counted(len(found.looks), 'look')} found", _facts_table(found.facts), _table(head, found.rows))
 
 
 def comparison_card(comparison: Comparison) -> str:
