@@ -117,7 +117,9 @@ def find_looks(evaluator: Evaluator, examples: Sequence[TrainingExample]) -> Fou
             left_out |= {each.example_id: str(reasons.get(digest, _NOTHING_TO_LEARN)) for each in group}
     found = learner.find_looks(observations)
     place = {example.example_id: number for number, example in enumerate(examples)}
-    looks, alone, look_of = [], [], {}
+    looks: list[FoundLook] = []
+    alone: list[str] = []
+    look_of: dict[str, int] = {}
     for number, look in enumerate(found):
         members = [example for row in look.members for example in copies[observations[row].digest]]
         members.sort(key=lambda example: place[example.example_id])
