@@ -46,7 +46,8 @@ def looks_found(data: Data) -> tuple[int, float]:
 
 
 def nearly(picture: Image) -> Image:
-    return np.clip(picture[8:-8, 8:-8] * 1.02 + 1, 0, 255).astype(np.uint8)
+    changed: Image = np.clip(picture[8:-8, 8:-8] * 1.02 + 1, 0, 255).astype(np.uint8)
+    return changed
 
 
 def ranked(fitted: Any, request: dict[str, Image]) -> list[str]:

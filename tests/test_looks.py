@@ -18,7 +18,7 @@ import pytest
 
 from support import brightening, manager_with, pool_of, save
 from test_learned_look import LOOK, STYLES, Look, example, observed, photo
-from tsm_training import LearnedLook, Observation, TrainingManager, WorkerPool
+from tsm_training import LearnedLook, Observation, TrainingDataManager, TrainingManager, WorkerPool
 from tsm_training.analysis import adjusted_rand_index
 from tsm_training.color_transfer import LookCluster, learned_look
 from tsm_training.engine import FoundLooks
@@ -176,6 +176,17 @@ def test_a_reopened_database_needs_no_pictures(tmp_path: Path) -> None:
         path.unlink()
     with manager_with(tmp_path, examples=0, pool=pool_of(LearnedLook()), db_path=tmp_path / "x.db") as again:
         assert again.looks() == expected
+
+
+def test_a_store_that_is_only_read_keeps_nothing_and_gives_the_same(tmp_path: Path) -> None:
+    manager, _ids = filled(tmp_path, pool_of(brightening("a", 5)), db_path=tmp_path / "x.db")
+    manager.close()
+    store = TrainingDataManager(tmp_path / "x.db", read_only=True)
+    with manager_with(tmp_path, examples=0, storage=store) as looking:
+        seen = looking.looks()
+    with manager_with(tmp_path, examples=0, db_path=tmp_path / "x.db") as again:
+        assert again.looks() == seen
+    assert seen.agreement["style"] == 1.0
 
 
 def test_any_pool_will_do(tmp_path: Path) -> None:

@@ -499,8 +499,8 @@ class TrainingEngine:
         It compares what target and ground truth say about maps of colours, as `LearnedLook` notes it; what is not
         stored yet is noted now, which reads those pictures. Any pool will do. How many looks there are comes of the
         examples; one that is unlike all others stays alone. The same examples give the same looks. At most 1,000
-        examples are compared pair by pair, the others with the looks found: 1,000 take some three seconds and 300 MB,
-        each thousand more about three seconds.
+        examples are compared pair by pair, the others with the looks found: 1,000 take some five seconds and 300 MB,
+        each thousand more some three seconds.
 
         Args:
             examples: At least one, each counts once.

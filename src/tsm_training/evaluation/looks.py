@@ -69,23 +69,23 @@ class FoundLooks:
 
     @property
     def rows(self) -> list[list[str]]:
-        """What is to be said of each: its number, members, agreement, commonest names and central example."""
-        return [
-            [
-                str(number),
-                str(len(look.members)),
-                percent_text(look.agreement),
-                "; ".join(f"{key} {value} ({count})" for key, (value, count) in look.names.items()) or "–",
-                look.centre,
-            ]
-            for number, look in enumerate(self.looks, 1)
-        ]
+        """What is to be said of each: its number, members, agreement, name and central example.
+
+        The name is the commonest value under the metadata key that agrees best.
+        """
+        key = max(self.agreement, key=self.agreement.__getitem__, default="")
+        rows = []
+        for number, look in enumerate(self.looks, 1):
+            value, count = look.names.get(key, ("–", 0))
+            name = f"{value} ({count})" if count else value
+            rows.append([str(number), str(len(look.members)), percent_text(look.agreement), name, look.centre])
+        return rows
 
     def __str__(self) -> str:
         lines = [f"{counted(len(self.looks), 'look')} found"]
         lines += [f"  {name}: {value}" for name, value in self.facts.items()]
-        for number, members, agreement, names, centre in self.rows:
-            lines.append(f"  look {number}: {members} examples, {agreement} alike; {names}; such as {centre}")
+        for number, members, agreement, name, centre in self.rows:
+            lines.append(f"  look {number}: {members} examples, {agreement} alike, {name}, such as {centre}")
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -132,7 +132,7 @@ def find_looks(evaluator: Evaluator, examples: Sequence[TrainingExample]) -> Fou
             alone += ids
     compared = [example for example in examples if example.example_id in look_of]
     agreement = {}
-    for key in _text_keys(compared):
+    for key in (key for key, counts in _texts(compared).items() if len(counts) > 1):
         named = [example for example in compared if isinstance(example.metadata.get(key), str)]
         numbers = [look_of[example.example_id] for example in named]
         agreement[key] = round(adjusted_rand_index(numbers, [example.metadata[key] for example in named]), 6)
@@ -140,20 +140,15 @@ def find_looks(evaluator: Evaluator, examples: Sequence[TrainingExample]) -> Fou
     return FoundLooks(tuple(looks), tuple(sorted(alone, key=place.__getitem__)), agreement, left_out)
 
 
-def _text_keys(examples: Sequence[TrainingExample]) -> list[str]:
-    """Return the metadata keys under which examples hold text, two different ones at least."""
-    values: dict[str, set[str]] = {}
+def _texts(examples: Sequence[TrainingExample]) -> dict[str, Counter[str]]:
+    """Return how often examples hold each text, by metadata key."""
+    counts: dict[str, Counter[str]] = {}
     for example in examples:
         for key, value in example.metadata.items():
             if isinstance(value, str):
-                values.setdefault(key, set()).add(value)
-    return sorted(key for key, texts in values.items() if len(texts) > 1)
+                counts.setdefault(key, Counter())[value] += 1
+    return dict(sorted(counts.items()))
 
 
 def _commonest(members: Sequence[TrainingExample]) -> dict[str, tuple[str, int]]:
-    counts: dict[str, Counter[str]] = {}
-    for example in members:
-        for key, value in example.metadata.items():
-            if isinstance(value, str):
-                counts.setdefault(key, Counter())[value] += 1
-    return {key: min(count.items(), key=lambda item: (-item[1], item[0])) for key, count in sorted(counts.items())}
+    return {key: min(counts.items(), key=lambda item: (-item[1], item[0])) for key, counts in _texts(members).items()}

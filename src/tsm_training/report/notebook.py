@@ -144,7 +144,7 @@ def because_card(because: Because) -> str:
 
 def looks_card(found: FoundLooks) -> str:
     """Return the looks among examples as HTML, the greatest first."""
-    head = ["look", "examples", "alike", "commonest names", "central example"]
+    head = ["look", "examples", "alike", "commonest name", "central example"]
     return _card(f"{counted(len(found.looks), 'look')} found", _facts_table(found.facts), _table(head, found.rows))
 
 
