@@ -119,7 +119,7 @@ def _load(worker_id: str, data: bytes) -> None:
     _workers[worker_id] = worker
 
 
-def _call(worker_id: str, source: Image, target: Image, group: str | None, is_explained: bool) -> WorkerResult:
+def _call(worker_id: str, source: Image, target: Image, group: str | None, is_explained: bool = False) -> WorkerResult:
     return run_worker(_workers[worker_id], WorkerRequest(source, target, group, is_explained=is_explained))
 
 
