@@ -82,7 +82,7 @@ def test_a_table_travels() -> None:
 
 
 def both_ways(workers: list[Worker]) -> tuple[dict[str, WorkerResult], dict[str, Image]]:
-    tables = WorkerRequest(SOURCE, TARGET, as_tables=True)
+    tables = WorkerRequest(SOURCE, TARGET, is_prediction=True)
     results = {w.worker_id: run_worker(w, tables) for w in workers}
     pictures = {w.worker_id: w.process(WorkerRequest(SOURCE, TARGET)) for w in workers}
     return results, pictures
@@ -111,9 +111,7 @@ def test_a_blend_of_tables_is_the_blend_of_pictures_but_for_rounding() -> None:
 def test_pictures_without_a_table_are_added_to_it() -> None:
     large = np.random.default_rng(2).integers(0, 256, (700, 300, 3), dtype=np.uint8)
     half = ColorTable.blended([(0.5, ColorTable.identity())])
-    assert np.array_equal(
-        sum_of([(0.5, large[:, ::-1].copy())], half, large), np.rint(large / 2 + large[:, ::-1] / 2)
-    )
+    assert np.array_equal(sum_of([(0.5, large[:, ::-1].copy())], half, large), np.rint(large / 2 + large[:, ::-1] / 2))
 
 
 # --- what a worker says ---------------------------------------------------------------------------------------------
@@ -137,8 +135,8 @@ def test_a_worker_of_anybodys_may_give_a_table() -> None:
     prediction = manager_with(Path(), 0, pool=pool).predict(SOURCE, TARGET)
     assert np.array_equal(prediction.image, 255 - TARGET)
     assert prediction.results["t"].table is negative
-    assert run_worker(Tinting("t", None), WorkerRequest(SOURCE, TARGET, as_tables=True)).table is None
-    wrong = run_worker(Tinting("t", "table"), WorkerRequest(SOURCE, TARGET, as_tables=True))
+    assert run_worker(Tinting("t", None), WorkerRequest(SOURCE, TARGET, is_prediction=True)).table is None
+    wrong = run_worker(Tinting("t", "table"), WorkerRequest(SOURCE, TARGET, is_prediction=True))
     assert wrong.failure is not None
     assert (wrong.failure.kind, wrong.is_valid(), wrong.value) == ("bad_output", False, None)
 
@@ -148,14 +146,14 @@ def test_a_subclass_with_another_process_does_not_speak_by_an_inherited_table() 
         def process(self, data: Mapping[str, Image]) -> Image:
             return np.ascontiguousarray(super().process(data)[:, ::-1])
 
-    request = WorkerRequest(SOURCE, TARGET, as_tables=True)
+    request = WorkerRequest(SOURCE, TARGET, is_prediction=True)
     result = run_worker(Mirrored("m", ReinhardMap()), request)
     assert result.table is None
     assert np.array_equal(result.value, run_worker(ColorTransferWorker("m", ReinhardMap()), request).value[:, ::-1])  # type: ignore[arg-type, index]
 
 
 def test_a_time_limit_holds_for_tables_too() -> None:
-    result = ThreadRunner(time_limit=60.0).run(MAPS[1], WorkerRequest(SOURCE, TARGET, as_tables=True))
+    result = ThreadRunner(time_limit=60.0).run(MAPS[1], WorkerRequest(SOURCE, TARGET, is_prediction=True))
     assert result.table is not None
 
 

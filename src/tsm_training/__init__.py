@@ -8,7 +8,7 @@ from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample, TrainingSession, TrainingStore
 from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImport
 from tsm_training.engine import Leaderboard, LeaderboardRow, TrainingEngine, ValidationResults
-from tsm_training.ensemble import Prediction
+from tsm_training.ensemble import Because, Prediction
 from tsm_training.errors import TsmTrainingError
 from tsm_training.learning import ExampleEvidence, Outcome
 from tsm_training.manager import TrainingManager
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BayesianWeightLearner",
+    "Because",
     "ColorDifference",
     "CombinedMetric",
     "ExampleEvidence",

@@ -33,6 +33,8 @@ from tsm_training.evaluation import (
     Evaluator,
     ExampleJudgement,
     Explanation,
+    FoundLook,
+    FoundLooks,
     Judged,
     Leaderboard,
     LeaderboardRow,
@@ -53,6 +55,7 @@ from tsm_training.evaluation.evaluator import own_pool
 from tsm_training.evaluation.explaining import explanation
 from tsm_training.evaluation.fitting import check_groups, group_label
 from tsm_training.evaluation.leaderboard import leaderboard
+from tsm_training.evaluation.looks import find_looks
 from tsm_training.evaluation.results import accuracy_table
 from tsm_training.evaluation.scoring import Judge
 from tsm_training.evaluation.split import Split
@@ -76,6 +79,8 @@ __all__ = [
     "Evaluator",
     "ExampleJudgement",
     "Explanation",
+    "FoundLook",
+    "FoundLooks",
     "Judged",
     "Leaderboard",
     "LeaderboardRow",
@@ -493,6 +498,38 @@ class TrainingEngine:
         """Return how workers and baselines do on what the newest training held out: `TrainingManager.leaderboard`."""
         self.prepare_learner()
         return leaderboard(self._bench, newest_session(self.store))
+
+    @final
+    def looks(
+        self,
+        examples: Sequence[TrainingExample],
+        *,
+        verbose: bool = False,
+        on_progress: ProgressCallback | None = None,
+    ) -> FoundLooks:
+        """Find the looks among examples without labels: which of them one map of colours explains better than several.
+
+        It compares what target and ground truth say about maps of colours, as `LearnedLook` notes it; what is not
+        stored yet is noted now, which reads those pictures. Any pool will do. How many looks there are comes of the
+        examples; one that is unlike all others stays alone. The same examples give the same looks. At most 1,000
+        examples are compared pair by pair, the others with the looks found: 1,000 take some five seconds and 300 MB,
+        each thousand more some three seconds.
+
+        Args:
+            examples: At least one, each counts once.
+            verbose: Show progress on standard error.
+            on_progress: Called with a `Progress`, in this thread.
+
+        Raises:
+            NoExamplesError: `examples` is empty.
+            ExecutorError: the executor takes no work or has broken down.
+        """
+        check_watchers(on_progress)
+        examples = _each_once(examples)
+        if not examples:
+            raise NoExamplesError
+        with reporting(verbose=verbose, on_progress=on_progress) as reporter:
+            return find_looks(attrs.evolve(self.evaluator, reporter=reporter), examples)
 
     @final
     def score_table(

@@ -119,8 +119,8 @@ def _load(worker_id: str, data: bytes) -> None:
     _workers[worker_id] = worker
 
 
-def _call(worker_id: str, source: Image, target: Image, group: str | None, as_tables: bool) -> WorkerResult:
-    result = run_worker(_workers[worker_id], WorkerRequest(source, target, group, as_tables=as_tables))
+def _call(worker_id: str, source: Image, target: Image, group: str | None, is_prediction: bool) -> WorkerResult:
+    result = run_worker(_workers[worker_id], WorkerRequest(source, target, group, is_prediction=is_prediction))
     return attrs.evolve(result, target=None)  # whoever asked has it
 
 
@@ -172,8 +172,8 @@ class _Lane:
         answer: WorkerFailure | WorkerResult | None = self.load(pickled)
         started = time.monotonic()
         if answer is None:
-            settings = group_of(request), request.as_tables
-            answer = self._ask(_call, worker_id, request["source"], target, *settings, limit=limit)
+            arguments = request["source"], target, group_of(request), request.is_prediction
+            answer = self._ask(_call, worker_id, *arguments, limit=limit)
         if isinstance(answer, WorkerResult):
             result = checked_result(attrs.evolve(answer, worker_id=worker_id), target)
         else:

@@ -35,6 +35,7 @@ from tsm_training.documents import TrainingProgress, TrainingResults, WeightsImp
 from tsm_training.engine import (
     CrossValidationResults,
     Explanation,
+    FoundLooks,
     Leaderboard,
     StopRequest,
     TrainingEngine,
@@ -522,6 +523,18 @@ class TrainingManager:
         """
         tolerance = self.training_engine.rope if tolerance is None else tolerance
         return self.training_engine.explain(self._examples(example_ids), tolerance=tolerance)
+
+    def looks(
+        self, *, example_ids: Sequence[str] | None = None, on_progress: ProgressCallback | None = None
+    ) -> FoundLooks:
+        """Find the looks among the stored examples, or those with these `example_ids`, without labels.
+
+        For `on_progress`, what it costs, and what else is raised, see `TrainingEngine.looks`.
+
+        Raises:
+            ExampleNotFoundError: an id is not stored.
+        """
+        return self.training_engine.looks(self._examples(example_ids), on_progress=on_progress)
 
     def report(
         self,

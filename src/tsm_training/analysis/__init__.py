@@ -16,6 +16,7 @@ from tsm_training.analysis.paired import (
     check_rope,
     compare,
 )
+from tsm_training.analysis.partitions import adjusted_rand_index
 from tsm_training.analysis.posterior import MIN_TO_SHOW, Posterior
 from tsm_training.analysis.table import ScoreTable
 from tsm_training.analysis.verdict import (
@@ -50,6 +51,7 @@ __all__ = [
     "ScoreTable",
     "Verdict",
     "VerdictDocument",
+    "adjusted_rand_index",
     "check_rope",
     "compare",
     "examples_for_half_width",

@@ -5,6 +5,7 @@ two images and evaluated on a lattice of colours only. The resulting 3-D table i
 that a costly map is no dearer on a large image than a cheap one, and none of them rounds to 8-bit Lab on the way.
 """
 
+from tsm_training.color_transfer.clusters import LookCluster
 from tsm_training.color_transfer.learned_look import LearnedLook
 from tsm_training.color_transfer.maps import (
     Channels,
@@ -29,6 +30,7 @@ __all__ = [
     "HistogramMap",
     "LearnedLook",
     "LinearMap",
+    "LookCluster",
     "ReinhardMap",
     "SlicedTransportMap",
     "Space",

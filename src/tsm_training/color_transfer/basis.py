@@ -153,6 +153,30 @@ class Sums(NamedTuple):
         systems = self._systems(strength)
         return cast("Float64", np.linalg.solve(systems[..., :_FUNCTIONS], systems[..., _FUNCTIONS:]))
 
+    def information(self, weights: Float64, strength: float, gram: Float64) -> tuple[Float64, float]:
+        """Return tr(A⁻¹GA⁻¹ wᵢGᵢ) of each row and tr(A⁻¹G), where A = Σ wᵢGᵢ + strength·I and G is another gram (3570).
+
+        Without a library's products, whose last digits may depend on the number of threads.
+        """
+        mixture = (weights @ self.gram)[_PLACE_IN_UPPER]
+        mixture[range(_FUNCTIONS), range(_FUNCTIONS)] += strength
+        inverse = _inverted(mixture)
+        spread = np.einsum("ij,jk->ik", inverse, gram[_PLACE_IN_UPPER])
+        inner = np.einsum("ij,jk->ik", spread, inverse)
+        parts: Float64 = weights * np.einsum("nu,u->n", self.gram, inner[_UPPER] * _TIMES)
+        return np.maximum(parts, 0), float(np.trace(spread))
+
+    def evidence(self, strength: float) -> Float64:
+        """Return the log probability of each row's colours (n) if one map made them, with errors of this variance.
+
+        The map is integrated out; a constant for each example is left out. Rounded to multiples of 2⁻¹⁰, for last
+        digits depend on the number of threads.
+        """
+        matrices, moments = np.split(self._systems(strength), [_FUNCTIONS], axis=-1)
+        explained = (moments * np.linalg.solve(matrices, moments)).sum(axis=(1, 2))
+        volume = np.linalg.slogdet(matrices)[1] - _FUNCTIONS * np.log(strength)
+        return on_grid((explained - self.square) / (2 * strength) - CHANNELS / 2 * volume, _SUM_BITS)
+
     def _systems(self, strength: float) -> Float64:
         matrices = self.gram.take(_PLACE_IN_UPPER, axis=-1)
         matrices[:, range(_FUNCTIONS), range(_FUNCTIONS)] += strength
@@ -195,6 +219,21 @@ def solved(systems: Float64) -> Float64:
             result[:, :k] -= rest[:, :k, k, None] * result[:, None, k]
         results.append(result)
     return np.concatenate(results)
+
+
+def _inverted(matrix: Float64) -> Float64:
+    """Return the inverse of a positive definite matrix by sweeping (Goodnight, The American Statistician 33(3), 1979).
+
+    It is written out for the reason that `solved` is, and takes a third of its time.
+    """
+    rest = matrix.copy()
+    for k in range(len(rest)):
+        column, pivot = rest[:, k].copy(), rest[k, k]
+        row = rest[k] / pivot
+        rest -= column[:, None] * row
+        rest[k], rest[:, k] = row, column / -pivot
+        rest[k, k] = 1 / pivot
+    return rest
 
 
 def map_table(coefficients: Float64) -> ColorTable:

@@ -22,13 +22,14 @@ import numpy.typing as npt
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import looks
 from tsm_training.color_transfer.basis import Sums, lab_of, map_table, on_grid, sums_of
+from tsm_training.color_transfer.clusters import LookCluster, clustered, joining
 from tsm_training.color_transfer.lattice import applied
 from tsm_training.color_transfer.looks import FEATURES, SAMPLE, SHARE_BITS, Looks, Recognition
 from tsm_training.color_transfer.spaces import CHANNELS, Float64
 from tsm_training.color_transfer.statistics import sample_pixels
 from tsm_training.forking import guard_forks
 from tsm_training.images import ColorTable
-from tsm_training.workers import Observation, TrainableWorker, Worker, learned_version, shared
+from tsm_training.workers import MOST_OBSERVATIONS, Observation, TrainableWorker, Worker, learned_version, shared
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -51,6 +52,9 @@ _USUAL_STRENGTH: Final = 0.03
 
 _STATE: Final = struct.Struct("<5s32sddII?")
 _STATE_MARK: Final = b"look\x01"
+
+_FEW_COLORS: Final = 250
+"""So many of the target's colours tell which examples show them: a multiple of 25."""
 
 _TABLES_AND_BANDS: Final = 12 * 1024**2
 
@@ -243,10 +247,8 @@ class _FittedLook(Worker):
             data: What `process` gets.
         """
         weights = self._weights(data)
-        # A group of one example is drawn to the identity as a mixture is; more examples are more evidence.
-        members = 1 if self._group_of(data) is None else np.count_nonzero(weights)
-        strength = max(self._choice.strength / members, _STRENGTHS[0])
-        return map_table(self._sums.weighted(weights).maps(strength)[0])
+        mixture = self._sums.weighted(weights)
+        return map_table(mixture.maps(self._strength(data, weights))[0])
 
     def get_familiarity(self, data: Mapping[str, Image], result: Image) -> float:
         """Say how familiar the source's look is, in [0, 1].
@@ -277,6 +279,25 @@ class _FittedLook(Worker):
         """
         return dict(zip(self._digests, self._weights(data)[0].tolist(), strict=True))
 
+    def get_influence(self, data: Mapping[str, Image], result: Image) -> dict[str, float]:
+        """Return each training example's share of what is known about the answer's map, by digest: at most 1 in all.
+
+        The map's posterior precision is A = λI + Σ wᵢGᵢ, and tr(A⁻¹G) its variance on the colours of the target, whose
+        means are G. An example's share is tr(A⁻¹GA⁻¹ wᵢGᵢ) / tr(A⁻¹G): by how many per cent that variance falls when
+        the example's weight rises by one. What the prior's λI has of it makes up the sum to 1. So it counts how much
+        the source's look is like the example's, and how much of the target's colours the example shows where others
+        do not. (Such shares are the leverages of Hoaglin and Welsch, The American Statistician 32(1), 1978, seen from
+        the new point.)
+
+        Args:
+            data: What `process` got.
+            result: What `process` gave; it does not matter.
+        """
+        weights = self._weights(data)
+        sample = sample_pixels(data["target"], _FEW_COLORS).astype(np.uint8)
+        parts, variance = self._sums.information(weights[0], self._strength(data, weights), sums_of(sample, sample)[0])
+        return dict(zip(self._digests, (parts / variance).tolist(), strict=True))
+
     def state(self) -> bytes:
         """Return what `LearnedLook.dump_fit` does."""
         choice, recognition = self._choice, self._recognition
@@ -286,7 +307,15 @@ class _FittedLook(Worker):
         body += b"".join(part.astype("<f4").tobytes() for part in parts)
         return hashlib.sha256(body).digest() + body
 
+    def _strength(self, data: Mapping[str, Image], weights: Float64) -> float:
+        # A group of one example is drawn to the identity as a mixture is; more examples are more evidence.
+        members = 1 if self._group_of(data) is None else np.count_nonzero(weights)
+        return max(self._choice.strength / members, _STRENGTHS[0])
+
     def _weights(self, data: Mapping[str, Image]) -> Float64:
+        return shared(data, ("learned_look.weights", self.version), lambda: self._compute_weights(data))
+
+    def _compute_weights(self, data: Mapping[str, Image]) -> Float64:
         group = self._group_of(data)
         if group is not None:
             members = np.array([[own == group for own in self._groups]], np.float64)
@@ -360,6 +389,37 @@ class LearnedLook(TrainableWorker):
         recognition = known.recognition() if known.renderings.shape[1] > 1 else None
         return _fitted(rows, (sums, alike), recognition, _chosen(rows, sums, alike, known))
 
+    def find_looks(self, observations: Sequence[Observation]) -> list[LookCluster]:
+        """Return the looks among observations, the greatest first, each in one; unlike ones are looks of one member.
+
+        At most 1,000, the first in order of digest, are compared with each other; those behind join the look whose map
+        leaves the smallest error on them, or stay alone.
+
+        Args:
+            observations: What `observe` returned, with different digests; their groups do not matter.
+
+        Raises:
+            ValueError: an observation is not what `observe` returns.
+        """
+        order = sorted(range(len(observations)), key=lambda place: observations[place].digest)
+        first, *others = (order[k : k + MOST_OBSERVATIONS] for k in range(0, max(1, len(order)), MOST_OBSERVATIONS))
+        if not first:
+            return []
+        sums, maps = _sums_and_maps(_examples_of([observations[place] for place in first]))
+        found, pooled = clustered(sums, maps)
+        members = [[first[row] for row in look.members] for look in found]
+        alone: list[int] = []
+        for places in others:
+            sums, _ = _sums_and_maps(_examples_of([observations[place] for place in places]))
+            for place, k in zip(places, joining(sums, pooled), strict=True):
+                (alone if k is None else members[k]).append(place)
+        grown = [
+            LookCluster(tuple(sorted(places)), first[look.centre], look.agreement)
+            for look, places in zip(found, members, strict=True)
+        ]
+        grown += [LookCluster((place,), place, 1.0) for place in alone]
+        return sorted(grown, key=lambda look: (-len(look.members), look.members))
+
     def dump_fit(self, fitted: Worker) -> bytes:
         """Return what takes long to learn, about 220 bytes per example: no colours, which the observations hold.
 
@@ -400,7 +460,11 @@ def _fitted(
 
 def _summed(examples: Sequence[_Example]) -> tuple[Sums, Float64]:
     """Return the sums of all examples, and how their maps agree (see `looks.agreement`)."""
+    sums, maps = _sums_and_maps(examples)
+    return sums, looks.agreement(sums, maps)
+
+
+def _sums_and_maps(examples: Sequence[_Example]) -> tuple[Sums, Float64]:
     names = ("gram", "moment", "square", "map")
     *parts, maps = (np.stack([getattr(e, name) for e in examples]).astype(np.float64) for name in names)
-    sums = Sums(*parts)
-    return sums, looks.agreement(sums, maps)
+    return Sums(*parts), maps

@@ -168,15 +168,21 @@ class Looks(NamedTuple):
         return nearest
 
 
+def squares_between(sums: Sums, maps: Float64) -> Float64:
+    """Return the mean squared error of each map (rows; n×84×3) on the colours of each example (columns): n×n."""
+    # Coarse enough that the sums in the product of matrices are exact.
+    coarse = on_grid(maps, 6)
+    moment = np.matmul(coarse.reshape(len(maps), -1), on_grid(sums.moment, 4).reshape(len(maps), -1).T)
+    square: Float64 = sums.square - 2 * moment + np.matmul(paired(coarse), on_grid(sums.gram, 4).T)
+    return square
+
+
 def agreement(sums: Sums, maps: Float64) -> Float64:
     """Return how much of its weight each example gives to which others (n×n, rows add up to 1): to those alike.
 
     Two are alike when the map (n×84×3) of either changes the colours of the other nearly as its own does.
     """
-    # Coarse enough that the sums in the product of matrices are exact.
-    coarse = on_grid(maps, 6)
-    moment = np.matmul(coarse.reshape(len(maps), -1), on_grid(sums.moment, 4).reshape(len(maps), -1).T)
-    square = sums.square - 2 * moment + np.matmul(paired(coarse), on_grid(sums.gram, 4).T)
+    square = squares_between(sums, maps)
     alike = np.exp(-np.maximum(np.maximum(square, square.T), 0) / _WIDTH**2)
     return on_grid(alike / alike.sum(axis=1, keepdims=True), SHARE_BITS)
 

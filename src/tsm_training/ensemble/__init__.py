@@ -1,11 +1,13 @@
 """The ensemble's answer: blending the workers' images, and finding the shares with which they are blended."""
 
+from tsm_training.ensemble.because import MOST_NAMED, Because, hex_colors
 from tsm_training.ensemble.blending import (
     NEGLIGIBLE_SHARE,
     PREVIEW_SIDE,
     Prediction,
     blend,
     blend_results,
+    color_strip,
     decode_preview,
     encode_preview,
     renormalised,
@@ -35,8 +37,10 @@ __all__ = [
     "COMPARED_SOLVERS",
     "FEWEST_GROUPS",
     "MOST_BLENDS",
+    "MOST_NAMED",
     "NEGLIGIBLE_SHARE",
     "PREVIEW_SIDE",
+    "Because",
     "BestSingle",
     "BlendExample",
     "BlendFit",
@@ -50,9 +54,11 @@ __all__ = [
     "ProbabilityBest",
     "blend",
     "blend_results",
+    "color_strip",
     "decode_preview",
     "encode_preview",
     "fit_blend",
+    "hex_colors",
     "renormalised",
     "sample_grid",
     "solver_named",

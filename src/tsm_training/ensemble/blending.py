@@ -10,9 +10,11 @@ from typing import Final
 import attrs
 import cv2
 import numpy as np
+import numpy.typing as npt
 
 from tsm_training.arguments import check_path
 from tsm_training.arrays import Image
+from tsm_training.ensemble.because import Because
 from tsm_training.errors import ImageFormatError, InvalidArgumentError
 from tsm_training.files import replace_file
 from tsm_training.images import NODES, ColorTable, sum_of, write_image
@@ -39,6 +41,8 @@ class Prediction:
     """The group that the request belongs to; None where it was given none."""
     is_known_group: bool | None = None
     """False where no example has that group: the look was then recognised from the source. None without a group."""
+    because: Because | None = None
+    """What the answer rests on; None where no worker with a share has learned from examples."""
 
     def _repr_html_(self) -> str:
         """Show a small picture, and who has a part in it, in a notebook."""
@@ -137,6 +141,10 @@ def blend_results(results: Mapping[str, WorkerResult], shares: Mapping[str, floa
 
 # --- previews: small samples, kept so that blends can be compared without running a worker again ---------------------
 
+_COLORS: Final = 12
+_LUMA: Final = np.array([29, 150, 77])
+"""Weights of B, G and R in the luma of ITU-R BT.601, in 256ths."""
+
 PREVIEW_SIDE: Final = 96
 """The longest side of a preview, in pixels."""
 
@@ -156,6 +164,22 @@ def sample_grid(image: Image) -> Image:
     counts = [(side, max(1, int(side / step))) for side in image.shape[:2]]
     lines = ([int((index + 0.5) * side / count) for index in range(count)] for side, count in counts)
     return np.ascontiguousarray(image[np.ix_(*lines)])
+
+
+def color_strip(target: Image, answer: Image) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.uint8]]:
+    """Return twelve colours of the target, evenly among its pixels in order of luma, and the answer's at these places.
+
+    Args:
+        target: uint8, H×W×3, BGR.
+        answer: Likewise, of the same size.
+
+    Returns:
+        Two arrays, uint8, 12×3, BGR.
+    """
+    before, after = (sample_grid(image).reshape(-1, 3) for image in (target, answer))
+    order = np.argsort(before @ _LUMA, kind="stable")
+    places = order[((np.arange(_COLORS) + 0.5) * len(order) / _COLORS).astype(np.intp)]
+    return before[places], after[places]
 
 
 def encode_preview(image: Image) -> bytes:

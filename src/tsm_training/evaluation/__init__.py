@@ -7,6 +7,7 @@ from tsm_training.evaluation.explaining import Explanation, SubsetAdvice, Worker
 from tsm_training.evaluation.fits import without
 from tsm_training.evaluation.fitting import check_group_by
 from tsm_training.evaluation.leaderboard import Leaderboard, LeaderboardRow
+from tsm_training.evaluation.looks import FoundLook, FoundLooks
 from tsm_training.evaluation.results import (
     BaselineMean,
     CrossValidation,
@@ -34,6 +35,8 @@ __all__ = [
     "Evaluator",
     "ExampleJudgement",
     "Explanation",
+    "FoundLook",
+    "FoundLooks",
     "Judged",
     "Leaderboard",
     "LeaderboardRow",

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 
 import numpy as np
 
 from tsm_training.arrays import Image
-from tsm_training.data import TrainingExample
-from tsm_training.ensemble import NEGLIGIBLE_SHARE, Prediction, blend_results, renormalised
+from tsm_training.data import TrainingExample, TrainingStore
+from tsm_training.ensemble import (
+    MOST_NAMED,
+    NEGLIGIBLE_SHARE,
+    Because,
+    Prediction,
+    blend_results,
+    color_strip,
+    renormalised,
+)
 from tsm_training.errors import InvalidArgumentError, PredictionError, WorkerNotFittedError
 from tsm_training.evaluation.baselines import shares_for
 from tsm_training.evaluation.evaluator import own_pool
@@ -67,7 +76,7 @@ def answer(
             raise WorkerNotFittedError(own.workers[0].worker_id)
     label = _label(learner, group)
     shares = shares_for(learner, ids, label)
-    request = WorkerRequest(source, target, label, as_tables=True)
+    request = WorkerRequest(source, target, label, is_prediction=True)
     wanted = [w for w, share in shares.items() if run_all or share >= NEGLIGIBLE_SHARE]
     results = results_of(pool, request, wanted, fitted)
     if not any(result.is_valid() for result in results.values()) and len(results) < len(shares):
@@ -82,8 +91,28 @@ def answer(
     is_known = None
     if label is not None:
         is_known = label in learner.groups_of(learner.state) or any(label in fit.groups for fit in fits.values())
-    blended = blend_results(results, weights, request["target"])
-    return Prediction(blended, weights, results, familiarity, label, is_known)
+    image, because = blend_results(results, weights, request["target"]), None
+    if any(weights[w] and result.has_learned for w, result in results.items() if w in weights):
+        examples, total = _leaned_on(trainables.evaluator.store, weights, results)
+        because = Because(examples, total, familiarity, *color_strip(target, image))
+    return Prediction(image, weights, results, familiarity, label, is_known, because)
+
+
+def _leaned_on(
+    store: TrainingStore, weights: Mapping[str, float], results: Mapping[str, WorkerResult]
+) -> tuple[dict[str, float], float]:
+    """Return the weights of the foremost examples that are still stored, by id, and the sum over all examples."""
+    influence: dict[str, float] = {}
+    for worker_id, share in weights.items():
+        for digest, part in (results[worker_id].influence or {}).items():
+            influence[digest] = influence.get(digest, 0.0) + share * part
+    known = store.known_digests(influence)
+    foremost = sorted(known, key=lambda digest: (-influence[digest], digest))[:MOST_NAMED]
+    ids: dict[str, str] = {}
+    for example in store.find_examples(foremost):
+        ids.setdefault(example.known_files.digest, example.example_id)
+    named = {ids[digest]: influence[digest] for digest in foremost if digest in ids and influence[digest] > 0.0}
+    return named, min(1.0, math.fsum(influence.values()))
 
 
 def _label(learner: WeightLearner, group: object) -> str | None:

@@ -15,6 +15,7 @@ from tsm_training.engine import (
     CrossValidation,
     CrossValidationResults,
     Explanation,
+    FoundLooks,
     Judged,
     Leaderboard,
     TrainingEngine,
@@ -22,20 +23,21 @@ from tsm_training.engine import (
     ValidationResults,
     own_workers,
 )
-from tsm_training.ensemble import Prediction
+from tsm_training.ensemble import Because, Prediction
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.evaluation import newest_session
 from tsm_training.lint import LintReport
 from tsm_training.report.charts import Scale, interval_bar
 from tsm_training.report.figures import (
     baseline_labels,
+    example_names,
     guide_band,
     means_before_and_after,
     ranked_workers,
     shortened,
     stored_validation,
 )
-from tsm_training.report.pictures import embedded
+from tsm_training.report.pictures import color_strip_element, embedded, leaning_text
 from tsm_training.report.tags import Child, Markup, breakable, joined, tag
 from tsm_training.text import (
     counted,
@@ -125,6 +127,8 @@ def prediction_card(prediction: Prediction) -> str:
     """Return a prediction as HTML: a small picture, and the workers that have a part in it."""
     height, width = prediction.image.shape[:2]
     facts: dict[str, str | None] = {"blended of": shares_text(prediction.blend_weights)}
+    if prediction.because is not None:
+        facts["leans on"] = leaning_text(prediction.because, example_names(prediction.because.examples))
     if prediction.familiarity is not None:
         facts["familiarity of the look"] = f"{prediction.familiarity:.0%}"
     if prediction.group is not None:
@@ -133,7 +137,23 @@ def prediction_card(prediction: Prediction) -> str:
     failures = {name: result.failure for name, result in prediction.results.items() if result.failure is not None}
     facts |= {f"{name} failed": str(failure) for name, failure in failures.items()}
     picture = embedded(prediction.image, "the ensemble's picture", "png")
-    return _card(f"Prediction, {width}×{height} pixels", picture, _facts_table(facts))
+    because = prediction.because
+    strip = None if because is None else color_strip_element(because)
+    return _card(f"Prediction, {width}×{height} pixels", picture, _facts_table(facts), strip)
+
+
+def because_card(because: Because) -> str:
+    """Return what an answer rests on as HTML: examples and their weights, and colours before and after."""
+    facts = {"leans on": leaning_text(because, example_names(because.examples))}
+    if because.familiarity is not None:
+        facts["familiarity of the look"] = f"{because.familiarity:.0%}"
+    return _card("What the answer rests on", _facts_table(facts), color_strip_element(because))
+
+
+def looks_card(found: FoundLooks) -> str:
+    """Return the looks among examples as HTML, the greatest first."""
+    head = ["look", "examples", "alike", "commonest name", "central example"]
+    return _card(f"{counted(len(found.looks), 'look')} found", _facts_table(found.facts), _table(head, found.rows))
 
 
 def comparison_card(comparison: Comparison) -> str:

@@ -37,7 +37,15 @@ from tsm_training.report.figures import (
     ranked_workers,
     weight_paths,
 )
-from tsm_training.report.pictures import DEFAULT_ROWS, THUMBNAIL, SheetRow, embedded, heat_scale, heat_top
+from tsm_training.report.pictures import (
+    DEFAULT_ROWS,
+    THUMBNAIL,
+    SheetRow,
+    color_strip_element,
+    embedded,
+    heat_scale,
+    heat_top,
+)
 from tsm_training.report.style import STYLE
 from tsm_training.report.tags import Child, Markup, breakable, joined, table, tag
 from tsm_training.text import counted, figure_text, listed, percent_text, probability_text, seconds_text
@@ -339,9 +347,16 @@ def _sheet(data: ReportData) -> Markup | None:
     shown = []
     for row in rows:
         cells = [_cell(row, *cell) for cell in row.cells(top)]
-        shown.append(tag("div", tag("h3", row.title), tag("ul", cells, class_="pictures"), class_="row"))
+        shown.append(tag("div", tag("h3", row.title), tag("ul", cells, class_="pictures"), _reason(row), class_="row"))
     heading = "Pictures: where the ensemble was worst and best" if rows[0].rank else "Pictures"
     return _section(heading, tag("p", words, class_="soft"), shown, tag("div", colors, ends, class_="heat"))
+
+
+def _reason(row: SheetRow) -> Markup | None:
+    if row.because is None:
+        return None
+    words = tag("span", row.reason, " Colours of the target from dark to light, and below what becomes of them.")
+    return tag("div", color_strip_element(row.because), words, class_="reason soft")
 
 
 def _cell(row: SheetRow, heading: str, picture: Image | None, caption: str) -> Markup:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import math
 import unicodedata
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Final, Literal, TypeAlias
 
 import attrs
@@ -19,6 +20,7 @@ from tsm_training.arguments import check_ids, check_whole_number
 from tsm_training.arrays import Image
 from tsm_training.data import TrainingExample, TrainingStore
 from tsm_training.engine import TrainingEngine, Validation, describe_files, own_workers
+from tsm_training.ensemble import Because, Prediction, hex_colors
 from tsm_training.errors import (
     ImageError,
     ImageSizeMismatchError,
@@ -30,6 +32,7 @@ from tsm_training.evaluation import best_single_worker, load_triple
 from tsm_training.metrics import color_difference_map
 from tsm_training.report.figures import HasEngine, completed_sessions, example_names, stored_validation, target_name
 from tsm_training.report.tags import Markup, image
+from tsm_training.text import percent_text
 from tsm_training.workers import WorkerPool
 
 Rank: TypeAlias = Literal["best", "worst", ""]
@@ -44,6 +47,8 @@ DEFAULT_PIXELS: Final = 2**19
 THUMBNAIL: Final = 320
 """Longest side of a picture on a page or a card, in pixels."""
 _QUALITY: Final = 82
+_SQUARE: Final = 20
+"""Side of a square of the strip of colours, in pixels."""
 
 HEADINGS: Final = ("source", "target", "ground truth", "ensemble", "best single worker", "colour difference")
 """The columns."""
@@ -78,6 +83,10 @@ class SheetRow:
     captions: tuple[str, ...]
     """What stands under each column."""
     is_shrunk: bool
+    because: Because | None = None
+    """What the ensemble's picture rests on; None where no worker with a share has learned from examples."""
+    reason: str = ""
+    """The same in words, with names of examples."""
 
     @property
     def title(self) -> str:
@@ -154,10 +163,11 @@ def look_at_examples(
         ImageError: an example that was asked for cannot be read.
     """
     engine.prepare_learner()
+    look_at = functools.partial(_look_at, engine, max_pixels=max_pixels, name_of=name_of)
     if example_ids is not None:
         chosen = [engine.store.get_example(each) for each in check_ids("example_ids", example_ids)]
         names = example_names([example.example_id for example in chosen], chosen, name_of)
-        return [_look_at(engine, example, names[example.example_id], "", max_pixels) for example in chosen]
+        return [look_at(example, names[example.example_id], "") for example in chosen]
     found: list[SheetRow] = []
     for rank, examples in _candidates(engine.store):
         names = example_names([example.example_id for example in examples], examples, name_of)
@@ -166,7 +176,7 @@ def look_at_examples(
             if len(found) == wanted:
                 break
             with contextlib.suppress(ImageError, ImageSizeMismatchError):
-                found.append(_look_at(engine, example, names[example.example_id], rank, max_pixels))
+                found.append(look_at(example, names[example.example_id], rank))
     return found
 
 
@@ -187,13 +197,23 @@ def _candidates(store: TrainingStore) -> list[tuple[Rank, list[TrainingExample]]
     return [("", list(stored.values()))]
 
 
-def _look_at(engine: TrainingEngine, example: TrainingExample, name: str, rank: Rank, max_pixels: int) -> SheetRow:
+def _look_at(
+    engine: TrainingEngine,
+    example: TrainingExample,
+    name: str,
+    rank: Rank,
+    *,
+    max_pixels: int,
+    name_of: Callable[[TrainingExample], str],
+) -> SheetRow:
     files = example.files or describe_files(example, engine.limits)
     triple = load_triple(example, files, engine.limits)
     source, target, truth = (
         _shrunk(picture, max_pixels) for picture in (triple.source, triple.target, triple.ground_truth)
     )
-    ensemble, single, single_id = _answers(engine, source, target, example)
+    prediction, single, single_id = _answers(engine, source, target, example)
+    ensemble = None if prediction is None else prediction.image
+    because = None if prediction is None else prediction.because
     score = engine.judge.scorer(truth)
     captions: list[str] = []
     differences, heat_caption = None, _NO_PICTURE
@@ -220,13 +240,41 @@ def _look_at(engine: TrainingEngine, example: TrainingExample, name: str, rank: 
         differences=differences,
         captions=("gives the colours", captions[0], "what is wanted", *captions[1:], heat_caption),
         is_shrunk=target.shape != triple.target.shape or source.shape != triple.source.shape,
+        because=because,
+        reason="" if because is None else _reason(engine.store, because, name_of),
     )
+
+
+def _reason(store: TrainingStore, because: Because, name_of: Callable[[TrainingExample], str]) -> str:
+    names = example_names(because.examples, store.get_examples(list(because.examples)), name_of)
+    familiar = "" if because.familiarity is None else f" Familiarity of the look: {percent_text(because.familiarity)}."
+    return f"Leans on {leaning_text(because, names)}.{familiar}"
+
+
+def leaning_text(because: Because, names: Mapping[str, str]) -> str:
+    """Return which examples an answer leans on, called by their names, and how much."""
+    named = ", ".join(f"{names[each]} {percent_text(weight)}" for each, weight in because.examples.items())
+    return f"{named or 'no example that is stored here'}; all examples together {percent_text(because.total)}"
+
+
+def strip_picture(because: Because, side: int) -> Image:
+    """Return the colours before, above those after, as squares of so many pixels: uint8, 2·side×12·side×3, BGR."""
+    rows = np.stack([because.before, because.after])
+    return rows.repeat(side, axis=0).repeat(side, axis=1)
+
+
+def color_strip_element(because: Because) -> Markup:
+    """Return the strip of colours as an element with a description in words."""
+    pairs = zip(hex_colors(because.before), hex_colors(because.after), strict=True)
+    told = ", ".join(f"{before} becomes {after}" for before, after in pairs)
+    words = f"Colours of the target from dark to light, above, and what the answer makes of them, below: {told}"
+    return embedded(strip_picture(because, _SQUARE), words, "png")
 
 
 def _answers(
     engine: TrainingEngine, source: Image, target: Image, example: TrainingExample
-) -> tuple[Image | None, Image | None, str | None]:
-    """Return the ensemble's picture, that of the best single worker, and that worker's id."""
+) -> tuple[Prediction | None, Image | None, str | None]:
+    """Return the ensemble's answer, that of the best single worker, and that worker's id."""
     workers = own_workers(engine.worker_pool)
     statistics = engine.weight_learner.get_all_statistics()
     ids = list(statistics) if workers is None else [worker.worker_id for worker in workers]
@@ -239,7 +287,7 @@ def _answers(
     is_fixed = best not in engine.trainables.workers  # a fitted one without a share has no picture here
     if result is None and best is not None and is_fixed and isinstance(engine.worker_pool, WorkerPool):
         (result,) = engine.worker_pool.execute({"source": source, "target": target}, [best])
-    return prediction.image, None if result is None else result.value, best
+    return prediction, None if result is None else result.value, best
 
 
 def _shrunk(picture: Image, max_pixels: int) -> Image:
@@ -294,7 +342,8 @@ _EMPTY: Final = (232, 232, 230)
 def draw_sheet(rows: Sequence[SheetRow]) -> Image:
     """Return the sheet of at least one row: uint8, H×W×3, BGR."""
     left = [_MARGIN + column * (_CELL[0] + _GAP) for column in range(len(HEADINGS))]
-    first, row_height = _MARGIN + 2 * _LINE, _LINE + _CELL[1] + _LINE + _GAP
+    reason_height = _LINE if any(row.because is not None for row in rows) else 0
+    first, row_height = _MARGIN + 2 * _LINE, _LINE + _CELL[1] + _LINE + reason_height + _GAP
     below = first + len(rows) * row_height
     sheet: Image = np.full((below + 2 * _LINE + _MARGIN, left[-1] + _CELL[0] + _MARGIN, 3), _PAPER, np.uint8)
     top = heat_top(rows)
@@ -317,6 +366,13 @@ def draw_sheet(rows: Sequence[SheetRow]) -> Image:
                 shown = fitted(picture, *_CELL)
                 sheet[bottom - shown.shape[0] : bottom, x : x + shown.shape[1]] = shown
             _write(sheet, x, bottom, caption, size=0.45, color=_GREY)
+        if row.because is not None:
+            _write(sheet, _MARGIN, bottom + _LINE, row.reason, size=0.45, color=_GREY, columns=4)
+            strip = strip_picture(row.because, _LINE // 2 - 1)
+            sheet[bottom + _LINE :, left[4] :][: strip.shape[0], : strip.shape[1]] = strip
+            _write(
+                sheet, left[4] + strip.shape[1] + _GAP, bottom + _LINE, "colours before, after", size=0.45, color=_GREY
+            )
     words = "Under the pictures: similarity, and mean colour difference ΔE00 (about 1 can be seen)"
     _write(sheet, _MARGIN, below, words, size=0.45, color=_GREY, columns=4)
     x, width = left[4], left[5] + _CELL[0] - left[4]

@@ -96,6 +96,8 @@ figure { margin: 0; }
   aspect-ratio: 4 / 3; background: var(--raised); display: grid; place-items: center; color: var(--soft);
 }
 .pictures strong { display: block; color: var(--ink); }
+.reason { display: flex; flex-wrap: wrap; align-items: center; gap: 0.3rem 1rem; margin: 0.5rem 0 0; }
+.reason img { flex: none; width: 15rem; max-width: 100%; height: auto; }
 .heat { margin: 1rem 0; max-width: 28rem; }
 .heat img { display: block; width: 100%; height: 0.8rem; }
 .heat div { display: flex; justify-content: space-between; color: var(--soft); font-size: 0.9rem; }

@@ -30,11 +30,12 @@ class WorkerRequest(Mapping[str, Image]):
     conversions of the same pictures (Lab, say); `shared` computes each of them once per request, whichever thread asks
     first.
 
-    With `as_tables`, workers that can give a table of colours are asked for that instead of an image.
+    The request of a prediction asks workers for more: for a table of colours in the place of an image where they can
+    give one, and which training examples are behind their answer.
     """
 
-    def __init__(self, source: Image, target: Image, group: str | None = None, *, as_tables: bool = False) -> None:
-        self.as_tables = as_tables
+    def __init__(self, source: Image, target: Image, group: str | None = None, *, is_prediction: bool = False) -> None:
+        self.is_prediction = is_prediction
         self._entries = {"source": frozen_copy(source), "target": frozen_copy(target)}
         if group is not None:
             self._entries["group"] = cast("Image", group)  # the one entry that is no picture; `group_of` reads it
@@ -113,6 +114,9 @@ class WorkerResult:
     """Wall-clock time that the worker took."""
     familiarity: float | None = None
     """How familiar the look of the request is to a worker that has learned looks, in [0, 1]; None for any other."""
+    influence: Mapping[str, float] | None = None
+    """How much each training example has to do with the picture, by digest, at most 1 in all; None for a worker that
+    does not say so, and where the request did not ask."""
     table: ColorTable | None = attrs.field(default=None, kw_only=True, repr=False)
     """Where each colour goes, from a worker that was asked for that instead of a picture."""
     target: Image | None = attrs.field(default=None, kw_only=True, repr=False)
@@ -127,6 +131,11 @@ class WorkerResult:
         if self._value is None and self.table is not None and self.target is not None:
             return self.table.apply(self.target)
         return self._value
+
+    @property
+    def has_learned(self) -> bool:
+        """Tell whether the worker has said something about what it learned from examples."""
+        return self.familiarity is not None or self.influence is not None
 
     def is_valid(self) -> bool:
         """Tell whether there is a picture to use."""

@@ -32,12 +32,15 @@ LOOK_AROUND_SECONDS: Final = 0.1
 """How often a thread that waits for a worker checks whether waiting still makes sense."""
 
 _MAX_MESSAGE_LENGTH: Final = 500
+_ROUNDING: Final = 1e-6
+"""By how much a sum of shares may exceed 1."""
 
 
 # --- one call and the check of its answer ---------------------------------------------------------------------------
 
-_Answer: TypeAlias = tuple[Image | ColorTable, float, float | None]
-"""A picture, or the table that makes it of the target; the confidence in it, and how familiar its look is."""
+_Answer: TypeAlias = tuple[Image | ColorTable, float, float | None, Mapping[str, float] | None]
+"""A picture, or the table that makes it of the target; the confidence in it, how familiar its look is, and which
+examples are behind it."""
 
 
 class _UnusableError(Exception):
@@ -58,12 +61,13 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
         data: Mapping[str, Image] = request
         if not worker.reads_only:
             data = {**request, "source": request["source"].copy(), "target": request["target"].copy()}
-        table = worker.get_color_table(data) if request.as_tables and _speaks_for_process(worker) else None
+        table = worker.get_color_table(data) if request.is_prediction and _speaks_for_process(worker) else None
         output = request["target"] if table is not None else worker.process(data)
         # A picture is copied before the worker sees its output again.
         made = _picture(output, request["target"]) if table is None else _table(table)
         confidence = _confidence(worker.get_confidence(data, output))
-        return made, confidence, _familiarity(worker.get_familiarity(data, output))
+        influence = worker.get_influence(data, output) if request.is_prediction else None
+        return made, confidence, _familiarity(worker.get_familiarity(data, output)), _influence(influence)
 
     return _outcome(worker.worker_id, answer, request["target"])
 
@@ -106,7 +110,8 @@ def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
         table = result.table if isinstance(result, WorkerResult) else None
         made = _picture(result.value, target) if table is None else _table(table)
         confidence = _confidence(result.confidence)
-        return made, confidence, _familiarity(getattr(result, "familiarity", None))
+        familiarity, influence = (getattr(result, name, None) for name in ("familiarity", "influence"))
+        return made, confidence, _familiarity(familiarity), _influence(influence)
 
     seconds = result.seconds if isinstance(result, WorkerResult) else 0.0
     return attrs.evolve(_outcome(worker_id, answer, target), seconds=seconds)
@@ -115,8 +120,9 @@ def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
 def _outcome(worker_id: str, answer: Callable[[], _Answer], target: Image) -> WorkerResult:
     started = time.perf_counter()
     try:
-        made, confidence, familiarity = answer()
-        result = WorkerResult(worker_id, None, confidence, None, time.perf_counter() - started, familiarity)
+        made, confidence, familiarity, influence = answer()
+        seconds = time.perf_counter() - started
+        result = WorkerResult(worker_id, None, confidence, None, seconds, familiarity, influence)
         if isinstance(made, ColorTable):
             return attrs.evolve(result, table=made, target=target)
         return attrs.evolve(result, value=made)
@@ -166,6 +172,15 @@ def _familiarity(value: object) -> float | None:
         return _confidence(value)
     except _UnusableError:
         return None
+
+
+def _influence(value: object) -> dict[str, float] | None:
+    """Return numbers of at least 0 with a sum of at most 1 by text; None for anything else: nothing depends on it."""
+    if not isinstance(value, Mapping) or not all(isinstance(digest, str) for digest in value):
+        return None
+    parts = {digest: _familiarity(part) for digest, part in value.items()}
+    known = {digest: part for digest, part in parts.items() if part is not None}
+    return known if len(known) == len(parts) and math.fsum(known.values()) <= 1.0 + _ROUNDING else None
 
 
 def _is_the_users(error: BaseException) -> bool:

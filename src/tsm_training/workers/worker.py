@@ -96,6 +96,21 @@ class Worker(ABC):
         """
         return None
 
+    def get_influence(self, data: Mapping[str, Image], result: Image) -> Mapping[str, float] | None:
+        """Say how much each training example has to do with `result`; None for a worker that has learned from none.
+
+        It is asked for predictions only.
+
+        Args:
+            data: What `process` got: two pictures, uint8, H×W×3, BGR.
+            result: What `process` gave: uint8, BGR, of the target's size.
+
+        Returns:
+            By digest of the example (`Observation.digest`), numbers of at least 0 whose sum is at most 1: what is left
+            is the part of the answer that no example accounts for.
+        """
+        return None
+
 
 def check_time_limit(name: str, value: object) -> None:
     """Raise InvalidArgumentError unless `value` is a finite number of seconds above 0, or None."""
