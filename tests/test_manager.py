@@ -122,6 +122,8 @@ def test_target_and_ground_truth_must_agree_in_size(tmp_path: Path) -> None:
     with pytest.raises(ImageSizeMismatchError, match="got 16×12 and 5×9"):
         manager.add_training_example(source, target, other)
     manager.add_training_example(other, target, target)
+    with pytest.raises(ImageSizeMismatchError, match=r"width×height\); the source has the ground truth.s size: are"):
+        manager.add_training_example(target, other, target)
 
 
 @pytest.mark.parametrize("bad", [{"a": float("nan")}, "text"])
@@ -142,6 +144,16 @@ def test_many_examples_are_added_together_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="row") as odd:
         manager.add_training_examples([*rows[:2], ("only one",)])
     assert odd.value.__notes__ == ["in row 3 of 3; no row was added"]
+    missing = [tmp_path / f"missing {number}.png" for number in range(3)]
+    with pytest.raises(ImageNotFoundError, match="missing 0") as all_of_them:
+        manager.add_training_examples([(rows[0][0], *missing[:2]), rows[1], ("only one",), (*rows[0][:2], missing[2])])
+    _first, *others = all_of_them.value.__notes__
+    assert others == [
+        f"row 1 is faulty too: {str(missing[1])!r}: there is no such file",
+        "row 3 is faulty too: row must be a tuple (source path, target path, ground truth path) or the same with "
+        "metadata, got ('only one',)",
+        f"row 4 is faulty too: {str(missing[2])!r}: there is no such file",
+    ]
     assert manager.data_manager.get_all_examples() == []
     del rows[2]
     rows[0] = (*rows[0], {"first": True})
@@ -166,7 +178,7 @@ def test_a_folder_of_triples(tmp_path: Path) -> None:
     added = manager.add_folder(tmp_path)
     assert [example.metadata["name"] for example in added] == ["photo 0", "photo 1", "photo 2"]
     (tmp_path / "truths" / "photo 1.png").unlink()
-    with pytest.raises(ManifestError, match="truths has no file named 'photo 1'"):
+    with pytest.raises(ManifestError, match=r"photo 1\.png: has no ground truth of the same name"):
         manager.add_folder(tmp_path)
     assert len(manager.data_manager.get_all_examples()) == 3
 
