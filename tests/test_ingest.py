@@ -512,5 +512,84 @@ def test_pipes_and_dead_links_in_the_folder_do_no_harm(tmp_path: Path) -> None:
     assert moved([example], tmp_path)[0].source_path == str(tmp_path / "old" / "renamed")
 
 
-def test_an_example_whose_contents_are_unknown_is_passed_over(tmp_path: Path) -> None:
-    assert moved([make_example("a", files=None)], tmp_path) == []
+# --- examples that another application stored -----------------------------------------------------------------------
+
+
+def foreign(root: Path, *paths: str, written: Sequence[str] | None = None) -> TrainingExample:
+    """Return an example whose contents nobody looked at, and write its files below `root`."""
+    for name in paths if written is None else written:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(name.encode())
+    source, target, truth = paths
+    return make_example("a", source_path=source, target_path=target, ground_truth_path=truth, files=None)
+
+
+APP = ("app/static/data/s.png", "app/static/data/t.png", "app/static/data/g.png")
+
+
+@pytest.mark.parametrize(
+    ("paths", "below"),
+    [
+        (APP, "app/static/data/"),
+        (APP, "data/"),
+        (APP, ""),
+        (tuple(f"./{path}" for path in APP), "static/data/"),
+        (tuple(f"../{path}" for path in APP), "app/static/data/"),
+        (tuple(f"/home/old/{path}" for path in APP), "static/data/"),
+        (tuple(f"C:\\old\\{path}".replace("/", "\\") for path in APP), "static/data/"),
+    ],
+)
+def test_old_paths_are_looked_for_below_the_folder(tmp_path: Path, paths: Sequence[str], below: str) -> None:
+    example = foreign(tmp_path, *paths, written=[f"{below}{name}.png" for name in "stg"])
+    source, target, truth = (str(tmp_path / f"{below}{name}.png") for name in "stg")
+    expected = {"source_path": source, "target_path": target, "ground_truth_path": truth}
+    assert relinked([example], tmp_path) == {"a": expected}
+
+
+def test_files_of_one_name_in_several_folders_are_not_mixed_up(tmp_path: Path) -> None:
+    example = foreign(tmp_path, "old/sources/1.png", "old/targets/1.png", "old/truths/1.png", written=["1.png"])
+    assert relinked([example], tmp_path) == {}
+    for folder in FOLDERS:
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.png").touch()
+    (found,) = relinked([example], tmp_path).values()
+    assert [*found.values()] == [str(tmp_path / folder / "1.png") for folder in FOLDERS]
+
+
+def test_one_picture_in_two_roles_is_found_too(tmp_path: Path) -> None:
+    example = foreign(tmp_path, "old/s.png", "old/t.png", "old/t.png", written=["s.png", "t.png"])
+    (found,) = relinked([example], tmp_path).values()
+    assert found["target_path"] == found["ground_truth_path"] == str(tmp_path / "t.png")
+
+
+def test_an_example_of_which_a_file_is_nowhere_is_left_alone(tmp_path: Path) -> None:
+    assert relinked([foreign(tmp_path, *APP, written=APP[:2])], tmp_path) == {}
+
+
+def test_relative_paths_become_absolute_even_where_they_lead_somewhere(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (found,) = relinked([foreign(tmp_path, *APP)], ".").values()
+    assert [*found.values()] == [str(tmp_path / path) for path in APP]
+
+
+def test_absolute_paths_that_lead_somewhere_stay(tmp_path: Path) -> None:
+    assert relinked([foreign(tmp_path, *(str(tmp_path / path) for path in APP))], tmp_path) == {}
+
+
+def test_relative_paths_whose_contents_are_known_are_found_by_these(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    example = stored(tmp_path / "old", "a")
+    monkeypatch.chdir(tmp_path)
+    relative = attrs.evolve(example, source_path=f"old/{Path(example.source_path).name}")
+    assert relinked([relative], tmp_path) == {"a": {"source_path": example.source_path}}
+
+
+def test_old_paths_lead_nowhere_else(tmp_path: Path) -> None:
+    (tmp_path / "root").mkdir()
+    example = foreign(tmp_path / "outside", *APP)
+    (tmp_path / "root" / "app").symlink_to(tmp_path / "outside" / "app")
+    assert relinked([example], tmp_path / "root", os.path.realpath(tmp_path / "root")) == {}
+    assert len(relinked([example], tmp_path / "root")) == 1
