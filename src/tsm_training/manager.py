@@ -686,13 +686,18 @@ class TrainingManager:
     def import_weights(self, path: str | os.PathLike[str]) -> WeightsImport:
         """Replace what was learned by a weights file, which is checked whole before anything changes.
 
-        A file that holds weights only gives each worker that weight as its prior. Workers that have learned answer at
+        A file that holds weights only, perhaps as a bare object ``{"worker": 1.05}``, gives each worker that weight as
+        its prior; where all of them lie below 1, they are multiplied by what makes their mean 1. Until there is
+        evidence, the imported workers together hold at least half of the shares. Workers that have learned answer at
         once with the file's fits; the next training fits them on the file's observations and the own examples together,
         until `reset_weights` or another import.
 
         Raises:
             WeightsFileError: the file is faulty, was learned with another prior strength, or names no worker here.
             TrainingInProgressError: this learner is being trained by another call.
+
+        Warns:
+            UserWarning: the weights were multiplied; `WeightsImport.scale` says by what.
         """
         self.data_manager.require_writable()
         file = read_weights_file(check_path("path", path))
@@ -712,12 +717,18 @@ class TrainingManager:
             after = Snapshot(_usable(learner, learner.with_workers(state, known_ids), file.path), fits)
             self.training_engine.learner_storage.change(lambda _before, _held: after, None)
         self.training_engine.share_fits()
+        if file.scale != 1.0:
+            text = (
+                f"all weights in {file.path!r} lie below 1, the weight of an average worker: they were multiplied by "
+            )
+            warnings.warn(f"{text}{file.scale:.6g}, so that their mean is 1", stacklevel=2)
         return WeightsImport(
             path=file.path,
             alpha=file.alpha,
             imported=tuple(sorted(file.weights.keys() & known)),
             dormant=tuple(sorted(file.weights.keys() - known)),
             missing=tuple(sorted(known - file.weights.keys())),
+            scale=file.scale,
         )
 
     def reset_weights(self, default_weight: float = 1.0) -> None:
