@@ -342,6 +342,7 @@ def test_exported_weights_are_a_download_that_imports_exactly(host: Host) -> Non
         "success": True,
         "imported": ["far", "mid", "near"],
         "dormant": [],
+        "scale": 1.0,
         "missing": [],
         "message": "Weights imported successfully",
     }
