@@ -87,7 +87,7 @@ def test_a_triple_that_is_there_twice_is_one_example_and_its_other_metadata_are_
     for folder in FOLDERS:
         shutil.copy(tmp_path / folder / "a.png", tmp_path / folder / "b.png")
     with pytest.warns(
-        UserWarning, match=r"b\.png: has the contents of example .* metadata {'name': 'a'} stay"
+        UserWarning, match=r"b\.png: has the contents of example .* metadata stay: {'name': 'a'}"
     ) as caught:
         first, second = manager.add_folder(tmp_path)
     assert [each.filename for each in caught] == [__file__]
@@ -97,7 +97,7 @@ def test_a_triple_that_is_there_twice_is_one_example_and_its_other_metadata_are_
 
 def test_stored_metadata_stay_and_the_others_are_named(manager: TrainingManager, tmp_path: Path) -> None:
     added = manager.add_folder(lay_out(tmp_path, "a"))
-    with pytest.warns(UserWarning, match="metadata {'name': 'a'} stay"):
+    with pytest.warns(UserWarning, match="metadata stay: {'name': 'a'}"):
         assert manager.add_manifest(listed(tmp_path, "a.png")) == added == stored(manager)
 
 

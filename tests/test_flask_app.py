@@ -1070,6 +1070,13 @@ def test_the_front_door_leads_to_the_page(asked: Host) -> None:
     assert asked.client.get("/", follow_redirects=True).status_code == 200
 
 
+def test_the_page_says_that_imported_weights_were_multiplied(host: Host) -> None:
+    data = {"file": (io.BytesIO(b'{"near": 0.8}'), "w.json")}
+    with pytest.warns(UserWarning, match=r"multiplied by 1\.25"):
+        answer = host.client.post("/training/dashboard/import", data=data)
+    assert "multiplied so that their mean is 1" in host.client.get(answer.headers["Location"]).text
+
+
 def test_forms_do_what_they_say_and_lead_back_to_the_page(host: Host) -> None:
     for address, data, done in (
         ("add", form(0, metadata=' {"style": "sunset"} '), "The example was added."),

@@ -154,6 +154,17 @@ def test_several_candidates_for_one_partner_are_named(tmp_path: Path, second: st
     assert [row[3] for _place, row in listing.rows] == [{"name": "b"}]
 
 
+def test_all_that_is_wrong_with_a_name_is_said(tmp_path: Path) -> None:
+    lay_out(tmp_path)
+    for name in ("sources/a.png", "sources/a.jpg", "targets/a.png", "targets/a.bmp"):
+        (tmp_path / name).touch()
+    (reason,) = {reason for _place, reason in read_folder(tmp_path).faults}
+    assert reason == (
+        "a.jpg and a.png may each be the source of the same name: keep one; "
+        "a.bmp and a.png may each be the target of the same name: keep one; has no ground truth of the same name"
+    )
+
+
 def test_empty_folders_are_an_error(tmp_path: Path) -> None:
     lay_out(tmp_path)
     (tmp_path / "sources" / "notes.txt").touch()
@@ -355,7 +366,7 @@ def test_the_guides_words_for_the_roles_name_columns(
         (f"{HEADER},truth\na,b,c,d\n", "has several columns for one role, ground_truth_path and truth: keep one"),
         (HEADER, "lists no examples"),
         (f"{HEADER}\n\n,,\n", "lists no examples"),
-        (f'{HEADER}\ns,t,"g\n', "cannot be read as CSV in UTF-8 or UTF-16"),
+        (f'{HEADER}\ns,t,"g\n', "cannot be read as CSV: unexpected end of data"),
         (f"{HEADER}\n{'x' * 200_000},t,g\n", "field larger than field limit"),
     ],
 )
@@ -381,7 +392,9 @@ def test_every_faulty_row_is_named_with_its_line(manifest: Path) -> None:
 
 def test_another_encoding_is_refused(manifest: Path) -> None:
     manifest.write_bytes(f"{HEADER},ort\ns,t,g,Köln".encode("latin-1"))
-    with pytest.raises(ManifestError, match="cannot be read as CSV in UTF-8 or UTF-16"):
+    with pytest.raises(
+        ManifestError, match=r"is no text in UTF-8 or UTF-16 \('utf-8' codec .*\): save it as CSV UTF-8"
+    ):
         read_manifest(manifest)
 
 
@@ -389,7 +402,7 @@ def test_a_manifest_that_is_not_there_is_refused(manifest: Path) -> None:
     with pytest.raises(ManifestError, match="cannot be read") as caught:
         read_manifest(manifest)
     assert isinstance(caught.value.__cause__, FileNotFoundError)
-    assert caught.value.reason == "cannot be read as CSV in UTF-8 or UTF-16: No such file or directory"
+    assert caught.value.reason == "cannot be read as CSV: No such file or directory"
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no named pipes in folders")

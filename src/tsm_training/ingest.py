@@ -289,17 +289,18 @@ def _pair(files: Iterable[_RoleFile], listing: Listing) -> None:
         groups += exact if all(sorted(file.role or "" for file in each) == sorted(ROLES) for each in exact) else [group]
     for group in sorted(groups, key=lambda group: group[0].name):
         by_role = {role: [file for file in group if file.role == role] for role in ROLES}
-        several = {role: files for role, files in by_role.items() if len(files) > 1}
-        missing = [role.replace("_", " ") for role, files in by_role.items() if not files]
-        if not several and not missing:
+        reasons = []
+        for role, candidates in by_role.items():
+            if len(candidates) > 1:
+                names = listed([file.path.name for file in candidates])
+                reasons.append(f"{names} may each be the {role.replace('_', ' ')} of the same name: keep one")
+        if missing := [role.replace("_", " ") for role, candidates in by_role.items() if not candidates]:
+            reasons.append(f"has no {' and no '.join(missing)} of the same name")
+        if reasons:
+            listing.faults.extend((str(file.path), "; ".join(reasons)) for file in group)
+        else:
             source, target, truth = (by_role[role][0].path for role in ROLES)
             listing.rows.append((None, (source, target, truth, {"name": by_role["target"][0].name})))
-            continue
-        reason = f"has no {' and no '.join(missing)} of the same name"
-        for role, candidates in several.items():
-            names = listed([file.path.name for file in candidates])
-            reason = f"{names} may each be the {role.replace('_', ' ')} of the same name: keep one"
-        listing.faults.extend((str(file.path), reason) for file in group)
 
 
 # --- CSV files ------------------------------------------------------------------------------------------------------
@@ -315,9 +316,11 @@ def read_manifest(csv_path: str | os.PathLike[str]) -> Listing:
     try:
         text = _decoded(read_regular_file(csv_path, _MAX_MANIFEST_BYTES))
         header, lines = _parsed(text)
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except UnicodeDecodeError as error:
+        raise ManifestError(name, f"is no text in UTF-8 or UTF-16 ({error}): save it as CSV UTF-8") from error
+    except (OSError, csv.Error) as error:
         reason = system_reason(error) if isinstance(error, OSError) else str(error)
-        raise ManifestError(name, f"cannot be read as CSV in UTF-8 or UTF-16: {reason}") from error
+        raise ManifestError(name, f"cannot be read as CSV: {reason}") from error
     places = _places(name, header)
     listing = Listing(name, [], [], [])
     folder = Path(name).absolute().parent

@@ -295,16 +295,16 @@ class TrainingManager:
         if duplicates == "skip":
             found = self.data_manager.find_examples(example.known_files.digest for example in examples)
             known = {example.known_files.digest: example for example in reversed(found)}
-        stored, new, moved = dict(known), [], {}
+        new, moved = [], {}
         for number, example in enumerate(examples):
             digest = example.known_files.digest
             same = known.setdefault(digest, example) if duplicates == "skip" else example
             if same is example:
                 new.append(example)
             elif same.metadata != example.metadata:
-                reason = f"has the contents of example {same.example_id}, whose metadata {same.metadata} stay"
+                reason = f"has the contents of example {same.example_id}, whose metadata stay: {same.metadata}"
                 passed_over.append((example.target_path, reason))
-            if digest in stored and missing_paths(same):
+            if missing_paths(same):
                 paths = {f"{role}_path": getattr(example, f"{role}_path") for role in ROLES}
                 moved[same.example_id] = _moved_to(paths)
                 same = known[digest] = attrs.evolve(same, **paths)
