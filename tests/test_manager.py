@@ -535,6 +535,13 @@ def test_imported_workers_hold_at_least_half_until_there_is_evidence(tmp_path: P
     assert shares_of(manager) == shares
 
 
+def test_evidence_decides_alone_even_against_imported_workers(tmp_path: Path) -> None:
+    manager = imported_into(tmp_path, {"near": 1.0}, examples=0)
+    outcomes = {"near": Outcome(0.2), "mid": Outcome(0.5), "far": Outcome(0.9)}
+    manager.weight_learner.observe([ExampleEvidence(str(number), outcomes) for number in range(30)])
+    assert shares_of(manager)["far"] > 0.9
+
+
 def test_imported_workers_that_hold_more_than_half_keep_it(tmp_path: Path) -> None:
     manager = imported_into(tmp_path, {"near": 1.5, "mid": 1.0}, examples=0)
     assert shares_of(manager)["near"] > 0.9
