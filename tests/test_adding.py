@@ -206,6 +206,15 @@ def test_what_lies_beside_the_triples_is_named_in_a_warning(manager: TrainingMan
         assert len(manager.add_folder(tmp_path)) == 1
 
 
+def test_who_makes_errors_of_warnings_has_nothing_added(manager: TrainingManager, tmp_path: Path) -> None:
+    add, _by_list = adders(manager, faulty(tmp_path / "p"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="passed over"):
+            add(on_error="skip")
+    assert stored(manager) == []
+
+
 def test_pictures_side_by_side_are_added_by_a_pattern(manager: TrainingManager, tmp_path: Path) -> None:
     for number in range(2):
         for role, path in zip(ROLES, save_triple(tmp_path, number), strict=True):

@@ -511,7 +511,7 @@ def test_accuracies_are_brought_to_the_scale_of_weights_and_the_import_says_so(t
     (tmp_path / "bare.json").write_text('{"near": 0.81, "stranger": 0.75}', encoding="utf-8")
     manager = manager_with(tmp_path, examples=0)
     with pytest.warns(
-        UserWarning, match=r"below 1, .*: they were multiplied by 1\.28205, so that their mean is 1"
+        UserWarning, match=r"below 1, .*; they are multiplied by 1\.28205, so that their mean is 1"
     ) as caught:
         report = manager.import_weights(tmp_path / "bare.json")
     assert [each.filename for each in caught] == [__file__]

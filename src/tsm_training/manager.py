@@ -309,12 +309,12 @@ class TrainingManager:
                 moved[same.example_id] = _moved_to(paths)
                 same = known[digest] = attrs.evolve(same, **paths)
             examples[number] = same
+        if passed_over:  # before anything is stored, for who makes errors of warnings
+            warnings.warn(str(ManifestError(listing.path, "passed over", tuple(passed_over))), stacklevel=3)
         if new:
             self.data_manager.add_examples(new)
         if moved:
             self.data_manager.edit_examples(moved, skip_missing=True)
-        if passed_over:
-            warnings.warn(str(ManifestError(listing.path, "passed over", tuple(passed_over))), stacklevel=3)
         return examples
 
     def remove_training_example(self, example_id: str) -> None:
@@ -711,17 +711,15 @@ class TrainingManager:
         known = frozenset(ids)
         if known and not known & file.weights.keys():
             raise WeightsFileError(file.path, f"names none of the workers here ({', '.join(sorted(known))})", "weights")
+        if file.scale != 1.0:
+            text = f"all weights in {file.path!r} lie below 1, the weight of an average worker; they are multiplied"
+            warnings.warn(f"{text} by {file.scale:.6g}, so that their mean is 1", stacklevel=2)
         with self.weight_learner.cell:
             fits = trainables.imported(file.path, file.fits)
             known_ids = [worker_id for worker_id in ids if worker_id not in trainables.workers or worker_id in fits]
             after = Snapshot(_usable(learner, learner.with_workers(state, known_ids), file.path), fits)
             self.training_engine.learner_storage.change(lambda _before, _held: after, None)
         self.training_engine.share_fits()
-        if file.scale != 1.0:
-            text = (
-                f"all weights in {file.path!r} lie below 1, the weight of an average worker: they were multiplied by "
-            )
-            warnings.warn(f"{text}{file.scale:.6g}, so that their mean is 1", stacklevel=2)
         return WeightsImport(
             path=file.path,
             alpha=file.alpha,
