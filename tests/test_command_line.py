@@ -8,6 +8,7 @@ import re
 import signal
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def there(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(place)
     monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # a command of its own has another one
 
 
 @pytest.fixture
@@ -152,6 +154,18 @@ def test_a_report_is_written_and_shown(
     assert run("report", trained, page, "--open", "--title", "Mine", *OWN) == (0, f"{page}\n", "")
     assert shown == [page.as_uri()]
     assert "<h1>Mine</h1>" in page.read_text(encoding="utf-8")
+
+
+def test_what_was_passed_over_is_said_on_standard_error(run: Any, tmp_path: Path) -> None:
+    for role, number in (("source", 1), ("target", 2), ("truth", 2)):
+        save(tmp_path / "side_by_side" / f"a_{role}.png", picture(number))
+    save(tmp_path / "side_by_side" / "b_source.png", picture(3))
+    arguments = ("add", tmp_path / "new.db", tmp_path / "side_by_side", "--pattern", "{name}_{role}.png")
+    code, out, err = run(*arguments)
+    assert (code, out) == (2, "")
+    assert "b" in err
+    with pytest.warns(UserWarning):
+        main([*map(str, arguments), "--on-error", "skip"])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ import re
 import reprlib
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -42,6 +43,7 @@ from tsm_training.errors import (
     StorageFullError,
     TsmTrainingError,
 )
+from tsm_training.storage import GUIDE_SCHEMA
 from tsm_training.weights import MAX_WEIGHTS_FILE_BYTES
 
 if TYPE_CHECKING:
@@ -340,6 +342,7 @@ def test_exported_weights_are_a_download_that_imports_exactly(host: Host) -> Non
         "success": True,
         "imported": ["far", "mid", "near"],
         "dormant": [],
+        "scale": 1.0,
         "missing": [],
         "message": "Weights imported successfully",
     }
@@ -465,6 +468,29 @@ def test_an_example_of_an_older_database_has_pictures_too(host: Host) -> None:
 
 
 # --- the contact sheet ------------------------------------------------------------------------------------------------
+
+
+def test_what_an_application_by_the_guide_has_stored_is_shown(tmp_path: Path) -> None:
+    """Its epochs count from 0 and lack most of ours, its results are bare numbers, its paths lead nowhere."""
+    epochs = [{"epoch": e, "worker_accuracies": {"near": 0.8, "far": 0.7}, "avg_accuracy": 0.75} for e in (0, 1)]
+    with contextlib.closing(sqlite3.connect(tmp_path / "training.db")) as old:
+        old.executescript(GUIDE_SCHEMA)
+        old.execute(
+            "INSERT INTO training_examples VALUES ('e', 'up/s.png', 'up/t.png', 'up/g.png', '2025-11-06T10:30:00', "
+            """NULL, '{"near": 0.8, "far": null}', '{"near": 0.8}')"""
+        )
+        old.execute(
+            "INSERT INTO training_sessions VALUES ('s', '2025-11-06T10:30:00', NULL, 1, 2, 0.15, '{}', "
+            f"""'{{"near": 0.79}}', '{json.dumps(epochs)}', 'completed')"""
+        )
+        old.commit()
+    with hosting(tmp_path) as host:
+        for address in ("dashboard", "examples", "example/e", "sessions", "session/s", "progress"):
+            assert host.client.get(f"/training/{address}").status_code == 200, address
+        assert host.client.get("/training/dashboard/sheet.jpg").status_code == 409
+        page = host.client.get("/training/dashboard").text
+        assert "0.7500 with equal weights, 0.7500 after 2 epochs" in page
+        assert "Best worker: near, 0.800." in page
 
 
 def test_the_contact_sheet_is_a_picture_that_is_kept_until_something_new_was_learned(
@@ -1042,6 +1068,13 @@ def test_the_front_door_leads_to_the_page(asked: Host) -> None:
     answer = asked.client.get("/")
     assert (answer.status_code, answer.headers["Location"]) == (302, "/training/dashboard")
     assert asked.client.get("/", follow_redirects=True).status_code == 200
+
+
+def test_the_page_says_that_imported_weights_were_multiplied(host: Host) -> None:
+    data = {"file": (io.BytesIO(b'{"near": 0.8}'), "w.json")}
+    with pytest.warns(UserWarning, match=r"multiplied by 1\.25"):
+        answer = host.client.post("/training/dashboard/import", data=data)
+    assert "multiplied so that their mean is 1" in host.client.get(answer.headers["Location"]).text
 
 
 def test_forms_do_what_they_say_and_lead_back_to_the_page(host: Host) -> None:

@@ -394,8 +394,9 @@ def test_the_library_returns_these_documents(manager: TrainingManager, tmp_path:
 
     manager.export_weights(tmp_path / "weights.json")
     document = json.loads((tmp_path / "weights.json").read_text(encoding="utf-8"))
-    # Nothing was grouped, and no worker of this pool is fitted.
-    assert set(typing.get_type_hints(WeightsDocument)) - set(document) == {"fits", "group_by", "groups", "learner"}
+    # Nothing was grouped or imported, and no worker of this pool is fitted.
+    missing = {"fits", "group_by", "groups", "imported", "learner"}
+    assert set(typing.get_type_hints(WeightsDocument)) - set(document) == missing
 
     reset: ResetRequest = {"default_weight": 1.0}
     manager.reset_weights(**reset)

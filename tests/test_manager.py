@@ -8,7 +8,7 @@ import os
 import sqlite3
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC
 from pathlib import Path
 from typing import Any
@@ -122,6 +122,8 @@ def test_target_and_ground_truth_must_agree_in_size(tmp_path: Path) -> None:
     with pytest.raises(ImageSizeMismatchError, match="got 16×12 and 5×9"):
         manager.add_training_example(source, target, other)
     manager.add_training_example(other, target, target)
+    with pytest.raises(ImageSizeMismatchError, match=r"width×height\); the source has the ground truth.s size: are"):
+        manager.add_training_example(target, other, target)
 
 
 @pytest.mark.parametrize("bad", [{"a": float("nan")}, "text"])
@@ -142,6 +144,16 @@ def test_many_examples_are_added_together_or_not_at_all(tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="row") as odd:
         manager.add_training_examples([*rows[:2], ("only one",)])
     assert odd.value.__notes__ == ["in row 3 of 3; no row was added"]
+    missing = [tmp_path / f"missing {number}.png" for number in range(3)]
+    with pytest.raises(ImageNotFoundError, match="missing 0") as all_of_them:
+        manager.add_training_examples([(rows[0][0], *missing[:2]), rows[1], ("only one",), (*rows[0][:2], missing[2])])
+    _first, *others = all_of_them.value.__notes__
+    assert others == [
+        f"row 1 is faulty too: {str(missing[1])!r}: there is no such file",
+        "row 3 is faulty too: row must be a tuple (source path, target path, ground truth path) or the same with "
+        "metadata, got ('only one',)",
+        f"row 4 is faulty too: {str(missing[2])!r}: there is no such file",
+    ]
     assert manager.data_manager.get_all_examples() == []
     del rows[2]
     rows[0] = (*rows[0], {"first": True})
@@ -166,7 +178,7 @@ def test_a_folder_of_triples(tmp_path: Path) -> None:
     added = manager.add_folder(tmp_path)
     assert [example.metadata["name"] for example in added] == ["photo 0", "photo 1", "photo 2"]
     (tmp_path / "truths" / "photo 1.png").unlink()
-    with pytest.raises(ManifestError, match="truths has no file named 'photo 1'"):
+    with pytest.raises(ManifestError, match=r"photo 1\.png: has no ground truth of the same name"):
         manager.add_folder(tmp_path)
     assert len(manager.data_manager.get_all_examples()) == 3
 
@@ -479,6 +491,80 @@ def test_plain_weights_are_priors(tmp_path: Path) -> None:
     shares = manager.weight_learner.get_blend_weights(worker_ids=["far", "mid", "near"])
     assert shares["near"] > shares["far"] == shares["mid"]
     assert set(manager.predict(picture(1), picture(2)).blend_weights) <= {"far", "mid", "near"}
+
+
+WORKERS = ["far", "mid", "near"]
+
+
+def imported_into(tmp_path: Path, weights: Mapping[str, float], **settings: Any) -> TrainingManager:
+    (tmp_path / "bare.json").write_text(json.dumps(weights), encoding="utf-8")
+    manager = manager_with(tmp_path, **settings)
+    manager.import_weights(tmp_path / "bare.json")
+    return manager
+
+
+def shares_of(manager: TrainingManager) -> dict[str, float]:
+    return manager.weight_learner.get_blend_weights(worker_ids=WORKERS)
+
+
+def test_accuracies_are_brought_to_the_scale_of_weights_and_the_import_says_so(tmp_path: Path) -> None:
+    (tmp_path / "bare.json").write_text('{"near": 0.81, "stranger": 0.75}', encoding="utf-8")
+    manager = manager_with(tmp_path, examples=0)
+    with pytest.warns(
+        UserWarning, match=r"below 1, .*; they are multiplied by 1\.28205, so that their mean is 1"
+    ) as caught:
+        report = manager.import_weights(tmp_path / "bare.json")
+    assert [each.filename for each in caught] == [__file__]
+    assert report.scale == pytest.approx(1 / 0.78)
+    assert manager.weight_learner.get_weight("near") == pytest.approx(0.81 / 0.78)
+
+
+@pytest.mark.parametrize("weights", [{"near": 1.0}, {"near": 0.1, "stranger": 2.0}, {"near": 0.5, "mid": 1.0}])
+def test_imported_workers_hold_at_least_half_until_there_is_evidence(tmp_path: Path, weights: dict[str, float]) -> None:
+    manager = imported_into(tmp_path, weights)
+    shares = shares_of(manager)
+    assert sum(shares.values()) == pytest.approx(1.0)
+    assert sum(shares[worker_id] for worker_id in weights if worker_id in shares) == pytest.approx(0.5)
+    others = {share for worker_id, share in shares.items() if worker_id not in weights}
+    assert len(others) == 1
+    manager.train(verbose=False)
+    trained = shares_of(manager)
+    assert trained != shares
+    for example in manager.data_manager.get_all_examples():
+        manager.remove_training_example(example.example_id)
+    assert shares_of(manager) == shares
+
+
+def test_evidence_decides_alone_even_against_imported_workers(tmp_path: Path) -> None:
+    manager = imported_into(tmp_path, {"near": 1.0}, examples=0)
+    outcomes = {"near": Outcome(0.2), "mid": Outcome(0.5), "far": Outcome(0.9)}
+    manager.weight_learner.observe([ExampleEvidence(str(number), outcomes) for number in range(30)])
+    assert shares_of(manager)["far"] > 0.9
+
+
+def test_imported_workers_that_hold_more_than_half_keep_it(tmp_path: Path) -> None:
+    manager = imported_into(tmp_path, {"near": 1.5, "mid": 1.0}, examples=0)
+    assert shares_of(manager)["near"] > 0.9
+
+
+def test_in_a_group_without_evidence_imported_workers_hold_as_much(tmp_path: Path) -> None:
+    manager = imported_into(tmp_path, {"near": 1.0}, examples=0)
+    learner = manager.weight_learner
+    assert learner.shares(learner.state, WORKERS, "warm") == shares_of(manager)
+
+
+def test_shares_of_imported_workers_outlive_the_process_and_an_export(tmp_path: Path) -> None:
+    manager = imported_into(tmp_path, {"near": 1.0}, examples=0, db_path=tmp_path / "a.db")
+    expected = shares_of(manager)
+    manager.export_weights(tmp_path / "whole.json")
+    manager.close()
+    with manager_with(tmp_path, examples=0, db_path=tmp_path / "a.db") as again:
+        assert shares_of(again) == expected
+        again.reset_weights()
+        assert shares_of(again) == dict.fromkeys(WORKERS, pytest.approx(1 / 3))
+    other = manager_with(tmp_path, examples=0)
+    other.import_weights(tmp_path / "whole.json")
+    assert shares_of(other) == expected
 
 
 def test_workers_that_an_earlier_import_named_are_not_taken_for_ours(tmp_path: Path) -> None:

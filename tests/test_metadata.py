@@ -84,8 +84,12 @@ def test_what_is_no_mapping_is_refused(metadata: object) -> None:
         -(2**63) - 1,
         1j,
         object(),
-        np.float64(1.0),
-        np.int64(1),
+        np.float64(math.nan),
+        np.uint64(2**63),
+        np.complex128(1),
+        np.datetime64("2025-11-06", "s"),
+        np.bytes_(b"bytes"),
+        np.str_("half of a pair \ud800"),
         np.zeros(2),
         "half of a pair \ud800",
         "a NUL \0",
@@ -99,7 +103,24 @@ def test_what_json_cannot_give_back_is_refused_and_its_place_named(value: object
     assert str(caught.value).startswith("metadata['outer'][1]['inner'] must be a JSON value")
 
 
-@pytest.mark.parametrize("key", [1, None, True, 1.5, b"a", ("a",), "\ud800", "a\0b"])
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (np.float64(0.1), 0.1),
+        (np.float32(0.5), 0.5),
+        (np.float16(-0.0), -0.0),
+        (np.int64(-(2**63)), -(2**63)),
+        (np.uint8(255), 255),
+        (np.bool_(True), True),
+        (np.str_("film"), "film"),
+    ],
+)
+def test_numbers_and_texts_of_numpy_are_taken_as_what_they_are(value: Any, expected: object) -> None:
+    checked = check_metadata({"outer": [value], np.str_("key"): {"inner": value}})
+    assert repr(checked) == repr({"outer": [expected], "key": {"inner": expected}})
+
+
+@pytest.mark.parametrize("key", [np.int64(1), 1, None, True, 1.5, b"a", ("a",), "\ud800", "a\0b"])
 def test_a_key_that_is_no_text_is_refused_and_its_place_named(key: object) -> None:
     with pytest.raises(InvalidMetadataError) as caught:
         check_metadata({"outer": {key: 1}})

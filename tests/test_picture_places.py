@@ -14,7 +14,7 @@ from pictures import ORIENTED
 from support import failing, manager_with, picture, pool_of, save, save_triple, usual_pool
 from tsm_training import FunctionWorker, GuideSimilarity, Image, InMemoryStore, TrainingEngine, TrainingManager
 from tsm_training.data import ROLES
-from tsm_training.errors import ImageOutsideRootError, NothingEvaluatedError, TsmTrainingError
+from tsm_training.errors import ImageOutsideRootError, ManifestError, NothingEvaluatedError, TsmTrainingError
 from tsm_training.images import ImageLimits, read_image
 
 # --- orientation ----------------------------------------------------------------------------------------------------
@@ -124,8 +124,10 @@ def test_folders_and_lists_of_examples_lead_nowhere_else(tmp_path: Path, root: P
     )
     with confined(root) as manager:
         for add in (lambda: manager.add_folder(root), lambda: manager.add_manifest(root / "list.csv")):
-            with pytest.raises(ImageOutsideRootError):
+            with pytest.raises(ManifestError, match="leads out of the folder") as caught:
                 add()
+            assert isinstance(caught.value.__cause__, ImageOutsideRootError)
+            assert str(tmp_path) not in caught.value.public_message
         assert manager.data_manager.get_all_examples() == []
 
 

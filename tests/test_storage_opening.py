@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import itertools
+import json
 import logging
 import multiprocessing
 import os
@@ -13,6 +14,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import typing
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,6 +36,7 @@ from database_support import (
     tell,
 )
 from tsm_training import TrainingDataManager
+from tsm_training.data import EpochMetrics, WorkerOutcome
 from tsm_training.errors import (
     DatabaseNotOursError,
     InvalidArgumentError,
@@ -309,13 +312,62 @@ def test_an_applications_records_are_kept_in_order(path: Path) -> None:
         full, bare = store.get_all_sessions()
         assert (full.epochs, full.initial_weights, full.final_weights) == (2, {"w": 1.0}, {"w": 1.25})
         assert full.end_time == datetime(2024, 1, 2, 0, 0, 1, tzinfo=UTC)
-        assert full.metrics_history == ({"epoch": 1, "avg_accuracy": 0.5},)
+        assert [(entry["epoch"], entry["avg_accuracy"]) for entry in full.metrics_history] == [(1, 0.5)]
         assert (full.seed, full.training_ids, full.error, full.is_trial) == (None, (), None, False)
         assert (bare.session_id, bare.end_time, bare.status, bare.metrics_history) == ("b", None, "completed", ())
         assert (bare.epochs, bare.num_examples, bare.learning_rate, bare.initial_weights) == (0, 0, 0.0, {})
         assert [(row.worker_id, row.accuracy) for row in store.iterate_metrics("y")] == [("w", 0.5)]
         assert list(store.iterate_metrics("b")) == []
         assert store.check() == []
+
+
+HISTORY = [
+    {"epoch": 0, "avg_accuracy": 0.7, "worker_accuracies": {"a": 0.8, "b": 0.4, "c": None}, "example_accuracies": [{}]},
+    {"epoch": 1, "avg_accuracy": 0.75},
+    {"epoch": 2, "worker_accuracies": [0.5]},
+]
+
+
+def test_what_the_guide_leaves_open_of_an_epoch_is_there_and_what_is_there_stays(path: Path) -> None:
+    make_guide(path)
+    with plain(path) as connection:
+        connection.execute("UPDATE training_sessions SET metrics_history = ?", (json.dumps(HISTORY),))
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        first, second, third = store.get_session("y").metrics_history
+    for entry in (first, second, third):
+        assert set(typing.get_type_hints(EpochMetrics)) <= set(entry)
+    assert first.items() >= HISTORY[0].items()
+    assert first["equal_weights_accuracy"] == pytest.approx(0.6)
+    assert (second["avg_accuracy"], second["equal_weights_accuracy"], second["worker_accuracies"]) == (0.75, 0.75, {})
+    assert (third["avg_accuracy"], third["worker_accuracies"], third["weights"]) == (0.0, {}, {})
+    with plain(path) as connection:
+        assert connection.execute("SELECT metrics_history FROM training_sessions").fetchone() == (json.dumps(HISTORY),)
+
+
+@pytest.mark.parametrize(
+    ("noted", "accuracy", "error"),
+    [
+        (0.75, 0.75, None),
+        (1, 1.0, None),
+        ({"accuracy": 0.75, "quality": "high"}, 0.75, None),
+        ({"accuracy": None, "error": "too slow"}, None, "too slow"),
+        ("failed", None, None),
+        (7.5, None, None),
+        (True, None, None),
+    ],
+)
+def test_what_another_application_noted_of_a_worker_is_an_outcome(
+    path: Path, noted: object, accuracy: float | None, error: str | None
+) -> None:
+    make_guide(path)
+    with plain(path) as connection:
+        connection.execute("UPDATE training_examples SET worker_results = ?", (json.dumps({"w": noted}),))
+    with contextlib.closing(TrainingDataManager(path)) as store:
+        results = store.get_example("a").worker_results
+    assert results is not None
+    assert set(typing.get_type_hints(WorkerOutcome)) <= set(results["w"])
+    assert (results["w"]["accuracy"], results["w"]["is_valid"]) == (accuracy, accuracy is not None)
+    assert results["w"]["error"] == error
 
 
 def test_an_applications_file_can_be_used_like_any_other_from_then_on(path: Path) -> None:
@@ -467,6 +519,7 @@ def test_a_process_killed_while_it_upgrades_leaves_the_old_or_the_new(tmp_path: 
 
 OPENER = """
 import sys
+import typing
 from tsm_training.storage import TrainingDataManager
 from tsm_training.testing import make_example
 print("ready", flush=True)

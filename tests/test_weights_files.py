@@ -245,7 +245,7 @@ def test_a_file_with_weights_only_gives_priors(path: Path) -> None:
     path.write_text('{"weights": {"a": 1, "b": 1.25}}')
     file = read_weights_file(path)
     assert (file.alpha, file.prior_strength, file.posterior) == (None, None, None)
-    assert file.state() == LearnedState({"a": 1.0, "b": 1.25})
+    assert file.state() == LearnedState({"a": 1.0, "b": 1.25}, imported=frozenset("ab"))
     assert (file.path, dict(file.weights)) == (str(path), {"a": 1.0, "b": 1.25})
 
 
@@ -253,6 +253,70 @@ def test_the_guides_own_file_and_keys_from_elsewhere_are_accepted(path: Path) ->
     path.write_text('{"weights": {"a": 1.5}, "alpha": 0.15, "exported_at": "2024-01-01T00:00:00", "note": [1, null]}')
     file = read_weights_file(path)
     assert (file.alpha, file.weights) == (0.15, {"a": 1.5})
+
+
+def test_a_bare_object_of_weights_is_a_file_of_weights(path: Path) -> None:
+    path.write_text('{"a": 1.5, "b": 1}')
+    assert read_weights_file(path).weights == {"a": 1.5, "b": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        ("{}", "the key 'weights' is missing"),
+        ('{"alpha": 0.15}', "the key 'weights' is missing"),
+        ('{"alpha": 0.15, "a": 1.5}', "the key 'weights' is missing"),
+        ('{"a": 1.5, "b": "1.5"}', "the key 'weights' is missing"),
+        ('{"a": 1.5, "b": true}', "the key 'weights' is missing"),
+        ('{"a": 1.5, "b": -1}', r"weights\['b'\]: must be a finite number above 0"),
+    ],
+)
+def test_what_is_no_bare_object_of_weights_is_refused(path: Path, content: str, reason: str) -> None:
+    path.write_text(content)
+    with pytest.raises(WeightsFileError, match=reason):
+        read_weights_file(path)
+
+
+@pytest.mark.parametrize("content", ['{"a": 0.75, "b": 0.81}', '{"weights": {"a": 0.75, "b": 0.81}, "alpha": 0.15}'])
+def test_weights_that_all_lie_below_1_are_brought_to_a_mean_of_1(path: Path, content: str) -> None:
+    path.write_text(content)
+    file = read_weights_file(path)
+    assert file.weights == pytest.approx({"a": 0.75 / 0.78, "b": 0.81 / 0.78})
+    assert file.scale == pytest.approx(1 / 0.78)
+    assert sum(file.weights.values()) / 2 == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        {"weights": {"a": 0.75, "b": 1.0}},
+        {"weights": {"a": 5e-324, "b": 7.0}},
+        {**plain({"a": 0.5}), "learner": {"name": "another", "head": "anything"}},
+        {**plain({"a": 0.5}), "blend": {"shares": {"a": 1.0}, "solver": "x", "absorbed": 0.5, "safe": {}}},
+    ],
+)
+def test_all_other_weights_are_taken_as_they_are(path: Path, document: dict[str, Any]) -> None:
+    path.write_text(json.dumps(document))
+    file = read_weights_file(path)
+    assert (file.weights, file.scale) == (document["weights"], 1.0)
+
+
+def test_even_the_smallest_weights_stay_above_0(path: Path) -> None:
+    path.write_text('{"a": 5e-324, "b": 0.9, "c": 5e-324}')
+    assert all(weight > 0.0 for weight in read_weights_file(path).weights.values())
+
+
+@pytest.mark.parametrize("bad", ["a", {"a": 1}, [1], None])
+def test_imported_ids_are_a_list(path: Path, bad: object) -> None:
+    path.write_text(json.dumps({**plain({"a": 1.5}), "imported": bad}))
+    with pytest.raises(WeightsFileError, match="imported: must be a list of worker ids"):
+        read_weights_file(path)
+
+
+def test_imported_workers_have_weights(path: Path) -> None:
+    path.write_text(json.dumps({**plain({"a": 1.5}), "imported": ["b"]}))
+    with pytest.raises(WeightsFileError, match=r"imported\['b'\]: is about a worker that 'weights' does not name"):
+        read_weights_file(path)
 
 
 def test_a_byte_order_mark_is_tolerated(path: Path) -> None:
@@ -456,7 +520,7 @@ def test_a_file_of_another_learner_gives_its_weights_as_priors(path: Path) -> No
     path.write_text(json.dumps(document))
     file = read_weights_file(path)
     assert file.learner == {"name": "another", "head": "anything"}
-    assert BayesianWeightLearner().imported(file) == LearnedState({"a": 1.5})
+    assert BayesianWeightLearner().imported(file) == LearnedState({"a": 1.5}, imported=frozenset("a"))
 
 
 def sums_document(**changes: Any) -> dict[str, Any]:

@@ -37,6 +37,7 @@ _DONE: Final = {
     "started": "The training has started.",
     "stopping": "The training will stop in a moment.",
     "imported": "The weights were imported.",
+    "rescaled": "The weights were imported, and multiplied so that their mean is 1: all of them were below.",
     "reset": "The weights were reset.",
 }
 
@@ -207,8 +208,8 @@ def stop() -> BaseResponse:
 @dashboard_bp.post("/import")
 def import_weights() -> BaseResponse:
     """Replace the weights by those of a file."""
-    current_service().import_weights(request.files.get("file"))
-    return _done("imported", "weights")
+    imported = current_service().import_weights(request.files.get("file"))
+    return _done("imported" if imported.scale == 1.0 else "rescaled", "weights")
 
 
 @dashboard_bp.post("/reset")

@@ -285,6 +285,7 @@ def import_weights() -> Response:
         imported=imported.imported,
         dormant=imported.dormant,
         missing=imported.missing,
+        scale=imported.scale,
         message="Weights imported successfully",
     )
 

@@ -12,6 +12,7 @@ import importlib
 import json
 import os
 import sys
+import warnings
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -34,6 +35,7 @@ from tsm_training.errors import (
     TsmTrainingError,
     WorkerPoolError,
 )
+from tsm_training.ingest import USUAL_PATTERN
 from tsm_training.manager import TrainingManager
 from tsm_training.storage import TrainingDataManager
 from tsm_training.text import counted
@@ -66,6 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command, by default that of the process's command line, and return its exit code."""
     parser = _parser()
     options = parser.parse_args(arguments)
+    warnings.showwarning = lambda message, *_where: print(f"{parser.prog}: warning: {message}", file=sys.stderr)
     try:
         with _manager(options) as manager:
             result: _Result = options.run(manager, options)
@@ -119,9 +122,9 @@ def _add(manager: TrainingManager, options: argparse.Namespace) -> _Result:
     before = manager.list_examples(1)["total"]
     for place in options.pictures:
         if Path(place).is_dir():
-            manager.add_folder(place)
+            manager.add_folder(place, pattern=options.pattern, on_error=options.on_error)
         else:
-            manager.add_manifest(place)
+            manager.add_manifest(place, on_error=options.on_error)
     total = manager.list_examples(1)["total"]
     added = total - before
     return _Result(f"{counted(added, 'example')} added, {total} in all", {"added": added, "total": total})
@@ -226,9 +229,18 @@ def _parser() -> argparse.ArgumentParser:
 
     pictures = "a folder with sources, targets and truths of equal names, or a CSV file"
     add = command("add", _add, "add examples", makes=True)
-    add.add_argument("pictures", metavar="PICTURES", nargs="+", help=pictures)
     train = command("train", _train, "add examples, if any are given, and train on all", makes=True)
-    train.add_argument("pictures", metavar="PICTURES", nargs="*", help=pictures)
+    for adding, count in ((add, "+"), (train, "*")):
+        adding.add_argument("pictures", metavar="PICTURES", nargs=count, help=pictures)
+        adding.add_argument(
+            "--pattern", default=USUAL_PATTERN, help="where a folder's pictures lie (default: %(default)s)"
+        )
+        adding.add_argument(
+            "--on-error",
+            choices=("raise", "skip"),
+            default="raise",
+            help="where some cannot be added: add the rest, or none",
+        )
     train.add_argument("--epochs", type=int, default=1, help="passes over the examples (default: %(default)s)")
     train.add_argument("--alpha", type=float, help="how much of the evidence a pass absorbs, above 0 and at most 1")
     train.add_argument(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterable
 from typing import Any, TypeGuard
 
@@ -13,6 +14,7 @@ from tsm_training.errors import InvalidArgumentError
 __all__ = [
     "at_least",
     "check_callable",
+    "check_choice",
     "check_ids",
     "check_limit",
     "check_number",
@@ -21,6 +23,7 @@ __all__ = [
     "check_text",
     "check_whole_number",
     "is_number",
+    "is_url",
     "is_whole_number",
     "number_between",
 ]
@@ -59,11 +62,18 @@ def check_number(
         raise InvalidArgumentError(name, value, expected)
 
 
+def is_url(text: str) -> bool:
+    """Tell whether this is the address of something on a network, and no path."""
+    return re.match(r"[A-Za-z][A-Za-z0-9+.-]+://", text) is not None
+
+
 def check_path(name: str, value: object) -> str:
-    """Return a path as text; InvalidArgumentError if it is none, is empty, or holds a NUL."""
+    """Return a path as text; InvalidArgumentError if it is none, is empty, holds a NUL, or is a URL."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text or "\0" in text:
         raise InvalidArgumentError(name, value, "a path (str or os.PathLike), not empty and without NUL")
+    if is_url(text):
+        raise InvalidArgumentError(name, value, "a path on this machine, not a URL: download the file first")
     return text
 
 
@@ -72,6 +82,12 @@ def check_text(name: str, value: object) -> str:
     if not isinstance(value, str) or not value.strip():
         raise InvalidArgumentError(name, value, "text that is not empty")
     return value
+
+
+def check_choice(name: str, value: object, *choices: str) -> None:
+    """Raise InvalidArgumentError unless `value` is one of some texts."""
+    if value not in choices:
+        raise InvalidArgumentError(name, value, " or ".join(map(repr, choices)))
 
 
 def check_ids(name: str, value: object) -> list[str]:

@@ -11,6 +11,7 @@ from datetime import datetime
 from typing import Any, Final, Literal, NamedTuple, Protocol, TypeAlias, TypedDict, TypeVar, cast, runtime_checkable
 
 import attrs
+import numpy as np
 
 from tsm_training.arguments import check_limit
 from tsm_training.errors import InvalidMetadataError, StorageReadOnlyError
@@ -55,7 +56,7 @@ _INT_LIMIT: Final = 2**63
 
 
 def check_metadata(metadata: object) -> dict[str, Any]:
-    """Return a private copy of an example's metadata.
+    """Return a private copy of an example's metadata; NumPy's numbers, truth values and texts become Python's.
 
     Raises:
         InvalidMetadataError: it is no mapping with text keys, or holds something that JSON cannot give back exactly:
@@ -88,10 +89,15 @@ class _Checker:
             return {_key(k, place): self.checked(item, f"{place}[{k!r}]", depth + 1) for k, item in value.items()}
         if isinstance(value, list):
             return [self.checked(item, f"{place}[{index}]", depth + 1) for index, item in enumerate(value)]
-        if not _is_plain(value):
+        plain = _python_value(value)
+        if not _is_plain(plain):
             expected = "a JSON value (text, finite number, True, False, None, list or dict)"
             raise InvalidMetadataError(place, value, expected)
-        return value
+        return plain
+
+
+def _python_value(value: Any) -> Any:
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _is_plain(value: Any) -> bool:
@@ -105,6 +111,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _key(key: object, place: str) -> str:
+    key = _python_value(key)
     if type(key) is not str or not _is_encodable(key):
         raise InvalidMetadataError(f"a key of {place}", key, "text that UTF-8 can hold")
     return key

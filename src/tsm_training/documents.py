@@ -85,3 +85,6 @@ class WeightsImport:
     """Workers that the pool does not have; their weights are kept until it does."""
     missing: tuple[str, ...]
     """Workers of the pool that the file does not name; they are back at the prior."""
+    scale: float = 1.0
+    """What the weights in the file were multiplied by. A file of weights alone that all lie below 1 holds accuracies
+    or the like; beside the weights here, of which 1 is the average, they are brought to a mean of 1."""

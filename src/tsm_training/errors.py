@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import errno as numbers
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar, dataclass_transform
 
 __all__ = [
@@ -192,19 +192,20 @@ class ImageChangedError(ImageError, ValueError):
 
 
 class ImageSizeMismatchError(TsmTrainingError, ValueError):
-    """Two pictures that must agree in size do not; sizes are (height, width) in pixels."""
+    """Two pictures that must agree in size do not; sizes are (height, width) in pixels, `hint` is a likely reason."""
 
     _public = "Two pictures that must have the same size have different ones."
     first: str
     first_size: tuple[int, int]
     second: str
     second_size: tuple[int, int]
+    hint: str = ""
 
     def __str__(self) -> str:
         (height1, width1), (height2, width2) = self.first_size, self.second_size
         return (
             f"{self.first} and {self.second} must have the same size, got {width1}×{height1} and {width2}×{height2} "
-            "(width×height)"
+            f"(width×height){self.hint and '; '}{self.hint}"
         )
 
 
@@ -243,12 +244,20 @@ class NoExamplesError(TsmTrainingError, RuntimeError):
 
 
 class ManifestError(TsmTrainingError, OSError, ValueError):
-    """A manifest file or a folder of triples cannot be read, or is not laid out as expected; `path` names it."""
+    """A manifest file or a folder of triples cannot be read, is not laid out as expected, or holds faulty examples.
 
-    _message = "{path!r}: {reason}"
-    _public = "The list or folder of training examples is not laid out as expected."
+    `path` names it. `faults` holds all that is wrong in it, as pairs: the path of a file or folder, or which row of the
+    manifest it is, and a sentence; it is empty where the fault is in the folder or manifest as a whole.
+    """
+
+    _public = "The list or folder of training examples is not laid out as expected, or holds faulty examples."
     path: str
     reason: str
+    faults: tuple[tuple[str, str], ...] = ()
+
+    def __str__(self) -> str:
+        details = f": {_listed(self.faults, 10)}" if self.faults else ""
+        return f"{self.path!r}: {self.reason}{details}"
 
 
 # --- workers and metrics --------------------------------------------------------------------------------------------
@@ -294,7 +303,7 @@ class PredictionError(TsmTrainingError, RuntimeError):
     reasons: Mapping[str, str]
 
     def __str__(self) -> str:
-        return f"no worker gave a usable picture: {_listed(self.reasons, len(self.reasons))}"
+        return f"no worker gave a usable picture: {_listed([*self.reasons.items()], len(self.reasons))}"
 
 
 class WorkerPoolError(TsmTrainingError, RuntimeError):
@@ -387,7 +396,7 @@ class NothingEvaluatedError(TsmTrainingError, RuntimeError):
     reasons: Mapping[str, str]
 
     def __str__(self) -> str:
-        return f"no example could be evaluated: {_listed(self.reasons, 5)}"
+        return f"no example could be evaluated: {_listed([*self.reasons.items()], 5)}"
 
 
 class TrainingStoppedError(TsmTrainingError):
@@ -532,8 +541,8 @@ class SchemaTooNewError(StorageError):
     _public = "The stored training data were written by a newer version of this application."
 
 
-def _listed(reasons: Mapping[str, str], most: int) -> str:
-    shown = [f"{name}: {_cut(reason)}" for name, reason in [*reasons.items()][:most]]
+def _listed(reasons: Sequence[tuple[str, str]], most: int) -> str:
+    shown = [f"{_cut(name)}: {_cut(reason)}" for name, reason in reasons[:most]]
     return "; ".join([*shown, f"and {len(reasons) - most} more"] if len(reasons) > most else shown)
 
 

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import functools
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias, cast
 
 import attrs
 
 from tsm_training.analysis import BestWorker, Comparison, check_rope, compare, probability_best
 from tsm_training.arguments import (
     check_callable,
+    check_choice,
     check_ids,
     check_limit,
     check_number,
@@ -23,6 +25,7 @@ from tsm_training.arguments import (
 )
 from tsm_training.arrays import Image
 from tsm_training.data import (
+    ROLES,
     ExampleEdit,
     ExampleList,
     HeldState,
@@ -44,14 +47,17 @@ from tsm_training.engine import (
     own_workers,
 )
 from tsm_training.ensemble import Prediction
-from tsm_training.errors import InvalidArgumentError, LearnerMismatchError, WeightsFileError
+from tsm_training.errors import InvalidArgumentError, LearnerMismatchError, ManifestError, WeightsFileError
 from tsm_training.evaluation import ShownDocument, Split, TrainingOptions, split_examples, without
 from tsm_training.images import read_image
 from tsm_training.ingest import (
+    USUAL_PATTERN,
     ExampleRow,
+    Listing,
     absolute_path,
     describe_files,
     examples_of,
+    missing_paths,
     read_folder,
     read_manifest,
     relinked,
@@ -218,14 +224,14 @@ class TrainingManager:
         return self.add_training_examples([(source_path, target_path, ground_truth_path, metadata)])[0]
 
     def add_training_examples(self, rows: Iterable[ExampleRow]) -> list[TrainingExample]:
-        """Add many triples in one transaction: all of them or, if one is faulty, none.
+        """Add many triples in one transaction: all of them or, if one is faulty, none; as often as they are given.
 
         Args:
             rows: Per example source, target and ground truth path, and perhaps metadata.
 
         Raises:
             InvalidArgumentError: a row has not three or four entries.
-            TsmTrainingError: as for `add_training_example`; with several rows, a note names the row.
+            TsmTrainingError: as for `add_training_example`; notes name its row and all that is wrong besides.
         """
         self.data_manager.require_writable()
         examples = examples_of(rows, self.training_engine.limits)
@@ -233,32 +239,107 @@ class TrainingManager:
             self.data_manager.add_examples(examples)
         return examples
 
-    def add_folder(self, root: str | os.PathLike[str]) -> list[TrainingExample]:
+    def add_folder(
+        self,
+        root: str | os.PathLike[str],
+        *,
+        pattern: str = USUAL_PATTERN,
+        on_error: Literal["raise", "skip"] = "raise",
+        duplicates: Literal["skip", "add"] = "skip",
+    ) -> list[TrainingExample]:
         """Add every triple below a folder: files of the same name in ``sources/``, ``targets/`` and ``truths/``.
 
-        Names are compared without their endings, so ``sources/a.jpg`` goes with ``truths/a.png``. All triples are added
-        in one transaction, in order of name.
+        Names are compared without their endings, so ``sources/a.jpg`` goes with ``truths/a.png``, and where that leaves
+        no doubt without regard to case and to how accents are encoded. All triples are added in one transaction, in
+        order of name, which becomes their metadata. Hidden files, those of the system, and what lies directly in
+        `root` and is no picture (a list, a database) are left alone; nothing else is passed over without a warning.
+
+        Args:
+            root: The folder.
+            pattern: How its files are named, with ``{name}`` and ``{role}`` once each, and ``/`` between folders;
+                ``.*`` at the end stands for any ending of a picture. ``"{name}_{role}.jpg"`` takes files side by side.
+                A role is written source, target, truth or ground_truth, in any case, plural or not.
+            on_error: "raise" for one error that names everything that is wrong; "skip" to add the rest, and name it in
+                a warning.
+            duplicates: "skip" to leave out triples of which the same contents are stored already, so that a script may
+                run twice; "add" to add them again.
+
+        Returns:
+            An example for each triple: the new one, or the stored one with the same contents. The paths of a stored one
+            whose files are gone are changed to the new ones.
 
         Raises:
-            ManifestError: a folder is missing or empty, or a file has no partner, or two.
-            TsmTrainingError: as for `add_training_examples`.
-        """
-        self.data_manager.require_writable()
-        return self.add_training_examples(read_folder(check_path("root", root)))
+            InvalidArgumentError: an argument is not what it must be.
+            ManifestError: the folder cannot be read, one of the three is missing, or something in it is wrong: a file
+                without partners, or with several that may be meant, a subfolder, a picture that cannot be used. Its
+                `faults` name all of it; nothing was added.
 
-    def add_manifest(self, csv_path: str | os.PathLike[str]) -> list[TrainingExample]:
+        Warns:
+            UserWarning: something was passed over: faults that are skipped, files that are no pictures, pictures and
+                folders beside the three, triples that are stored already with other metadata.
+        """
+        check_choice("on_error", on_error, "raise", "skip")
+        check_choice("duplicates", duplicates, "skip", "add")
+        self.data_manager.require_writable()
+        return self._add_listed(read_folder(check_path("root", root), pattern), on_error, duplicates)
+
+    def add_manifest(
+        self,
+        csv_path: str | os.PathLike[str],
+        *,
+        on_error: Literal["raise", "skip"] = "raise",
+        duplicates: Literal["skip", "add"] = "skip",
+    ) -> list[TrainingExample]:
         """Add every triple that a CSV file lists.
 
-        The file is UTF-8 with a header; the columns ``source_path``, ``target_path`` and ``ground_truth_path`` are
-        needed (relative paths start at the file's own folder), all others become metadata. All triples are added in one
-        transaction, in order of row.
+        The file has a header and is UTF-8 or UTF-16; commas, semicolons or tabs separate its columns, blanks around
+        names and values do not count. The columns ``source_path``, ``target_path`` and ``ground_truth_path`` are needed
+        (``source``, ``Targets`` or ``truth`` will do too; relative paths start at the file's own folder), all others
+        become metadata, as text. All triples are added in one transaction, in order of row.
+
+        For `on_error`, `duplicates`, and what is returned, see `TrainingManager.add_folder`.
 
         Raises:
-            ManifestError: the file cannot be read, or lacks a column or a value.
-            TsmTrainingError: as for `add_training_examples`.
+            InvalidArgumentError: an argument is not what it must be.
+            ManifestError: the file cannot be read, lacks a column, or something in it is wrong: a value is missing, a
+                picture cannot be used. Its `faults` name all of it by row and line; nothing was added.
+
+        Warns:
+            UserWarning: something was passed over: faults that are skipped, triples that are stored already with other
+                metadata.
         """
+        check_choice("on_error", on_error, "raise", "skip")
+        check_choice("duplicates", duplicates, "skip", "add")
         self.data_manager.require_writable()
-        return self.add_training_examples(read_manifest(check_path("csv_path", csv_path)))
+        return self._add_listed(read_manifest(check_path("csv_path", csv_path)), on_error, duplicates)
+
+    def _add_listed(self, listing: Listing, on_error: str, duplicates: str) -> list[TrainingExample]:
+        examples, passed_over = listing.examples(self.training_engine.limits, skips_faults=on_error == "skip")
+        known: dict[str, TrainingExample] = {}
+        if duplicates == "skip":
+            found = self.data_manager.find_examples(example.known_files.digest for example in examples)
+            known = {example.known_files.digest: example for example in reversed(found)}
+        new, moved = [], {}
+        for number, example in enumerate(examples):
+            digest = example.known_files.digest
+            same = known.setdefault(digest, example) if duplicates == "skip" else example
+            if same is example:
+                new.append(example)
+            elif same.metadata != example.metadata:
+                reason = f"has the contents of example {same.example_id}, whose metadata stay: {same.metadata}"
+                passed_over.append((example.target_path, reason))
+            if missing_paths(same):
+                paths = {f"{role}_path": getattr(example, f"{role}_path") for role in ROLES}
+                moved[same.example_id] = _moved_to(paths)
+                same = known[digest] = attrs.evolve(same, **paths)
+            examples[number] = same
+        if passed_over:  # before anything is stored, for who makes errors of warnings
+            warnings.warn(str(ManifestError(listing.path, "passed over", tuple(passed_over))), stacklevel=3)
+        if new:
+            self.data_manager.add_examples(new)
+        if moved:
+            self.data_manager.edit_examples(moved, skip_missing=True)
+        return examples
 
     def remove_training_example(self, example_id: str) -> None:
         """Remove an example, and forget exactly what was learned from it; sessions and metrics stay.
@@ -300,7 +381,9 @@ class TrainingManager:
     def relink(self, root: str | os.PathLike[str]) -> list[TrainingExample]:
         """Find moved picture files below a folder by their contents, and note where they are now.
 
-        Only files that are no longer where they were are looked for.
+        Only files that are no longer where they were are looked for. Examples that another application stored, with
+        paths that are relative or of another machine, are found by these paths: ``app/static/a.png`` is looked for as
+        that below `root`, then as ``static/a.png``, then as ``a.png``; all three files of an example must be there.
 
         Returns:
             The examples whose paths were changed.
@@ -701,13 +784,18 @@ class TrainingManager:
     def import_weights(self, path: str | os.PathLike[str]) -> WeightsImport:
         """Replace what was learned by a weights file, which is checked whole before anything changes.
 
-        A file that holds weights only gives each worker that weight as its prior. Workers that have learned answer at
+        A file that holds weights only, perhaps as a bare object ``{"worker": 1.05}``, gives each worker that weight as
+        its prior; where all of them lie below 1, they are multiplied by what makes their mean 1. Until there is
+        evidence, the imported workers together hold at least half of the shares. Workers that have learned answer at
         once with the file's fits; the next training fits them on the file's observations and the own examples together,
         until `reset_weights` or another import.
 
         Raises:
             WeightsFileError: the file is faulty, was learned with another prior strength, or names no worker here.
             TrainingInProgressError: this learner is being trained by another call.
+
+        Warns:
+            UserWarning: the weights were multiplied; `WeightsImport.scale` says by what.
         """
         self.data_manager.require_writable()
         file = read_weights_file(check_path("path", path))
@@ -721,6 +809,9 @@ class TrainingManager:
         known = frozenset(ids)
         if known and not known & file.weights.keys():
             raise WeightsFileError(file.path, f"names none of the workers here ({', '.join(sorted(known))})", "weights")
+        if file.scale != 1.0:
+            text = f"all weights in {file.path!r} lie below 1, the weight of an average worker; they are multiplied"
+            warnings.warn(f"{text} by {file.scale:.6g}, so that their mean is 1", stacklevel=2)
         with self.weight_learner.cell:
             fits = trainables.imported(file.path, file.fits)
             known_ids = [worker_id for worker_id in ids if worker_id not in trainables.workers or worker_id in fits]
@@ -733,6 +824,7 @@ class TrainingManager:
             imported=tuple(sorted(file.weights.keys() & known)),
             dormant=tuple(sorted(file.weights.keys() - known)),
             missing=tuple(sorted(known - file.weights.keys())),
+            scale=file.scale,
         )
 
     def reset_weights(self, default_weight: float = 1.0) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 from abc import abstractmethod
@@ -67,6 +68,8 @@ CREDIBLE_MASS: Final = 0.9
 """Posterior probability inside a credible interval."""
 
 _MAX_SETTING: Final = 1e9
+_IMPORTED_SHARE: Final = 0.5
+"""What workers with imported weights hold together at least, until there is evidence."""
 _HALF_WIDTH: Final = 1.6448536269514715
 """Of a credible interval, in standard deviations: the 95 % quantile of the standard normal distribution."""
 
@@ -609,7 +612,8 @@ class BayesianWeightLearner(WeightLearner):
     def shares(self, state: LearnedState, worker_ids: Sequence[str], group: str | None = None) -> dict[str, float]:
         """Return each worker's share of the ensemble's image: at least 0, sum 1.
 
-        Without a fitted blend they are those of `tsm_training.core.posterior_shares`. Where one was fitted on the
+        Without a fitted blend they are those of `tsm_training.core.posterior_shares`; while there is no evidence at
+        all, workers whose weights were imported hold at least half of them together. Where a blend was fitted on the
         training examples, the shares are ``(1 − r) · safe + r · fitted``: r is how far
         those examples are absorbed, so that rate and epochs decide how far the fit is followed, and the safe shares are
         those of the best simple answer on them. The posterior shares stand in for safe ones that are not known.
@@ -619,6 +623,11 @@ class BayesianWeightLearner(WeightLearner):
         unknown = SufficientStatistics(self.prior_weight)
         known = {worker_id: state.statistics.get(worker_id, unknown) for worker_id in worker_ids}
         posterior = posterior_shares(known, self.prior_strength)
+        imported = {worker_id: sums for worker_id, sums in known.items() if worker_id in state.imported}
+        held = math.fsum(posterior[worker_id] for worker_id in imported)
+        if imported and not state.totals and held < _IMPORTED_SHARE:
+            part = (_IMPORTED_SHARE - held) / (1.0 - held)
+            posterior = rule.mixed(posterior, posterior_shares(imported, self.prior_strength), part)
         if state.fitted is None:
             return posterior
         safe = rule.mixed(posterior, state.fitted.safe, 1.0)

@@ -61,6 +61,8 @@ class WeightsDocument(PlainWeightsDocument, total=False):
     group_by: str
     groups: dict[str, dict[str, Any]]
     """By label: the `posterior` of the group's own examples, and a `blend`, null where nothing was fitted."""
+    imported: list[str]
+    """Ids of the workers whose priors were imported themselves; not there where none were."""
     learner: dict[str, str]
     """In the place of `posterior`, `blend` and `groups`, where another learner than ours has learned: its `name`, and
     the document `head` that it makes of its state without rows."""
@@ -108,16 +110,23 @@ class WeightsFile:
     fits: Mapping[str, WorkerFit] = attrs.field(factory=dict, repr=False)
     """By worker id."""
     learner: Mapping[str, str] | None = None
+    imported: frozenset[str] = frozenset()
+    """Ids of the workers whose priors had been imported before the file was written."""
+    scale: float = 1.0
+    """What the weights in the file were multiplied by. In a file of weights alone that all lie below 1, they are
+    accuracies or the like, and not comparable with weights here: they are brought to a mean of 1."""
 
     def state(self) -> LearnedState:
         """Return the learned state that importing the file makes: its exact posterior, or its weights as priors."""
         if self.posterior is None:
-            priors, totals = self.weights, {}
+            priors, totals, imported = self.weights, {}, frozenset(self.weights)
         else:
-            priors = {worker_id: sums.prior for worker_id, sums in self.posterior.items()}
+            priors, imported = {worker_id: sums.prior for worker_id, sums in self.posterior.items()}, self.imported
             found = ((worker_id, Totals.of(sums)) for worker_id, sums in self.posterior.items())
             totals = {worker_id: total for worker_id, total in found if any(total)}
-        return LearnedState(priors, totals, fitted=self.fitted, group_by=self.group_by, groups=self.groups)
+        return LearnedState(
+            priors, totals, fitted=self.fitted, group_by=self.group_by, groups=self.groups, imported=imported
+        )
 
 
 # --- writing --------------------------------------------------------------------------------------------------------
@@ -137,6 +146,8 @@ def posterior_entries(state: LearnedState, prior_strength: float) -> dict[str, A
             }
             for label, group in state.groups.items()
         }
+    if state.imported:
+        document["imported"] = sorted(state.imported)
     return document
 
 
@@ -218,12 +229,17 @@ def _read(path: str, content: bytes) -> WeightsFile:
         document = _parsed(content)
         if not isinstance(document, dict):
             raise _EntryError(f"must hold a JSON object, got {_described(document)}")
+        if document and not document.keys() & _FILE.keys() and all(type(v) in {int, float} for v in document.values()):
+            document = {"weights": document}  # an application by the guide may keep nothing else
         if "weights" not in document:
             raise _EntryError("the key 'weights' is missing")
         if ("groups" in document) != ("group_by" in document):
             raise _EntryError("must both be there, or neither", "groups" if "group_by" in document else "group_by")
         found = {name: check(document[name], name) for name, check in _FILE.items() if name in document}
         found.pop("format_version", None)
+        if not found.keys() & _LEARNED.keys() and max(found["weights"].values()) < 1.0:
+            mean = math.fsum(found["weights"].values()) / len(found["weights"])
+            found |= {"weights": {w: weight / mean for w, weight in found["weights"].items()}, "scale": 1.0 / mean}
         file = WeightsFile(path, fitted=found.pop("blend", None), **found)
         _check_consistency(file)
     except _EntryError as error:
@@ -262,6 +278,7 @@ def _check_consistency(file: WeightsFile) -> None:
     groups = [(f"groups[{label!r}]", group) for label, group in file.groups.items()]
     blends = [("blend", file.fitted), *((f"{key}.blend", group.fitted) for key, group in groups)]
     named: list[tuple[str, Mapping[str, Any]]] = [(f"{key}.posterior", group.totals) for key, group in groups]
+    named.append(("imported", dict.fromkeys(file.imported)))
     for key, blend in blends:
         if blend is not None:
             named += (f"{key}.shares", blend.shares), (f"{key}.safe", blend.safe)
@@ -454,6 +471,12 @@ def _group(value: Any, key: str) -> Group:
     return Group(totals=totals, fitted=found["blend"])
 
 
+def _ids(value: Any, key: str) -> frozenset[str]:
+    is_good = isinstance(value, list) and all(isinstance(each, str) for each in value)
+    _require(is_good, "a list of worker ids", value, key)
+    return frozenset(value)
+
+
 def _fits(value: Any, key: str) -> dict[str, WorkerFit]:
     return _by_worker(value, key, _fit)
 
@@ -488,17 +511,23 @@ _OBSERVATION: Final[Mapping[str, _Check]] = {
     "group": _label_or_null,
     "data": _bytes,
 }
-_FILE: Final[Mapping[str, _Check]] = {
-    "format_version": _version,
-    "weights": _weights,
-    "alpha": _share,
-    "prior_strength": _positive,
+_LEARNED: Final[Mapping[str, _Check]] = {
     "posterior": _posterior,
     "blend": _blend,
     "group_by": _group_by,
     "groups": _groups,
     "fits": _fits,
     "learner": lambda value, key: _record(value, key, {"name": _text, "head": _text}),
+}
+"""What a file may hold beyond weights."""
+
+_FILE: Final[Mapping[str, _Check]] = {
+    "format_version": _version,
+    "weights": _weights,
+    "alpha": _share,
+    "prior_strength": _positive,
+    "imported": _ids,
+    **_LEARNED,
 }
 """What a file may hold; keys that are not here are passed over."""
 

@@ -257,7 +257,7 @@ def in_group(state: LearnedState, group: str, strength: float) -> LearnedState:
     """
     own = state.statistics_by_group.get(group)
     if not own:
-        return LearnedState(state.priors, state.totals, fitted=state.fitted)
+        return LearnedState(state.priors, state.totals, fitted=state.fitted, imported=state.imported)
     totals = {w: Totals.of(shrunk_to(sums, own.get(w), strength)) for w, sums in state.statistics.items()}
     fitted = state.groups[group].fitted
     if state.fitted is None or fitted is None:

@@ -143,6 +143,8 @@ class LearnedState:
     """By digest of the example's contents."""
     targets: Mapping[str, TargetSums] = attrs.field(factory=dict, repr=False)
     """By name of the target image: at least those of the examples in `rows`."""
+    imported: frozenset[str] = frozenset()
+    """Ids of the workers whose priors are imported weights: they were learned somewhere, without evidence here."""
 
     @cached_property
     def statistics(self) -> Mapping[str, SufficientStatistics]:
@@ -217,6 +219,7 @@ def head_document(state: LearnedState) -> str:
                 }
                 for label, group in state.groups.items()
             },
+            "imported": sorted(state.imported),
         }
     )
 
@@ -281,6 +284,7 @@ def decoded_state(head: str, rows: Mapping[str, str]) -> LearnedState:
         groups,
         {digest: _read_row(row, group_by) for digest, row in rows.items() if not digest.startswith(_TARGET)},
         {key.removeprefix(_TARGET): _read_sums(row, group_by) for key, row in rows.items() if key.startswith(_TARGET)},
+        frozenset(found.get("imported", ())),
     )
 
 

@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -162,14 +163,46 @@ def _example(*row: Any) -> TrainingExample:
     *_columns, files, _sequence = row
     pictures = None if files is None else _parsed(files)
     described = None if pictures is None else ExampleFiles(*(PictureFile(**pictures[role]) for role in ROLES))
-    return TrainingExample(**_values(_EXAMPLE, row), files=described)
+    values = _values(_EXAMPLE, row)
+    if described is None and "worker_results" in values:
+        values["worker_results"] = {w: _outcome_of_others(result) for w, result in values["worker_results"].items()}
+    return TrainingExample(**values, files=described)
 
 
 def _session(*row: Any) -> TrainingSession:
     *_columns, details, _sequence = row
     # An application by the guide may have left columns empty for which the record has no default.
     values: dict[str, Any] = {"epochs": 0, "learning_rate": 0.0, "initial_weights": {}, "status": "completed"}
-    return TrainingSession(**values | _values(_SESSION, row) | _parsed(details))
+    values |= _values(_SESSION, row) | (ours := _parsed(details))
+    if not ours:
+        values["metrics_history"] = [_epoch_of_others(entry) for entry in values.get("metrics_history", [])]
+    return TrainingSession(**values)
+
+
+# The guide names two columns and two keys only: what it leaves open, each application has filled in its own way.
+
+
+def _outcome_of_others(result: Any) -> dict[str, Any]:
+    """Return what another application noted of a worker, an accuracy perhaps, as a `WorkerOutcome`."""
+    found = result if isinstance(result, dict) else {"accuracy": result}
+    accuracy = _accuracy(found.get("accuracy"))
+    known = {"confidence": 1.0, "is_valid": accuracy is not None, "error": None, "seconds": 0.0}
+    return {**known, **found, "accuracy": accuracy}
+
+
+def _epoch_of_others(entry: dict[str, Any]) -> dict[str, Any]:
+    """Return what another application noted of an epoch, and what follows from it of our `EpochMetrics`."""
+    noted = entry.get("worker_accuracies")
+    workers = {w: _accuracy(value) for w, value in noted.items()} if isinstance(noted, dict) else {}
+    known = [accuracy for accuracy in workers.values() if accuracy is not None]
+    mean = math.fsum(known) / len(known) if known else _accuracy(entry.get("avg_accuracy")) or 0.0
+    unknown: dict[str, Any] = {"weights": {}, "weight_stds": {}, "blend_weights": {}, "max_weight_change": 0.0}
+    means = {"avg_accuracy": mean, "equal_weights_accuracy": mean}
+    return {**means, **unknown, **entry, "worker_accuracies": workers}
+
+
+def _accuracy(value: Any) -> float | None:
+    return float(value) if type(value) in {int, float} and 0.0 <= value <= 1.0 else None
 
 
 def _evaluation(*row: Any) -> Evaluation:
