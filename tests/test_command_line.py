@@ -164,7 +164,7 @@ def test_what_was_passed_over_is_said_on_standard_error(run: Any, tmp_path: Path
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert "b" in err
-    with pytest.warns(UserWarning):
+    with pytest.warns(UserWarning, match="b"):
         main([*map(str, arguments), "--on-error", "skip"])
 
 
