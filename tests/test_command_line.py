@@ -164,7 +164,9 @@ def test_what_was_passed_over_is_said_on_standard_error(run: Any, tmp_path: Path
     code, out, err = run(*arguments)
     assert (code, out) == (2, "")
     assert "b" in err
-    code, out, err = run(*arguments, "--on-error", "skip")
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")  # here they are errors
+        code, out, err = run(*arguments, "--on-error", "skip")
     assert (code, out) == (0, "1 example added, 1 in all\n")
     assert err.startswith("tsm-training: warning: ")
     assert "b_source.png" in err
