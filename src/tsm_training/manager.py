@@ -21,7 +21,7 @@ from tsm_training.arguments import (
     check_seed,
     check_whole_number,
 )
-from tsm_training.arrays import Image
+from tsm_training.arrays import ChannelOrder
 from tsm_training.data import (
     ExampleEdit,
     ExampleList,
@@ -44,7 +44,7 @@ from tsm_training.engine import (
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, LearnerMismatchError, WeightsFileError
 from tsm_training.evaluation import Split, TrainingOptions, split_examples, without
-from tsm_training.images import read_image
+from tsm_training.images import PictureLike
 from tsm_training.ingest import (
     ExampleRow,
     absolute_path,
@@ -541,25 +541,21 @@ class TrainingManager:
 
     def predict(
         self,
-        source: str | os.PathLike[str] | Image,
-        target: str | os.PathLike[str] | Image,
+        source: PictureLike,
+        target: PictureLike,
         *,
         run_all: bool = False,
         group: str | float | None = None,
+        color: ChannelOrder = "bgr",
     ) -> Prediction:
-        """Return the ensemble's answer to a new request, whose pictures are files, or arrays (uint8, H×W×3, BGR).
+        """Return the ensemble's answer to a new request, whose pictures are files, arrays, or images of Pillow.
 
         For the arguments, and what else is raised, see `TrainingEngine.predict`.
 
         Raises:
-            ImageError: a file cannot be used.
+            ImageError: a file, or an image of Pillow, cannot be used.
         """
-        return self.training_engine.predict(self._picture(source), self._picture(target), run_all=run_all, group=group)
-
-    def _picture(self, value: str | os.PathLike[str] | Image) -> Image:
-        if isinstance(value, (str, bytes, os.PathLike)):
-            return read_image(value, self.training_engine.limits)
-        return value
+        return self.training_engine.predict(source, target, run_all=run_all, group=group, color=color)
 
     def get_training_progress(self) -> TrainingProgress:
         """Return the guide's progress document: counts, and what is known about every worker."""

@@ -5,16 +5,19 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import cv2
 import numpy as np
 
-from tsm_training.arrays import Image
+from tsm_training.arrays import Image, exchanged
 from tsm_training.errors import ImageFormatError
-from tsm_training.images import write_image
+from tsm_training.images import as_pillow, write_image
 from tsm_training.workers import WorkerResult
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 NEGLIGIBLE_SHARE: Final = 0.001
 """Workers with a smaller share are not run for a prediction."""
@@ -49,6 +52,19 @@ class Prediction:
         from tsm_training.report.notebook import prediction_card  # noqa: PLC0415 - where HTML is made
 
         return prediction_card(self)
+
+    @property
+    def rgb(self) -> Image:
+        """The blended image for libraries that want RGB instead of BGR, as matplotlib does: a copy, uint8, H×W×3."""
+        return exchanged(self.image)
+
+    def to_pillow(self) -> PIL.Image.Image:
+        """Return the blended image as an image of Pillow, mode RGB.
+
+        Raises:
+            MissingExtraError: Pillow is not installed.
+        """
+        return as_pillow(self.image, "Prediction.to_pillow")
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the image to a file; its ending (.png, .jpg, .webp, .bmp, .tif) chooses the format.

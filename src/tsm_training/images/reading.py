@@ -167,6 +167,15 @@ def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_s
     if expected is not None and (digest := hashlib.sha256(data).hexdigest()) != expected:
         reason = f"has changed since it was added: its SHA-256 is {digest}; {expected} is expected"
         raise ImageChangedError(name, reason)
+    return decode_image(name, data, limits)
+
+
+def decode_image(name: str, data: bytes, limits: ImageLimits) -> Image:
+    """Return the picture (uint8, H×W×3, BGR, upright) that a file's contents hold; `name` is for messages.
+
+    Raises:
+        ImageError: as `read_image` does.
+    """
     header = _header(name, data, limits)
     return np.ascontiguousarray(_upright(_decode(name, data, header), header.orientation))
 

@@ -1,0 +1,74 @@
+"""Pictures that are no files: arrays, and images of Pillow."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from tsm_training.arrays import ChannelOrder, Image, check_channel_order, check_image, exchanged
+from tsm_training.errors import ImageFormatError, MissingExtraError
+from tsm_training.images.reading import ImageLimits, decode_image, read_image
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+PictureLike: TypeAlias = "str | os.PathLike[str] | Image | PIL.Image.Image"
+"""A picture as people have it: the path of a file, an array (uint8, H×W×3), or an image of Pillow."""
+
+_ORIENTATION: Final = 0x0112
+_PLAIN_MODES: Final = {"1": "L", "P": "RGB", "LA": "RGBA", "PA": "RGBA", "La": "RGBA", "RGBa": "RGBA"}
+"""Modes of Pillow that are read in another one, which shows the same."""
+
+
+def as_image(value: PictureLike, argument: str, color: ChannelOrder, limits: ImageLimits) -> Image:
+    """Return a picture (uint8, H×W×3, BGR, upright), whatever it comes as.
+
+    An image of Pillow is taken for what the same picture in a file would be: its orientation is applied, and whatever
+    is refused in a file is refused.
+
+    Args:
+        value: The path of a file, an array (uint8, H×W×3), or an image of Pillow.
+        argument: Its name, for messages.
+        color: The order of an array's channels; files and images of Pillow say that themselves.
+        limits: How large a picture may be, and where files may lie.
+
+    Raises:
+        InvalidArgumentError: it is nothing of that kind, or `color` is something else.
+        ImageError: a file, or an image of Pillow, cannot be used.
+    """
+    check_channel_order(color)
+    if isinstance(value, (str, bytes, os.PathLike)):
+        return read_image(value, limits)
+    pillow: Any = sys.modules.get("PIL.Image")
+    if pillow is not None and isinstance(value, pillow.Image):
+        name = f"{argument} (an image of Pillow, mode {value.mode})"
+        return decode_image(name, _tiff_of(name, value), limits)
+    image = check_image(value, argument, color)
+    return exchanged(image) if color == "rgb" else image
+
+
+def _tiff_of(name: str, image: PIL.Image.Image) -> bytes:
+    """Return an image as the contents of a file, with its colour profile and orientation; that takes no time."""
+    mode = "RGBA" if "transparency" in image.info else _PLAIN_MODES.get(image.mode, image.mode)
+    contents = io.BytesIO()
+    try:
+        orientation = image.getexif().get(_ORIENTATION, 1)
+        image.convert(mode).save(contents, "TIFF", compression="raw", tiffinfo={_ORIENTATION: orientation})
+    except (OSError, ValueError, SyntaxError) as error:  # it was closed, its file is damaged, or the mode is a rare one
+        raise ImageFormatError(name, f"cannot be used: {error}") from error
+    return contents.getvalue()
+
+
+def as_pillow(image: Image, part: str) -> PIL.Image.Image:
+    """Return a picture (uint8, H×W×3, BGR) as an image of Pillow, mode RGB; `part` is what asks for it.
+
+    Raises:
+        MissingExtraError: Pillow is not installed.
+    """
+    try:
+        import PIL.Image  # noqa: PLC0415 - an extra
+    except ImportError as error:
+        raise MissingExtraError("photos", part) from error
+    return PIL.Image.fromarray(exchanged(image))
