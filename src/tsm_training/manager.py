@@ -320,7 +320,8 @@ class TrainingManager:
             group_by: A metadata key: groups of fewer than `min_group` examples are reported.
             min_group: At least 1.
             run_workers: Run the workers where the store has no previews of their pictures (it has none of candidates),
-                to find truths that they made themselves. That takes the time of an evaluation.
+                to find truths that they made themselves. That takes the time of an evaluation. Of the stored examples,
+                a few are evaluated anew as well, to find workers that do not repeat themselves.
 
         Returns:
             The findings, the worst kinds first; `tsm_training.lint` lists the kinds.
@@ -331,6 +332,7 @@ class TrainingManager:
             StorageError: the store cannot be read.
             WorkerNotIsolatableError: workers are to be run, and one cannot be in the way that the pool's runner wants.
             ExecutorError: workers are to be run, and nothing can be started.
+            MetricError: workers are to be run, and the judge raised or gave something that is no similarity.
         """
         from tsm_training.lint import lint_store  # noqa: PLC0415 - few programs look for faults
 
