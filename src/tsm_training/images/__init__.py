@@ -29,8 +29,18 @@ from tsm_training.images.reading import (
     ImageLimits,
     inspect_image,
     read_image,
+    read_image_and_exif,
     read_thumbnail,
     write_image,
 )
 
-__all__ = ["READER_VERSION", "ImageInfo", "ImageLimits", "inspect_image", "read_image", "read_thumbnail", "write_image"]
+__all__ = [
+    "READER_VERSION",
+    "ImageInfo",
+    "ImageLimits",
+    "inspect_image",
+    "read_image",
+    "read_image_and_exif",
+    "read_thumbnail",
+    "write_image",
+]

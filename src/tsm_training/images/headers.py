@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Final, Literal, NamedTuple, TypeVar
+from typing import Final, NamedTuple, TypeVar
 
 from tsm_training.errors import ImageError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
 
@@ -167,15 +167,15 @@ _FIELD_CODES: Final = {1: "B", 3: "H", 4: "I"}
 """Field types that hold unsigned whole numbers: BYTE, SHORT, LONG."""
 
 _SHORT: Final = 3
-_BYTES: Final = (1, 7)
-"""Field types that hold bytes: BYTE, UNDEFINED."""
+VALUE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+"""Bytes of a value by field type."""
 
 _INLINE_BYTES: Final = 4
 _ENTRY_BYTES: Final = 12
 _ORIENTATION_TAG: Final = 274
 
 
-class _Directory(NamedTuple):
+class Directory(NamedTuple):
     """One TIFF image file directory: where each field is, and where the next directory is (0: there is none)."""
 
     data: bytes
@@ -203,21 +203,31 @@ class _Directory(NamedTuple):
             return position
         return _unpack(f"{self.order}I", self.data, position, f"TIFF field {tag}")[0]
 
-    def content(self, tag: int) -> bytes | None:
-        """Return the bytes of a present field, or None if it is of another type or lies outside the file."""
+    def content(self, tag: int, most: int) -> bytes | None:
+        """Return the bytes of a present field; None if there are more than `most`, or not all are in the file."""
         kind, count, position = self.entries[tag]
-        start = position if count <= _INLINE_BYTES else int.from_bytes(self.data[position : position + 4], self.endian)
-        return self.data[start : start + count] if kind in _BYTES and start + count <= len(self.data) else None
-
-    @property
-    def endian(self) -> Literal["little", "big"]:
-        """The byte order as `int.from_bytes` wants it."""
-        return "little" if self.order == "<" else "big"
+        length = VALUE_BYTES.get(kind, most + 1) * count
+        start = position
+        if length > _INLINE_BYTES:
+            (start,) = struct.unpack_from(f"{self.order}I", self.data, position)
+        return self.data[start : start + length] if length <= min(most, len(self.data) - start) else None
 
 
-def _first_directory(data: bytes) -> _Directory:
-    order = _BYTE_ORDERS[data[:4]]
+def first_directory(data: bytes) -> Directory:
+    """Return the first directory of a TIFF file or an EXIF block.
+
+    Raises:
+        HeaderError: there is none, or it makes no sense.
+    """
+    order = _BYTE_ORDERS.get(data[:4])
+    if order is None:
+        raise HeaderError(f"has no byte-order mark, but {data[:4]!r}")
     (start,) = _unpack(f"{order}I", data, 4, "TIFF header")
+    return directory_at(data, order, start)
+
+
+def directory_at(data: bytes, order: str, start: int) -> Directory:
+    """Return the directory that begins at a place of a TIFF file or an EXIF block; raise HeaderError likewise."""
     (count,) = _unpack(f"{order}H", data, start, "TIFF directory")
     entries: dict[int, tuple[int, int, int]] = {}
     for position in range(start + 2, start + 2 + count * _ENTRY_BYTES, _ENTRY_BYTES):
@@ -226,15 +236,13 @@ def _first_directory(data: bytes) -> _Directory:
             raise HeaderError(f"has the TIFF field {tag} twice")
         entries[tag] = (kind, values, position + 8)
     (following,) = _unpack(f"{order}I", data, start + 2 + count * _ENTRY_BYTES, "TIFF directory")
-    return _Directory(data, order, entries, following)
+    return Directory(data, order, entries, following)
 
 
 def _exif_orientation(block: bytes) -> int:
     """Return the orientation in an EXIF block; a block that makes no sense does not spoil the picture."""
-    if block[:4] not in _BYTE_ORDERS:
-        return _UPRIGHT
     try:
-        orientation = _first_directory(block).number(_ORIENTATION_TAG, _UPRIGHT)
+        orientation = first_directory(block).number(_ORIENTATION_TAG, _UPRIGHT)
     except HeaderError:
         return _UPRIGHT
     return orientation if orientation in _ORIENTATIONS else _UPRIGHT
@@ -493,7 +501,7 @@ def _parse_webp(data: bytes, max_pixels: int) -> Header:
     canvas: tuple[int, int] | None = None
     colors, exif = ColorTags(), b""
     flags = 0
-    for kind, start, end in _bounded(_webp_chunks(data)):
+    for kind, start, end in _bounded(webp_chunks(data)):
         if kind == b"VP8X":
             flags, low_width, high_width, low_height, high_height = _unpack(
                 "<B3xHBHB", data[start:end], 0, "WebP header"
@@ -519,7 +527,7 @@ def _parse_webp(data: bytes, max_pixels: int) -> Header:
     return frame._replace(orientation=_exif_orientation(exif), has_alpha=has_alpha, colors=colors, exif=exif)
 
 
-def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of every chunk inside the RIFF container; bytes behind it are not looked at."""
     (size,) = _unpack("<I", data, 4, "WebP header")
     container_end = size + 8
@@ -574,7 +582,7 @@ _TIFF_MAX_TILE_SIDE: Final = 4096
 
 
 def _parse_tiff(data: bytes, max_pixels: int) -> Header:
-    directory = _first_directory(data)
+    directory = first_directory(data)
     width, height = directory.number(_WIDTH, 0), directory.number(_HEIGHT, 0)
     _check_size(width, height, max_pixels)
     if directory.following:
@@ -594,13 +602,13 @@ def _parse_tiff(data: bytes, max_pixels: int) -> Header:
     upright = orientation if orientation in _ORIENTATIONS else _UPRIGHT
     colors = ColorTags()
     if _PROFILE in directory.entries:
-        colors = _with_profile(colors, directory.content(_PROFILE), "its TIFF field lies outside the file")
+        colors = _with_profile(colors, directory.content(_PROFILE, _MAX_PROFILE), "it is too long for its file")
     model = "GRAY" if directory.number(_PHOTOMETRIC, -1) in _TIFF_GREY else "RGB"
     has_alpha = samples == _TIFF_COLOUR_AND_ALPHA
     return Header("TIFF", width, height, upright, has_alpha, place, directory.order, model, colors)
 
 
-def _tiff_layout(directory: _Directory) -> tuple[int, int]:
+def _tiff_layout(directory: Directory) -> tuple[int, int]:
     """Return samples per pixel and bits per sample of an accepted channel layout."""
     samples = directory.number(_SAMPLES, 1)
     depths = set(directory.numbers(_BITS, (1,), _TIFF_MAX_SAMPLES))
@@ -625,7 +633,7 @@ def _tiff_layout(directory: _Directory) -> tuple[int, int]:
     return samples, bits
 
 
-def _check_tiff_blocks(directory: _Directory, size: tuple[int, int], pixel_bits: int, *, is_packed: bool) -> None:
+def _check_tiff_blocks(directory: Directory, size: tuple[int, int], pixel_bits: int, *, is_packed: bool) -> None:
     """Check that every strip or tile lies inside the file and, unless it is packed, is long enough.
 
     The decoder fills what it cannot read without a word, so that a short file must be noticed here.
