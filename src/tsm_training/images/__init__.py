@@ -23,6 +23,7 @@ A file that ends early is always noticed. Damage *inside* compressed data is not
 checksums; after a file was added, its SHA-256 tells.
 """
 
+from tsm_training.images.headers import PICTURE_ENDINGS
 from tsm_training.images.reading import (
     READER_VERSION,
     ImageInfo,
@@ -33,4 +34,13 @@ from tsm_training.images.reading import (
     write_image,
 )
 
-__all__ = ["READER_VERSION", "ImageInfo", "ImageLimits", "inspect_image", "read_image", "read_thumbnail", "write_image"]
+__all__ = [
+    "PICTURE_ENDINGS",
+    "READER_VERSION",
+    "ImageInfo",
+    "ImageLimits",
+    "inspect_image",
+    "read_image",
+    "read_thumbnail",
+    "write_image",
+]

@@ -15,6 +15,18 @@ from typing import Final, NamedTuple, TypeVar
 
 from tsm_training.errors import ImageError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
 
+PICTURE_ENDINGS: Final = frozenset(
+    # What is read, the last four with the extra `photos`,
+    ".png .jpg .jpeg .jpe .jfif .jfi .bmp .dib .webp .tif .tiff .heic .heif .hif .avif "
+    # camera raw, which is refused by name,
+    ".3fr .arw .cr2 .cr3 .crw .dcr .dng .erf .fff .iiq .kdc .mef .mos .mrw .nef .nrw .orf .pef .raf .raw .rw2 .rwl "
+    ".sr2 .srf .srw .x3f "
+    # and other pictures, which are refused too.
+    ".apng .avifs .exr .gif .hdr .heics .ico .j2k .jp2 .jpf .jpx .jxl .jxr .pbm .pcx .pgm .pnm .ppm .psd .svg .tga "
+    ".xcf".split()
+)
+"""Endings of file names, in lower case, by which people know a picture. Which of them can be read, the contents decide."""
+
 _MAX_SIDE: Final = 1 << 20
 """Pixels per side; OpenCV refuses more, whatever the product of the sides."""
 
