@@ -11,7 +11,7 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from typing import Final, NamedTuple, TypeVar
+from typing import Final, Literal, NamedTuple, TypeVar
 
 from tsm_training.errors import ImageError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
 
@@ -40,12 +40,30 @@ _ORIENTATIONS: Final = range(1, 9)
 _SIDEWAYS: Final = range(5, 9)
 
 
+class ColorTags(NamedTuple):
+    """What a file says of its colours, as it is stored; `tsm_training.images.profiles` makes sense of it.
+
+    ``icc`` is the embedded ICC profile; ``cicp``, ``gama`` and ``chrm`` are the contents of the PNG chunks of these
+    names. They are empty where there are none. ``is_srgb`` tells of an sRGB chunk. ``fault`` says why a profile that
+    is there could not be taken out of the file.
+    """
+
+    icc: bytes = b""
+    cicp: bytes = b""
+    gama: bytes = b""
+    chrm: bytes = b""
+    is_srgb: bool = False
+    fault: str = ""
+
+
 class Header(NamedTuple):
     """What the decoder needs to know, and what must agree with its result.
 
     ``width`` and ``height`` are in pixels as stored, before the orientation (EXIF numbering, 1–8) is applied.
     ``has_alpha`` says that the stored alpha channel has to be looked at. ``orientation_at`` is the place of a 16-bit
     orientation field that the decoder itself would obey (TIFF only), in the byte order ``byte_order`` of :mod:`struct`.
+    ``model`` names the channels as ICC profiles do (``GRAY``, ``RGB``, ``CMYK``), whatever the decoder makes of them,
+    and ``colors`` what they mean. ``exif`` is the EXIF block, from its byte-order mark on; a TIFF's is the file itself.
     """
 
     image_format: str
@@ -55,6 +73,9 @@ class Header(NamedTuple):
     has_alpha: bool = False
     orientation_at: int | None = None
     byte_order: str = "<"
+    model: str = "RGB"
+    colors: ColorTags = ColorTags()
+    exif: bytes = b""
 
     @property
     def upright_size(self) -> tuple[int, int]:
@@ -140,6 +161,17 @@ def _bounded(parts: Iterator[_PartT]) -> Iterator[_PartT]:
         yield part
 
 
+_MAX_PROFILE: Final = 8 << 20
+"""Bytes of an ICC profile; the largest tables that are sold for printing presses have less than half of it."""
+
+
+def _with_profile(colors: ColorTags, icc: bytes | None, fault: str) -> ColorTags:
+    """Add a profile that was taken out of its container, or say that there is one which could not be."""
+    if icc is not None and len(icc) > _MAX_PROFILE:
+        icc, fault = None, f"it has more than {_MAX_PROFILE} bytes"
+    return colors._replace(icc=icc) if icc is not None else colors._replace(fault=fault)
+
+
 # --- TIFF directories, which also carry the EXIF orientation --------------------------------------------------------
 
 _BYTE_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
@@ -147,6 +179,9 @@ _FIELD_CODES: Final = {1: "B", 3: "H", 4: "I"}
 """Field types that hold unsigned whole numbers: BYTE, SHORT, LONG."""
 
 _SHORT: Final = 3
+_BYTES: Final = (1, 7)
+"""Field types that hold bytes: BYTE, UNDEFINED."""
+
 _INLINE_BYTES: Final = 4
 _ENTRY_BYTES: Final = 12
 _ORIENTATION_TAG: Final = 274
@@ -180,6 +215,17 @@ class _Directory(NamedTuple):
             return position
         return _unpack(f"{self.order}I", self.data, position, f"TIFF field {tag}")[0]
 
+    def content(self, tag: int) -> bytes | None:
+        """Return the bytes of a present field, or None if it is of another type or lies outside the file."""
+        kind, count, position = self.entries[tag]
+        start = position if count <= _INLINE_BYTES else int.from_bytes(self.data[position : position + 4], self.endian)
+        return self.data[start : start + count] if kind in _BYTES and start + count <= len(self.data) else None
+
+    @property
+    def endian(self) -> Literal["little", "big"]:
+        """The byte order as `int.from_bytes` wants it."""
+        return "little" if self.order == "<" else "big"
+
 
 def _first_directory(data: bytes) -> _Directory:
     order = _BYTE_ORDERS[data[:4]]
@@ -197,7 +243,6 @@ def _first_directory(data: bytes) -> _Directory:
 
 def _exif_orientation(block: bytes) -> int:
     """Return the orientation in an EXIF block; a block that makes no sense does not spoil the picture."""
-    block = block.removeprefix(b"Exif\0\0")
     if block[:4] not in _BYTE_ORDERS:
         return _UPRIGHT
     try:
@@ -219,10 +264,14 @@ _PNG_DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), _PNG_PALETTE: (1, 2, 4, 8
 """Bit depths that the standard allows for each colour type."""
 
 _PNG_WITH_ALPHA: Final = (4, 6)
+_PNG_GREY: Final = (0, 4)
+_PNG_KEPT: Final = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf")
+"""Chunks that describe the picture; all but the last have to come before its pixels."""
 
 
 def _parse_png(data: bytes, max_pixels: int) -> Header:
     header: Header | None = None
+    kept: dict[bytes, bytes] = {}
     pixel_data = 0
     for kind, start, end in _bounded(_png_chunks(data, max_pixels)):
         if kind == b"IHDR":
@@ -236,12 +285,31 @@ def _parse_png(data: bytes, max_pixels: int) -> Header:
             if data[_PNG_COLOUR_TYPE_AT] != _PNG_PALETTE:
                 raise HeaderError("is a PNG with a transparent colour (tRNS); an opaque picture is expected")
             header = header._replace(has_alpha=True)
-        elif kind == b"eXIf":
-            header = header._replace(orientation=_exif_orientation(data[start:end]))
+        elif kind in _PNG_KEPT and (kind == b"eXIf" or not pixel_data):
+            kept.setdefault(kind, data[start:end])
         pixel_data += (end - start) * (kind == b"IDAT")
     if header is None or not pixel_data:
         raise HeaderError("is a PNG without pixel data")
-    return header
+    exif = kept.get(b"eXIf", b"").removeprefix(b"Exif\0\0")
+    return header._replace(colors=_png_colors(kept), exif=exif, orientation=_exif_orientation(exif))
+
+
+def _png_colors(kept: dict[bytes, bytes]) -> ColorTags:
+    colors = ColorTags(
+        cicp=kept.get(b"cICP", b""),
+        gama=kept.get(b"gAMA", b""),
+        chrm=kept.get(b"cHRM", b""),
+        is_srgb=b"sRGB" in kept,
+    )
+    if b"iCCP" not in kept:
+        return colors
+    _name, _nul, packed = kept[b"iCCP"].partition(b"\0")
+    inflating = zlib.decompressobj()
+    try:
+        profile = inflating.decompress(packed[1:], _MAX_PROFILE + 1)  # the first byte names the method; there is one
+    except zlib.error:
+        profile = None
+    return _with_profile(colors, profile, "its PNG chunk cannot be inflated")
 
 
 def _png_start(chunk: bytes) -> Header:
@@ -252,7 +320,8 @@ def _png_start(chunk: bytes) -> Header:
         raise HeaderError(f"is a PNG of colour type {colour_type} with {depth} bits, which the standard does not know")
     if depth == _PNG_DEEP:
         raise HeaderError("is a 16-bit PNG; 8 bits per channel are expected")
-    return Header("PNG", width, height, has_alpha=colour_type in _PNG_WITH_ALPHA)
+    model = "GRAY" if colour_type in _PNG_GREY else "RGB"
+    return Header("PNG", width, height, has_alpha=colour_type in _PNG_WITH_ALPHA, model=model)
 
 
 def _png_chunks(data: bytes, max_pixels: int) -> Iterator[tuple[bytes, int, int]]:
@@ -290,6 +359,8 @@ _JPEG_OTHER_FRAMES: Final = {
     **dict.fromkeys((0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF), "arithmetic-coded"),
 }
 _JPEG_APP1: Final = 0xE1
+_JPEG_APP2: Final = 0xE2
+_JPEG_PROFILE: Final = b"ICC_PROFILE\0"
 _JPEG_SCAN: Final = 0xDA
 _JPEG_END: Final = 0xD9
 _JPEG_STANDALONE: Final = (0x01, 0xD8)
@@ -303,7 +374,8 @@ _JPEG_MAX_SCANS: Final = 128
 def _parse_jpeg(data: bytes, max_pixels: int) -> Header:
     """Walk the markers to the end of the picture behind the last scan; whatever follows is not looked at."""
     header: Header | None = None
-    orientation: int | None = None
+    exif: bytes | None = None
+    profile: dict[bytes, bytes] = {}
     scans = 0
     for marker, start, end in _bounded(_jpeg_segments(data)):
         if marker in _JPEG_OTHER_FRAMES:
@@ -311,22 +383,40 @@ def _parse_jpeg(data: bytes, max_pixels: int) -> Header:
         if marker in _JPEG_FRAMES:
             if header is not None:
                 raise HeaderError("is a JPEG with several frames; a single picture is expected")
-            bits, height, width, channels = _unpack(">BHHB", data[start:end], 0, "JPEG frame header")
-            _check_size(width, height, max_pixels)
-            if bits != _JPEG_BITS:
-                raise HeaderError(f"is a {bits}-bit JPEG; {_JPEG_BITS} bits per channel are expected")
-            if channels not in _JPEG_GREY_AND_COLOUR:
-                found = "CMYK JPEG (4 channels)" if channels == _JPEG_CMYK else f"JPEG of {channels} channels"
-                raise HeaderError(f"is a {found}; grey or colour is expected")
-            header = Header("JPEG", width, height)
-        elif marker == _JPEG_APP1 and orientation is None and data.startswith(b"Exif\0\0", start):
-            orientation = _exif_orientation(data[start:end])
+            header = _jpeg_frame(data[start:end], max_pixels)
+        elif marker == _JPEG_APP1 and exif is None and data.startswith(b"Exif\0\0", start):
+            exif = data[start + 6 : end]
+        elif marker == _JPEG_APP2 and data.startswith(_JPEG_PROFILE, start):
+            head = start + len(_JPEG_PROFILE)
+            profile.setdefault(data[head : head + 2], data[head + 2 : end])
         scans += marker == _JPEG_SCAN
         if scans > _JPEG_MAX_SCANS:
             raise HeaderError(f"is a JPEG of more than {_JPEG_MAX_SCANS} scans")
     if header is None or not scans:
         raise HeaderError("is a JPEG without pixel data")
-    return header._replace(orientation=orientation or _UPRIGHT)
+    exif = exif or b""
+    return header._replace(colors=_jpeg_colors(profile), exif=exif, orientation=_exif_orientation(exif))
+
+
+def _jpeg_frame(segment: bytes, max_pixels: int) -> Header:
+    bits, height, width, channels = _unpack(">BHHB", segment, 0, "JPEG frame header")
+    _check_size(width, height, max_pixels)
+    if bits != _JPEG_BITS:
+        raise HeaderError(f"is a {bits}-bit JPEG; {_JPEG_BITS} bits per channel are expected")
+    if channels not in _JPEG_GREY_AND_COLOUR:
+        found = "CMYK JPEG (4 channels)" if channels == _JPEG_CMYK else f"JPEG of {channels} channels"
+        raise HeaderError(f"is a {found}; grey or colour is expected")
+    return Header("JPEG", width, height, model="GRAY" if channels == 1 else "RGB")
+
+
+def _jpeg_colors(parts: dict[bytes, bytes]) -> ColorTags:
+    """Join the parts of a profile, each under its number (from 1) and the number of all of them, in any order."""
+    if not parts:
+        return ColorTags()
+    numbers = [bytes((number, len(parts))) for number in range(1, len(parts) + 1)] if len(parts) < 1 << 8 else []
+    is_whole = bool(numbers) and parts.keys() == set(numbers)
+    profile = b"".join(parts[number] for number in numbers) if is_whole else None
+    return _with_profile(ColorTags(), profile, "its JPEG segments do not fit together")
 
 
 def _jpeg_segments(data: bytes) -> Iterator[tuple[int, int, int]]:
@@ -413,7 +503,7 @@ _WEBP_LOSSLESS_ALPHA: Final = 1 << 28
 def _parse_webp(data: bytes, max_pixels: int) -> Header:
     frame: Header | None = None
     canvas: tuple[int, int] | None = None
-    orientation = _UPRIGHT
+    colors, exif = ColorTags(), b""
     flags = 0
     for kind, start, end in _bounded(_webp_chunks(data)):
         if kind == b"VP8X":
@@ -428,14 +518,17 @@ def _parse_webp(data: bytes, max_pixels: int) -> Header:
             frame = _webp_frame(data[start : min(end, start + _WEBP_FRAME_BYTES)], is_lossy=kind == b"VP8 ")
             _check_size(frame.width, frame.height, max_pixels)
         elif kind == b"EXIF":
-            orientation = _exif_orientation(data[start:end])
+            exif = data[start:end].removeprefix(b"Exif\0\0")
+        elif kind == b"ICCP":
+            colors = _with_profile(colors, data[start:end], "")
         elif kind == b"ALPH":
             flags |= _WEBP_ALPHA
     if frame is None:
         raise HeaderError("is a WebP without pixel data")
     if canvas not in (None, (frame.width, frame.height)):
         raise HeaderError(f"is damaged: its WebP canvas and its picture differ in size ({canvas})")
-    return frame._replace(orientation=orientation, has_alpha=bool(flags & _WEBP_ALPHA) or frame.has_alpha)
+    has_alpha = bool(flags & _WEBP_ALPHA) or frame.has_alpha
+    return frame._replace(orientation=_exif_orientation(exif), has_alpha=has_alpha, colors=colors, exif=exif)
 
 
 def _webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
@@ -474,6 +567,7 @@ _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC = 256, 257, 258, 259, 262
 _STRIP_OFFSETS, _SAMPLES, _STRIP_ROWS, _STRIP_BYTES, _PLANAR = 273, 277, 278, 279, 284
 _TILE_WIDTH, _TILE_HEIGHT, _TILE_OFFSETS, _TILE_BYTES = 322, 323, 324, 325
 _SAMPLE_FORMAT: Final = 339
+_PROFILE: Final = 34675
 _UNCOMPRESSED: Final = 1
 _TIFF_COMPRESSIONS: Final = (_UNCOMPRESSED, 5, 8, 32946, 32773)
 """None, LZW, Deflate under two numbers, PackBits."""
@@ -485,6 +579,7 @@ _TIFF_LAYOUTS: Final = {0: ((1, 1), (1, 8)), 1: ((1, 1), (1, 8)), 2: ((3, 8), (4
 """Accepted (samples per pixel, bits per sample) by photometric: grey twice, colour, palette."""
 
 _TIFF_COLOUR_AND_ALPHA: Final = 4
+_TIFF_GREY: Final = (0, 1)
 _TIFF_MAX_SAMPLES: Final = 16
 _TIFF_MAX_TILE_SIDE: Final = 4096
 """Pixels; a decoder takes memory for a whole tile, however small the picture is."""
@@ -509,7 +604,12 @@ def _parse_tiff(data: bytes, max_pixels: int) -> Header:
             raise HeaderError("is damaged: its TIFF orientation is not stored as a 16-bit number")
         place = directory.place(_ORIENTATION_TAG)
     upright = orientation if orientation in _ORIENTATIONS else _UPRIGHT
-    return Header("TIFF", width, height, upright, samples == _TIFF_COLOUR_AND_ALPHA, place, directory.order)
+    colors = ColorTags()
+    if _PROFILE in directory.entries:
+        colors = _with_profile(colors, directory.content(_PROFILE), "its TIFF field lies outside the file")
+    model = "GRAY" if directory.number(_PHOTOMETRIC, -1) in _TIFF_GREY else "RGB"
+    has_alpha = samples == _TIFF_COLOUR_AND_ALPHA
+    return Header("TIFF", width, height, upright, has_alpha, place, directory.order, model, colors)
 
 
 def _tiff_layout(directory: _Directory) -> tuple[int, int]:
