@@ -33,7 +33,8 @@ from tsm_training.files import (
     replace_file,
     system_reason,
 )
-from tsm_training.images.headers import Header, HeaderError, parse_header
+from tsm_training.images.header import Header, HeaderError
+from tsm_training.images.headers import parse_header
 
 READER_VERSION: Final = "1"
 """Another whenever `read_image` gives other pixels for a file than before, so that old and new scores do not mix."""
