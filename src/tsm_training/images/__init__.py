@@ -23,6 +23,7 @@ A file that ends early is always noticed. Damage *inside* compressed data is not
 checksums; after a file was added, its SHA-256 tells.
 """
 
+from tsm_training.images.headers import PICTURE_ENDINGS
 from tsm_training.images.reading import (
     READER_VERSION,
     ImageInfo,
@@ -35,6 +36,7 @@ from tsm_training.images.reading import (
 )
 
 __all__ = [
+    "PICTURE_ENDINGS",
     "READER_VERSION",
     "ImageInfo",
     "ImageLimits",

@@ -30,7 +30,7 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_training.arrays import Image
-from tsm_training.images.headers import ColorTags, HeaderError
+from tsm_training.images.header import ColorTags, HeaderError
 
 Pixels: TypeAlias = npt.NDArray[Any]
 """uint8 or uint16."""

@@ -33,7 +33,8 @@ from tsm_training.files import (
     replace_file,
     system_reason,
 )
-from tsm_training.images.headers import Header, HeaderError, parse_header
+from tsm_training.images.header import Header, HeaderError
+from tsm_training.images.headers import parse_header
 from tsm_training.images.metadata import answer_exif, described
 from tsm_training.images.profiles import Conversion, conversion_of
 
