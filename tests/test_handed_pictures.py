@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageCms
 import pytest
 
 from pictures import BGR, GREY, HALF_CLEAR, PALETTE, RGB, oriented, saved, with_alpha
@@ -16,7 +17,7 @@ from support import manager_with, pool_of, save, save_triple
 from tsm_training import BayesianWeightLearner, FunctionWorker, InMemoryStore, Prediction, TrainingManager
 from tsm_training.arrays import Image
 from tsm_training.errors import ImageError, ImageFormatError, InvalidArgumentError, MissingExtraError
-from tsm_training.images import ImageLimits, as_image, read_image
+from tsm_training.images import ImageLimits, picture_and_exif, read_image
 
 LIMITS = ImageLimits()
 
@@ -28,7 +29,7 @@ def manager() -> TrainingManager:
 
 
 def taken(value: Any, color: Any = "bgr") -> Image:
-    return as_image(value, "target", color, LIMITS)
+    return picture_and_exif(value, "target", color, LIMITS)[0]
 
 
 def test_a_prediction_takes_arrays_in_either_order_and_images_of_pillow_and_files(
@@ -75,6 +76,38 @@ def test_an_image_of_pillow_of_another_mode_is_taken_for_what_it_shows(picture: 
     assert np.array_equal(taken(picture), np.asarray(picture.convert("RGB"))[..., ::-1])
 
 
+def turned_profile() -> bytes:
+    """Return an sRGB profile whose red is blue and whose blue is red."""
+    content = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    return content.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
+
+
+def test_the_profile_of_an_image_of_pillow_is_applied_as_in_its_file(tmp_path: Path) -> None:
+    file = tmp_path / "turned.png"
+    file.write_bytes(saved("PNG", icc_profile=turned_profile()))
+    with PIL.Image.open(file) as picture:
+        image = taken(picture)
+    assert np.array_equal(image, read_image(file))
+    assert np.abs(image.astype(int) - BGR[..., ::-1]).max() <= 2
+
+
+def test_an_answer_to_an_image_of_pillow_keeps_its_exif(manager: TrainingManager, tmp_path: Path) -> None:
+    exif = oriented(6)
+    exif[0x010F] = "a camera"
+    exif.get_ifd(0x8769)[0x9003] = "2026:01:02 03:04:05"
+    file = tmp_path / "target.jpg"
+    file.write_bytes(saved("JPEG", exif=exif))
+    with PIL.Image.open(file) as picture:
+        answers = manager.predict(BGR, picture), manager.predict(BGR, file)
+    for answer in answers:
+        answer.save(tmp_path / "answer.jpg")
+        with PIL.Image.open(tmp_path / "answer.jpg") as kept:
+            assert kept.getexif()[0x010F] == "a camera"
+            assert kept.getexif().get_ifd(0x8769)[0x9003] == "2026:01:02 03:04:05"
+            assert kept.getexif().get(0x0112, 1) == 1
+    assert np.array_equal(answers[0].image, answers[1].image)
+
+
 def clear_palette() -> PIL.Image.Image:
     picture = PALETTE.copy()
     picture.info["transparency"] = 0
@@ -105,7 +138,7 @@ def test_what_is_refused_in_a_file_is_refused_of_pillow_too(picture: PIL.Image.I
 
 def test_limits_hold_for_images_of_pillow() -> None:
     with pytest.raises(ImageError, match="pixels"):
-        as_image(RGB, "target", "bgr", ImageLimits(max_pixels=9))
+        picture_and_exif(RGB, "target", "bgr", ImageLimits(max_pixels=9))
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,8 @@ from typing import Any, TypeAlias
 import attrs
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageCms
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -911,6 +913,25 @@ def test_products_on_white_are_no_near_duplicates(tmp_path: Path, clean: list[Ro
     first, second = (mean_cells(picture_of(each, 1)) for each in (row, darker))
     assert color_difference(first, second) < NEAR_COLORS
     assert kinds(lint([*clean, row, darker])) == ["constant_area"]
+
+
+def in_other_colors(path: str, profile: bytes) -> None:
+    with PIL.Image.open(path) as picture:
+        picture.load()
+    picture.save(path, icc_profile=profile)
+
+
+def test_pictures_in_colours_of_different_spaces_are_told_once_for_each_way(tmp_path: Path, clean: list[Row]) -> None:
+    srgb = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    other = srgb.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
+    planted = [triple(tmp_path / str(number), 830 + number) for number in range(4)]
+    for row, roles in zip(planted, ((0,), (0,), (0, 1, 2), ()), strict=True):
+        for role in roles:
+            in_other_colors(row[role], other)
+    in_other_colors(planted[3][2], srgb)  # which is what is taken for granted where nothing is stated
+    finding = only(lint([*clean, *planted]))
+    assert (finding.kind, finding.severity, finding.rows) == ("profiles_differ", "info", (ENOUGH, ENOUGH + 1))
+    assert re.search("source 'sRGB.*', target sRGB, or none that says otherwise, truth sRGB", finding.message)
 
 
 @pytest.mark.parametrize("is_exchanged", [False, True])

@@ -56,7 +56,7 @@ from tsm_training.evaluation.trainables import Trainables
 from tsm_training.evaluation.training import TrainingOptions, check_watchers, run_training
 from tsm_training.evaluation.validation import previous_shares, validate
 from tsm_training.evaluation.workbench import Workbench
-from tsm_training.images import ImageLimits, PictureLike, as_image
+from tsm_training.images import ImageLimits, PictureLike, picture_and_exif
 from tsm_training.ingest import describe_files
 from tsm_training.metrics import GuideSimilarity, Metric
 from tsm_training.persistence import LearnerStorage
@@ -554,10 +554,12 @@ class TrainingEngine:
             PredictionError: no worker gave a usable picture; it holds every reason.
             WorkerPoolError: a pool that is not ours raised, or returned no results.
         """
-        images = as_image(source, "source", color, self.limits), as_image(target, "target", color, self.limits)
-        self._prepare_answer(*images)
+        source_image, _exif = picture_and_exif(source, "source", color, self.limits)
+        target_image, exif = picture_and_exif(target, "target", color, self.limits)
+        self._prepare_answer(source_image, target_image)
         self.share_fits()  # another process may have forgotten something
-        return answer(self.trainables, self.weight_learner, *images, group, run_all=run_all)
+        given = answer(self.trainables, self.weight_learner, source_image, target_image, group, run_all=run_all)
+        return attrs.evolve(given, exif=exif)
 
     @final
     def predict_example(self, example: TrainingExample, source: Image, target: Image) -> Prediction:

@@ -23,26 +23,30 @@ A file that ends early is always noticed. Damage *inside* compressed data is not
 checksums; after a file was added, its SHA-256 tells.
 """
 
-from tsm_training.images.handed import PictureLike, as_image, as_pillow
+from tsm_training.images.handed import PictureLike, as_pillow, picture_and_exif
+from tsm_training.images.headers import PICTURE_ENDINGS
 from tsm_training.images.reading import (
     READER_VERSION,
     ImageInfo,
     ImageLimits,
     inspect_image,
     read_image,
+    read_image_and_exif,
     read_thumbnail,
     write_image,
 )
 
 __all__ = [
+    "PICTURE_ENDINGS",
     "READER_VERSION",
     "ImageInfo",
     "ImageLimits",
     "PictureLike",
-    "as_image",
     "as_pillow",
     "inspect_image",
+    "picture_and_exif",
     "read_image",
+    "read_image_and_exif",
     "read_thumbnail",
     "write_image",
 ]

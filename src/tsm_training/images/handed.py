@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from tsm_training.arrays import ChannelOrder, Image, check_channel_order, check_image, exchanged
 from tsm_training.errors import ImageFormatError, MissingExtraError
-from tsm_training.images.reading import ImageLimits, decode_image, read_image
+from tsm_training.images.reading import ImageLimits, decode_image, read_image_and_exif
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -17,16 +17,17 @@ if TYPE_CHECKING:
 PictureLike: TypeAlias = "str | os.PathLike[str] | Image | PIL.Image.Image"
 """A picture as people have it: the path of a file, an array (uint8, H×W×3), or an image of Pillow."""
 
-_ORIENTATION: Final = 0x0112
 _PLAIN_MODES: Final = {"1": "L", "P": "RGB", "LA": "RGBA", "PA": "RGBA", "La": "RGBA", "RGBa": "RGBA"}
 """Modes of Pillow that are read in another one, which shows the same."""
 
 
-def as_image(value: PictureLike, argument: str, color: ChannelOrder, limits: ImageLimits) -> Image:
-    """Return a picture (uint8, H×W×3, BGR, upright), whatever it comes as.
+def picture_and_exif(
+    value: PictureLike, argument: str, color: ChannelOrder, limits: ImageLimits
+) -> tuple[Image, bytes]:
+    """Return a picture (uint8, H×W×3, BGR, upright), whatever it comes as, and the EXIF block that an answer keeps.
 
-    An image of Pillow is taken for what the same picture in a file would be: its orientation is applied, and whatever
-    is refused in a file is refused.
+    An image of Pillow is taken for what the same picture in a file would be: its orientation and its colour profile are
+    applied, and whatever is refused in a file is refused.
 
     Args:
         value: The path of a file, an array (uint8, H×W×3), or an image of Pillow.
@@ -40,22 +41,21 @@ def as_image(value: PictureLike, argument: str, color: ChannelOrder, limits: Ima
     """
     check_channel_order(color)
     if isinstance(value, (str, bytes, os.PathLike)):
-        return read_image(value, limits)
+        return read_image_and_exif(value, limits)
     pillow: Any = sys.modules.get("PIL.Image")
     if pillow is not None and isinstance(value, pillow.Image):
         name = f"{argument} (an image of Pillow, mode {value.mode})"
         return decode_image(name, _tiff_of(name, value), limits)
     image = check_image(value, argument, color)
-    return exchanged(image) if color == "rgb" else image
+    return exchanged(image) if color == "rgb" else image, b""
 
 
 def _tiff_of(name: str, image: PIL.Image.Image) -> bytes:
-    """Return an image as the contents of a file, with its colour profile and orientation; that takes no time."""
+    """Return an image as the contents of a file, with its colour profile and EXIF block; that takes next to no time."""
     mode = "RGBA" if "transparency" in image.info else _PLAIN_MODES.get(image.mode, image.mode)
     contents = io.BytesIO()
     try:
-        orientation = image.getexif().get(_ORIENTATION, 1)
-        image.convert(mode).save(contents, "TIFF", compression="raw", tiffinfo={_ORIENTATION: orientation})
+        image.convert(mode).save(contents, "TIFF", compression="raw", exif=image.getexif())
     except (OSError, ValueError, SyntaxError) as error:  # it was closed, its file is damaged, or the mode is a rare one
         raise ImageFormatError(name, f"cannot be used: {error}") from error
     return contents.getvalue()

@@ -30,6 +30,7 @@ duplicate                 warning   the same three files, byte for byte
 near_duplicate            warning   the same three images, saved in another way or changed a little
 tiny_group                warning   a group (`group_by`) that is too small for weights of its own
 constant_area             info      one colour fills more than a tenth of target and truth, or is a border
+profiles_differ           info      source, target and truth state colours of different spaces
 shared_result             info      the same target and truth, and different sources: one finding for all
 few_examples              info      fewer examples than are needed to say anything
 ========================  ========  ==================================================================================

@@ -38,6 +38,7 @@ LintKind: TypeAlias = Literal[
     "near_duplicate",
     "tiny_group",
     "constant_area",
+    "profiles_differ",
     "shared_result",
     "few_examples",
 ]
@@ -187,6 +188,12 @@ RULES: Final[Mapping[LintKind, Rule]] = {
         "truth.",
         "Judge the rest only: TrainingEngine.using(GuideSimilarity(ignore_border=True)), or another metric told the "
         "same; otherwise changing nothing may look like the best answer.",
+    ),
+    "profiles_differ": Rule(
+        "info",
+        "{items}: the colour profiles are not the same: {profiles}.",
+        "Nothing has to be done if each picture shows the right colours. One that has lost its profile on its way does "
+        "not: export it anew with the profile, or as sRGB.",
     ),
     "shared_result": Rule(
         "info",

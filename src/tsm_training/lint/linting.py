@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -159,6 +159,7 @@ def _report(
         items.append(item)
     findings += exchanged_workers(told)
     findings += _constant_areas(items, ensemble)
+    findings += _unlike_profiles(items)
     if ensemble is not None and ensemble.run_workers:
         findings += unrepeatable_workers(ensemble.engine, [item for item in items if not item.is_candidate])
     are_near = zip(known, may_be_near(known, items), strict=True)
@@ -190,6 +191,24 @@ def _constant_areas(items: Iterable[Item], ensemble: Ensemble | None) -> list[Li
         return []
     least, most = min(shares.values()), max(shares.values())
     return [found("constant_area", [*shares], least=least, most=most)]
+
+
+def _unlike_profiles(items: Sequence[Item]) -> list[LintFinding]:
+    """Return a finding for each way in which source, target and truth are in different colours."""
+    seen = [item for item in items if item.sketches is not None]
+    findings = []
+    for profiles, group in grouped(seen, lambda item: tuple(_profile(s) for s in item.sketches or ())).items():
+        names = cast("tuple[str, ...]", profiles)
+        if len(set(names)) > 1:
+            roles = zip(("source", "target", "truth"), names, strict=True)
+            findings.append(found("profiles_differ", group, profiles=", ".join(f"{r} {name}" for r, name in roles)))
+    return findings
+
+
+def _profile(sketch: Sketch) -> str:
+    """Return a name for the colours that a picture's numbers were taken for."""
+    info = sketch.info
+    return repr(info.profile) if info.conversion != "none" else "sRGB, or none that says otherwise"
 
 
 def _tiny_groups(items: Sequence[Item], group_by: str, min_group: int) -> list[LintFinding]:

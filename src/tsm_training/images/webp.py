@@ -1,0 +1,88 @@
+"""What a WebP file says about itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Final
+
+from tsm_training.images.directory import exif_orientation
+from tsm_training.images.header import (
+    ColorTags,
+    Header,
+    HeaderError,
+    bounded,
+    check_size,
+    truncated,
+    unpack,
+    with_profile,
+)
+
+_FILE_HEADER: Final = 12
+_FRAME_BYTES: Final = 10
+_ANIMATED: Final = 0x02
+_ALPHA: Final = 0x10
+_SIDE_MASK: Final = 0x3FFF
+_LOSSY_START: Final = b"\x9d\x01\x2a"
+_LOSSLESS_START: Final = 0x2F
+_LOSSLESS_ALPHA: Final = 1 << 28
+
+
+def parse_webp(data: bytes, max_pixels: int) -> Header:
+    frame: Header | None = None
+    canvas: tuple[int, int] | None = None
+    colors, exif = ColorTags(), b""
+    flags = 0
+    for kind, start, end in bounded(_chunks(data)):
+        if kind == b"VP8X":
+            flags, low_width, high_width, low_height, high_height = unpack(
+                "<B3xHBHB", data[start:end], 0, "WebP header"
+            )
+            canvas = (low_width + (high_width << 16) + 1, low_height + (high_height << 16) + 1)
+            check_size(*canvas, max_pixels)
+        if kind in (b"ANIM", b"ANMF") or flags & _ANIMATED:
+            raise HeaderError("is an animated WebP; a single picture is expected")
+        if kind in (b"VP8 ", b"VP8L") and frame is None:
+            frame = _frame(data[start : min(end, start + _FRAME_BYTES)], is_lossy=kind == b"VP8 ")
+            check_size(frame.width, frame.height, max_pixels)
+        elif kind == b"EXIF":
+            exif = data[start:end].removeprefix(b"Exif\0\0")
+        elif kind == b"ICCP":
+            colors = with_profile(colors, data[start:end], "")
+        elif kind == b"ALPH":
+            flags |= _ALPHA
+    if frame is None:
+        raise HeaderError("is a WebP without pixel data")
+    if canvas not in (None, (frame.width, frame.height)):
+        raise HeaderError(f"is damaged: its WebP canvas and its picture differ in size ({canvas})")
+    has_alpha = bool(flags & _ALPHA) or frame.has_alpha
+    return frame._replace(orientation=exif_orientation(exif), has_alpha=has_alpha, colors=colors, exif=exif)
+
+
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+    """Yield type, start and end of every chunk inside the RIFF container; bytes behind it are not looked at."""
+    (size,) = unpack("<I", data, 4, "WebP header")
+    container_end = size + 8
+    if container_end > len(data):
+        raise truncated(f"a WebP of {container_end} bytes is declared, {len(data)} are there")
+    position = _FILE_HEADER
+    while position + 8 <= container_end:
+        kind = data[position : position + 4]
+        (length,) = unpack("<I", data, position + 4, "WebP chunk")
+        start, end = position + 8, position + 8 + length
+        if end > container_end:
+            raise truncated(f"a WebP chunk {kind!r} claims {length} bytes, {container_end - start} are there")
+        yield kind, start, end
+        position = end + length % 2
+
+
+def _frame(chunk: bytes, *, is_lossy: bool) -> Header:
+    if is_lossy:
+        if chunk[3:6] != _LOSSY_START:
+            raise HeaderError("is damaged: its WebP picture has no start code")
+        width, height = unpack("<HH", chunk, 6, "WebP picture")
+        return Header("WebP", width & _SIDE_MASK, height & _SIDE_MASK)
+    signature, bits = unpack("<BI", chunk, 0, "WebP picture")
+    if signature != _LOSSLESS_START:
+        raise HeaderError("is damaged: its lossless WebP picture has no start code")
+    width, height = (bits & _SIDE_MASK) + 1, ((bits >> 14) & _SIDE_MASK) + 1
+    return Header("WebP", width, height, has_alpha=bool(bits & _LOSSLESS_ALPHA))
