@@ -21,7 +21,7 @@ source_is_target          warning   the source is the target
 truth_is_worker_output    warning   the truth is what a worker makes
 truth_is_ensemble_output  warning   the truth is what the ensemble makes, now or after a past training
 truth_channels_swapped    warning   red and blue of the truth are exchanged
-worker_channels_swapped  warning   red and blue of what a worker makes are exchanged
+worker_channels_swapped   warning   red and blue of what a worker makes are exchanged
 unrepeatable_worker       warning   a worker scores otherwise on the same pictures
 unrelated_truth           warning   the truth shows neither what the target nor what the source shows
 flat_picture              warning   an image has next to no variation
