@@ -25,12 +25,14 @@ import tsm_training.lint.sketches as sketching
 from support import HostPool, brightening, brighter, failing, pool_of, save
 from tsm_training import (
     BayesianWeightLearner,
+    CombinedMetric,
     FunctionWorker,
     GuideSimilarity,
     Image,
     InMemoryStore,
     LintFinding,
     LintReport,
+    StructuralSimilarity,
     TrainingDataManager,
     TrainingEngine,
     TrainingExample,
@@ -887,8 +889,11 @@ def test_nothing_is_said_of_padding_where_the_metric_leaves_it_out_or_only_one_p
 ) -> None:
     one_sided = [*clean[1:], changed(tmp_path, clean[0], letterboxed, 1)]
     assert not lint(one_sided)
-    factory = TrainingEngine.using(GuideSimilarity(ignore_border=True))
-    assert not manager_of([*clean[1:], changed(tmp_path, clean[0], masked, 1, 2)], engine_factory=factory).lint()
+    bordered = [*clean[1:], changed(tmp_path, clean[0], masked, 1, 2)]
+    told = GuideSimilarity(ignore_border=True)
+    for metric in (told, CombinedMetric([(1, told), (1, StructuralSimilarity())])):
+        assert not manager_of(bordered, engine_factory=TrainingEngine.using(metric)).lint()
+    assert manager_of(bordered, engine_factory=TrainingEngine.using(StructuralSimilarity())).lint()
 
 
 def test_a_truth_that_differs_from_a_workers_image_outside_the_padding_is_no_workers(

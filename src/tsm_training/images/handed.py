@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
 
 from tsm_training.arrays import ChannelOrder, Image, check_channel_order, check_image, exchanged
 from tsm_training.errors import ImageFormatError, MissingExtraError
@@ -44,8 +44,9 @@ def picture_and_exif(
         return read_image_and_exif(value, limits)
     pillow: Any = sys.modules.get("PIL.Image")
     if pillow is not None and isinstance(value, pillow.Image):
-        name = f"{argument} (an image of Pillow, mode {value.mode})"
-        return decode_image(name, _tiff_of(name, value), limits)
+        foreign = cast("PIL.Image.Image", value)
+        name = f"{argument} (an image of Pillow, mode {foreign.mode})"
+        return decode_image(name, _tiff_of(name, foreign), limits)
     image = check_image(value, argument, color)
     return exchanged(image) if color == "rgb" else image, b""
 

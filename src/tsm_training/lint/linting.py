@@ -178,8 +178,11 @@ def _report(
 
 def _constant_areas(items: Iterable[Item], ensemble: Ensemble | None) -> list[LintFinding]:
     """Return a finding about all examples with padding, unless the metric leaves it out."""
-    if ensemble is not None and getattr(ensemble.engine.metric, "ignore_border", False):
-        return []
+    if ensemble is not None:
+        metric: object = ensemble.engine.metric
+        judges = [metric, *(part for _weight, part in getattr(metric, "parts", ()))]
+        if any(getattr(judge, "ignore_border", False) for judge in judges):
+            return []
     shares = {}
     for item in items:
         if item.sketches is not None:
