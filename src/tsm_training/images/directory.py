@@ -8,8 +8,8 @@ from typing import Final, Literal, NamedTuple
 from tsm_training.images.header import ORIENTATIONS, UPRIGHT, HeaderError, unpack
 
 BYTE_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
-_FIELD_CODES: Final = {1: "B", 3: "H", 4: "I"}
-"""Field types that hold unsigned whole numbers: BYTE, SHORT, LONG."""
+_FIELD_CODES: Final = {1: "B", 3: "H", 4: "I", 13: "I"}
+"""Field types that hold unsigned whole numbers: BYTE, SHORT, LONG, IFD."""
 
 _SHORT: Final = 3
 _BYTES: Final = (1, 7)
@@ -61,8 +61,14 @@ class Directory(NamedTuple):
 
 
 def first_directory(data: bytes) -> Directory:
+    """Return the first directory of a TIFF or an EXIF block, which has to begin with a byte-order mark."""
+    (start,) = unpack(f"{BYTE_ORDERS[data[:4]]}I", data, 4, "TIFF header")
+    return directory_at(data, start)
+
+
+def directory_at(data: bytes, start: int) -> Directory:
+    """Return the directory at a place of the file."""
     order = BYTE_ORDERS[data[:4]]
-    (start,) = unpack(f"{order}I", data, 4, "TIFF header")
     (count,) = unpack(f"{order}H", data, start, "TIFF directory")
     entries: dict[int, tuple[int, int, int]] = {}
     for position in range(start + 2, start + 2 + count * _ENTRY_BYTES, _ENTRY_BYTES):
