@@ -44,7 +44,7 @@ from tsm_training.engine import (
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, LearnerMismatchError, WeightsFileError
 from tsm_training.evaluation import Split, TrainingOptions, split_examples, without
-from tsm_training.images import read_image
+from tsm_training.images import read_image_and_exif
 from tsm_training.ingest import (
     ExampleRow,
     absolute_path,
@@ -554,12 +554,15 @@ class TrainingManager:
         Raises:
             ImageError: a file cannot be used.
         """
-        return self.training_engine.predict(self._picture(source), self._picture(target), run_all=run_all, group=group)
+        (source, _), (target, exif) = self._picture(source), self._picture(target)
+        answer = self.training_engine.predict(source, target, run_all=run_all, group=group)
+        return attrs.evolve(answer, exif=exif)
 
-    def _picture(self, value: str | os.PathLike[str] | Image) -> Image:
+    def _picture(self, value: str | os.PathLike[str] | Image) -> tuple[Image, bytes]:
+        """Return a picture, and the EXIF block that an answer made of it keeps."""
         if isinstance(value, (str, bytes, os.PathLike)):
-            return read_image(value, self.training_engine.limits)
-        return value
+            return read_image_and_exif(value, self.training_engine.limits)
+        return value, b""
 
     def get_training_progress(self) -> TrainingProgress:
         """Return the guide's progress document: counts, and what is known about every worker."""

@@ -43,6 +43,9 @@ class Prediction:
     """The group that the request belongs to; None where it was given none."""
     is_known_group: bool | None = None
     """False where no example has that group: the look was then recognised from the source. None without a group."""
+    exif: bytes = attrs.field(default=b"", repr=False)
+    """The EXIF block that `save` writes: the target's, made fit for the answer. Empty where the target was an array or
+    has none."""
 
     def _repr_html_(self) -> str:
         """Show a small picture, and who has a part in it, in a notebook."""
@@ -53,11 +56,15 @@ class Prediction:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the image to a file; its ending (.png, .jpg, .webp, .bmp, .tif) chooses the format.
 
+        The file says that its colours are sRGB, and keeps the target's EXIF block: upright, without its thumbnail. BMP
+        has room for neither. The block may say where and when the target was taken; ``attrs.evolve(prediction,
+        exif=b"")`` is without it.
+
         Raises:
             InvalidArgumentError: the ending names no format that can be written.
             OSError: the file cannot be written; what was there before is untouched.
         """
-        write_image(path, self.image)
+        write_image(path, self.image, exif=self.exif)
 
 
 def renormalised(shares: Mapping[str, float], worker_ids: Iterable[str]) -> dict[str, float]:

@@ -30,6 +30,7 @@ from tsm_training.images.reading import (
     ImageLimits,
     inspect_image,
     read_image,
+    read_image_and_exif,
     read_thumbnail,
     write_image,
 )
@@ -41,6 +42,7 @@ __all__ = [
     "ImageLimits",
     "inspect_image",
     "read_image",
+    "read_image_and_exif",
     "read_thumbnail",
     "write_image",
 ]

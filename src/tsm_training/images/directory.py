@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import Final, Literal, NamedTuple
+from typing import Final, NamedTuple
 
 from tsm_training.images.header import ORIENTATIONS, UPRIGHT, HeaderError, unpack
 
@@ -11,9 +11,8 @@ BYTE_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
 _FIELD_CODES: Final = {1: "B", 3: "H", 4: "I", 13: "I"}
 """Field types that hold unsigned whole numbers: BYTE, SHORT, LONG, IFD."""
 
-_SHORT: Final = 3
-_BYTES: Final = (1, 7)
-"""Field types that hold bytes: BYTE, UNDEFINED."""
+VALUE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
+"""Bytes of a value by field type."""
 
 _INLINE_BYTES: Final = 4
 _ENTRY_BYTES: Final = 12
@@ -48,27 +47,31 @@ class Directory(NamedTuple):
             return position
         return unpack(f"{self.order}I", self.data, position, f"TIFF field {tag}")[0]
 
-    def content(self, tag: int) -> bytes | None:
-        """Return the bytes of a present field, or None if it is of another type or lies outside the file."""
+    def content(self, tag: int, most: int) -> bytes | None:
+        """Return the bytes of a present field; None if there are more than `most`, or not all are in the file."""
         kind, count, position = self.entries[tag]
-        start = position if count <= _INLINE_BYTES else int.from_bytes(self.data[position : position + 4], self.endian)
-        return self.data[start : start + count] if kind in _BYTES and start + count <= len(self.data) else None
-
-    @property
-    def endian(self) -> Literal["little", "big"]:
-        """The byte order as `int.from_bytes` wants it."""
-        return "little" if self.order == "<" else "big"
+        length = VALUE_BYTES.get(kind, most + 1) * count
+        start = position
+        if length > _INLINE_BYTES:
+            (start,) = struct.unpack_from(f"{self.order}I", self.data, position)
+        return self.data[start : start + length] if length <= min(most, len(self.data) - start) else None
 
 
 def first_directory(data: bytes) -> Directory:
-    """Return the first directory of a TIFF or an EXIF block, which has to begin with a byte-order mark."""
-    (start,) = unpack(f"{BYTE_ORDERS[data[:4]]}I", data, 4, "TIFF header")
-    return directory_at(data, start)
+    """Return the first directory of a TIFF file or an EXIF block.
+
+    Raises:
+        HeaderError: there is none, or it makes no sense.
+    """
+    order = BYTE_ORDERS.get(data[:4])
+    if order is None:
+        raise HeaderError(f"has no byte-order mark, but {data[:4]!r}")
+    (start,) = unpack(f"{order}I", data, 4, "TIFF header")
+    return directory_at(data, order, start)
 
 
-def directory_at(data: bytes, start: int) -> Directory:
-    """Return the directory at a place of the file."""
-    order = BYTE_ORDERS[data[:4]]
+def directory_at(data: bytes, order: str, start: int) -> Directory:
+    """Return the directory that begins at a place of a TIFF file or an EXIF block; raise HeaderError likewise."""
     (count,) = unpack(f"{order}H", data, start, "TIFF directory")
     entries: dict[int, tuple[int, int, int]] = {}
     for position in range(start + 2, start + 2 + count * _ENTRY_BYTES, _ENTRY_BYTES):
@@ -82,8 +85,6 @@ def directory_at(data: bytes, start: int) -> Directory:
 
 def exif_orientation(block: bytes) -> int:
     """Return the orientation in an EXIF block; a block that makes no sense does not spoil the picture."""
-    if block[:4] not in BYTE_ORDERS:
-        return UPRIGHT
     try:
         orientation = first_directory(block).number(ORIENTATION_TAG, UPRIGHT)
     except HeaderError:

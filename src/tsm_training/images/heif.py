@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterable, Iterator
+from typing import Final, TypeAlias
 
 from tsm_training.images.directory import BYTE_ORDERS
 from tsm_training.images.header import (
@@ -26,7 +26,9 @@ _FULL_BOX: Final = 4  # version and flags
 _SMALL_IDS: Final = 2  # versions of an item's entry from this one on number the items with 32 bits
 _QUARTER_TURNED: Final = 1
 
-_Boxes = dict[bytes, tuple[int, int]]
+_UNSPECIFIED: Final = 2
+_Box: TypeAlias = tuple[bytes, int, int]
+_Boxes: TypeAlias = dict[bytes, tuple[int, int]]
 
 
 def parse_heif(data: bytes, max_pixels: int) -> Header:
@@ -35,35 +37,20 @@ def parse_heif(data: bytes, max_pixels: int) -> Header:
     brands = _brands(data, top)
     if b"crx " in brands:
         raise camera_raw("Canon CR3")
-    if not brands & _STILL or (brands.isdisjoint(_STILL - {b"mif1"}) and brands & _SEQUENCES):
-        found = (
-            "a sequence of pictures" if brands & _SEQUENCES else f"a file of the HEIF or MP4 family ({data[8:12]!r})"
-        )
-        raise HeaderError(f"is {found}; a single picture is expected")
+    if data[8:12] in _SEQUENCES:
+        raise HeaderError("is a sequence of pictures; a single one is expected")
+    if not brands & _STILL:
+        raise HeaderError(f"is a file of the HEIF or MP4 family ({data[8:12]!r}); a picture is expected")
     if b"meta" not in top:
-        raise HeaderError("is damaged: it has no box that describes the picture")
+        raise HeaderError("is damaged: no box of this HEIF file describes the picture")
     start, end = top[b"meta"]
     meta = _boxes(data, start + _FULL_BOX, end)
     properties, primary = _properties(data, meta)
     for kind, at, _end in properties.values():
         if kind == b"ispe":
             check_size(*_size(data, at), max_pixels)
-    width = height = 0
-    colors, is_turned = ColorTags(), False
-    for number in primary:
-        kind, at, stop = properties.get(number, (b"", 0, 0))
-        if kind == b"ispe":
-            width, height = _size(data, at)
-        elif kind == b"irot":
-            is_turned = bool(data[at] & _QUARTER_TURNED)
-        elif kind == b"colr" and data[at : at + 4] in (b"prof", b"rICC"):
-            colors = with_profile(colors, data[at + 4 : stop], "")
-        elif kind == b"colr" and data[at : at + 4] == b"nclx":
-            primaries, transfer, _matrix = unpack(">HHH", data, at + 4, "HEIF colour box")
-            colors = colors._replace(cicp=bytes([primaries & 0xFF, transfer & 0xFF, 0, 1]))  # as PNG has it, of RGB
+    (width, height), colors = _of_primary(data, [properties[n] for n in primary if n in properties])
     check_size(width, height, max_pixels)
-    if is_turned:
-        width, height = height, width
     return Header(
         "AVIF" if b"avif" in brands else "HEIF",
         width,
@@ -76,7 +63,24 @@ def parse_heif(data: bytes, max_pixels: int) -> Header:
     )
 
 
-def _children(data: bytes, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+def _of_primary(data: bytes, properties: Iterable[_Box]) -> tuple[tuple[int, int], ColorTags]:
+    """Return the size, upright, and the colours that the properties of a picture state."""
+    size, colors = (0, 0), ColorTags()
+    for kind, at, end in properties:
+        if kind == b"ispe":
+            size = _size(data, at)
+        elif kind == b"irot" and data[at] & _QUARTER_TURNED:
+            size = size[::-1]
+        elif kind == b"colr" and data[at : at + 4] in (b"prof", b"rICC"):
+            colors = with_profile(colors, data[at + 4 : end], "")
+        elif kind == b"colr" and data[at : at + 4] == b"nclx":
+            primaries, transfer = unpack(">HH", data, at + 4, "HEIF colour box")
+            if _UNSPECIFIED not in (primaries, transfer):
+                colors = colors._replace(cicp=bytes([primaries & 0xFF, transfer & 0xFF, 0, 1]))  # as PNG has it, of RGB
+    return size, colors._replace(cicp=b"") if colors.icc else colors
+
+
+def _children(data: bytes, start: int, end: int) -> Iterator[_Box]:
     """Yield type, start and end of what each box between two places holds."""
     while start + 8 <= end:
         size, kind = struct.unpack_from(">I4s", data, start)
@@ -109,7 +113,7 @@ def _size(data: bytes, at: int) -> tuple[int, int]:
     return width, height
 
 
-def _properties(data: bytes, meta: _Boxes) -> tuple[dict[int, tuple[bytes, int, int]], list[int]]:
+def _properties(data: bytes, meta: _Boxes) -> tuple[dict[int, _Box], list[int]]:
     """Return all properties by their numbers, and the numbers of those of the primary picture, in their order."""
     if not {b"pitm", b"iprp"} <= meta.keys():
         raise HeaderError("is damaged: its HEIF boxes do not say which picture is meant, or how large it is")

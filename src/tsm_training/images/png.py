@@ -34,6 +34,11 @@ _DEPTHS: Final = {0: (1, 2, 4, 8, 16), 2: (8, 16), _PALETTE: (1, 2, 4, 8), 4: (8
 
 _WITH_ALPHA: Final = (4, 6)
 _GREY: Final = (0, 4)
+_WITH_PALETTE: Final = (b"PLTE", b"tRNS")
+_REFUSED: Final = {
+    b"acTL": "is an animated PNG; a single picture is expected",
+    b"tRNS": f"is a PNG with a transparent colour (tRNS); {FLATTEN}",
+}
 _DECODED: Final = (b"IHDR", b"IDAT", b"IEND")
 _CHANNELS: Final = {0: 1, 2: 3, _PALETTE: 1, 4: 2, 6: 4}
 _ONE_PASS: Final = ((0, 0, 1, 1),)
@@ -51,7 +56,7 @@ _MAX_INFLATION: Final = 1040
 _PIECE: Final = 1 << 14
 _SAMPLE: Final = 1 << 15
 _SUSPICIOUS: Final = 2
-_KEPT: Final = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"eXIf")
+_KEPT: Final = (b"cICP", b"iCCP", b"sRGB", b"gAMA", b"cHRM", b"tRNS", b"eXIf")
 """Chunks that describe the picture; all but the last have to come before its pixels."""
 
 
@@ -66,25 +71,24 @@ def parse_png(data: bytes, max_pixels: int, *, thorough: bool) -> Header:
             header = _start(data[start:end])
         elif header is None:
             raise HeaderError(f"is a PNG that begins with a {kind!r} chunk; IHDR is expected")
-        elif kind == b"acTL":
-            raise HeaderError("is an animated PNG; a single picture is expected")
-        elif kind == b"tRNS":
-            # A palette may list alpha values, to be looked at; a single transparent colour is transparency for sure.
-            if data[_COLOUR_TYPE_AT] != _PALETTE:
-                raise HeaderError(f"is a PNG with a transparent colour (tRNS); {FLATTEN}")
-            header = header._replace(has_alpha=True)
         elif kind == b"IDAT":
             pixels.append((start, end))
         elif kind in _KEPT and (kind == b"eXIf" or not pixels):
             kept.setdefault(kind, data[start:end])
-        if kind in _DECODED or (data[_COLOUR_TYPE_AT] == _PALETTE and kind in (b"PLTE", b"tRNS")):
+        if kind in _DECODED or (kind in _WITH_PALETTE and data[_COLOUR_TYPE_AT] == _PALETTE):
             spans.append((start - 8, end + 4))
+        elif kind in _REFUSED:
+            raise HeaderError(_REFUSED[kind])
     if header is None or not pixels:
         raise HeaderError("is a PNG without pixel data")
     _check_amount(data, pixels, _raw_bytes(data), thorough=thorough)
     exif = kept.get(b"eXIf", b"").removeprefix(b"Exif\0\0")
     return header._replace(
-        colors=_colors(kept), exif=exif, orientation=exif_orientation(exif), parts=joined(data, spans)
+        orientation=exif_orientation(exif),
+        has_alpha=header.has_alpha or b"tRNS" in kept,  # of a palette, to be looked at
+        parts=joined(data, spans),
+        colors=_colors(kept),
+        exif=exif,
     )
 
 

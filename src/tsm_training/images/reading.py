@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import attrs
 import cv2
@@ -35,8 +35,10 @@ from tsm_training.files import (
 from tsm_training.images.decoding import REDUCTIONS, Pixels, decode
 from tsm_training.images.header import Header, HeaderError
 from tsm_training.images.headers import parse_header
+from tsm_training.images.metadata import answer_exif, described
+from tsm_training.images.profiles import Conversion, conversion_of
 
-READER_VERSION: Final = "1"
+READER_VERSION: Final = "2"
 """Another whenever `read_image` gives other pixels for a file than before, so that old and new scores do not mix."""
 
 _Path: TypeAlias = str | bytes | os.PathLike[str]
@@ -78,6 +80,10 @@ class ImageInfo:
 
     ``sha256`` is the digest of the file's contents (64 hexadecimal digits), ``num_bytes`` its size; ``width`` and
     ``height`` are in pixels with the orientation applied; ``image_format`` is PNG, JPEG, BMP, WebP or TIFF.
+
+    ``profile`` names the colour space that the file states, by an ICC profile or otherwise, and is None where it states
+    none that can be used. ``conversion`` says how its colours become sRGB: by a ``matrix``, through ``littlecms``, or
+    ``none``, since they count as sRGB already. ``profile_fault`` says why a profile that is there counts as absent.
     """
 
     sha256: str
@@ -85,6 +91,9 @@ class ImageInfo:
     width: int
     height: int
     image_format: str
+    profile: str | None = None
+    conversion: Literal["none", "matrix", "littlecms", "inks"] = "none"
+    profile_fault: str | None = None
 
 
 _DEFAULT_LIMITS: Final = ImageLimits()
@@ -107,9 +116,9 @@ def inspect_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> ImageIn
     """
     name = _checked_path(path)
     data = _read_file(name, limits)
-    header = _header(name, data, limits, thorough=True)
+    header, conversion = _header(name, data, limits, thorough=True)
     _decode(name, data, header, max(REDUCTIONS))
-    return _info(data, header)
+    return _info(data, header, conversion)
 
 
 def read_thumbnail(path: _Path, side: int, limits: ImageLimits = _DEFAULT_LIMITS) -> tuple[ImageInfo, Image]:
@@ -133,11 +142,11 @@ def read_thumbnail(path: _Path, side: int, limits: ImageLimits = _DEFAULT_LIMITS
     side = check_whole_number("side", side)
     name = _checked_path(path)
     data = _read_file(name, limits)
-    header = _header(name, data, limits)
+    header, conversion = _header(name, data, limits)
     enough = min(header.width, header.height) // (2 * side)
-    pixels = _narrow(_decode(name, data, header, next((r for r in REDUCTIONS if r <= enough), 1)))
+    pixels = conversion.apply(_decode(name, data, header, next((r for r in REDUCTIONS if r <= enough), 1)))
     square = np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-    return _info(data, header), np.ascontiguousarray(_upright(square, header.orientation))
+    return _info(data, header, conversion), np.ascontiguousarray(_upright(square, header.orientation))
 
 
 def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_sha256: str | None = None) -> Image:
@@ -161,12 +170,30 @@ def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_s
     if expected is not None and (digest := hashlib.sha256(data).hexdigest()) != expected:
         reason = f"has changed since it was added: its SHA-256 is {digest}; {expected} is expected"
         raise ImageChangedError(name, reason)
-    header = _header(name, data, limits)
-    return np.ascontiguousarray(_upright(_narrow(_decode(name, data, header)), header.orientation))
+    return _upright_pixels(name, data, limits)[0]
 
 
-def write_image(path: _Path, image: Image) -> None:
-    """Write a picture (uint8, H×W×3, BGR) in the format that the file name ends with.
+def read_image_and_exif(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> tuple[Image, bytes]:
+    """Return what `read_image` does, and the EXIF block that a picture made of this one may have.
+
+    It holds what the file's own block does, byte-order mark first, but says that the picture is upright, in sRGB and of
+    the size that it has, and contains no thumbnail. It is empty where the file has none, or one that makes no sense.
+
+    Raises:
+        InvalidArgumentError: as `read_image` does.
+        ImageError: as `read_image` does.
+    """
+    name = _checked_path(path)
+    data = _read_file(name, limits)
+    pixels, header = _upright_pixels(name, data, limits)
+    block = data if header.image_format == "TIFF" else header.exif
+    return pixels, answer_exif(block, *header.upright_size)
+
+
+def write_image(path: _Path, image: Image, *, exif: bytes = b"") -> None:
+    """Write a picture (uint8, H×W×3, BGR) in the format that the file name ends with; a profile in it says sRGB.
+
+    With `exif`, an EXIF block such as `read_image_and_exif` returns, that is written too. BMP has room for neither.
 
     ``.png``, ``.bmp``, ``.webp``, ``.tif`` and ``.tiff`` keep every pixel value; ``.jpg`` and ``.jpeg`` are written at
     quality 95. The file appears whole or not at all: it is written beside its place under another name and then moved.
@@ -192,7 +219,7 @@ def write_image(path: _Path, image: Image) -> None:
     if not done:
         raise ImageFormatError(name, f"could not be encoded with {width}×{height} pixels")
     try:
-        replace_file(name, encoded.tobytes())
+        replace_file(name, described(encoded.tobytes(), exif, width, height))
     except FileNotFoundError as error:
         reason = f"could not be written: there is no folder {os.path.dirname(name)!r}"  # noqa: PTH120 - bytes too
         raise ImageNotFoundError(name, reason) from error
@@ -235,9 +262,10 @@ def _read_file(name: str, limits: ImageLimits) -> bytes:
         raise ImageUnreadableError(name, f"cannot be read: {system_reason(error)}", error.errno) from error
 
 
-def _header(name: str, data: bytes, limits: ImageLimits, *, thorough: bool = False) -> Header:
+def _header(name: str, data: bytes, limits: ImageLimits, *, thorough: bool = False) -> tuple[Header, Conversion]:
     try:
-        return parse_header(data, limits.max_pixels, thorough=thorough)
+        header = parse_header(data, limits.max_pixels, thorough=thorough)
+        return header, conversion_of(header.colors, header.model)
     except HeaderError as error:
         raise error.error(name, error.reason) from None
 
@@ -251,13 +279,15 @@ def _decode(name: str, data: bytes, header: Header, reduction: int = 1) -> Pixel
         raise error.error(name, error.reason) from error
 
 
-def _narrow(pixels: Pixels) -> Image:
-    return np.asarray(pixels if pixels.dtype == np.uint8 else cv2.convertScaleAbs(pixels, alpha=1 / 257), np.uint8)
+def _upright_pixels(name: str, data: bytes, limits: ImageLimits) -> tuple[Image, Header]:
+    header, conversion = _header(name, data, limits)
+    pixels = conversion.apply(_decode(name, data, header))
+    return np.ascontiguousarray(_upright(pixels, header.orientation)), header
 
 
-def _info(data: bytes, header: Header) -> ImageInfo:
-    width, height = header.upright_size
-    return ImageInfo(hashlib.sha256(data).hexdigest(), len(data), width, height, header.image_format)
+def _info(data: bytes, header: Header, conversion: Conversion) -> ImageInfo:
+    facts = (hashlib.sha256(data).hexdigest(), len(data), *header.upright_size, header.image_format)
+    return ImageInfo(*facts, conversion.profile, conversion.method, conversion.fault)
 
 
 # --- turning and encoding -------------------------------------------------------------------------------------------

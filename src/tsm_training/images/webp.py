@@ -38,41 +38,48 @@ def parse_webp(data: bytes, max_pixels: int) -> Header:
     """Return the header; see `parse_header`."""
     frame: Header | None = None
     canvas: tuple[int, int] | None = None
-    colors, exif = ColorTags(), b""
+    found: dict[bytes, bytes] = {}
     kept: list[tuple[int, int]] = []
-    flags = dropped = 0
-    for kind, start, end in bounded(_chunks(data)):
+    flags = chunks = 0
+    for kind, start, end in bounded(webp_chunks(data)):
         if kind == b"VP8X":
-            flags, low_width, high_width, low_height, high_height = unpack(
-                "<B3xHBHB", data[start:end], 0, "WebP header"
-            )
-            canvas = (low_width + (high_width << 16) + 1, low_height + (high_height << 16) + 1)
+            flags, canvas = _canvas(data[start:end])
             check_size(*canvas, max_pixels)
         if kind in (b"ANIM", b"ANMF") or flags & _ANIMATED:
             raise HeaderError("is an animated WebP; a single picture is expected")
         if kind in (b"VP8 ", b"VP8L") and frame is None:
             frame = _frame(data[start : min(end, start + _FRAME_BYTES)], is_lossy=kind == b"VP8 ")
-            check_size(frame.width, frame.height, max_pixels)
-            if end - start > _MAX_BYTES_PER_PIXEL * frame.width * frame.height + _SLACK:
-                raise overfull(f"{end - start} bytes of WebP pixels for {frame.width}×{frame.height} of them")
-        elif kind == b"EXIF":
-            exif = data[start:end].removeprefix(b"Exif\0\0")
-        elif kind == b"ICCP":
-            colors = with_profile(colors, data[start:end], "")
-        elif kind == b"ALPH":
-            flags |= _ALPHA
+            _check_amount(frame, end - start, max_pixels)
         if kind in _DECODED:
             kept.append((start - 8, end + (end - start) % 2))
-        else:
-            dropped += 1
+        elif kind in (b"EXIF", b"ICCP"):
+            found[kind] = data[start:end]
+        flags |= _ALPHA * (kind == b"ALPH")
+        chunks += 1
     if frame is None:
         raise HeaderError("is a WebP without pixel data")
     if canvas not in (None, (frame.width, frame.height)):
         raise HeaderError(f"is damaged: its WebP canvas and its picture differ in size ({canvas})")
-    has_alpha = bool(flags & _ALPHA) or frame.has_alpha
-    parts = _without_others(data, kept) if dropped else ()
-    orientation = exif_orientation(exif)
-    return frame._replace(orientation=orientation, has_alpha=has_alpha, colors=colors, exif=exif, parts=parts)
+    exif = found.get(b"EXIF", b"").removeprefix(b"Exif\0\0")
+    return frame._replace(
+        orientation=exif_orientation(exif),
+        has_alpha=bool(flags & _ALPHA) or frame.has_alpha,
+        parts=_without_others(data, kept) if chunks > len(kept) else (),
+        colors=with_profile(ColorTags(), found[b"ICCP"], "") if b"ICCP" in found else ColorTags(),
+        exif=exif,
+    )
+
+
+def _canvas(chunk: bytes) -> tuple[int, tuple[int, int]]:
+    """Return flags, and width and height of what the picture is laid on."""
+    flags, low_width, high_width, low_height, high_height = unpack("<B3xHBHB", chunk, 0, "WebP header")
+    return flags, (low_width + (high_width << 16) + 1, low_height + (high_height << 16) + 1)
+
+
+def _check_amount(frame: Header, num_bytes: int, max_pixels: int) -> None:
+    check_size(frame.width, frame.height, max_pixels)
+    if num_bytes > _MAX_BYTES_PER_PIXEL * frame.width * frame.height + _SLACK:
+        raise overfull(f"{num_bytes} bytes of WebP pixels for {frame.width}×{frame.height} of them")
 
 
 def _without_others(data: bytes, kept: list[tuple[int, int]]) -> tuple[bytes | memoryview, ...]:
@@ -84,7 +91,7 @@ def _without_others(data: bytes, kept: list[tuple[int, int]]) -> tuple[bytes | m
     return b"RIFF", struct.pack("<I", 4 + sum(map(len, parts))), b"WEBP", *parts
 
 
-def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of every chunk inside the RIFF container; bytes behind it are not looked at."""
     (size,) = unpack("<I", data, 4, "WebP header")
     container_end = size + 8
