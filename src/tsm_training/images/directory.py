@@ -58,20 +58,14 @@ class Directory(NamedTuple):
 
 
 def first_directory(data: bytes) -> Directory:
-    """Return the first directory of a TIFF file or an EXIF block.
-
-    Raises:
-        HeaderError: there is none, or it makes no sense.
-    """
-    order = BYTE_ORDERS.get(data[:4])
-    if order is None:
-        raise HeaderError(f"has no byte-order mark, but {data[:4]!r}")
-    (start,) = unpack(f"{order}I", data, 4, "TIFF header")
-    return directory_at(data, order, start)
+    """Return the first directory of a TIFF or an EXIF block, which has to begin with a byte-order mark."""
+    (start,) = unpack(f"{BYTE_ORDERS[data[:4]]}I", data, 4, "TIFF header")
+    return directory_at(data, start)
 
 
-def directory_at(data: bytes, order: str, start: int) -> Directory:
-    """Return the directory that begins at a place of a TIFF file or an EXIF block; raise HeaderError likewise."""
+def directory_at(data: bytes, start: int) -> Directory:
+    """Return the directory at a place of the file."""
+    order = BYTE_ORDERS[data[:4]]
     (count,) = unpack(f"{order}H", data, start, "TIFF directory")
     entries: dict[int, tuple[int, int, int]] = {}
     for position in range(start + 2, start + 2 + count * _ENTRY_BYTES, _ENTRY_BYTES):
@@ -85,6 +79,8 @@ def directory_at(data: bytes, order: str, start: int) -> Directory:
 
 def exif_orientation(block: bytes) -> int:
     """Return the orientation in an EXIF block; a block that makes no sense does not spoil the picture."""
+    if block[:4] not in BYTE_ORDERS:
+        return UPRIGHT
     try:
         orientation = first_directory(block).number(ORIENTATION_TAG, UPRIGHT)
     except HeaderError:

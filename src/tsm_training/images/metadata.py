@@ -10,10 +10,9 @@ from typing import Final, TypeAlias
 
 import numpy as np
 
-from tsm_training.images.directory import VALUE_BYTES, Directory, directory_at, first_directory
+from tsm_training.images.directory import BYTE_ORDERS, VALUE_BYTES, Directory, directory_at, first_directory
 from tsm_training.images.header import HeaderError
 from tsm_training.images.profiles import srgb_profile
-from tsm_training.images.webp import webp_chunks
 
 # --- EXIF blocks ----------------------------------------------------------------------------------------------------
 
@@ -62,6 +61,8 @@ def answer_exif(block: bytes, width: int, height: int) -> bytes:
         width: Of the picture in pixels.
         height: Likewise.
     """
+    if block[:4] not in BYTE_ORDERS:
+        return b""
     try:
         directory = first_directory(block)
         found = _gathered(directory, directory.order, _MOST, _DIRECTORIES)
@@ -101,7 +102,7 @@ def _gathered(directory: Directory, order: str, most: int, tree: _Tree) -> _Fiel
             fields[tag] = (
                 _LONG,
                 1,
-                _gathered(directory_at(directory.data, directory.order, start), order, most, tree[tag]),
+                _gathered(directory_at(directory.data, start), order, most, tree[tag]),
             )
             continue
         if directory.order != order:
@@ -174,10 +175,8 @@ def _described_webp(encoded: bytes, exif: bytes, width: int, height: int) -> byt
         (b"VP8X", bytes((_WEBP_PROFILE | (_WEBP_EXIF if exif else 0), 0, 0, 0)) + size),
         (b"ICCP", srgb_profile()),
     ]
-    chunks += [(kind, encoded[start:end]) for kind, start, end in webp_chunks(encoded) if kind in (b"VP8 ", b"VP8L")]
-    chunks += [(b"EXIF", exif)] if exif else []
-    parts = (kind + struct.pack("<I", len(content)) + content + bytes(len(content) % 2) for kind, content in chunks)
-    body = b"WEBP" + b"".join(parts)
+    parts = [kind + struct.pack("<I", len(c)) + c + bytes(len(c) % 2) for kind, c in (*chunks, (b"EXIF", exif)) if c]
+    body = b"WEBP" + b"".join((*parts[:2], encoded[12:], *parts[2:]))  # OpenCV writes the picture's chunk alone
     return b"RIFF" + struct.pack("<I", len(body)) + body
 
 

@@ -111,7 +111,7 @@ def _refuse_raw(directory: Directory, size: tuple[int, int]) -> None:
     if directory.number(_PAGE_KIND, 0) & 1:
         raise camera_raw("a TIFF whose first page is a reduced copy, as NEF and ARW are")
     for place in directory.numbers(_SUB_PAGES, (), _MAX_PAGES):
-        page = directory_at(directory.data, directory.order, place)
+        page = directory_at(directory.data, place)
         if page.number(_WIDTH, 0) * page.number(_HEIGHT, 0) > size[0] * size[1]:
             raise camera_raw("a TIFF with a larger picture in a page below its first")
 
@@ -123,7 +123,7 @@ def _check_pages(directory: Directory) -> None:
         if page.following in places or len(places) > _MAX_PAGES:
             raise HeaderError(f"is damaged: its TIFF pages follow each other in a circle, or are over {_MAX_PAGES}")
         places.append(page.following)
-        page = directory_at(directory.data, page.order, page.following)
+        page = directory_at(directory.data, page.following)
         if not page.number(_PAGE_KIND, 0) & 1:
             raise HeaderError("is a TIFF of several pages; a single picture is expected: save the one that you mean")
 

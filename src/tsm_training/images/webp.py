@@ -41,7 +41,7 @@ def parse_webp(data: bytes, max_pixels: int) -> Header:
     found: dict[bytes, bytes] = {}
     kept: list[tuple[int, int]] = []
     flags = chunks = 0
-    for kind, start, end in bounded(webp_chunks(data)):
+    for kind, start, end in bounded(_chunks(data)):
         if kind == b"VP8X":
             flags, canvas = _canvas(data[start:end])
             check_size(*canvas, max_pixels)
@@ -91,7 +91,7 @@ def _without_others(data: bytes, kept: list[tuple[int, int]]) -> tuple[bytes | m
     return b"RIFF", struct.pack("<I", 4 + sum(map(len, parts))), b"WEBP", *parts
 
 
-def webp_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
+def _chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
     """Yield type, start and end of every chunk inside the RIFF container; bytes behind it are not looked at."""
     (size,) = unpack("<I", data, 4, "WebP header")
     container_end = size + 8
