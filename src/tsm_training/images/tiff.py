@@ -101,7 +101,7 @@ def parse_tiff(data: bytes, max_pixels: int) -> Header:
 
 def _refuse_raw(directory: Directory, size: tuple[int, int]) -> None:
     """Refuse what cameras write as TIFF: the first page is a preview, and what the sensor recorded is elsewhere."""
-    if directory.data[8:10] == b"CR":
+    if directory.data[4:11] == b"\x10\0\0\0CR\2":
         raise camera_raw("Canon CR2")
     if _DNG_VERSION in directory.entries:
         raise camera_raw("DNG")
@@ -198,7 +198,7 @@ def _check_jpeg(stream: bytes, size: tuple[int, int]) -> None:
     """Check a strip or tile of JPEG as a file of its own would be checked."""
     if not stream.startswith(b"\xff\xd8"):
         raise HeaderError("is damaged: a TIFF strip or tile is not the JPEG that it should be")
-    header = parse_jpeg(stream, size[0] * size[1])
+    header = parse_jpeg(stream, max_pixels=1 << 32)  # whatever it may be, but for the size that is asked for
     if (header.width, header.height) != size:
         raise HeaderError(
             f"is damaged: a TIFF strip or tile of {size[0]}×{size[1]} pixels holds a JPEG of another size"
