@@ -58,7 +58,7 @@ class Conversion:
     """
 
     profile: str | None = None
-    method: Literal["none", "matrix", "littlecms"] = "none"
+    method: Literal["none", "matrix", "littlecms", "inks"] = "none"
     fault: str | None = None
     convert: Callable[[Pixels], Image] | None = attrs.field(default=None, repr=False)
 
@@ -96,7 +96,16 @@ def conversion_of(colors: ColorTags, model: str) -> Conversion:
     Raises:
         HeaderError: the colours are of a kind that is not read, or need LittleCMS, which is not there.
     """
-    return _conversion_of(colors, model) if colors != ColorTags() else _PLAIN
+    conversion = _conversion_of(colors, model) if colors != ColorTags() else _PLAIN
+    if model == "CMYK" and conversion.convert is None:
+        return attrs.evolve(conversion, method="inks", convert=_by_inks)
+    return conversion
+
+
+def _by_inks(pixels: Pixels) -> Image:
+    """Return what CMYK inks leave of white, each its part: what people see who open a file without a profile."""
+    light = 255 - pixels.astype(np.uint16)
+    return np.asarray((light[:, :, 2::-1] * light[:, :, 3:] + 127) // 255, np.uint8)
 
 
 _PLAIN: Final = Conversion()
