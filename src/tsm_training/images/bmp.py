@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from tsm_training.images.header import Header, HeaderError, check_size, truncated, unpack
+from tsm_training.images.header import FLATTEN, Header, HeaderError, check_size, truncated, unpack
 
 _FILE_HEADER: Final = 14
 _INFO_HEADERS: Final = (40, 52, 56, 108, 124)
@@ -19,6 +19,7 @@ _COMPRESSIONS: Final = {1: "run-length", 2: "run-length", 4: "JPEG", 5: "PNG"}
 
 
 def parse_bmp(data: bytes, max_pixels: int) -> Header:
+    """Return the header; see `parse_header`."""
     offset, size = unpack("<II", data, 10, "BMP header")
     if size not in _INFO_HEADERS:
         raise HeaderError(f"is a BMP with an information header of {size} bytes, a kind that is not read")
@@ -46,5 +47,5 @@ def parse_bmp(data: bytes, max_pixels: int) -> Header:
         fourth = data[offset + 3 : offset + pixel_bytes : 4]
         is_padding = not declares_alpha and fourth.count(0) == len(fourth)
         if fourth.count(0xFF) != len(fourth) and not is_padding:
-            raise HeaderError("is a BMP with an alpha channel in use; an opaque picture is expected")
+            raise HeaderError(f"is a BMP with an alpha channel in use; {FLATTEN}")
     return Header("BMP", width, height)

@@ -8,10 +8,9 @@ from typing import Final, NamedTuple
 from tsm_training.images.header import ORIENTATIONS, UPRIGHT, HeaderError, unpack
 
 BYTE_ORDERS: Final = {b"II*\0": "<", b"MM\0*": ">"}
-_FIELD_CODES: Final = {1: "B", 3: "H", 4: "I"}
-"""Field types that hold unsigned whole numbers: BYTE, SHORT, LONG."""
+_FIELD_CODES: Final = {1: "B", 3: "H", 4: "I", 13: "I"}
+"""Field types that hold unsigned whole numbers: BYTE, SHORT, LONG, IFD."""
 
-_SHORT: Final = 3
 VALUE_BYTES: Final = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
 """Bytes of a value by field type."""
 

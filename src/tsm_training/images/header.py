@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Final, NamedTuple, TypeVar
 
 from tsm_training.errors import ImageError, ImageFormatError, ImageTooLargeError, ImageTruncatedError
@@ -41,8 +41,9 @@ class Header(NamedTuple):
     """What the decoder needs to know, and what must agree with its result.
 
     ``width`` and ``height`` are in pixels as stored, before the orientation (EXIF numbering, 1–8) is applied.
-    ``has_alpha`` says that the stored alpha channel has to be looked at. ``orientation_at`` is the place of a 16-bit
-    orientation field that the decoder itself would obey (TIFF only), in the byte order ``byte_order`` of :mod:`struct`.
+    ``has_alpha`` says that the stored alpha channel has to be looked at, and ``depth`` is 16 where the decoder gives
+    16 bits per channel. ``parts`` put together are what the decoder is given, without all that it does not need and
+    might complain of; there are none where it is the file as it is.
     ``model`` names the channels as ICC profiles do (``GRAY``, ``RGB``, ``CMYK``), whatever the decoder makes of them,
     and ``colors`` what they mean. ``exif`` is the EXIF block, from its byte-order mark on; a TIFF's is the file itself.
     """
@@ -52,8 +53,8 @@ class Header(NamedTuple):
     height: int
     orientation: int = UPRIGHT
     has_alpha: bool = False
-    orientation_at: int | None = None
-    byte_order: str = "<"
+    depth: int = 8
+    parts: tuple[bytes | memoryview, ...] = ()
     model: str = "RGB"
     colors: ColorTags = ColorTags()
     exif: bytes = b""
@@ -73,11 +74,27 @@ class HeaderError(Exception):
         self.error = error
 
 
+FLATTEN: Final = "an opaque one is expected: lay it on a background, and save it without alpha"
+"""What to do with a transparent picture: nobody but its owner knows what should show through."""
+
+
 def truncated(what: str) -> HeaderError:
+    """Return the refusal of a file that is not whole."""
     return HeaderError(f"ends early: {what}", ImageTruncatedError)
 
 
+def overfull(what: str) -> HeaderError:
+    """Return the refusal of a file that would keep a decoder busy with more than it declares."""
+    return HeaderError(f"holds more data than it declares: {what}")
+
+
+def camera_raw(kind: str) -> HeaderError:
+    """Return the refusal of what a sensor recorded; the previews inside are not the picture."""
+    return HeaderError(f"is camera raw ({kind}): develop it first, and add the TIFF, PNG or JPEG that comes of it")
+
+
 def check_size(width: int, height: int, max_pixels: int) -> None:
+    """Refuse a picture without pixels, of too many, or with sides that cannot be decoded."""
     declared = f"declares {width}×{height} pixels"
     if width < 1 or height < 1:
         raise HeaderError(f"{declared}; at least 1×1 is expected")
@@ -102,6 +119,17 @@ def bounded(parts: Iterator[_PartT]) -> Iterator[_PartT]:
         yield part
 
 
+def joined(data: bytes, spans: Iterable[tuple[int, int]]) -> tuple[memoryview, ...]:
+    """Return the parts of a file from start to end each, as few as possible; none if together they are the file."""
+    runs: list[tuple[int, int]] = []
+    for start, end in spans:
+        if runs and runs[-1][1] == start:
+            runs[-1] = (runs[-1][0], end)
+        else:
+            runs.append((start, end))
+    return () if len(runs) == 1 else tuple(memoryview(data)[start:end] for start, end in runs)
+
+
 MAX_PROFILE: Final = 8 << 20
 """Bytes of an ICC profile; the largest tables that are sold for printing presses have less than half of it."""
 
@@ -110,4 +138,4 @@ def with_profile(colors: ColorTags, icc: bytes | None, fault: str) -> ColorTags:
     """Add a profile that was taken out of its container, or say that there is one which could not be."""
     if icc is not None and len(icc) > MAX_PROFILE:
         icc, fault = None, f"it has more than {MAX_PROFILE} bytes"
-    return colors._replace(icc=icc) if icc is not None else colors._replace(fault=fault)
+    return colors._replace(icc=icc) if icc else colors._replace(fault=fault or "it is empty")

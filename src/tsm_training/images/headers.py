@@ -11,7 +11,8 @@ from typing import Final
 
 from tsm_training.images.bmp import parse_bmp
 from tsm_training.images.directory import BYTE_ORDERS
-from tsm_training.images.header import Header, HeaderError
+from tsm_training.images.header import Header, HeaderError, camera_raw
+from tsm_training.images.heif import parse_heif
 from tsm_training.images.jpeg import parse_jpeg
 from tsm_training.images.png import SIGNATURE, parse_png
 from tsm_training.images.tiff import parse_tiff
@@ -31,14 +32,30 @@ PICTURE_ENDINGS: Final = frozenset({
 """Endings of file names, in lower case, by which people know a picture; whether it is read, its contents decide."""
 
 
-def parse_header(data: bytes, max_pixels: int) -> Header:
+_CAMERA_RAW: Final = {
+    b"FUJIFILMCCD-RAW": "Fujifilm RAF",
+    b"FOVb": "Sigma X3F",
+    b"\0MRM": "Minolta MRW",
+    b"IIRO": "Olympus ORF",
+    b"IIRS": "Olympus ORF",
+    b"MMOR": "Olympus ORF",
+    b"IIU\0": "Panasonic RW2",
+    b"II\x1a\0\0\0HEAPCCDR": "Canon CRW",
+}
+"""By what the files begin with; those that are TIFF or HEIF otherwise are found by what is in them."""
+
+
+def parse_header(data: bytes, max_pixels: int, *, thorough: bool = False) -> Header:
     """Return the header of an accepted picture of at most `max_pixels` pixels.
+
+    If `thorough`, no PNG is let through that holds more pixels than it declares; otherwise one may be that takes pains
+    to look as if it did not.
 
     Raises:
         HeaderError: the bytes are no picture of an accepted kind, end early, or declare too many pixels.
     """
     if data.startswith(SIGNATURE):
-        return parse_png(data, max_pixels)
+        return parse_png(data, max_pixels, thorough=thorough)
     if data.startswith(b"\xff\xd8\xff"):
         return parse_jpeg(data, max_pixels)
     if data.startswith(b"BM"):
@@ -47,15 +64,18 @@ def parse_header(data: bytes, max_pixels: int) -> Header:
         return parse_webp(data, max_pixels)
     if data[:4] in BYTE_ORDERS:
         return parse_tiff(data, max_pixels)
-    raise HeaderError(f"is {_found(data)}; PNG, JPEG, BMP, WebP or TIFF is expected")
+    if data[4:8] == b"ftyp":
+        return parse_heif(data, max_pixels)
+    for beginning, kind in _CAMERA_RAW.items():
+        if data.startswith(beginning):
+            raise camera_raw(kind)
+    raise HeaderError(f"is {_found(data)}; PNG, JPEG, BMP, WebP, TIFF, HEIF or AVIF is expected")
 
 
 def _found(data: bytes) -> str:
     """Name the kind of a file that is refused, as far as people are likely to meet it."""
     if not data:
         return "empty"
-    if data[4:8] == b"ftyp":
-        return f"a file of the HEIF or MP4 family ({data[8:12]!r})"
     if data.startswith(b"GIF8"):
         return "a GIF"
     if data.startswith((b"II+\0", b"MM\0+")):

@@ -14,6 +14,8 @@ from tsm_training.images.header import (
     HeaderError,
     bounded,
     check_size,
+    joined,
+    overfull,
     truncated,
     unpack,
     with_profile,
@@ -35,19 +37,33 @@ _SCAN: Final = 0xDA
 _END: Final = 0xD9
 _STANDALONE: Final = (0x01, 0xD8)
 _BITS: Final = 8
-_GREY_AND_COLOUR: Final = (1, 3)
 _CMYK: Final = 4
+_MODELS: Final = {1: "GRAY", 3: "RGB", _CMYK: "CMYK"}
 _MAX_SCANS: Final = 128
-"""An encoder makes about ten. Each costs a pass over the whole picture, so thousands of empty ones stall a decoder."""
+_FEW_SCANS: Final = 20
+_MAX_SCANNED: Final = 1 << 30
+"""Bounds of the number of scans, and of it times the pixels. An encoder makes about ten, and each costs a pass over the
+whole picture: many empty ones stall a decoder, most of all for a large picture."""
+
+_DROPPED: Final = {*range(0xE1, 0xEE), 0xEF, 0xFE}
+"""Application segments but for JFIF's and Adobe's, and comments: decoders read and copy what we have no use for."""
+
+_MAX_BYTES_PER_SAMPLE: Final = 8
+"""A block of 64 samples has 64 codes of at most 16 bits with at most 11 more each; refinements come on top."""
 
 
 def parse_jpeg(data: bytes, max_pixels: int) -> Header:
-    """Walk the markers to the end of the picture behind the last scan; whatever follows is not looked at."""
+    """Return the header; see `parse_header`.
+
+    It walks the markers to the end of the picture behind the last scan; whatever follows is not looked at.
+    """
     header: Header | None = None
     exif: bytes | None = None
     profile: dict[bytes, bytes] = {}
-    scans = 0
-    for marker, start, end in bounded(_segments(data)):
+    spans = [(0, 2)]
+    scan_bytes: list[int] = []
+    behind, is_scan = 2, False
+    for marker, at, start, end in bounded(_segments(data)):
         if marker in _OTHER_FRAMES:
             raise HeaderError(f"is a JPEG of a kind that is not read: {_OTHER_FRAMES[marker]}")
         if marker in _FRAMES:
@@ -59,13 +75,28 @@ def parse_jpeg(data: bytes, max_pixels: int) -> Header:
         elif marker == _APP2 and data.startswith(_PROFILE, start):
             head = start + len(_PROFILE)
             profile.setdefault(data[head : head + 2], data[head + 2 : end])
-        scans += marker == _SCAN
-        if scans > _MAX_SCANS:
-            raise HeaderError(f"is a JPEG of more than {_MAX_SCANS} scans")
-    if header is None or not scans:
+        if is_scan:
+            spans.append((behind, at))
+            scan_bytes.append(at - behind)
+        if marker not in _DROPPED:
+            spans.append((at, end))
+        behind, is_scan = end, marker == _SCAN
+    if header is None or not scan_bytes:
         raise HeaderError("is a JPEG without pixel data")
+    _check_scans(header, scan_bytes)
     exif = exif or b""
-    return header._replace(colors=_colors(profile), exif=exif, orientation=exif_orientation(exif))
+    return header._replace(
+        colors=_colors(profile), exif=exif, orientation=exif_orientation(exif), parts=joined(data, spans)
+    )
+
+
+def _check_scans(header: Header, scan_bytes: list[int]) -> None:
+    most = min(_MAX_SCANS, max(_FEW_SCANS, _MAX_SCANNED // (header.width * header.height)))
+    if len(scan_bytes) > most:
+        raise HeaderError(f"is a JPEG of more than {most} scans")
+    samples = _CMYK * (header.width + 32) * (header.height + 32)  # in whole blocks, of channels that may be subsampled
+    if sum(scan_bytes) > _MAX_BYTES_PER_SAMPLE * samples:
+        raise overfull(f"{sum(scan_bytes)} bytes of JPEG scans for {header.width}×{header.height} pixels")
 
 
 def _frame(segment: bytes, max_pixels: int) -> Header:
@@ -73,10 +104,9 @@ def _frame(segment: bytes, max_pixels: int) -> Header:
     check_size(width, height, max_pixels)
     if bits != _BITS:
         raise HeaderError(f"is a {bits}-bit JPEG; {_BITS} bits per channel are expected")
-    if channels not in _GREY_AND_COLOUR:
-        found = "CMYK JPEG (4 channels)" if channels == _CMYK else f"JPEG of {channels} channels"
-        raise HeaderError(f"is a {found}; grey or colour is expected")
-    return Header("JPEG", width, height, model="GRAY" if channels == 1 else "RGB")
+    if channels not in _MODELS:
+        raise HeaderError(f"is a JPEG of {channels} channels; grey, colour or CMYK is expected")
+    return Header("JPEG", width, height, model=_MODELS[channels])
 
 
 def _colors(parts: dict[bytes, bytes]) -> ColorTags:
@@ -89,8 +119,8 @@ def _colors(parts: dict[bytes, bytes]) -> ColorTags:
     return with_profile(ColorTags(), profile, "its JPEG segments do not fit together")
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield marker, start and end of every segment up to the end marker.
+def _segments(data: bytes) -> Iterator[tuple[int, int, int, int]]:
+    """Yield marker, its place, start and end of what every segment holds, up to the end marker.
 
     Segments are stepped over by their lengths, so the end marker of a thumbnail inside one is not taken for the end of
     the picture. Between a scan header and the next marker is scan data; the search passes over it.
@@ -102,6 +132,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
             raise truncated("a JPEG without an end marker behind its last scan")
         marker, start = data[match.start() + 1], match.end()
         if marker == _END:
+            yield marker, match.start(), start, start
             return
         if marker in _STANDALONE:
             raise HeaderError(f"is damaged: a JPEG marker {marker:#x} where none may be")
@@ -109,4 +140,4 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
         position = start + length
         if length < struct.calcsize(">H") or position > len(data):
             raise truncated(f"a JPEG segment {marker:#x} claims {length} bytes")
-        yield marker, start + 2, position
+        yield marker, match.start(), start + 2, position

@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 from pathlib import Path
-from typing import Any, Final, Literal, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import attrs
 import cv2
@@ -33,6 +32,7 @@ from tsm_training.files import (
     replace_file,
     system_reason,
 )
+from tsm_training.images.decoding import REDUCTIONS, Pixels, decode
 from tsm_training.images.header import Header, HeaderError
 from tsm_training.images.headers import parse_header
 from tsm_training.images.metadata import answer_exif, described
@@ -92,7 +92,7 @@ class ImageInfo:
     height: int
     image_format: str
     profile: str | None = None
-    conversion: Literal["none", "matrix", "littlecms"] = "none"
+    conversion: Literal["none", "matrix", "littlecms", "inks"] = "none"
     profile_fault: str | None = None
 
 
@@ -116,11 +116,8 @@ def inspect_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> ImageIn
     """
     name = _checked_path(path)
     data = _read_file(name, limits)
-    header, conversion = _header(name, data, limits)
-    if header.image_format == "JPEG":
-        _decode_reduced(name, data, header, max(_REDUCTIONS))
-    else:
-        _decode(name, data, header)
+    header, conversion = _header(name, data, limits, thorough=True)
+    _decode(name, data, header, max(REDUCTIONS))
     return _info(data, header, conversion)
 
 
@@ -147,12 +144,7 @@ def read_thumbnail(path: _Path, side: int, limits: ImageLimits = _DEFAULT_LIMITS
     data = _read_file(name, limits)
     header, conversion = _header(name, data, limits)
     enough = min(header.width, header.height) // (2 * side)
-    reduction = next((r for r in _REDUCTIONS if r <= enough), 1)
-    if header.image_format == "JPEG" and reduction > 1:
-        pixels = _decode_reduced(name, data, header, reduction)
-    else:
-        pixels = _decode(name, data, header)
-    pixels = conversion.apply(pixels)
+    pixels = conversion.apply(_decode(name, data, header, next((r for r in REDUCTIONS if r <= enough), 1)))
     square = np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
     return _info(data, header, conversion), np.ascontiguousarray(_upright(square, header.orientation))
 
@@ -184,8 +176,10 @@ def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_s
 def read_image_and_exif(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> tuple[Image, bytes]:
     """Return what `read_image` does, and the EXIF block that a picture made of this one may have.
 
-    It holds what the file's own block does, byte-order mark first, but says that the picture is upright, in sRGB and of
-    the size that it has, and contains no thumbnail. It is empty where the file has none, or one that makes no sense.
+    Returns:
+        The picture, uint8, H×W×3, BGR, upright; and the file's EXIF block, which begins with its byte-order mark, but
+        says that the picture is upright, in sRGB and of the size that it has, and holds no thumbnail. It is empty where
+        the file has none, or one that makes no sense.
 
     Raises:
         InvalidArgumentError: as `read_image` does.
@@ -278,12 +272,27 @@ def _read_file(name: str, limits: ImageLimits) -> bytes:
         raise ImageUnreadableError(name, f"cannot be read: {system_reason(error)}", error.errno) from error
 
 
-def _header(name: str, data: bytes, limits: ImageLimits) -> tuple[Header, Conversion]:
+def _header(name: str, data: bytes, limits: ImageLimits, *, thorough: bool = False) -> tuple[Header, Conversion]:
     try:
-        header = parse_header(data, limits.max_pixels)
+        header = parse_header(data, limits.max_pixels, thorough=thorough)
         return header, conversion_of(header.colors, header.model)
     except HeaderError as error:
         raise error.error(name, error.reason) from None
+
+
+def _decode(name: str, data: bytes, header: Header, reduction: int = 1) -> Pixels:
+    """Decode as stored; a JPEG that OpenCV decodes at a fraction of its size, if that is asked for."""
+    is_reducible = header.image_format == "JPEG" and header.model != "CMYK"
+    try:
+        return decode(data, header, reduction if is_reducible else 1)
+    except HeaderError as error:
+        raise error.error(name, error.reason) from error
+
+
+def _upright_pixels(name: str, data: bytes, limits: ImageLimits) -> tuple[Image, Header]:
+    header, conversion = _header(name, data, limits)
+    pixels = conversion.apply(_decode(name, data, header))
+    return np.ascontiguousarray(_upright(pixels, header.orientation)), header
 
 
 def _info(data: bytes, header: Header, conversion: Conversion) -> ImageInfo:
@@ -291,18 +300,7 @@ def _info(data: bytes, header: Header, conversion: Conversion) -> ImageInfo:
     return ImageInfo(*facts, conversion.profile, conversion.method, conversion.fault)
 
 
-# --- decoding and encoding ------------------------------------------------------------------------------------------
-
-# The decoder is told to leave the orientation alone: which formats it turns differs between versions of OpenCV.
-_AS_STORED: Final = cv2.IMREAD_IGNORE_ORIENTATION
-_REDUCTIONS: Final = {
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-}
-"""Divisors of a JPEG's sides, the largest first, and how the decoder is asked for them."""
-_OPAQUE: Final = 255
-_COLOUR_CHANNELS: Final = 3
+# --- turning and encoding -------------------------------------------------------------------------------------------
 
 _TRANSPOSED: Final = range(5, 9)
 _FLIPS: Final = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
@@ -317,44 +315,6 @@ _ENCODINGS: Final[dict[str, list[int]]] = {
     ".tif": [],
     ".tiff": [],
 }
-
-
-def _upright_pixels(name: str, data: bytes, limits: ImageLimits) -> tuple[Image, Header]:
-    header, conversion = _header(name, data, limits)
-    pixels = conversion.apply(_decode(name, data, header))
-    return np.ascontiguousarray(_upright(pixels, header.orientation)), header
-
-
-def _decode(name: str, data: bytes, header: Header) -> Image:
-    """Decode to BGR as stored, not turned upright, after making sure that nothing is transparent."""
-    flags = cv2.IMREAD_UNCHANGED if header.has_alpha else cv2.IMREAD_COLOR | _AS_STORED
-    stored: bytes | bytearray = data
-    if header.orientation_at is not None:  # a decoder of TIFF obeys it regardless
-        stored = bytearray(data)
-        struct.pack_into(f"{header.byte_order}H", stored, header.orientation_at, 1)
-    pixels = _imdecode(name, stored, flags, (header.height, header.width, _COLOUR_CHANNELS + header.has_alpha))
-    if header.has_alpha and pixels[:, :, _COLOUR_CHANNELS].min() != _OPAQUE:
-        raise ImageFormatError(name, f"is a {header.image_format} with transparent pixels; an opaque one is expected")
-    return pixels[:, :, :_COLOUR_CHANNELS]
-
-
-def _decode_reduced(name: str, data: bytes, header: Header, reduction: int) -> Image:
-    """Decode a JPEG to BGR at a fraction of its size, as stored, not turned upright."""
-    height, width = (-(-side // reduction) for side in (header.height, header.width))
-    return _imdecode(name, data, _REDUCTIONS[reduction] | _AS_STORED, (height, width, _COLOUR_CHANNELS))
-
-
-def _imdecode(name: str, data: bytes | bytearray, flags: int, expected: tuple[int, int, int]) -> Image:
-    try:
-        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ImageFormatError(name, f"could not be decoded: {str(error).strip()}") from error
-    if pixels is None:
-        raise ImageFormatError(name, "could not be decoded: its pixel data is damaged, or memory ran out")
-    if pixels.shape != expected or pixels.dtype != np.uint8:
-        raise ImageFormatError(name, f"decodes to {pixels.dtype} {pixels.shape}; its header declares uint8 {expected}")
-    result: Image = pixels
-    return result
 
 
 def _upright(image: Image, orientation: int) -> Image:
