@@ -71,7 +71,9 @@ def test_an_image_of_pillow_is_turned_as_its_file_would_be(tmp_path: Path, orien
         assert np.array_equal(taken(picture), read_image(file))
 
 
-@pytest.mark.parametrize("picture", [GREY, PALETTE, RGB.convert("1"), with_alpha(RGB, np.full_like(HALF_CLEAR, 255))])
+@pytest.mark.parametrize(
+    "picture", [GREY, PALETTE, RGB.convert("1"), RGB.convert("YCbCr"), with_alpha(RGB, np.full_like(HALF_CLEAR, 255))]
+)
 def test_an_image_of_pillow_of_another_mode_is_taken_for_what_it_shows(picture: PIL.Image.Image) -> None:
     assert np.array_equal(taken(picture), np.asarray(picture.convert("RGB"))[..., ::-1])
 

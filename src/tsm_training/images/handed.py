@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 PictureLike: TypeAlias = "str | os.PathLike[str] | Image | PIL.Image.Image"
 """A picture as people have it: the path of a file, an array (uint8, H×W×3), or an image of Pillow."""
 
-_PLAIN_MODES: Final = {"1": "L", "P": "RGB", "LA": "RGBA", "PA": "RGBA", "La": "RGBA", "RGBa": "RGBA"}
+_PLAIN_MODES: Final = {"1": "L", "P": "RGB", "YCbCr": "RGB", "LA": "RGBA", "PA": "RGBA", "La": "RGBA", "RGBa": "RGBA"}
 """Modes of Pillow that are read in another one, which shows the same."""
 
 
@@ -58,7 +58,7 @@ def _tiff_of(name: str, image: PIL.Image.Image) -> bytes:
     try:
         image.convert(mode).save(contents, "TIFF", compression="raw", exif=image.getexif())
     except (OSError, ValueError, SyntaxError) as error:  # it was closed, its file is damaged, or the mode is a rare one
-        raise ImageFormatError(name, f"cannot be used: {error}") from error
+        raise ImageFormatError(name, f"cannot be used: {error}; image.convert('RGB') may help") from error
     return contents.getvalue()
 
 
