@@ -145,6 +145,12 @@ def tiled_tiff() -> bytes:
     return tiff({**strips, 322: (32,), 323: (32,), 324: (8,), 325: (tile.size,)}, tile.tobytes())
 
 
+def deep_tiff(image: Image, order: str, changes: Mapping[int, tuple[int, ...] | None] | None = None) -> bytes:
+    """Build an uncompressed 16-bit TIFF of 8-bit BGR, a little above the levels that it is to be read as."""
+    samples = (image[:, :, ::-1].astype(np.uint16) * 257 + 128).clip(max=65535).astype(f"{order}u2")
+    return tiff({258: (16, 16, 16), **(changes or {})}, samples.tobytes(), order)
+
+
 def riff(*chunks: tuple[bytes, bytes]) -> bytes:
     body = b"WEBP"
     for kind, content in chunks:
@@ -200,6 +206,9 @@ EXACT: dict[str, tuple[str, bytes, Image]] = {
     "PNG opaque alpha": ("PNG", saved("PNG", with_alpha(RGB, OPAQUE)), BGR),
     "PNG grey with opaque alpha": ("PNG", saved("PNG", with_alpha(GREY, OPAQUE)), GREY_BGR),
     "PNG interlaced": ("PNG", interlaced_png(BGR), BGR),
+    "PNG 16-bit": ("PNG", encoded(".png", BGR.astype(np.uint16) * 257 + 100), BGR),
+    "PNG 16-bit grey": ("PNG", encoded(".png", GREY_BGR[:, :, 0].astype(np.uint16) * 257), GREY_BGR),
+    "PNG 16-bit opaque alpha": ("PNG", encoded(".png", np.dstack([BGR, OPAQUE]).astype(np.uint16) * 257), BGR),
     "PNG followed by other bytes": ("PNG", encoded(".png") + b"more", BGR),
     "BMP": ("BMP", encoded(".bmp"), BGR),
     "BMP grey": ("BMP", saved("BMP", GREY), GREY_BGR),
@@ -240,6 +249,9 @@ EXACT: dict[str, tuple[str, bytes, Image]] = {
     "TIFF 1-bit": ("TIFF", saved("TIFF", BILEVEL), BILEVEL_BGR),
     "TIFF palette": ("TIFF", saved("TIFF", PALETTE), PALETTE_BGR),
     "TIFF opaque alpha": ("TIFF", saved("TIFF", with_alpha(RGB, OPAQUE)), BGR),
+    "TIFF 16-bit": ("TIFF", encoded(".tif", BGR.astype(np.uint16) * 257 + 100), BGR),
+    "TIFF 16-bit, other byte order": ("TIFF", deep_tiff(BGR, ">"), BGR),
+    "TIFF 16-bit opaque alpha": ("TIFF", encoded(".tif", np.dstack([BGR, OPAQUE]).astype(np.uint16) * 257), BGR),
     "TIFF with an orientation out of range": ("TIFF", tiff({274: (99,)}), BGR),
 }
 CLOSE: dict[str, tuple[str, bytes, Image]] = {
@@ -250,6 +262,8 @@ CLOSE: dict[str, tuple[str, bytes, Image]] = {
     "JPEG followed by other bytes": ("JPEG", JPEG + b"\xff\xd8more", BGR),
     "JPEG with a thumbnail": ("JPEG", JPEG[:2] + jpeg_segment(0xE1, JPEG) + JPEG[2:], BGR),
     "WebP lossy": ("WebP", saved("WEBP", quality=100), BGR),
+    "TIFF JPEG": ("TIFF", saved("TIFF", compression="jpeg", quality=100), BGR),
+    "TIFF JPEG, YCbCr": ("TIFF", tiff({259: (7,), 262: (6,), 530: (2, 2)}, encoded(".jpg", BGR, 1, 100)), BGR),
 }
 
 ORIENTED: dict[str, Callable[[int], bytes]] = {

@@ -211,7 +211,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "PNG palette, transparent": (saved("PNG", PALETTE, transparency=3), "transparent pixels"),
     "PNG transparent colour": (saved("PNG", transparency=(1, 2, 3)), "a transparent colour (tRNS)"),
     "PNG transparent grey": (saved("PNG", GREY, transparency=3), "a transparent colour (tRNS)"),
-    "PNG 16-bit": (encoded(".png", BGR.astype(np.uint16)), "is a 16-bit PNG; 8 bits"),
     "PNG animated": (saved("PNG", save_all=True, append_images=[GREY.convert("RGB")]), "is an animated PNG"),
     "PNG of an unknown depth": (png(PNG_PIXELS, depth=3), "colour type 2 with 3 bits"),
     "PNG of no size": (png(PNG_PIXELS, size=(0, 5)), "0×5 pixels"),
@@ -221,7 +220,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "PNG with fewer rows": (png(png_chunk(b"IDAT", zlib.compress(bytes(50)))), "could not be decoded"),
     "PNG with a wrong checksum": (encoded(".png")[:-1] + b"x", "the checksum of its PNG chunk b'IEND'"),
     "PNG of very many chunks": (png(png_chunk(b"abCd", b"") * 300_000, PNG_PIXELS), "more than 262144 parts"),
-    "JPEG CMYK": (saved("JPEG", RGB.convert("CMYK")), "is a CMYK JPEG"),
     "JPEG of two channels": (jpeg_frame(channels=2), "JPEG of 2 channels"),
     "JPEG 12-bit": (jpeg_frame(bits=12), "is a 12-bit JPEG"),
     "JPEG lossless": (jpeg_frame(marker=0xC3), "lossless"),
@@ -251,17 +249,14 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "WebP of two sizes": (riff(webp_canvas(0, 99, 9), (b"VP8L", LOSSLESS_FRAME)), "differ in size"),
     "WebP without start code": (riff((b"VP8 ", bytes(20))), "no start code"),
     "WebP lossless without start code": (riff((b"VP8L", bytes(20))), "no start code"),
-    "TIFF 16-bit": (encoded(".tif", BGR.astype(np.uint16)), "is a 16-bit TIFF"),
     "TIFF float": (saved("TIFF", GREY.convert("F")), "floating-point samples"),
     "TIFF signed": (tiff({339: (2, 2, 2)}), "signed samples"),
-    "TIFF CMYK": (saved("TIFF", RGB.convert("CMYK")), "is a CMYK TIFF"),
     "TIFF CIE Lab": (tiff({262: (8,)}), "is a CIE Lab TIFF"),
     "TIFF of two pages": (saved("TIFF", save_all=True, append_images=[GREY]), "several pages"),
     "TIFF transparent": (saved("TIFF", with_alpha(RGB, HALF_CLEAR)), "transparent pixels"),
     "TIFF grey with alpha": (saved("TIFF", with_alpha(GREY, OPAQUE)), "TIFF of 2 channels"),
     "TIFF of mixed depths": (tiff({258: (8, 1, 8)}), "1/8-bit"),
     "TIFF in planes": (tiff({284: (2,)}), "separate channel planes"),
-    "TIFF JPEG": (saved("TIFF", compression="jpeg"), "JPEG compression"),
     "TIFF fax": (saved("TIFF", BILEVEL, compression="group4"), "fax compression"),
     "TIFF YCbCr": (tiff({262: (6,)}), "is a YCbCr TIFF"),
     "TIFF rare compression": (tiff({259: (99,)}), "unknown (99) compression"),
@@ -269,7 +264,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "TIFF without size": (tiff({256: None}), "0×10 pixels"),
     "TIFF with a list for a width": (tiff({256: (1, 2)}), "field 256 of type 3 with 2 values"),
     "TIFF that says a thing twice": (tiff().replace(b"\x01\x01\x03\0", b"\0\x01\x03\0"), "field 256 twice"),
-    "TIFF with a long orientation": (tiff({274: (6,)}, orientation_type="I"), "orientation is not stored"),
     "TIFF without strips": (tiff({273: None}), "1 strips or tiles that locates 0"),
     "TIFF of huge tiles": (tiff({322: (32768,), 323: (32768,)}), "32768×32768 tiles"),
 }
@@ -508,7 +502,7 @@ def test_the_contents_decide_and_not_the_name(tmp_path: Path, use: Callable[[Pat
     (tmp_path / name).write_bytes(JPEG)
     use(tmp_path / name)
     (tmp_path / name).write_bytes(b"<html>Not found</html>")
-    with pytest.raises(ImageFormatError, match="is an HTML page; PNG, JPEG, BMP, WebP or TIFF is expected"):
+    with pytest.raises(ImageFormatError, match="is an HTML page; PNG, JPEG, BMP, WebP, TIFF, HEIF or AVIF is expected"):
         use(tmp_path / name)
 
 
@@ -630,7 +624,9 @@ def test_lossless_formats_keep_every_value(tmp_path: Path, extension: str) -> No
 def test_jpeg_is_written_at_quality_95(tmp_path: Path, extension: str) -> None:
     path = tmp_path / f"picture{extension}"
     write_image(path, BGR)
-    assert path.read_bytes() == encoded(".jpg", BGR, cv2.IMWRITE_JPEG_QUALITY, 95)
+    best = encoded(".jpg", BGR, cv2.IMWRITE_JPEG_QUALITY, 95)
+    assert path.read_bytes().endswith(best[20:])  # behind its header are those that say what the colours mean
+    assert np.array_equal(read_image(path), cv2.imdecode(np.frombuffer(best, np.uint8), cv2.IMREAD_COLOR))
 
 
 @pytest.mark.parametrize("name", ["picture", "picture.gif", "picture.png.txt", ".png", ""])

@@ -108,6 +108,22 @@ def test_results_are_those_of_threads_to_the_last_bit(runner: IsolatedRunner) ->
 
 
 @pytest.mark.slow
+def test_a_function_of_another_form_runs_isolated_and_its_nan_is_a_failure_there_too(runner: IsolatedRunner) -> None:
+    divisors = {"whole": 2.0, "nothing": 0.0}
+    workers = {
+        name: FunctionWorker(name, lambda _s, t, by=by: (t - t) / by + t / 2, color="rgb", dtype="float32")
+        for name, by in divisors.items()
+    }
+    runner.check([*workers.values()])
+    with np.errstate(invalid="ignore"):
+        there = runner.run(workers["whole"], REQUEST).value
+        here = run_worker(workers["whole"], REQUEST).value
+    assert np.array_equal(there, here)  # type: ignore[arg-type]
+    failure = failure_of(runner.run(workers["nothing"], REQUEST))
+    assert (failure.kind, failure.error_type) == ("bad_output", "not finite")
+
+
+@pytest.mark.slow
 def test_training_validation_and_prediction_run_isolated_and_agree_with_threads(
     tmp_path: Path, runner: IsolatedRunner
 ) -> None:

@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import pickle
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -14,6 +15,8 @@ from typing import Any, TypeAlias
 import attrs
 import cv2
 import numpy as np
+import PIL.Image
+import PIL.ImageCms
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,11 +25,14 @@ import tsm_training.lint.sketches as sketching
 from support import HostPool, brightening, brighter, failing, pool_of, save
 from tsm_training import (
     BayesianWeightLearner,
+    CombinedMetric,
     FunctionWorker,
+    GuideSimilarity,
     Image,
     InMemoryStore,
     LintFinding,
     LintReport,
+    StructuralSimilarity,
     TrainingDataManager,
     TrainingEngine,
     TrainingExample,
@@ -235,6 +241,7 @@ CANDIDATES: dict[str, tuple[LintKind, Plant]] = {
         "unrelated_truth",
         lambda f, row: with_picture(f, row, 2, np.random.default_rng(0).integers(0, 256, (*SIZE, 3), np.uint8)),
     ),
+    "RGB truth": ("truth_channels_swapped", lambda f, row: with_picture(f, row, 2, picture_of(row, 2)[..., ::-1])),
     "flat source": ("flat_picture", lambda f, row: with_picture(f, row, 0, FLAT)),
     "flat target": ("flat_picture", lambda f, row: with_picture(f, row, 1, noisy(FLAT, 1.0))),
     "flat truth": ("flat_picture", lambda f, row: with_picture(f, row, 2, FLAT, ".jpg")),
@@ -764,7 +771,7 @@ def test_workers_are_run_on_stored_examples_that_have_no_previews_if_that_is_ask
     calls.clear()
     report = manager.lint(run_workers=True)
     assert (only(report).kind, only(report).examples) == ("truth_is_worker_output", (newest(manager),))
-    assert calls == ["bright"]
+    assert calls == ["bright"] * (1 + 3)  # three are evaluated anew, whatever is stored
 
 
 def test_nobody_is_run_where_the_pictures_do_not_belong_together(tmp_path: Path, clean: list[Row]) -> None:
@@ -822,7 +829,166 @@ def test_a_hosts_own_pool_is_asked_too(tmp_path: Path, clean: list[Row]) -> None
     manager.validate()
     requests = len(pool.requests)
     assert kinds(manager.lint(run_workers=True)) == ["truth_is_worker_output", "truth_is_ensemble_output"]
-    assert len(pool.requests) == requests
+    assert len(pool.requests) == requests + 3  # see whether it repeats itself
+
+
+# --- padding, exchanged channels, workers that do not repeat themselves -----------------------------------------------
+
+Change: TypeAlias = Callable[[Image], Image]
+
+
+def letterboxed(image: Image) -> Image:
+    framed = np.zeros_like(image)
+    framed[6:-6] = image[6:-6]
+    return framed
+
+
+def framed(image: Image) -> Image:
+    framed = np.full_like(image, 240)
+    framed[1:-1, 1:-1] = image[1:-1, 1:-1]
+    return framed
+
+
+def masked(image: Image) -> Image:
+    down, across = np.mgrid[-1 : 1 : SIZE[0] * 1j, -1 : 1 : SIZE[1] * 1j]
+    return np.where((down**2 + across**2 > 0.3)[..., np.newaxis], np.uint8(255), image)
+
+
+def holed(image: Image) -> Image:
+    """Fill a part in the middle, which touches no edge."""
+    image = image.copy()
+    image[10:30, 10:40] = 9
+    return image
+
+
+def changed(folder: Path, row: Row, change: Change, *roles: int) -> Row:
+    for role in roles:
+        row = with_picture(folder, row, role, change(picture_of(row, role)))
+    return row
+
+
+@pytest.mark.parametrize("change", [letterboxed, framed, masked, holed])
+@pytest.mark.parametrize("is_stored", [True, False])
+def test_one_colour_that_fills_much_of_target_and_truth_is_told_once_with_the_metric_for_it(
+    tmp_path: Path, clean: list[Row], change: Change, is_stored: bool
+) -> None:
+    rows = [*clean[2:], *(changed(tmp_path / str(n), row, change, 1, 2) for n, row in enumerate(clean[:2]))]
+    report = manager_of(rows).lint() if is_stored else lint(rows)
+    finding = only(report)
+    assert (finding.kind, finding.severity) == ("constant_area", "info")
+    assert len(finding.examples) + len(finding.rows) == 2
+    share = (change(scene(1)) == change(scene(3))).all(axis=2).mean()
+    told = re.search(r"one colour, .*, fills (\d+)% to (\d+)% of target and truth", finding.message)
+    assert told is not None
+    assert [int(percent) / 100 for percent in told.groups()] == pytest.approx([share, share], abs=0.02)
+    assert "GuideSimilarity(ignore_border=True)" in finding.remedy
+
+
+def test_nothing_is_said_of_padding_where_the_metric_leaves_it_out_or_only_one_picture_has_it(
+    tmp_path: Path, clean: list[Row]
+) -> None:
+    one_sided = [*clean[1:], changed(tmp_path, clean[0], letterboxed, 1)]
+    assert not lint(one_sided)
+    bordered = [*clean[1:], changed(tmp_path, clean[0], masked, 1, 2)]
+    told = GuideSimilarity(ignore_border=True)
+    for metric in (told, CombinedMetric([(1, told), (1, StructuralSimilarity())])):
+        assert not manager_of(bordered, engine_factory=TrainingEngine.using(metric)).lint()
+    assert manager_of(bordered, engine_factory=TrainingEngine.using(StructuralSimilarity())).lint()
+
+
+def test_a_truth_that_differs_from_a_workers_image_outside_the_padding_is_no_workers(
+    tmp_path: Path, clean: list[Row]
+) -> None:
+    """Over the whole picture the difference is small."""
+    near = FunctionWorker("near", lambda _s, t: np.where(t == 255, t, t + np.uint8(4)).astype(np.uint8), version="1")
+    row = triple(tmp_path, 820)
+    target = masked(picture_of(row, 1))
+    for levels, expected in ((10, ["constant_area"]), (4, ["truth_is_worker_output", "constant_area"])):
+        truth = np.where(target == 255, target, target + np.uint8(levels)).astype(np.uint8)
+        assert np.abs(truth.astype(int) - near.process({"source": target, "target": target})).mean() < 1.9
+        pictures = with_picture(tmp_path / str(levels), with_picture(tmp_path / str(levels), row, 1, target), 2, truth)
+        manager = manager_of([*clean, pictures], pool=pool_of(near))
+        manager.validate()
+        assert kinds(manager.lint()) == expected
+
+
+def test_products_on_white_are_no_near_duplicates(tmp_path: Path, clean: list[Row]) -> None:
+    row = changed(tmp_path, triple(tmp_path, 821), masked, 0, 1, 2)
+    darker = changed(tmp_path / "other", row, lambda image: np.where(image < 255, image - np.uint8(4), image), 0, 1, 2)
+    first, second = (mean_cells(picture_of(each, 1)) for each in (row, darker))
+    assert color_difference(first, second) < NEAR_COLORS
+    assert kinds(lint([*clean, row, darker])) == ["constant_area"]
+
+
+def in_other_colors(path: str, profile: bytes) -> None:
+    with PIL.Image.open(path) as picture:
+        picture.load()
+    picture.save(path, icc_profile=profile)
+
+
+def test_pictures_in_colours_of_different_spaces_are_told_once_for_each_way(tmp_path: Path, clean: list[Row]) -> None:
+    srgb = PIL.ImageCms.ImageCmsProfile(PIL.ImageCms.createProfile("sRGB")).tobytes()
+    other = srgb.replace(b"rXYZ", b"----").replace(b"bXYZ", b"rXYZ").replace(b"----", b"bXYZ")
+    planted = [triple(tmp_path / str(number), 830 + number) for number in range(4)]
+    for row, roles in zip(planted, ((0,), (0,), (0, 1, 2), ()), strict=True):
+        for role in roles:
+            in_other_colors(row[role], other)
+    in_other_colors(planted[3][2], srgb)  # which is what is taken for granted where nothing is stated
+    finding = only(lint([*clean, *planted]))
+    assert (finding.kind, finding.severity, finding.rows) == ("profiles_differ", "info", (ENOUGH, ENOUGH + 1))
+    assert re.search("source 'sRGB.*', target sRGB, or none that says otherwise, truth sRGB", finding.message)
+
+
+@pytest.mark.parametrize("is_exchanged", [False, True])
+def test_a_truth_in_rgb_is_found_by_what_workers_make_where_the_target_is_grey(
+    tmp_path: Path, clean: list[Row], is_exchanged: bool
+) -> None:
+    colored = scene(1)
+    painter = FunctionWorker("painter", lambda _s, _t: brighter(colored, 20), version="1")
+    row = with_picture(tmp_path, clean[0], 1, cv2.cvtColor(colored, cv2.COLOR_BGR2GRAY)[..., np.newaxis].repeat(3, 2))
+    row = with_picture(tmp_path, row, 2, colored[..., ::-1] if is_exchanged else colored)
+    manager = manager_of([*clean[1:], row], pool=pool_of(painter))
+    assert not manager.lint()
+    manager.validate()
+    found = manager.lint().of_kind("truth_channels_swapped")
+    assert [finding.examples for finding in found] == ([(newest(manager),)] if is_exchanged else [])
+
+
+@pytest.mark.parametrize(("count", "is_found"), [(2, False), (3, True)])
+def test_a_worker_that_answers_in_rgb_is_found_in_three_examples(clean: list[Row], count: int, is_found: bool) -> None:
+    exchanging = FunctionWorker("exchanging", lambda _s, t: brighter(t, 20)[..., ::-1], version="1")
+    manager = manager_of(clean[:count], pool=pool_of(exchanging, brightening("bright", 60)))
+    manager.validate()
+    found = manager.lint().of_kind("worker_channels_swapped")
+    assert [finding.message.startswith("Red and blue of what worker 'exchanging' makes") for finding in found] == (
+        [True] if is_found else []
+    )
+    if is_found:
+        assert f"in {count} of {count} examples" in found[0].message
+        assert "FunctionWorker('exchanging', function, color='rgb')" in found[0].remedy
+
+
+def test_a_worker_that_does_not_repeat_itself_is_found_when_workers_are_run(tmp_path: Path, clean: list[Row]) -> None:
+    later = tmp_path / "later"  # a file, since what a function closes over is part of its fingerprint
+
+    def wavering(_source: Image, target: Image) -> Image:
+        return brighter(target, 20 if later.exists() else 50)
+
+    pool = pool_of(FunctionWorker("wavering", wavering, version="1"), brightening("bright", 60))
+    manager = manager_of(clean, pool=pool)
+    assert not manager.lint(run_workers=True).of_kind("unrepeatable_worker")  # there is nothing to compare with
+    manager.validate()
+    assert not manager.lint(run_workers=True).of_kind("unrepeatable_worker")
+    later.touch()
+    before = manager.data_manager.load_evaluations([e.files.digest for e in manager.data_manager.iterate_examples()])  # type: ignore[union-attr]
+    assert not manager.lint().of_kind("unrepeatable_worker")
+    [finding] = manager.lint(run_workers=True).of_kind("unrepeatable_worker")
+    assert finding.message.startswith(
+        "Worker 'wavering' scores otherwise than before on the same pictures, by up to 0."
+    )
+    assert len(finding.examples) == 3
+    after = manager.data_manager.load_evaluations([e.files.digest for e in manager.data_manager.iterate_examples()])  # type: ignore[union-attr]
+    assert sorted(before, key=repr) == sorted(after, key=repr)  # nothing is changed
 
 
 # --- groups and numbers -----------------------------------------------------------------------------------------------
@@ -1142,7 +1308,7 @@ def an_item(number: int, seed: int, centres: int) -> Item:
         cells = common.uniform(0, 255, (8, 8, 3)) + rng.uniform(0, 4)
         info = ImageInfo(f"{number} {role}", 1, 400 + int(rng.integers(0, 20)), 300, "PNG")
         none = np.zeros(0, np.float32)
-        sketches.append(Sketch(info, 30.0, cells.astype(np.float32), bits.astype(np.float32), (none, none)))
+        sketches.append(Sketch(info, 30.0, cells.astype(np.float32), bits.astype(np.float32), (none, none), 0.0, 0.0))
     files = ExampleFiles(*(PictureFile(s.info.sha256, 1, *s.size) for s in sketches))
     return Item(number, ("a", "b", "c"), None, files, (sketches[0], sketches[1], sketches[2]))
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
 from multiprocessing import get_context
@@ -1344,3 +1345,125 @@ def test_an_error_of_our_own_making_is_not_put_down_to_the_executor(error: Excep
     factory = TrainingEngine.using(GuideSimilarity(), executor=Odd(fails_with(error)))
     with pytest.raises(type(error), match="a slip"):
         manager_with(tmp_path, examples=1, engine_factory=factory).train(verbose=False)
+
+
+# --- functions that work in another form ------------------------------------------------------------------------------
+
+
+def run_function(function: Callable[[Any, Any], Any], **form: Any) -> WorkerResult:
+    return run_worker(FunctionWorker("tried", function, **form), WorkerRequest(SOURCE, TARGET))
+
+
+@pytest.mark.parametrize("color", ["bgr", "rgb"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32"])
+def test_a_function_gets_its_pictures_in_the_form_it_wants_and_gives_them_back_in_it(color: Any, dtype: Any) -> None:
+    seen = []
+
+    def looking(source: Any, target: Any) -> Any:
+        seen.extend([source, target])
+        return target
+
+    result = run_function(looking, color=color, dtype=dtype)
+    assert np.array_equal(result.value, TARGET)  # type: ignore[arg-type]
+    for picture, got in zip((SOURCE, TARGET), seen, strict=True):
+        expected = picture[..., ::-1] if color == "rgb" else picture
+        assert got.dtype == np.dtype(dtype)
+        assert got.flags.writeable
+        assert np.array_equal(got, expected if dtype == "uint8" else expected.astype(np.float32) / np.float32(255))
+
+
+def test_every_level_survives_the_way_through_floats() -> None:
+    levels = np.arange(256, dtype=np.uint8).reshape(16, 16, 1).repeat(3, axis=2)
+    worker = FunctionWorker("same", lambda _s, t: t, dtype="float32")
+    assert np.array_equal(worker.process({"source": levels, "target": levels}), levels)
+
+
+@pytest.mark.parametrize("precision", [np.float16, np.float32, np.float64])
+def test_floats_of_any_precision_are_rounded_and_clipped(precision: type) -> None:
+    def overshooting(_source: Any, target: Any) -> Any:
+        answer = np.full(target.shape, 0.5, precision)
+        answer[0, 0] = -0.2, 1.3, 0.299
+        return answer
+
+    value = run_function(overshooting, color="rgb", dtype="float32").value
+    assert value is not None
+    assert value[0, 0].tolist() == [76, 255, 0]
+    assert (value[1:] == 128).all()
+
+
+@pytest.mark.parametrize(
+    ("answer", "error_type", "told"),
+    [
+        (np.full(TARGET.shape, np.nan), "not finite", "np.maximum"),
+        (np.full(TARGET.shape, np.inf, np.float32), "not finite", "np.maximum"),
+        (np.ma.masked_invalid(np.full(TARGET.shape, np.nan)), "not finite", "np.maximum"),
+        (TARGET.astype(np.float32), "out of range", "divide by the value of white"),
+        (TARGET, "wrong type", "got an array of dtype uint8"),
+        (None, "wrong type", "got a NoneType"),
+        (TARGET[:, :, 0] / 255, "wrong type", "shape (6, 8)"),
+        (TARGET[:3] / 255, "wrong size", "expected the target's 8×6"),
+    ],
+)
+def test_what_a_function_of_floats_may_not_return_is_a_bad_output_with_a_cure(
+    answer: Any, error_type: str, told: str
+) -> None:
+    failure = failure_of(run_function(lambda _s, _t: answer, color="rgb", dtype="float32"))
+    assert (failure.kind, failure.error_type) == ("bad_output", error_type)
+    assert told in failure.message
+
+
+def test_a_function_of_bytes_that_returns_floats_is_told_the_form_for_them() -> None:
+    assert "FunctionWorker(…, dtype='float32')" in failure_of(run_function(lambda _s, t: t / 255)).message
+
+
+def by_zero(_source: Any, target: Any) -> Any:
+    spread = np.zeros(3)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        changed = (target - target.astype(float)) / spread
+    return changed.clip(0, 255).round().astype("uint8")
+
+
+def test_bytes_that_were_cast_from_what_is_not_finite_are_no_answer() -> None:
+    failure = failure_of(run_function(by_zero))
+    assert (failure.kind, failure.error_type) == ("bad_output", "not finite")
+    assert "np.maximum" in failure.message
+
+
+@pytest.mark.parametrize("usual", ["warn", "ignore", "raise"])
+def test_what_numpy_does_about_other_invalid_operations_stays_as_the_host_wants_it(usual: Any) -> None:
+    def mended(_source: Any, target: Any) -> Any:
+        return np.nan_to_num(target - target.astype(float) / np.zeros(1), nan=9.0, posinf=9.0, neginf=9.0).astype(
+            "uint8"
+        )
+
+    zeros = np.zeros_like(TARGET)
+    worker = FunctionWorker("mended", mended)
+    with np.errstate(invalid=usual, divide="ignore"), warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        result = run_worker(worker, WorkerRequest(zeros, zeros))
+    assert [(str(each.message), each.filename) for each in caught] == (
+        [("invalid value encountered in divide", __file__)] if usual == "warn" else []
+    )
+    if usual == "raise":
+        assert failure_of(result).error_type == "FloatingPointError"
+    else:
+        assert (result.value == 9).all()
+
+
+def test_the_form_belongs_to_a_workers_fingerprint() -> None:
+    forms = [{}, {"color": "rgb"}, {"dtype": "float32"}, {"color": "rgb", "dtype": "float32"}]
+    assert len({describe_object(FunctionWorker("w", unchanged, **form)) for form in forms}) == len(forms)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("color", "RGB"), ("color", None), ("dtype", "float64"), ("dtype", np.float32)]
+)
+def test_an_unknown_form_is_refused(argument: str, value: Any) -> None:
+    with pytest.raises(InvalidArgumentError, match=f"^{argument} must be '"):
+        FunctionWorker("w", unchanged, **{argument: value})
+
+
+def test_a_worker_of_another_form_survives_pickling() -> None:
+    worker = FunctionWorker("w", by_zero, color="rgb", dtype="float32")
+    copy = pickle.loads(pickle.dumps(worker))
+    assert (copy.color, copy.dtype) == ("rgb", "float32")

@@ -71,7 +71,9 @@ def check_path(name: str, value: object) -> str:
     """Return a path as text; InvalidArgumentError if it is none, is empty, holds a NUL, or is a URL."""
     text = os.fspath(value) if isinstance(value, (str, os.PathLike)) else None
     if not isinstance(text, str) or not text or "\0" in text:
-        raise InvalidArgumentError(name, value, "a path (str or os.PathLike), not empty and without NUL")
+        is_picture = hasattr(value, "__array_interface__")  # an array, or an image of Pillow
+        advice = "; save a picture to a file first, and give the file's path" if is_picture else ""
+        raise InvalidArgumentError(name, value, f"a path (str or os.PathLike), not empty and without NUL{advice}")
     if is_url(text):
         raise InvalidArgumentError(name, value, "a path on this machine, not a URL: download the file first")
     return text

@@ -15,7 +15,7 @@ import attrs
 
 from tsm_training.analysis import DEFAULT_ROPE, ScoreTable, check_rope
 from tsm_training.arguments import at_least, check_callable, check_seed, check_whole_number
-from tsm_training.arrays import Image, check_image
+from tsm_training.arrays import ChannelOrder, Image, check_image
 from tsm_training.data import TrainingExample, TrainingSession, TrainingStore, WorkerOutcome
 from tsm_training.ensemble import BlendSolver, Prediction, solver_named
 from tsm_training.errors import (
@@ -63,7 +63,7 @@ from tsm_training.evaluation.trainables import Trainables
 from tsm_training.evaluation.training import TrainingOptions, check_watchers, run_training
 from tsm_training.evaluation.validation import newest_session, previous_shares, validate
 from tsm_training.evaluation.workbench import Workbench
-from tsm_training.images import ImageLimits
+from tsm_training.images import ImageLimits, PictureLike, picture_and_exif
 from tsm_training.ingest import describe_files
 from tsm_training.metrics import GuideSimilarity, Metric
 from tsm_training.persistence import LearnerStorage
@@ -577,27 +577,39 @@ class TrainingEngine:
 
     @final
     def predict(
-        self, source: Image, target: Image, *, run_all: bool = False, group: str | float | None = None
+        self,
+        source: PictureLike,
+        target: PictureLike,
+        *,
+        run_all: bool = False,
+        group: str | float | None = None,
+        color: ChannelOrder = "bgr",
     ) -> Prediction:
         """Return the ensemble's answer: the workers' pictures, blended by what was learned.
 
         Args:
-            source: Gives the colours: uint8, H×W×3, BGR.
-            target: Is changed: uint8, H×W×3, BGR.
+            source: Gives the colours: an array (uint8, H×W×3), an image of Pillow, or the path of a file.
+            target: Is changed; likewise.
             run_all: Run workers too whose share is below 0.001.
             group: The request's value under the metadata key by which the training was grouped; fitted workers get it
                 too. A value that no example has, and None, mean the shares of all examples, and that looks are
                 recognised from the source; `Prediction.is_known_group` says which it was.
+            color: The order of the channels of arrays: ``"bgr"`` as OpenCV has it, or ``"rgb"`` as nearly all others.
+                The answer is BGR all the same; `Prediction.rgb` gives RGB.
 
         Raises:
             InvalidArgumentError: an argument is no picture, or `group` is given and the training was not grouped.
+            ImageError: a file, or an image of Pillow, cannot be used.
             NoWorkersError: the pool is ours and empty.
             PredictionError: no worker gave a usable picture; it holds every reason.
             WorkerPoolError: a pool that is not ours raised, or returned no results.
         """
-        self._prepare_answer(source, target)
+        source_image, _exif = picture_and_exif(source, "source", color, self.limits)
+        target_image, exif = picture_and_exif(target, "target", color, self.limits)
+        self._prepare_answer(source_image, target_image)
         self.share_fits()  # another process may have forgotten something
-        return answer(self.trainables, self.weight_learner, source, target, group, run_all=run_all)
+        given = answer(self.trainables, self.weight_learner, source_image, target_image, group, run_all=run_all)
+        return attrs.evolve(given, exif=exif)
 
     @final
     def predict_example(self, example: TrainingExample, source: Image, target: Image) -> Prediction:

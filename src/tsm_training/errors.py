@@ -16,7 +16,7 @@ from __future__ import annotations
 import errno as numbers
 import inspect
 from collections.abc import Mapping, Sequence
-from typing import ClassVar, dataclass_transform
+from typing import Any, ClassVar, dataclass_transform
 
 __all__ = [
     "BlendSolverError",
@@ -551,8 +551,10 @@ def _cut(text: str, ending: str = "") -> str:
     return text if len(text) <= limit else f"{text[:limit]}…{ending}"
 
 
-def _shown(value: object) -> str:
+def _shown(value: Any) -> str:
     try:
+        if (shape := getattr(value, "shape", ())) and hasattr(value, "dtype"):  # the numbers of an array say nothing
+            return f"an array of dtype {value.dtype} and shape {tuple(shape)}"
         return _cut(repr(value), f" ({type(value).__name__})")
     except Exception as error:  # a foreign __repr__ may do anything, and huge whole numbers have none
         return f"a {type(value).__name__} that cannot be shown ({type(error).__name__})"

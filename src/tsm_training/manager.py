@@ -23,7 +23,7 @@ from tsm_training.arguments import (
     check_seed,
     check_whole_number,
 )
-from tsm_training.arrays import Image
+from tsm_training.arrays import ChannelOrder
 from tsm_training.data import (
     ROLES,
     ExampleEdit,
@@ -49,7 +49,7 @@ from tsm_training.engine import (
 from tsm_training.ensemble import Prediction
 from tsm_training.errors import InvalidArgumentError, LearnerMismatchError, ManifestError, WeightsFileError
 from tsm_training.evaluation import ShownDocument, Split, TrainingOptions, split_examples, without
-from tsm_training.images import read_image
+from tsm_training.images import PictureLike, picture_and_exif
 from tsm_training.ingest import (
     USUAL_PATTERN,
     ExampleRow,
@@ -427,7 +427,8 @@ class TrainingManager:
             group_by: A metadata key: groups of fewer than `min_group` examples are reported.
             min_group: At least 1.
             run_workers: Run the workers where the store has no previews of their pictures (it has none of candidates),
-                to find truths that they made themselves. That takes the time of an evaluation.
+                to find truths that they made themselves. That takes the time of an evaluation. Of the stored examples,
+                a few are evaluated anew as well, to find workers that do not repeat themselves.
 
         Returns:
             The findings, the worst kinds first; `tsm_training.lint` lists the kinds.
@@ -438,6 +439,7 @@ class TrainingManager:
             StorageError: the store cannot be read.
             WorkerNotIsolatableError: workers are to be run, and one cannot be in the way that the pool's runner wants.
             ExecutorError: workers are to be run, and nothing can be started.
+            MetricError: workers are to be run, and the judge raised or gave something that is no similarity.
         """
         from tsm_training.lint import lint_store  # noqa: PLC0415 - few programs look for faults
 
@@ -672,24 +674,25 @@ class TrainingManager:
 
     def predict(
         self,
-        source: str | os.PathLike[str] | Image,
-        target: str | os.PathLike[str] | Image,
+        source: PictureLike,
+        target: PictureLike,
         *,
         run_all: bool = False,
         group: str | float | None = None,
+        color: ChannelOrder = "bgr",
     ) -> Prediction:
-        """Return the ensemble's answer to a new request, whose pictures are files, or arrays (uint8, H×W×3, BGR).
+        """Return the ensemble's answer to a new request, whose pictures are files, arrays, or images of Pillow.
 
         For the arguments, and what else is raised, see `TrainingEngine.predict`.
 
         Raises:
-            ImageError: a file cannot be used.
+            ImageError: a file, or an image of Pillow, cannot be used.
         """
-        return self.training_engine.predict(self._picture(source), self._picture(target), run_all=run_all, group=group)
+        return self.training_engine.predict(source, target, run_all=run_all, group=group, color=color)
 
     def predict_folder(
         self,
-        source: str | os.PathLike[str] | Image,
+        source: PictureLike,
         folder: str | os.PathLike[str],
         out: str | os.PathLike[str],
         *,
@@ -704,8 +707,8 @@ class TrainingManager:
         not written (HEIC) ends with ``.jpg``. Several pictures are worked on at once.
 
         Args:
-            source: Gives the colours to all of them: a file, or an array (uint8, H×W×3, BGR); or a folder that holds a
-                source of each target's name.
+            source: Gives the colours to all of them, as for `predict`; or a folder that holds a source of each target's
+                name.
             folder: Holds the targets; subfolders are not entered.
             out: Another folder, for the answers; made if it does not exist.
             group: As for `predict`, for all of them.
@@ -728,18 +731,13 @@ class TrainingManager:
         if isinstance(source, (str, os.PathLike)) and Path(source).is_dir():
             sources = Path(source)
         else:
-            shared = self._picture(source)
+            shared, _exif = picture_and_exif(source, "source", "bgr", self.training_engine.limits)
 
         def predict_and_save(own: Path | None, target: Path, answer: Path) -> None:
             self.predict(cast("Any", own if shared is None else shared), target, group=group).save(answer)
 
         with reporting(verbose=verbose, on_progress=on_progress) as reporter:
             return grade_folder(predict_and_save, sources, folder, out, reporter)
-
-    def _picture(self, value: str | os.PathLike[str] | Image) -> Image:
-        if isinstance(value, (str, bytes, os.PathLike)):
-            return read_image(value, self.training_engine.limits)
-        return value
 
     def get_training_progress(self) -> TrainingProgress:
         """Return the guide's progress document: counts, and what is known about every worker."""

@@ -26,6 +26,7 @@ from tsm_training.measures import (
     histogram_distance,
     lab_histograms,
     mean_squared_error,
+    padding,
     psnr,
     structural_similarity,
 )
@@ -53,6 +54,7 @@ __all__ = [
     "histogram_distance",
     "lab_histograms",
     "mean_squared_error",
+    "padding",
     "prepare_metric",
     "psnr",
     "similarity_or_none",
@@ -157,7 +159,8 @@ def guide_similarity(img1: Image, img2: Image) -> float:
 class GuideSimilarity(PreparedMetric):
     """The guide's similarity as a metric that converts the ground truth once; see `guide_similarity`.
 
-    It keeps the ground truth in Lab, not the picture itself.
+    It keeps the ground truth in Lab, not the picture itself. A border or a background of one colour decides most of
+    what it says: ``GuideSimilarity(ignore_border=True)`` judges the rest.
     """
 
     _more_bytes = 3 * BAND_PIXELS  # a band of the output in Lab
@@ -214,6 +217,8 @@ class CombinedMetric(PreparedMetric):
     Args:
         parts: Pairs of a weight, a finite number above 0, and a metric: one of ours, another combination, or any
             callable ``(output, ground_truth) -> similarity in [0, 1]``.
+        ignore_border: Give the parts the smallest rectangle only with all that is no `padding` in the ground truth. A
+            part that can leave out padding of any shape does so if it is told itself.
 
     Raises:
         InvalidArgumentError: `parts` is empty, or holds something else.
@@ -221,6 +226,7 @@ class CombinedMetric(PreparedMetric):
     """
 
     parts: _Parts = attrs.field(converter=_parts)
+    _looks_around = True
 
     def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
         largest = max(weight for weight, _metric in self.parts)
@@ -242,4 +248,5 @@ class CombinedMetric(PreparedMetric):
     def working_memory(self, pixels: int, /) -> int:
         """Return how many bytes it takes besides an output: what its parts state, or an allowance for each."""
         stated = (stated_memory(metric, pixels) for _weight, metric in self.parts)
-        return sum(ALLOWANCE * pixels if memory is None else memory for memory in stated)
+        parts = sum(ALLOWANCE * pixels if memory is None else memory for memory in stated)
+        return parts + self._border_bytes * pixels

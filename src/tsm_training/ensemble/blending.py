@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import attrs
 import cv2
@@ -13,12 +13,15 @@ import numpy as np
 import numpy.typing as npt
 
 from tsm_training.arguments import check_path
-from tsm_training.arrays import Image
+from tsm_training.arrays import Image, exchanged
 from tsm_training.ensemble.because import Because
 from tsm_training.errors import ImageFormatError, InvalidArgumentError
 from tsm_training.files import replace_file
-from tsm_training.images import NODES, ColorTable, sum_of, write_image
+from tsm_training.images import NODES, ColorTable, as_pillow, sum_of, write_image
 from tsm_training.workers import WorkerResult
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 NEGLIGIBLE_SHARE: Final = 0.001
 """Workers with a smaller share are not run for a prediction."""
@@ -43,6 +46,9 @@ class Prediction:
     """False where no example has that group: the look was then recognised from the source. None without a group."""
     because: Because | None = None
     """What the answer rests on; None where no worker with a share has learned from examples."""
+    exif: bytes = attrs.field(default=b"", repr=False)
+    """The EXIF block that `save` writes: the target's, made fit for the answer. Empty where the target was an array or
+    has none."""
 
     def _repr_html_(self) -> str:
         """Show a small picture, and who has a part in it, in a notebook."""
@@ -50,14 +56,31 @@ class Prediction:
 
         return prediction_card(self)
 
+    @property
+    def rgb(self) -> Image:
+        """The blended image for libraries that want RGB instead of BGR, as matplotlib does: a copy, uint8, H×W×3."""
+        return exchanged(self.image)
+
+    def to_pillow(self) -> PIL.Image.Image:
+        """Return the blended image as an image of Pillow, mode RGB.
+
+        Raises:
+            MissingExtraError: Pillow is not installed.
+        """
+        return as_pillow(self.image, "Prediction.to_pillow")
+
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the image to a file; its ending (.png, .jpg, .webp, .bmp, .tif) chooses the format.
+
+        The file says that its colours are sRGB, and keeps the target's EXIF block: upright, without its thumbnail. BMP
+        has room for neither. The block may say where and when the target was taken; ``attrs.evolve(prediction,
+        exif=b"")`` is without it.
 
         Raises:
             InvalidArgumentError: the ending names no format that can be written.
             OSError: the file cannot be written; what was there before is untouched.
         """
-        write_image(path, self.image)
+        write_image(path, self.image, exif=self.exif)
 
     def save_lut(self, path: str | os.PathLike[str], size: int = NODES, *, title: str = "tsm_training") -> None:
         """Write what the answer does to colours as a 3-D LUT, for the editors of photographs and films that read one.

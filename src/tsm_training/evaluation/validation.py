@@ -96,7 +96,8 @@ class Judging:
             return {}, {}
         truth = pictures.ground_truth
         score = self.judge.scorer(truth)
-        closeness = None if type(self.judge.metric) is ColorDifference else _COLORS.prepare(truth)
+        is_delta_e = type(self.judge.metric) is ColorDifference and self.judge.metric == _COLORS
+        closeness = None if is_delta_e else _COLORS.prepare(truth)
         others = {name: make(item, pictures) for name, make in self.others.items()}
         scores: dict[str, float] = {}
         delta_e: dict[str, float] = {}

@@ -23,6 +23,7 @@ A file that ends early is always noticed. Damage *inside* compressed data is not
 checksums; after a file was added, its SHA-256 tells.
 """
 
+from tsm_training.images.handed import PictureLike, as_pillow, picture_and_exif
 from tsm_training.images.headers import PICTURE_ENDINGS
 from tsm_training.images.reading import (
     READER_VERSION,
@@ -31,6 +32,7 @@ from tsm_training.images.reading import (
     ImageLimits,
     inspect_image,
     read_image,
+    read_image_and_exif,
     read_thumbnail,
     write_image,
 )
@@ -45,9 +47,13 @@ __all__ = [
     "ColorTable",
     "ImageInfo",
     "ImageLimits",
+    "PictureLike",
+    "as_pillow",
     "inspect_image",
+    "picture_and_exif",
     "positions",
     "read_image",
+    "read_image_and_exif",
     "read_thumbnail",
     "sum_of",
     "write_image",

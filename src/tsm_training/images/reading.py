@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import struct
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Final, Literal, TypeAlias
 
 import attrs
 import cv2
@@ -33,9 +32,13 @@ from tsm_training.files import (
     replace_file,
     system_reason,
 )
-from tsm_training.images.headers import Header, HeaderError, parse_header
+from tsm_training.images.decoding import REDUCTIONS, Pixels, decode
+from tsm_training.images.header import Header, HeaderError
+from tsm_training.images.headers import parse_header
+from tsm_training.images.metadata import answer_exif, described
+from tsm_training.images.profiles import Conversion, conversion_of
 
-READER_VERSION: Final = "1"
+READER_VERSION: Final = "2"
 """Another whenever `read_image` gives other pixels for a file than before, so that old and new scores do not mix."""
 
 _Path: TypeAlias = str | bytes | os.PathLike[str]
@@ -77,6 +80,10 @@ class ImageInfo:
 
     ``sha256`` is the digest of the file's contents (64 hexadecimal digits), ``num_bytes`` its size; ``width`` and
     ``height`` are in pixels with the orientation applied; ``image_format`` is PNG, JPEG, BMP, WebP or TIFF.
+
+    ``profile`` names the colour space that the file states, by an ICC profile or otherwise, and is None where it states
+    none that can be used. ``conversion`` says how its colours become sRGB: by a ``matrix``, through ``littlecms``, or
+    ``none``, since they count as sRGB already. ``profile_fault`` says why a profile that is there counts as absent.
     """
 
     sha256: str
@@ -84,6 +91,9 @@ class ImageInfo:
     width: int
     height: int
     image_format: str
+    profile: str | None = None
+    conversion: Literal["none", "matrix", "littlecms", "inks"] = "none"
+    profile_fault: str | None = None
 
 
 _DEFAULT_LIMITS: Final = ImageLimits()
@@ -106,12 +116,9 @@ def inspect_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> ImageIn
     """
     name = _checked_path(path)
     data = _read_file(name, limits)
-    header = _header(name, data, limits)
-    if header.image_format == "JPEG":
-        _decode_reduced(name, data, header, max(_REDUCTIONS))
-    else:
-        _decode(name, data, header)
-    return _info(data, header)
+    header, conversion = _header(name, data, limits, thorough=True)
+    _decode(name, data, header, max(REDUCTIONS))
+    return _info(data, header, conversion)
 
 
 def read_thumbnail(path: _Path, side: int, limits: ImageLimits = _DEFAULT_LIMITS) -> tuple[ImageInfo, Image]:
@@ -135,15 +142,11 @@ def read_thumbnail(path: _Path, side: int, limits: ImageLimits = _DEFAULT_LIMITS
     side = check_whole_number("side", side)
     name = _checked_path(path)
     data = _read_file(name, limits)
-    header = _header(name, data, limits)
+    header, conversion = _header(name, data, limits)
     enough = min(header.width, header.height) // (2 * side)
-    reduction = next((r for r in _REDUCTIONS if r <= enough), 1)
-    if header.image_format == "JPEG" and reduction > 1:
-        pixels = _decode_reduced(name, data, header, reduction)
-    else:
-        pixels = _decode(name, data, header)
+    pixels = conversion.apply(_decode(name, data, header, next((r for r in REDUCTIONS if r <= enough), 1)))
     square = np.asarray(cv2.resize(pixels, (side, side), interpolation=cv2.INTER_AREA), np.uint8)
-    return _info(data, header), np.ascontiguousarray(_upright(square, header.orientation))
+    return _info(data, header, conversion), np.ascontiguousarray(_upright(square, header.orientation))
 
 
 def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_sha256: str | None = None) -> Image:
@@ -167,12 +170,40 @@ def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_s
     if expected is not None and (digest := hashlib.sha256(data).hexdigest()) != expected:
         reason = f"has changed since it was added: its SHA-256 is {digest}; {expected} is expected"
         raise ImageChangedError(name, reason)
-    header = _header(name, data, limits)
-    return np.ascontiguousarray(_upright(_decode(name, data, header), header.orientation))
+    return _upright_pixels(name, data, limits)[0]
 
 
-def write_image(path: _Path, image: Image) -> None:
-    """Write a picture (uint8, H×W×3, BGR) in the format that the file name ends with.
+def read_image_and_exif(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> tuple[Image, bytes]:
+    """Return what `read_image` does, and the EXIF block that a picture made of this one may have.
+
+    Returns:
+        The picture, uint8, H×W×3, BGR, upright; and the file's EXIF block, which begins with its byte-order mark, but
+        says that the picture is upright, in sRGB and of the size that it has, and holds no thumbnail. It is empty where
+        the file has none, or one that makes no sense.
+
+    Raises:
+        InvalidArgumentError: as `read_image` does.
+        ImageError: as `read_image` does.
+    """
+    name = _checked_path(path)
+    return decode_image(name, _read_file(name, limits), limits)
+
+
+def decode_image(name: str, data: bytes, limits: ImageLimits) -> tuple[Image, bytes]:
+    """Return what `read_image_and_exif` does of a file with these contents: a picture (uint8, H×W×3, BGR), and EXIF.
+
+    Raises:
+        ImageError: as `read_image` does; `name` stands in its message.
+    """
+    pixels, header = _upright_pixels(name, data, limits)
+    block = data if header.image_format == "TIFF" else header.exif
+    return pixels, answer_exif(block, *header.upright_size)
+
+
+def write_image(path: _Path, image: Image, *, exif: bytes = b"") -> None:
+    """Write a picture (uint8, H×W×3, BGR) in the format that the file name ends with; a profile in it says sRGB.
+
+    With `exif`, an EXIF block such as `read_image_and_exif` returns, that is written too. BMP has room for neither.
 
     ``.png``, ``.bmp``, ``.webp``, ``.tif`` and ``.tiff`` keep every pixel value; ``.jpg`` and ``.jpeg`` are written at
     quality 95. The file appears whole or not at all: it is written beside its place under another name and then moved.
@@ -198,7 +229,7 @@ def write_image(path: _Path, image: Image) -> None:
     if not done:
         raise ImageFormatError(name, f"could not be encoded with {width}×{height} pixels")
     try:
-        replace_file(name, encoded.tobytes())
+        replace_file(name, described(encoded.tobytes(), exif, width, height))
     except FileNotFoundError as error:
         reason = f"could not be written: there is no folder {os.path.dirname(name)!r}"  # noqa: PTH120 - bytes too
         raise ImageNotFoundError(name, reason) from error
@@ -241,30 +272,35 @@ def _read_file(name: str, limits: ImageLimits) -> bytes:
         raise ImageUnreadableError(name, f"cannot be read: {system_reason(error)}", error.errno) from error
 
 
-def _header(name: str, data: bytes, limits: ImageLimits) -> Header:
+def _header(name: str, data: bytes, limits: ImageLimits, *, thorough: bool = False) -> tuple[Header, Conversion]:
     try:
-        return parse_header(data, limits.max_pixels)
+        header = parse_header(data, limits.max_pixels, thorough=thorough)
+        return header, conversion_of(header.colors, header.model)
     except HeaderError as error:
         raise error.error(name, error.reason) from None
 
 
-def _info(data: bytes, header: Header) -> ImageInfo:
-    width, height = header.upright_size
-    return ImageInfo(hashlib.sha256(data).hexdigest(), len(data), width, height, header.image_format)
+def _decode(name: str, data: bytes, header: Header, reduction: int = 1) -> Pixels:
+    """Decode as stored; a JPEG that OpenCV decodes at a fraction of its size, if that is asked for."""
+    is_reducible = header.image_format == "JPEG" and header.model != "CMYK"
+    try:
+        return decode(data, header, reduction if is_reducible else 1)
+    except HeaderError as error:
+        raise error.error(name, error.reason) from error
 
 
-# --- decoding and encoding ------------------------------------------------------------------------------------------
+def _upright_pixels(name: str, data: bytes, limits: ImageLimits) -> tuple[Image, Header]:
+    header, conversion = _header(name, data, limits)
+    pixels = conversion.apply(_decode(name, data, header))
+    return np.ascontiguousarray(_upright(pixels, header.orientation)), header
 
-# The decoder is told to leave the orientation alone: which formats it turns differs between versions of OpenCV.
-_AS_STORED: Final = cv2.IMREAD_IGNORE_ORIENTATION
-_REDUCTIONS: Final = {
-    8: cv2.IMREAD_REDUCED_COLOR_8,
-    4: cv2.IMREAD_REDUCED_COLOR_4,
-    2: cv2.IMREAD_REDUCED_COLOR_2,
-}
-"""Divisors of a JPEG's sides, the largest first, and how the decoder is asked for them."""
-_OPAQUE: Final = 255
-_COLOUR_CHANNELS: Final = 3
+
+def _info(data: bytes, header: Header, conversion: Conversion) -> ImageInfo:
+    facts = (hashlib.sha256(data).hexdigest(), len(data), *header.upright_size, header.image_format)
+    return ImageInfo(*facts, conversion.profile, conversion.method, conversion.fault)
+
+
+# --- turning and encoding -------------------------------------------------------------------------------------------
 
 _TRANSPOSED: Final = range(5, 9)
 _FLIPS: Final = {1: (1, 1), 2: (1, -1), 3: (-1, -1), 4: (-1, 1), 5: (1, 1), 6: (1, -1), 7: (-1, -1), 8: (-1, 1)}
@@ -282,38 +318,6 @@ _ENCODINGS: Final[dict[str, list[int]]] = {
 
 WRITABLE_ENDINGS: Final = frozenset(_ENCODINGS)
 """What the names of picture files may end with that `write_image` writes, in small letters."""
-
-
-def _decode(name: str, data: bytes, header: Header) -> Image:
-    """Decode to BGR as stored, not turned upright, after making sure that nothing is transparent."""
-    flags = cv2.IMREAD_UNCHANGED if header.has_alpha else cv2.IMREAD_COLOR | _AS_STORED
-    stored: bytes | bytearray = data
-    if header.orientation_at is not None:  # a decoder of TIFF obeys it regardless
-        stored = bytearray(data)
-        struct.pack_into(f"{header.byte_order}H", stored, header.orientation_at, 1)
-    pixels = _imdecode(name, stored, flags, (header.height, header.width, _COLOUR_CHANNELS + header.has_alpha))
-    if header.has_alpha and pixels[:, :, _COLOUR_CHANNELS].min() != _OPAQUE:
-        raise ImageFormatError(name, f"is a {header.image_format} with transparent pixels; an opaque one is expected")
-    return pixels[:, :, :_COLOUR_CHANNELS]
-
-
-def _decode_reduced(name: str, data: bytes, header: Header, reduction: int) -> Image:
-    """Decode a JPEG to BGR at a fraction of its size, as stored, not turned upright."""
-    height, width = (-(-side // reduction) for side in (header.height, header.width))
-    return _imdecode(name, data, _REDUCTIONS[reduction] | _AS_STORED, (height, width, _COLOUR_CHANNELS))
-
-
-def _imdecode(name: str, data: bytes | bytearray, flags: int, expected: tuple[int, int, int]) -> Image:
-    try:
-        pixels: Any = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error as error:
-        raise ImageFormatError(name, f"could not be decoded: {str(error).strip()}") from error
-    if pixels is None:
-        raise ImageFormatError(name, "could not be decoded: its pixel data is damaged, or memory ran out")
-    if pixels.shape != expected or pixels.dtype != np.uint8:
-        raise ImageFormatError(name, f"decodes to {pixels.dtype} {pixels.shape}; its header declares uint8 {expected}")
-    result: Image = pixels
-    return result
 
 
 def _upright(image: Image, orientation: int) -> Image:

@@ -20,12 +20,17 @@ truth_is_source           warning   the truth is the source
 source_is_target          warning   the source is the target
 truth_is_worker_output    warning   the truth is what a worker makes
 truth_is_ensemble_output  warning   the truth is what the ensemble makes, now or after a past training
+truth_channels_swapped    warning   red and blue of the truth are exchanged
+worker_channels_swapped   warning   red and blue of what a worker makes are exchanged
+unrepeatable_worker       warning   a worker scores otherwise on the same pictures
 unrelated_truth           warning   the truth shows neither what the target nor what the source shows
 flat_picture              warning   an image has next to no variation
 contradiction             warning   the same source and target, and different truths
 duplicate                 warning   the same three files, byte for byte
 near_duplicate            warning   the same three images, saved in another way or changed a little
 tiny_group                warning   a group (`group_by`) that is too small for weights of its own
+constant_area             info      one colour fills more than a tenth of target and truth, or is a border
+profiles_differ           info      source, target and truth state colours of different spaces
 shared_result             info      the same target and truth, and different sources: one finding for all
 few_examples              info      fewer examples than are needed to say anything
 ========================  ========  ==================================================================================

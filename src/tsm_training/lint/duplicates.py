@@ -96,11 +96,13 @@ def _near_groups(items: Sequence[Item]) -> list[list[Item]]:
     bits = np.stack([[sketch.bits for sketch in triple] for triple in sketches])
     cells = np.stack([[sketch.cells for sketch in triple] for triple in sketches])
     shapes = np.array([_shapes(item.files) for item in items if item.files is not None])
+    paddings = np.array([[sketch.padding for sketch in triple] for triple in sketches])
     group_of = np.arange(len(items))
     for pairs in _pairs_of_like_hashes(bits):
         pairs = _apart(group_of, pairs)  # noqa: PLW2901 - what is joined already need not be compared
         first, second = pairs.T
-        is_near = (color_difference(cells[first], cells[second]) <= NEAR_COLORS).all(axis=1)
+        outside = 1.0 - np.minimum(paddings[first], paddings[second])
+        is_near = (color_difference(cells[first], cells[second]) <= NEAR_COLORS * outside).all(axis=1)
         is_near &= (np.abs(shapes[first] - shapes[second]) <= NEAR_SHAPE).all(axis=1)
         _join(group_of, pairs[is_near])
     groups = grouped(items, dict(zip(items, group_of.tolist(), strict=True)).__getitem__)

@@ -28,12 +28,17 @@ LintKind: TypeAlias = Literal[
     "source_is_target",
     "truth_is_worker_output",
     "truth_is_ensemble_output",
+    "truth_channels_swapped",
+    "worker_channels_swapped",
+    "unrepeatable_worker",
     "unrelated_truth",
     "flat_picture",
     "contradiction",
     "duplicate",
     "near_duplicate",
     "tiny_group",
+    "constant_area",
+    "profiles_differ",
     "shared_result",
     "few_examples",
 ]
@@ -125,6 +130,24 @@ RULES: Final[Mapping[LintKind, Rule]] = {
         "If the ensemble made it, " + _MADE,
         "new truth",
     ),
+    "truth_channels_swapped": Rule(
+        "warning",
+        "{items}: red and blue of its truth {truth!r} seem to be exchanged: with them the other way round it comes "
+        "nearer to {reference}.",
+        "Write the truth anew in the right order; cv2.imwrite wants BGR, most other libraries RGB.",
+        "new truth",
+    ),
+    "worker_channels_swapped": Rule(
+        "warning",
+        "Red and blue of what worker {name!r} makes seem to be exchanged, in {count} of {compared} examples: {items}.",
+        "If it works in RGB, register it as FunctionWorker({name!r}, function, color='rgb').",
+    ),
+    "unrepeatable_worker": Rule(
+        "warning",
+        "Worker {name!r} scores otherwise than before on the same pictures, by up to {change:.2g}; tried on {items}.",
+        "Give it a fixed seed, and state that does not change from call to call; a new version of what it uses needs a "
+        "new `version` of the worker.",
+    ),
     "unrelated_truth": Rule(
         "warning", _EDGES, "Give it the truth that was made of this target, or remove it.", "new truth"
     ),
@@ -158,6 +181,19 @@ RULES: Final[Mapping[LintKind, Rule]] = {
         "{group}.",
         "Add more examples of the group or join it with a similar one; add the key where it is missing.",
         "add",
+    ),
+    "constant_area": Rule(
+        "info",
+        "{items}: one colour, as of a border, a background or a mask, fills {least:.0%} to {most:.0%} of target and "
+        "truth.",
+        "Judge the rest only: TrainingEngine.using(GuideSimilarity(ignore_border=True)), or another metric told the "
+        "same; otherwise changing nothing may look like the best answer.",
+    ),
+    "profiles_differ": Rule(
+        "info",
+        "{items}: the colour profiles are not the same: {profiles}.",
+        "Nothing has to be done if each picture shows the right colours. One that has lost its profile on its way does "
+        "not: export it anew with the profile, or as sRGB.",
     ),
     "shared_result": Rule(
         "info",

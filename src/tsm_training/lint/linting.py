@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, cast
 
 import attrs
 
@@ -17,8 +17,10 @@ from tsm_training.images import ImageLimits
 from tsm_training.learning import label_of
 from tsm_training.lint.duplicates import duplicate_findings, may_be_near
 from tsm_training.lint.findings import SEVERITIES, Action, Item, LintFinding, LintReport, found, grouped
-from tsm_training.lint.outputs import Ensemble, self_made
+from tsm_training.lint.outputs import Ensemble, compared, exchanged_workers, unrepeatable_workers
 from tsm_training.lint.sketches import (
+    LARGE_BORDER,
+    LARGE_PADDING,
     SHOWN_AGREEMENT,
     SWAP_MARGIN,
     UNRELATED_AGREEMENT,
@@ -142,16 +144,24 @@ def _report(
     """
     findings: list[LintFinding] = []
     items: list[Item] = []
+    told: dict[str, list[tuple[Item, bool]]] = {}
     num_compared = 0
     for each in asked:
         if isinstance(each, LintFinding):
             findings.append(each)
             continue
         item, own = _inspect(each, read)
-        made, is_compared = self_made(item, ensemble)
-        findings += [*own, *made]
-        num_compared += is_compared
+        comparison = compared(item, ensemble)
+        findings += [*own, *comparison.findings]
+        num_compared += comparison.is_compared
+        for worker_id, is_exchanged in comparison.exchanged.items():
+            told.setdefault(worker_id, []).append((item, is_exchanged))
         items.append(item)
+    findings += exchanged_workers(told)
+    findings += _constant_areas(items, ensemble)
+    findings += _unlike_profiles(items)
+    if ensemble is not None and ensemble.run_workers:
+        findings += unrepeatable_workers(ensemble.engine, [item for item in items if not item.is_candidate])
     are_near = zip(known, may_be_near(known, items), strict=True)
     items = [*(_inspect(item, read)[0] if is_near else item for item, is_near in are_near), *items]
     together = duplicate_findings(items)
@@ -164,6 +174,44 @@ def _report(
         findings.append(found("few_examples", [], count=count, least=MIN_EXAMPLES))
     kinds = list(SEVERITIES)
     return LintReport(tuple(sorted(findings, key=lambda each: kinds.index(each.kind))), len(asked), num_compared)
+
+
+def _constant_areas(items: Iterable[Item], ensemble: Ensemble | None) -> list[LintFinding]:
+    """Return a finding about all examples with padding, unless the metric leaves it out."""
+    if ensemble is not None:
+        metric: object = ensemble.engine.metric
+        judges = [metric, *(part for _weight, part in getattr(metric, "parts", ()))]
+        if any(getattr(judge, "ignore_border", False) for judge in judges):
+            return []
+    shares = {}
+    for item in items:
+        if item.sketches is not None:
+            _source, target, truth = item.sketches
+            share = min(target.padding, truth.padding)
+            if share > LARGE_PADDING or min(target.border, truth.border) > LARGE_BORDER:
+                shares[item] = share
+    if not shares:
+        return []
+    least, most = min(shares.values()), max(shares.values())
+    return [found("constant_area", [*shares], least=least, most=most)]
+
+
+def _unlike_profiles(items: Sequence[Item]) -> list[LintFinding]:
+    """Return a finding for each way in which source, target and truth are in different colours."""
+    seen = [item for item in items if item.sketches is not None]
+    findings = []
+    for profiles, group in grouped(seen, lambda item: tuple(_profile(s) for s in item.sketches or ())).items():
+        names = cast("tuple[str, ...]", profiles)
+        if len(set(names)) > 1:
+            roles = zip(("source", "target", "truth"), names, strict=True)
+            findings.append(found("profiles_differ", group, profiles=", ".join(f"{r} {name}" for r, name in roles)))
+    return findings
+
+
+def _profile(sketch: Sketch) -> str:
+    """Return a name for the colours that a picture's numbers were taken for."""
+    info = sketch.info
+    return repr(info.profile) if info.conversion != "none" else "sRGB, or none that says otherwise"
 
 
 def _tiny_groups(items: Sequence[Item], group_by: str, min_group: int) -> list[LintFinding]:

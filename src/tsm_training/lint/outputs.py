@@ -17,11 +17,27 @@ from tsm_training.errors import ImageError, ImageFormatError, WorkerPoolError
 from tsm_training.evaluation import SOURCE, TARGET, TRUTH, preview_name
 from tsm_training.images import read_image
 from tsm_training.lint.findings import Item, LintFinding, LintKind, found
-from tsm_training.lint.sketches import SAME_COLORS, Cells, color_difference, mean_cells
+from tsm_training.lint.sketches import (
+    SAME_COLORS,
+    Cells,
+    are_exchanged,
+    color_difference,
+    mean_cells,
+    outside_padding,
+)
 from tsm_training.workers import TrainableWorker, Worker, WorkerPool, WorkerRequest, WorkerResult, ask_pool
 
 _SESSIONS: Final = 100
 """The blends of at most this many past trainings are tried, the newest first."""
+
+_SURE: Final = 3
+"""In so many examples at least a worker's channels must look exchanged before it is said."""
+
+_SOUGHT: Final = 64
+"""Among so many examples, the first ones, some that were evaluated are looked for."""
+
+_RERUN: Final = 3
+"""On so many of them all workers are run again, to see whether they repeat themselves."""
 
 _KINDS: Final[tuple[LintKind, ...]] = ("truth_is_target", "truth_is_worker_output", "truth_is_ensemble_output")
 
@@ -119,34 +135,90 @@ def _worker_of(preview: str) -> str:
     return preview.rpartition("@")[0]
 
 
-def self_made(item: Item, ensemble: Ensemble | None) -> tuple[list[LintFinding], bool]:
+class Comparison(NamedTuple):
+    """What comparing an example's truth with the images of the ensemble gave."""
+
+    findings: Sequence[LintFinding] = ()
+    is_compared: bool = False
+    """True where the workers' images were known."""
+    exchanged: Mapping[str, bool] = {}
+    """For each worker whose image can tell, whether its red and blue are exchanged."""
+
+
+def compared(item: Item, ensemble: Ensemble | None) -> Comparison:
+    """Compare a truth with the target and with what workers and ensemble make, and look for exchanged channels."""
+    if item.sketches is None or item.files is None:
+        return Comparison()
+    _source, target, truth = item.sketches
+    if target.size != truth.size or target.is_flat or truth.is_flat:
+        return Comparison()
+    outputs = ensemble.outputs(item, item.files) if ensemble is not None else None
+    outputs = outputs or Outputs(truth.cells, target.cells, {})
+    present = {worker_id: versions[-1] for worker_id, versions in outputs.workers.items()}
+    findings = _self_made(item, ensemble, outputs, outside_padding(target, truth))
+    exchanged, reference = are_exchanged(outputs.truth, outputs.target), f"its target {item.paths[1]!r}"
+    if exchanged is None and present:  # a grey target cannot tell, but what the workers make of it may
+        made = np.mean([*present.values()], axis=0)
+        exchanged, reference = are_exchanged(outputs.truth, made), "what the workers make of its target"
+    if exchanged:
+        findings.append(found("truth_channels_swapped", [item], reference=reference))
+    told = {w: told for w, cells in present.items() if (told := are_exchanged(cells, outputs.target)) is not None}
+    return Comparison(findings, bool(present), told)
+
+
+def exchanged_workers(told: Mapping[str, Sequence[tuple[Item, bool]]]) -> list[LintFinding]:
+    """Return a finding for each worker whose channels are exchanged in three examples, and most of those that tell."""
+    findings = []
+    for worker_id, tried in sorted(told.items()):
+        items = [item for item, is_exchanged in tried if is_exchanged]
+        if len(items) >= _SURE and 2 * len(items) > len(tried):
+            count, total = len(items), len(tried)
+            findings.append(found("worker_channels_swapped", items, name=worker_id, count=count, compared=total))
+    return findings
+
+
+def unrepeatable_workers(engine: TrainingEngine, items: Iterable[Item]) -> list[LintFinding]:
+    """Run all workers again on a few evaluated examples; return a finding for each that scores otherwise than stored.
+
+    Raises:
+        MetricError: the judge raised or gave something that is no similarity.
+        ExecutorError: workers cannot be run at all.
+    """
+    digests = {item.digest: item for item in items if item.is_usable and item.files is not None}
+    examples = [each.example for each in engine.evaluator.evaluated_before(set(itertools.islice(digests, _SOUGHT)))]
+    if not (tried := examples[:_RERUN]):
+        return []
+    evaluator = attrs.evolve(engine.evaluator, reevaluate=True, is_storing=False)
+    trainables = attrs.evolve(engine.trainables, evaluator=evaluator)
+    fits = trainables.current(engine.weight_learner.cell.snapshot.fits)
+    changes = trainables.scored(evaluator.evaluate(tried), fits).changes
+    on = [digests[example.known_files.digest] for example in tried]
+    return [found("unrepeatable_worker", on, name=name, change=change) for name, change in changes.items()]
+
+
+def _self_made(item: Item, ensemble: Ensemble | None, outputs: Outputs, outside: float) -> list[LintFinding]:
     """Say that a truth is the target, a worker's image or the ensemble's, whichever is nearest, if it is.
 
     Where several are as near, the target comes first, and a worker before a blend: one fault is reported once.
 
-    Returns:
-        At most one finding, and whether the workers' images were known.
+    Args:
+        item: Whose truth.
+        ensemble: Knows the blends.
+        outputs: What is compared.
+        outside: The share of the pixels that are no padding.
     """
-    if item.sketches is None or item.files is None:
-        return [], False
-    _source, target, truth = item.sketches
-    if target.size != truth.size or target.is_flat or truth.is_flat:
-        return [], False
-    outputs = ensemble.outputs(item, item.files) if ensemble is not None else None
-    outputs = outputs or Outputs(truth.cells, target.cells, {})
     tried = [(0, "", outputs.target)]
     tried += [(1, worker_id, cells) for worker_id, versions in outputs.workers.items() for cells in versions]
     present = {worker_id: versions[-1] for worker_id, versions in outputs.workers.items()}
     for name, shares in (ensemble.blends if ensemble is not None else {}).items():
         if (blended := _blend(present, shares)) is not None:
             tried.append((2, name, blended))
-    distances = color_difference(np.stack([cells for _kind, _name, cells in tried]), outputs.truth)
+    distances = color_difference(np.stack([cells for _kind, _name, cells in tried]), outputs.truth) / outside
     difference, kind, name = min(
         (float(d), kind, name) for d, (kind, name, _cells) in zip(distances, tried, strict=True)
     )
     is_made = difference <= SAME_COLORS
-    findings = [found(_KINDS[kind], [item], difference=difference, name=name)] if is_made else []
-    return findings, bool(outputs.workers)
+    return [found(_KINDS[kind], [item], difference=difference, name=name)] if is_made else []
 
 
 def _blend(cells: Mapping[str, Cells], shares: Mapping[str, float]) -> Cells | None:

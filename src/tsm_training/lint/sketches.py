@@ -16,6 +16,7 @@ import numpy.typing as npt
 
 from tsm_training.arrays import Image
 from tsm_training.images import ImageInfo, ImageLimits, read_thumbnail
+from tsm_training.metrics import padding
 
 Floats: TypeAlias = npt.NDArray[np.float32]
 
@@ -68,6 +69,23 @@ FLAT_DEVIATION: Final = 3.0
 The least of the photographs and their looks was 36; a lens cap, or a single colour saved as JPEG, stays below 1.
 """
 
+LARGE_PADDING: Final = 0.1
+"""Padding is worth a word from this share of a picture on: it then decides what metrics of histograms say."""
+
+LARGE_BORDER: Final = 0.02
+"""So is a border that is no more than whole rows and columns; photographs hardly ever have one."""
+
+OPPOSITE: Final = -0.5
+"""Two pictures of one scene have exchanged channels if their differences of red and blue correlate by less than this.
+
+And if one of them comes nearer to the other with its channels exchanged, tints apart. Of 55 truths under 8 looks, whose
+correlation with their targets is 0.26 to 1.00, none is found, and 53 when they are exchanged; of 1,165 images that
+workers made, 0.5 %, and 96 % when they are exchanged.
+"""
+
+_LEAST_SPREAD: Final = 2.0
+"""In levels: differences of red and blue that vary by less from place to place tell nothing."""
+
 HASH_BITS: Final = 64
 
 _SIDE: Final = 128
@@ -93,6 +111,10 @@ class Sketch(NamedTuple):
     edges: tuple[Floats, Floats]
     """How the brightness changes from place to place, with its direction and without: vectors of mean 0 and length 1,
     or of zeros where it does not change."""
+    padding: float
+    """The share of the pixels that are `tsm_training.metrics.padding`."""
+    border: float
+    """The share of the pixels that are in rows and columns at the edges with nothing but padding."""
 
     @property
     def is_flat(self) -> bool:
@@ -118,12 +140,16 @@ def sketch_of(path: str, limits: ImageLimits) -> Sketch:
     """
     info, square = read_thumbnail(path, _SIDE, limits)
     brightness = square.astype(np.float32) @ _LUMINANCE
+    is_padding = padding(square)
+    inside = math.prod(np.ptp(np.flatnonzero(~is_padding.all(axis=axis))) + 1 for axis in (0, 1))
     return Sketch(
         info=info,
         deviation=float(np.ascontiguousarray(square.reshape(-1, 3).T).std(axis=1).max()),
         cells=mean_cells(square),
         bits=_hash(_shrunk(brightness, _HASH_SIDE)),
         edges=_edges(_shrunk(brightness, _EDGE_SIDE)),
+        padding=float(is_padding.mean()),
+        border=1.0 - inside / is_padding.size,
     )
 
 
@@ -208,7 +234,23 @@ def color_difference(first: Cells, second: Cells) -> npt.NDArray[np.float32]:
     return np.asarray(means / 2, np.float32)
 
 
+def outside_padding(first: Sketch, second: Sketch) -> float:
+    """Return the share of the pixels that are not padding in both images: a difference is spread over these only."""
+    return 1.0 - min(first.padding, second.padding)
+
+
 def are_same(first: Sketch, second: Sketch) -> bool:
     """Tell whether two images are the same but for how they were saved."""
     differing_bits = (HASH_BITS - float(first.bits @ second.bits)) / 2
-    return differing_bits <= NEAR_BITS and float(color_difference(first.cells, second.cells)) <= SAME_COLORS
+    difference = float(color_difference(first.cells, second.cells)) / outside_padding(first, second)
+    return differing_bits <= NEAR_BITS and difference <= SAME_COLORS
+
+
+def are_exchanged(image: Cells, other: Cells) -> bool | None:
+    """Tell whether an image's red and blue are exchanged, by another one of its scene; None where none can tell."""
+    image, other = (cells - cells.mean(axis=(0, 1)) for cells in (image, other))  # a tint says nothing
+    ours, theirs = ((cells[..., 2] - cells[..., 0]).ravel() for cells in (image, other))
+    if min(ours.std(), theirs.std()) < _LEAST_SPREAD:
+        return None
+    is_nearer = color_difference(image[..., ::-1], other) < color_difference(image, other)
+    return bool(is_nearer and np.corrcoef(ours, theirs)[0, 1] < OPPOSITE)

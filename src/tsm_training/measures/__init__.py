@@ -7,6 +7,7 @@ from tsm_training.measures.histograms import (
     histogram_distance,
     lab_histograms,
 )
+from tsm_training.measures.padding import padding
 from tsm_training.measures.prepared import PeakSignalToNoise, mean_squared_error, psnr
 from tsm_training.measures.structure import SsimChannels, StructuralSimilarity, structural_similarity
 
@@ -24,6 +25,7 @@ __all__ = [
     "histogram_distance",
     "lab_histograms",
     "mean_squared_error",
+    "padding",
     "psnr",
     "structural_similarity",
 ]

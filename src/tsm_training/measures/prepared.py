@@ -9,34 +9,52 @@ from typing import ClassVar, Final, TypeAlias
 
 import attrs
 import cv2
+import numpy as np
+import numpy.typing as npt
 
 from tsm_training.arrays import Image, check_image
-from tsm_training.errors import ImageSizeMismatchError
+from tsm_training.errors import ImageSizeMismatchError, InvalidArgumentError
+from tsm_training.measures.padding import padding
 
 Band: TypeAlias = tuple[slice, slice]
 """Which rows and which columns of a picture."""
+
+
+def _check_flag(_metric: object, attribute: attrs.Attribute[bool], value: object) -> None:
+    if type(value) is not bool:
+        raise InvalidArgumentError(attribute.name, value, "True or False")
 
 
 @attrs.frozen
 class PreparedMetric(ABC):
     """A metric whose call is its preparation, used once.
 
+    Args:
+        ignore_border: Leave out of both pictures what is `padding` in the ground truth.
+
     Attributes:
         version: Another one means that stored similarities of the one before are no longer good.
+
+    Raises:
+        InvalidArgumentError: `ignore_border` is not True or False.
     """
 
     version: str = attrs.field(default="1", init=False)
+    ignore_border: bool = attrs.field(default=False, kw_only=True, validator=_check_flag)
+    """True leaves padding out. Metrics that look around each pixel judge the smallest rectangle with all the rest."""
+    _looks_around: ClassVar[bool] = False
+    """True for a metric that needs a pixel's neighbours; others are given the pixels that count as one row."""
     _pixel_bytes: ClassVar[int] = 3
     """What it takes besides an output for each pixel: usually the ground truth."""
     _more_bytes: ClassVar[int] = 0
 
     def __call__(self, output: Image, ground_truth: Image, /) -> float:
         """Return the similarity of two pictures (uint8, H×W×3, BGR, one size), in [0, 1]."""
-        return compared(self._scorer, output, ground_truth)
+        return compared(self._scorer_of_all, output, ground_truth)
 
     def prepare(self, ground_truth: Image, /) -> Callable[[Image], float]:
         """Return a function that scores outputs against this ground truth (uint8, H×W×3, BGR)."""
-        shape, score = ground_truth.shape, self._scorer(ground_truth)
+        shape, score = ground_truth.shape, self._scorer_of_all(ground_truth)
 
         def checked(output: Image) -> float:
             check_same_size(output.shape, shape)
@@ -44,13 +62,41 @@ class PreparedMetric(ABC):
 
         return checked
 
+    def _scorer_of_all(self, ground_truth: Image) -> Callable[[Image], float]:
+        counts = ~padding(ground_truth) if self.ignore_border else None
+        if counts is None or counts.all():
+            return self._scorer(ground_truth)
+        kept = _rectangle(counts) if self._looks_around else None
+
+        def judged(image: Image) -> Image:
+            return _as_row(image, counts) if kept is None else np.ascontiguousarray(image[kept])
+
+        score = self._scorer(judged(ground_truth))
+        return lambda output: score(judged(output))
+
     @abstractmethod
     def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
         """Return a function from an output of the ground truth's size to its similarity."""
 
     def working_memory(self, pixels: int, /) -> int:
         """Return how many bytes it takes besides an output for pictures of `pixels` pixels."""
-        return self._pixel_bytes * pixels + self._more_bytes
+        return (self._pixel_bytes + self._border_bytes) * pixels + self._more_bytes
+
+    @property
+    def _border_bytes(self) -> int:
+        """What leaving padding out takes for each pixel: the mask, and the pixels of an output that count."""
+        return 1 + 3 if self.ignore_border else 0
+
+
+def _as_row(image: Image, counts: npt.NDArray[np.bool_]) -> Image:
+    """Return the pixels that count (bool, H×W) of a picture (uint8, H×W×3) as a picture of one row."""
+    return np.compress(counts.ravel(), image.reshape(-1, 3), axis=0)[np.newaxis]
+
+
+def _rectangle(counts: npt.NDArray[np.bool_]) -> Band:
+    """Return the smallest rectangle that holds all pixels that count (bool, H×W, at least one)."""
+    rows, columns = (np.flatnonzero(counts.any(axis=axis)) for axis in (1, 0))
+    return slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1)
 
 
 def compared(scorer: Callable[[Image], Callable[[Image], float]], img1: Image, img2: Image) -> float:

@@ -166,12 +166,14 @@ class StructuralSimilarity(PreparedMetric):
     Args:
         channels: ``"luma"`` compares the pictures in grey, ``"bgr"`` each channel by itself; see
             `structural_similarity`.
+        ignore_border: Judge the smallest rectangle with all that is no `padding` in the ground truth.
 
     Raises:
         InvalidArgumentError: `channels` is something else.
     """
 
     channels: SsimChannels = attrs.field(default="luma", validator=_check_channels)
+    _looks_around = True
 
     def _scorer(self, ground_truth: Image) -> Callable[[Image], float]:
         similarity = _similarity_to(ground_truth, self.channels)
@@ -183,4 +185,4 @@ class StructuralSimilarity(PreparedMetric):
         For each plane of the ground truth the plane itself and two of float64; the planes of the output, and tiles.
         """
         planes = 1 if self.channels == "luma" else 3
-        return planes * (1 + 2 * 8 + 1) * pixels + _TILE_BYTES
+        return (planes * (1 + 2 * 8 + 1) + self._border_bytes) * pixels + _TILE_BYTES

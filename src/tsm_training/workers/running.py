@@ -7,6 +7,7 @@ import itertools
 import math
 import threading
 import time
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, wait
 from typing import Any, Final, Generic, Protocol, TypeAlias, TypeVar, cast, runtime_checkable
@@ -24,7 +25,14 @@ from tsm_training.workers.records import (
     WorkerResult,
     WorkerResultLike,
 )
-from tsm_training.workers.worker import Worker, check_worker_id, time_limit_of, valid_time_limit
+from tsm_training.workers.worker import (
+    NOT_FINITE,
+    UnusableOutputError,
+    Worker,
+    check_worker_id,
+    time_limit_of,
+    valid_time_limit,
+)
 
 T = TypeVar("T")
 
@@ -69,7 +77,9 @@ def run_worker(worker: Worker, request: WorkerRequest) -> WorkerResult:
         influence = worker.get_influence(data, output) if request.is_prediction else None
         return made, confidence, _familiarity(worker.get_familiarity(data, output)), _influence(influence)
 
-    return _outcome(worker.worker_id, answer, request["target"])
+    # Once NaN is cast to bytes it looks like any other picture.
+    with np.errstate(invalid="log", call=_CastWatch(np.geterr()["invalid"])):
+        return _outcome(worker.worker_id, answer, request["target"])
 
 
 def _speaks_for_process(worker: Worker) -> bool:
@@ -77,6 +87,27 @@ def _speaks_for_process(worker: Worker) -> bool:
     classes = type(worker).__mro__
     table, process = (next(c for c in classes if name in vars(c)) for name in ("get_color_table", "process"))
     return issubclass(table, process)
+
+
+@attrs.frozen
+class _CastWatch:
+    """What NumPy tells of invalid operations: casting what is not finite to whole numbers is a failure.
+
+    All else goes on as the host has set it up.
+    """
+
+    usual: str
+    """What NumPy would do."""
+
+    def write(self, message: str) -> None:
+        """Raise UnusableOutputError for a cast; warn, or raise, of other operations where NumPy would have done so."""
+        text = message.removeprefix("Warning: ").strip()
+        if text.endswith("in cast"):
+            raise UnusableOutputError("not finite", f"it cast to whole numbers {NOT_FINITE}")
+        if self.usual == "raise":
+            raise FloatingPointError(text)
+        if self.usual == "warn":
+            warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def checked_result(result: WorkerResultLike, target: Image) -> WorkerResult:
@@ -129,6 +160,8 @@ def _outcome(worker_id: str, answer: Callable[[], _Answer], target: Image) -> Wo
     except _UnusableError as error:
         kind, error_type, message = error.args
         failure = WorkerFailure(kind, error_type, shown(message))
+    except UnusableOutputError as error:
+        failure = WorkerFailure("bad_output", error.error_type, shown(error))
     except BaseException as error:  # SystemExit from a worker must not end the host
         if _is_the_users(error):
             raise
@@ -146,7 +179,10 @@ def _picture(output: object, target: Image) -> Image:
     """Return a contiguous copy; a subclass of array (masked, memory-mapped) becomes an ordinary one."""
     fault = image_fault(output)
     if fault is not None:
-        raise _UnusableError("bad_output", "wrong type", f"expected a uint8 array of shape (H, W, 3), got {fault}")
+        is_float = isinstance(output, np.ndarray) and output.dtype.kind == "f"
+        cure = "; for a function that works with floats from 0 to 1: FunctionWorker(…, dtype='float32')"
+        expected = f"expected a uint8 array of shape (H, W, 3), got {fault}{cure if is_float else ''}"
+        raise _UnusableError("bad_output", "wrong type", expected)
     picture = cast("Image", output)
     if picture.shape != target.shape:
         expected, seen = (f"{shape[1]}×{shape[0]}" for shape in (target.shape, picture.shape))

@@ -6,12 +6,13 @@ import hashlib
 import sys
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Literal, TypeAlias
 
 import attrs
+import numpy as np
 
 from tsm_training.arguments import check_callable, check_number
-from tsm_training.arrays import Image
+from tsm_training.arrays import ChannelOrder, Image, check_channel_order, exchanged
 from tsm_training.errors import InvalidArgumentError, WorkerNotFittedError
 from tsm_training.images import ColorTable
 from tsm_training.learning import Observation
@@ -123,32 +124,105 @@ def valid_time_limit(_instance: object, attribute: attrs.Attribute[Any], value: 
     check_time_limit(attribute.name, value)
 
 
+class UnusableOutputError(ValueError):
+    """A worker's output is no picture; `error_type` says in two words what is wrong, and the message what to do."""
+
+    def __init__(self, error_type: str, message: str) -> None:
+        super().__init__(error_type, message)
+        self.error_type: str = error_type
+
+    def __str__(self) -> str:
+        return str(self.args[1])
+
+
+NOT_FINITE: Final = (
+    "NaN or infinite values, as of a division by 0: bound what is divided by, as np.maximum(spread, 1e-6) does, or "
+    "return the target where it has nothing to change"
+)
+
+PixelType: TypeAlias = Literal["uint8", "float32"]
+"""What a function's pictures hold: whole numbers from 0 to 255, or floats from 0 to 1."""
+
+_BYTES_FROM: Final = 2.0
+"""Floats from 0 to 1 that a method overshoots with rarely come so far; bytes that were taken for such mostly do."""
+
+
 def _check_function(_worker: object, _attribute: object, value: Any) -> None:
     check_callable("function", value, "a function (source, target) -> picture")
 
 
+def _check_color(_worker: object, _attribute: object, value: object) -> None:
+    check_channel_order(value)
+
+
+def _check_dtype(_worker: object, _attribute: object, value: object) -> None:
+    if value not in ("uint8", "float32"):
+        raise InvalidArgumentError("dtype", value, "'uint8' (0 to 255) or 'float32' (0 to 1)")
+
+
 @attrs.frozen
 class FunctionWorker(Worker):
-    """Makes a worker of a function ``f(source, target) -> picture`` (all uint8, H×W×3, BGR).
+    """Makes a worker of a function ``f(source, target) -> picture``.
+
+    >>> worker = FunctionWorker("gentle", lambda s, t: 0.9 * t + 0.1 * s.mean((0, 1)), color="rgb", dtype="float32")
 
     Args:
         worker_id: The worker's name.
-        function: Called with two writable pictures of its own; several threads may call it at once.
+        function: Called with two writable pictures of its own, H×W×3; several threads may call it at once.
         version: Change it when the function's results change for a reason that its own source does not show.
         time_limit: How many seconds one call may take; None leaves it to the pool's runner.
+        color: The order of the channels in what the function gets and returns: ``"bgr"`` or ``"rgb"``.
+        dtype: ``"uint8"``: the function gets and returns ``uint8`` from 0 to 255. ``"float32"``: it gets ``float32``
+            from 0 to 1, and returns floats of any precision, of which 0 and 1 are black and white. What lies beyond is
+            clipped, as nearly every method overshoots a little, and the result is rounded to the nearest of 256 levels.
 
     Raises:
-        InvalidArgumentError: `function` cannot be called, or `time_limit` is no finite number above 0.
+        InvalidArgumentError: `function` cannot be called, `time_limit` is no finite number above 0, or `color` or
+            `dtype` is something else.
     """
 
     worker_id: str
-    function: Callable[[Image, Image], Image] = attrs.field(validator=_check_function)
+    function: Callable[[Any, Any], Any] = attrs.field(validator=_check_function)
     version: str = ""
     time_limit: float | None = attrs.field(default=None, validator=valid_time_limit)
+    color: ChannelOrder = attrs.field(default="bgr", validator=_check_color, kw_only=True)
+    dtype: PixelType = attrs.field(default="uint8", validator=_check_dtype, kw_only=True)
 
     def process(self, data: Mapping[str, Image]) -> Image:
-        """Call the function with source and target (uint8, H×W×3, BGR); whatever it raises is passed on."""
-        return self.function(data["source"], data["target"])
+        """Call the function with source and target (uint8, H×W×3, BGR) in the form that it wants.
+
+        Raises:
+            UnusableOutputError: with ``dtype="float32"``, the function returned something else than finite floats, or
+                floats from 0 to 255.
+            Exception: whatever the function raises.
+        """
+        given: list[Any] = [data["source"], data["target"]]
+        if self.color == "rgb":
+            given = [exchanged(picture) for picture in given]
+        if self.dtype == "float32":
+            given = [picture.astype(np.float32) / np.float32(255) for picture in given]
+        output = self.function(*given)
+        if self.dtype == "float32":
+            output = _bytes_of(output)
+        # Whoever runs the worker checks the output; what has no three channels is shown there as it came.
+        is_picture = isinstance(output, np.ndarray) and output.ndim == 3  # noqa: PLR2004 - rows, columns, channels
+        picture: Image = exchanged(output) if self.color == "rgb" and is_picture else output
+        return picture
+
+
+def _bytes_of(output: Any) -> Image:
+    """Return floats from 0 to 1, any shape, as the nearest of 256 levels; what lies beyond is clipped."""
+    if not isinstance(output, np.ndarray) or output.dtype.kind != "f":
+        seen = f"an array of dtype {output.dtype}" if isinstance(output, np.ndarray) else f"a {type(output).__name__}"
+        raise UnusableOutputError("wrong type", f"expected an array of floats from 0 to 1, got {seen}")
+    output = np.asarray(output)  # no mask hides a value
+    if not np.isfinite(output).all():
+        raise UnusableOutputError("not finite", f"its output has {NOT_FINITE}")
+    if 2 * np.count_nonzero(output > _BYTES_FROM) > np.count_nonzero(output > 0):
+        reason = f"expected floats from 0 to 1, got mostly larger ones, up to {float(output.max()):.4g}"
+        raise UnusableOutputError("out of range", f"{reason}: divide by the value of white")
+    levels: Image = np.rint(output.clip(0, 1) * 255).astype(np.uint8)
+    return levels
 
 
 class TrainableWorker(Worker):
