@@ -140,4 +140,4 @@ def with_profile(colors: ColorTags, icc: bytes | None, fault: str) -> ColorTags:
     """Add a profile that was taken out of its container, or say that there is one which could not be."""
     if icc is not None and len(icc) > MAX_PROFILE:
         icc, fault = None, f"it has more than {MAX_PROFILE} bytes"
-    return colors._replace(icc=icc) if icc is not None else colors._replace(fault=fault)
+    return colors._replace(icc=icc) if icc else colors._replace(fault=fault or "it is empty")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 import warnings
 import zlib
@@ -41,7 +42,7 @@ _DESCRIPTIVE: Final = (_WIDTH, _HEIGHT, 269, 270, 271, 272, _ORIENTATION, 282, 2
 """Fields up to 532 that describe the picture. The others say how a TIFF stores it, and what its colours mean."""
 
 _LAST_STRUCTURAL: Final = 532
-_LEFT_OUT: Final = (700, 33723, 34377, _PROFILE, 37724, *range(50706, 51200))
+_LEFT_OUT: Final = frozenset({700, 33723, 34377, _PROFILE, 37724, *range(50706, 51200)})
 """XMP, IPTC, what Photoshop and raw converters store, and the profile: they repeat what is changed here."""
 
 _MOST: Final = 1 << 20
@@ -99,11 +100,9 @@ def _gathered(directory: Directory, order: str, most: int, tree: _Tree) -> _Fiel
         most -= len(content)
         if tag in tree:
             (start,) = struct.unpack(f"{directory.order}I", content.ljust(4, b"\0")[:4])
-            fields[tag] = (
-                _LONG,
-                1,
-                _gathered(directory_at(directory.data, start), order, most, tree[tag]),
-            )
+            with contextlib.suppress(HeaderError):  # a damaged one is left out
+                further = directory_at(directory.data, start)
+                fields[tag] = (_LONG, 1, _gathered(further, order, most, tree[tag]))
             continue
         if directory.order != order:
             content = np.frombuffer(content, f"u{_WORD_BYTES[kind]}").byteswap().tobytes()

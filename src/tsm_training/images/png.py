@@ -156,6 +156,8 @@ def _colors(kept: dict[bytes, bytes]) -> ColorTags:
         profile = inflating.decompress(packed[1:], MAX_PROFILE + 1)  # the first byte names the method; there is one
     except zlib.error:
         profile = None
+    if profile is not None and not inflating.eof and len(profile) <= MAX_PROFILE:
+        profile = None
     return with_profile(colors, profile, "its PNG chunk cannot be inflated")
 
 

@@ -137,11 +137,11 @@ _D50: Final = np.array([0.9642, 1.0, 0.8249])
 _BRADFORD: Final = np.array([[0.8951, 0.2664, -0.1614], [-0.7502, 1.7135, 0.0367], [0.0389, -0.0685, 1.0296]])
 _D65: Final = (0.3127, 0.3290)
 _PRIMARIES: Final[Mapping[int, tuple[str, _Numbers]]] = {
-    1: ("Rec. 709", (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06)),
+    **dict.fromkeys((1, 2), ("Rec. 709", (*_D65, 0.64, 0.33, 0.30, 0.60, 0.15, 0.06))),
     9: ("Rec. 2020", (*_D65, 0.708, 0.292, 0.170, 0.797, 0.131, 0.046)),
     12: ("Display P3", (*_D65, 0.680, 0.320, 0.265, 0.690, 0.150, 0.060)),
 }
-"""Name and xy of white, red, green and blue, by their number in cICP."""
+"""Name and xy of white, red, green and blue, by their number in cICP, where 2 leaves it open."""
 
 _SRGB_PRIMARIES: Final = _PRIMARIES[1][1]
 
@@ -179,7 +179,7 @@ _TRANSFERS: Final = {
     4: _formula(2.2),
     5: _formula(2.8),
     8: _formula(1.0),
-    13: _SRGB_CURVE,
+    **dict.fromkeys((2, 13), _SRGB_CURVE),
 }
 """Curves by their number in cICP."""
 

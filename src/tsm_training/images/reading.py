@@ -177,8 +177,10 @@ def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_s
 def read_image_and_exif(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> tuple[Image, bytes]:
     """Return what `read_image` does, and the EXIF block that a picture made of this one may have.
 
-    It holds what the file's own block does, byte-order mark first, but says that the picture is upright, in sRGB and of
-    the size that it has, and contains no thumbnail. It is empty where the file has none, or one that makes no sense.
+    Returns:
+        The picture, uint8, H×W×3, BGR, upright; and the file's EXIF block, which begins with its byte-order mark, but
+        says that the picture is upright, in sRGB and of the size that it has, and holds no thumbnail. It is empty where
+        the file has none, or one that makes no sense.
 
     Raises:
         InvalidArgumentError: as `read_image` does.
