@@ -28,6 +28,7 @@ from pictures import (
     PALETTE,
     PNG_PIXELS,
     RGB,
+    WIDTH,
     colours,
     deep_tiff,
     encoded,
