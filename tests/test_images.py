@@ -430,7 +430,7 @@ def test_a_decoder_that_raises_or_disagrees_is_an_image_error(
     def fail(_data: object, _flags: int) -> None:
         raise cv2.error("out of ideas")
 
-    for data in (JPEG, encoded(".png")):
+    for data in (JPEG, encoded(".webp")):
         path = put(data)
         monkeypatch.setattr(cv2, "imdecode", fail)
         with pytest.raises(ImageFormatError, match="out of ideas"):

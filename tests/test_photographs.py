@@ -28,6 +28,7 @@ from pictures import (
     PALETTE,
     PNG_PIXELS,
     RGB,
+    WIDTH,
     colours,
     deep_tiff,
     encoded,
@@ -376,6 +377,26 @@ def test_a_png_that_hides_its_excess_behind_noise_is_found_when_it_is_added(put:
     with pytest.raises(ImageFormatError, match="holds more data than it declares"):
         inspect_image(path)
     assert read_image(path).shape == (200, 200, 3)
+
+
+def test_most_png_are_inflated_and_not_decoded_when_they_are_added(
+    put: Callable[[bytes], Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(cv2, "imdecode", None)
+    for data in (encoded(".png", noise(200, 200)), encoded(".png", noise(9, 9).astype(np.uint16)), saved("PNG", GREY)):
+        assert inspect_image(put(data)).image_format == "PNG"
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [b"\5" + bytes(WIDTH * 3) + bytes((WIDTH * 3 + 1) * (HEIGHT - 1)), bytes(50)],
+    ids=["filter 5", "too few rows"],
+)
+def test_a_png_that_inflates_but_cannot_be_decoded_is_refused_when_it_is_added(
+    put: Callable[[bytes], Path], rows: bytes
+) -> None:
+    with pytest.raises(ImageFormatError, match="could not be decoded"):
+        inspect_image(put(png(png_chunk(b"IDAT", zlib.compress(rows)))))
 
 
 def test_a_png_whose_beginning_is_plain_is_read(put: Callable[[bytes], Path]) -> None:

@@ -42,8 +42,9 @@ class Header(NamedTuple):
 
     ``width`` and ``height`` are in pixels as stored, before the orientation (EXIF numbering, 1–8) is applied.
     ``has_alpha`` says that the stored alpha channel has to be looked at, and ``depth`` is 16 where the decoder gives
-    16 bits per channel. ``parts`` put together are what the decoder is given, without all that it does not need and
-    might complain of; there are none where it is the file as it is.
+    16 bits per channel. ``is_sound`` says that decoding was found to succeed, without doing it. ``parts`` put together
+    are what the decoder is given, without all that it does not need and might complain of; there are none where it is
+    the file as it is.
     ``model`` names the channels as ICC profiles do (``GRAY``, ``RGB``, ``CMYK``), whatever the decoder makes of them,
     and ``colors`` what they mean. ``exif`` is the EXIF block, from its byte-order mark on; a TIFF's is the file itself.
     """
@@ -54,6 +55,7 @@ class Header(NamedTuple):
     orientation: int = UPRIGHT
     has_alpha: bool = False
     depth: int = 8
+    is_sound: bool = False
     parts: tuple[bytes | memoryview, ...] = ()
     model: str = "RGB"
     colors: ColorTags = ColorTags()

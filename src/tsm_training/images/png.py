@@ -53,6 +53,10 @@ _SLACK: Final = 4096
 _MAX_INFLATION: Final = 1040
 """Deflate makes 258 bytes of two bits at best."""
 
+_MAX_FILTER: Final = 4
+_OPAQUE_CHANNELS: Final = (0, 2)
+"""Colour types of which each byte is a level, so that none can be wrong."""
+
 _PIECE: Final = 1 << 14
 _SAMPLE: Final = 1 << 15
 _SUSPICIOUS: Final = 2
@@ -81,52 +85,60 @@ def parse_png(data: bytes, max_pixels: int, *, thorough: bool) -> Header:
             raise HeaderError(_REFUSED[kind])
     if header is None or not pixels:
         raise HeaderError("is a PNG without pixel data")
-    _check_amount(data, pixels, _raw_bytes(data), thorough=thorough)
+    is_sound = _check_amount(data, pixels, thorough=thorough) and data[_COLOUR_TYPE_AT] in _OPAQUE_CHANNELS
     exif = kept.get(b"eXIf", b"").removeprefix(b"Exif\0\0")
     return header._replace(
         orientation=exif_orientation(exif),
         has_alpha=header.has_alpha or b"tRNS" in kept,  # of a palette, to be looked at
+        is_sound=is_sound,
         parts=joined(data, spans),
         colors=_colors(kept),
         exif=exif,
     )
 
 
-def _raw_bytes(data: bytes) -> int:
-    """Return how many bytes the pixels have before they are compressed: rows, each behind the number of its filter."""
+def _row_bytes(data: bytes) -> list[tuple[int, int]]:
+    """Return how many rows each pass has, and their bytes before compression: the number of a filter, and pixels."""
     width, height, depth, colour_type, _, _, interlace = struct.unpack_from(">IIBBBBB", data, len(SIGNATURE) + 8)
-    total = 0
-    for row, column, down, right in _ADAM7 if interlace else _ONE_PASS:
-        rows, columns = -(-(height - row) // down), -(-(width - column) // right)
-        if rows > 0 and columns > 0:
-            total += rows * (1 + (columns * depth * _CHANNELS[colour_type] + 7) // 8)
-    return total
+    sizes = [
+        (-(-(height - row) // down), -(-(width - column) // right))
+        for row, column, down, right in (_ADAM7 if interlace else _ONE_PASS)
+    ]
+    bits = depth * _CHANNELS[colour_type]
+    return [(rows, 1 + (columns * bits + 7) // 8) for rows, columns in sizes if rows > 0 and columns > 0]
 
 
-def _check_amount(data: bytes, pixels: list[tuple[int, int]], raw: int, *, thorough: bool) -> None:
+def _check_amount(data: bytes, pixels: list[tuple[int, int]], *, thorough: bool) -> bool:
     """Refuse pixel data that inflate to more than the picture has, which a decoder would inflate to the end.
 
     To know for sure takes half as long as to decode. Unless `thorough`, all is inflated only if there is little, or if
     the beginning swells far more than the rest can without being too much.
+
+    Returns:
+        Whether the data were inflated to the end, and cannot but be decoded.
     """
+    passes = _row_bytes(data)
+    raw = sum(rows * row_bytes for rows, row_bytes in passes)
     packed = sum(end - start for start, end in pixels)
     if packed > raw + raw // 8 + _SLACK:
         raise overfull(f"{packed} bytes of PNG pixels, where {raw} need no compression at all")
     if (packed + _SLACK) * _MAX_INFLATION < raw:
         raise truncated(f"{packed} bytes of PNG pixels are there, which cannot inflate to {raw}")
-    inflating, inflated, seen = zlib.decompressobj(), 0, 0
-    for start, end in pixels:
-        for at in range(start, end, _PIECE):
-            piece = memoryview(data)[at : min(at + _PIECE, end)]
-            try:
-                inflated += len(inflating.decompress(piece))
-            except zlib.error:
-                return  # the decoder says so
-            seen += len(piece)
-            if inflated > raw:
-                raise overfull(f"its PNG pixels inflate to more than the {raw} bytes that its size declares")
-            if not thorough and seen >= _SAMPLE and inflated * packed < _SUSPICIOUS * raw * seen:
-                return
+    row_bytes = passes[0][1]
+    inflating, inflated, seen, last_filter = zlib.decompressobj(), 0, 0, 0
+    pieces = (memoryview(data)[at : min(at + _PIECE, end)] for start, end in pixels for at in range(start, end, _PIECE))
+    for piece in pieces:
+        try:
+            rows = inflating.decompress(piece)
+        except zlib.error:
+            return False  # the decoder says so
+        last_filter = max(last_filter, max(rows[-inflated % row_bytes :: row_bytes], default=0))
+        inflated, seen = inflated + len(rows), seen + len(piece)
+        if inflated > raw:
+            raise overfull(f"its PNG pixels inflate to more than the {raw} bytes that its size declares")
+        if inflating.eof or (not thorough and seen >= _SAMPLE and inflated * packed < _SUSPICIOUS * raw * seen):
+            break
+    return inflating.eof and inflated == raw and len(passes) == 1 and last_filter <= _MAX_FILTER
 
 
 def _colors(kept: dict[bytes, bytes]) -> ColorTags:
