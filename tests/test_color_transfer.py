@@ -434,6 +434,15 @@ def test_monge_kantorovich_maps_are_symmetric_positive_definite_and_exact(roots:
     np.testing.assert_allclose(gain @ target @ gain, source, atol=1e-4 * np.abs(source).max())
 
 
+def test_of_a_large_image_some_rows_are_enough(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = {w.worker_id: w.process(pair()).astype(int) for w in WORKERS.values()}
+    monkeypatch.setattr(statistics, "MOST_KEPT", TARGET.shape[0] * TARGET.shape[1] // 2)
+    for name, worker in WORKERS.items():
+        assert np.abs(worker.process(pair()) - whole[name]).mean() < 1.5, name
+    request = pair()
+    assert sum(planes[0].size for planes in statistics._planes(request, "target", "lab")) <= TARGET[:, :, 0].size / 2
+
+
 def test_moments_are_those_of_the_pixels() -> None:
     moments = statistics._compute_moments({"target": TARGET}, "target", "bgr")
     np.testing.assert_allclose(moments.mean, bgr(TARGET).mean(axis=0), rtol=1e-12)

@@ -22,6 +22,8 @@ from tsm_training.workers import ThreadRunner, TrainableWorker, WorkerRequest, W
 MEGAPIXEL = 1_000_000
 GUIDE = GuideSimilarity()
 BUILT_IN = tuple(w for w in create_color_transfer_workers() if not isinstance(w, TrainableWorker))
+IN_LAB = 2 * 3 * 2**22
+"""Bytes for two images that statistics are taken of: four megapixels each, at most."""
 FIXED = 20 * 1024**2
 """Bytes that may be added for what does not grow with the pictures."""
 
@@ -49,7 +51,7 @@ def function_worker() -> Worker:
 
 def test_the_built_in_workers_take_five_pictures() -> None:
     five = 5 * 3 * 24 * MEGAPIXEL
-    assert five <= needed(files(24, 24), *BUILT_IN) <= five + FIXED
+    assert five <= needed(files(24, 24), *BUILT_IN) <= five + FIXED + IN_LAB
 
 
 def test_the_bytes_of_a_file_count_while_it_is_decoded() -> None:
@@ -65,7 +67,7 @@ def test_of_images_that_are_not_large_more_is_kept_for_all_workers() -> None:
 def test_a_large_source_counts_once_while_workers_run_and_three_times_while_it_is_decoded() -> None:
     assert needed(files(64, 1), *BUILT_IN) == 3 * 3 * 64 * MEGAPIXEL
     pictures = 3 * (40 + 4 * 24) * MEGAPIXEL
-    assert pictures <= needed(files(40, 24), *BUILT_IN) <= pictures + FIXED
+    assert pictures <= needed(files(40, 24), *BUILT_IN) <= pictures + FIXED + IN_LAB
 
 
 def test_a_worker_that_states_nothing_is_allowed_two_pictures_of_doubles_beside_copies_of_its_own() -> None:
@@ -118,7 +120,7 @@ class Stating(Worker):
 
 def test_a_worker_of_anybodys_can_state_what_it_takes() -> None:
     frugal, greedy = (needed(files(6, 6), Stating("s", stated)) for stated in (0, 10**9))
-    assert frugal == needed(files(6, 6), ColorTransferWorker("median", BUILT_IN[0].color_map, 0.0))  # type: ignore[attr-defined]
+    assert frugal < needed(files(6, 6), ColorTransferWorker("median", BUILT_IN[0].color_map, 0.0))  # type: ignore[attr-defined]
     assert 10**9 < greedy < 10**9 + 3 * 3 * 6 * MEGAPIXEL + FIXED
 
 

@@ -27,12 +27,13 @@ LEVELS: Final = 256
 _STRIP_PIXELS: Final = 1 << 16
 
 
+MOST_KEPT: Final = 1 << 22
+"""Pixels. Of a larger image no intermediate results of its size are kept, and statistics are taken of so many."""
+
+
 def kept_pixels(pixels: int) -> int:
     """Return of how many of an image's pixels intermediate results are kept for all workers: none of a large image."""
-    return pixels if pixels <= _MOST_KEPT else 0
-
-
-_MOST_KEPT: Final = 1 << 22
+    return pixels if pixels <= MOST_KEPT else 0
 
 
 def row_strips(image: Image, overlap: int = 0) -> Iterator[tuple[slice, slice]]:

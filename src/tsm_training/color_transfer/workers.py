@@ -21,7 +21,7 @@ from tsm_training.color_transfer.maps import (
     ToneAdaptiveMap,
     WhiteBalanceMap,
 )
-from tsm_training.color_transfer.spaces import CHANNELS, Colors, kept_pixels, to_bgr
+from tsm_training.color_transfer.spaces import CHANNELS, MOST_KEPT, Colors, kept_pixels, to_bgr
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.images import ColorTable
 from tsm_training.workers import Worker
@@ -72,11 +72,11 @@ class ColorTransferWorker(Worker):
     def working_memory(self, source_pixels: int, target_pixels: int, /) -> int:
         """Return how many bytes `process` takes: images of the target's size, and tables and bands of fixed sizes.
 
-        Of images that are not large, what all workers need is kept: both in Lab, and where the target's pixels lie in a
-        table, in as much memory as two images take.
+        What all workers need is kept: up to four megapixels of both images in Lab, and, of a target that is not large,
+        where its pixels lie in a table, in as much memory as two images take.
         """
         pictures = 1 if self.median_size == 1 else 2
-        kept = 3 * kept_pixels(target_pixels) + kept_pixels(source_pixels)
+        kept = 2 * kept_pixels(target_pixels) + sum(min(n, MOST_KEPT) for n in (source_pixels, target_pixels))
         return CHANNELS * (pictures * target_pixels + kept) + _TABLES_AND_BANDS
 
     def process(self, data: Mapping[str, Image]) -> Image:
