@@ -6,6 +6,7 @@ import pytest
 
 from tsm_training.text import (
     counted,
+    did_you_mean,
     difference_text,
     figure_text,
     listed,
@@ -77,3 +78,11 @@ def test_numbers_and_names_are_written_in_english() -> None:
     assert [counted(number, "target") for number in (0, 1, 2)] == ["0 targets", "1 target", "2 targets"]
     assert [listed(list(names)) for names in ("", "a", "ab", "abc")] == ["", "a", "a and b", "a, b and c"]
     assert listed(["a", "b"], "or") == "a or b"
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [("unchagned", "; did you mean 'unchanged'?"), ("UNCHANGED", "; did you mean 'unchanged'?"), ("zzz", ""), (5, "")],
+)
+def test_a_slip_of_the_pen_is_recognised(value: object, said: str) -> None:
+    assert did_you_mean(value, ["white_balance", "unchanged"]) == said

@@ -517,8 +517,12 @@ def test_an_unknown_group_falls_back_and_says_so(tmp_path: Path) -> None:
     prediction = manager.predict(picture(0), picture(1), group="nobody's")
     assert np.array_equal(prediction.image, general.image)
     assert (prediction.group, prediction.is_known_group) == ("nobody's", False)
-    assert (general.group, general.is_known_group) == (None, None)
+    assert (general.group, general.is_known_group, general.nearest_group) == (None, None, None)
+    assert prediction.nearest_group is None
     assert "no example has" in prediction._repr_html_()
+    slip = manager.predict(picture(0), picture(1), group="Softt")
+    assert (slip.is_known_group, slip.nearest_group) == (False, "soft")
+    assert "did you mean soft?" in slip._repr_html_()
 
 
 def test_a_training_grouped_otherwise_is_fitted_anew(tmp_path: Path) -> None:

@@ -289,11 +289,12 @@ class WorkerNotFittedError(TsmTrainingError, ValueError):
 
 
 class WorkerNotFoundError(TsmTrainingError, LookupError):
-    """No registered worker has that id."""
+    """No registered worker has that id; `hint` may ask whether a similar one was meant."""
 
-    _message = "no registered worker has the id {identifier!r}"
+    _message = "no registered worker has the id {identifier!r}{hint}"
     _public = "There is no such worker."
     identifier: str
+    hint: str = ""
 
 
 class PredictionError(TsmTrainingError, RuntimeError):

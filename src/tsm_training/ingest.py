@@ -5,7 +5,6 @@ from __future__ import annotations
 import codecs
 import contextlib
 import csv
-import difflib
 import hashlib
 import io
 import os
@@ -30,7 +29,7 @@ from tsm_training.errors import (
 )
 from tsm_training.files import leads_inside, read_regular_file, system_reason
 from tsm_training.images import PICTURE_ENDINGS, ImageLimits, inspect_image
-from tsm_training.text import counted, listed
+from tsm_training.text import counted, listed, nearest_name
 
 __all__ = [
     "USUAL_PATTERN",
@@ -386,8 +385,8 @@ def _places(name: str, header: Sequence[str]) -> dict[str, int]:
             both = listed([header[at] for at in found])
             raise ManifestError(name, f"has several columns for one role, {both}: keep one, or rename the others")
     if missing := [column for column, found in zip(_COLUMNS, places.values(), strict=True) if not found]:
-        others = {column.lower(): column for column in header if _role_of(column) is None}
-        near = [others[each] for column in missing for each in difflib.get_close_matches(column, others, 1)]
+        others = [column for column in header if _role_of(column) is None]
+        near = [each for column in missing if (each := nearest_name(column, others)) is not None]
         asked = f"; did you mean {listed(near)}?" if near else ""
         raise ManifestError(name, f"has no column {', '.join(missing)}{asked}; its columns are {columns}")
     return {role: at for role, (at,) in places.items()}

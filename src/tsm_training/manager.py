@@ -65,6 +65,7 @@ from tsm_training.ingest import (
 from tsm_training.learning import WEIGHTS_FORMAT_VERSION, WeightsDocument, read_weights_file, write_weights_file
 from tsm_training.progress import ProgressCallback, reporting
 from tsm_training.storage import TrainingDataManager
+from tsm_training.text import did_you_mean
 from tsm_training.weights import BayesianWeightLearner, Snapshot, WeightLearner
 from tsm_training.workers import WorkerPool, WorkerPoolLike
 
@@ -574,7 +575,8 @@ class TrainingManager:
         given: dict[str, object] = {"a": a, "b": b}
         for name, value in given.items():  # a slip is found before any worker runs
             if not isinstance(value, str) or (ids and value not in ids):
-                raise InvalidArgumentError(name, value, f"the id of a worker ({', '.join(ids) or 'text'})")
+                known = f"the id of a worker ({', '.join(ids) or 'text'}){did_you_mean(value, ids)}"
+                raise InvalidArgumentError(name, value, known)
         if a == b:
             raise InvalidArgumentError("b", b, "another worker than a")
         return compare(self.training_engine.score_table(self._examples(example_ids)), a, b, rope=rope)

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 __all__ = [
     "counted",
+    "did_you_mean",
     "difference_text",
     "figure_text",
     "listed",
+    "nearest_name",
     "percent_text",
     "probability_text",
     "seconds_text",
@@ -35,6 +37,21 @@ def figure_text(
     if ends is None:
         return text
     return f"{text} ({' to '.join(figure_text(end, digits, signed=signed) for end in ends)})"
+
+
+def nearest_name(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name that is most like another one; None where none is like it."""
+    import difflib  # noqa: PLC0415 - only slips of the pen need it
+
+    lowered = {each.lower(): each for each in sorted(known)}
+    near = difflib.get_close_matches(name.lower(), lowered, 1)
+    return lowered[near[0]] if near else None
+
+
+def did_you_mean(value: object, known: Iterable[str]) -> str:
+    """Return the end of a message about a slip of the pen, such as "; did you mean 'unchanged'?", or no text."""
+    near = nearest_name(value, known) if isinstance(value, str) else None
+    return "" if near is None else f"; did you mean {near!r}?"
 
 
 def difference_text(value: float, precision: float) -> str:

@@ -49,6 +49,8 @@ class Prediction:
     exif: bytes = attrs.field(default=b"", repr=False)
     """The EXIF block that `save` writes: the target's, made fit for the answer. Empty where the target was an array or
     has none."""
+    nearest_group: str | None = None
+    """Of the groups that examples have, the one whose name is most like an unknown one; None where none is like it."""
 
     def _repr_html_(self) -> str:
         """Show a small picture, and who has a part in it, in a notebook."""

@@ -23,6 +23,7 @@ from tsm_training.evaluation.baselines import shares_for
 from tsm_training.evaluation.evaluator import own_pool
 from tsm_training.evaluation.fitting import group_label
 from tsm_training.evaluation.trainables import Trainables
+from tsm_training.text import nearest_name
 from tsm_training.weights import WeightLearner
 from tsm_training.workers import TrainableWorker, Worker, WorkerPoolLike, WorkerRequest, WorkerResult, ask_pool
 
@@ -88,14 +89,16 @@ def answer(
     weights = renormalised(shares or learner.get_blend_weights(worker_ids=answered), answered)
     learned = [w for w in weights if results[w].familiarity is not None]
     familiarity = results[max(learned, key=lambda w: weights[w])].familiarity if learned else None
-    is_known = None
+    is_known, nearest = None, None
     if label is not None:
-        is_known = label in learner.groups_of(learner.state) or any(label in fit.groups for fit in fits.values())
+        known = {*learner.groups_of(learner.state), *(group for fit in fits.values() for group in fit.groups)}
+        is_known = label in known
+        nearest = None if is_known else nearest_name(label, known)
     image, because = blend_results(results, weights, request["target"]), None
     if any(weights[w] and result.has_learned for w, result in results.items() if w in weights):
         examples, total = _leaned_on(trainables.evaluator.store, weights, results)
         because = Because(examples, total, familiarity, *color_strip(target, image))
-    return Prediction(image, weights, results, familiarity, label, is_known, because)
+    return Prediction(image, weights, results, familiarity, label, is_known, because, nearest_group=nearest)
 
 
 def _leaned_on(

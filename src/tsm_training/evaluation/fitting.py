@@ -20,6 +20,7 @@ from tsm_training.evaluation.evaluator import Evaluator
 from tsm_training.evaluation.scoring import Judge, Scorer
 from tsm_training.fingerprints import describe_object
 from tsm_training.learning import BlendFits, FittedBlend, label_of
+from tsm_training.text import did_you_mean
 
 MOST_FITTED_EXAMPLES: Final = 64
 """A blend is fitted on no more examples than this: those with previews, the first in order of rank."""
@@ -53,7 +54,8 @@ def check_groups(examples: Iterable[TrainingExample], group_by: str | None) -> N
             return
         keys |= example.metadata.keys()
     known = ", ".join(sorted(map(repr, keys))[:_MOST_KEYS]) or "none"
-    raise InvalidArgumentError("group_by", group_by, f"a metadata key that some example has; they have {known}")
+    expected = f"a metadata key that some example has; they have {known}{did_you_mean(group_by, keys)}"
+    raise InvalidArgumentError("group_by", group_by, expected)
 
 
 def check_group_by(value: object) -> None:

@@ -133,7 +133,8 @@ def prediction_card(prediction: Prediction) -> str:
         facts["familiarity of the look"] = f"{prediction.familiarity:.0%}"
     if prediction.group is not None:
         unknown = "" if prediction.is_known_group else ", which no example has: the look was recognised from the source"
-        facts["group"] = f"{prediction.group}{unknown}"
+        meant = "" if prediction.nearest_group is None else f"; did you mean {prediction.nearest_group}?"
+        facts["group"] = f"{prediction.group}{unknown}{meant}"
     failures = {name: result.failure for name, result in prediction.results.items() if result.failure is not None}
     facts |= {f"{name} failed": str(failure) for name, failure in failures.items()}
     picture = embedded(prediction.image, "the ensemble's picture", "png")

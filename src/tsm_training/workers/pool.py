@@ -19,6 +19,7 @@ from tsm_training.errors import (
     WorkerNotFoundError,
 )
 from tsm_training.forking import guard_forks
+from tsm_training.text import did_you_mean
 from tsm_training.workers.records import WorkerRequest, WorkerResult
 from tsm_training.workers.running import ThreadRunner, WorkerRunner
 from tsm_training.workers.worker import TrainableWorker, Worker, check_worker_id, time_limit_of
@@ -83,7 +84,7 @@ class WorkerPool:
         """
         with self._lock:
             if worker_id not in self._registry:
-                raise WorkerNotFoundError(worker_id)
+                raise WorkerNotFoundError(worker_id, did_you_mean(worker_id, self._registry))
             return self._registry.pop(worker_id)
 
     def get_worker(self, worker_id: str) -> Worker:
@@ -94,7 +95,7 @@ class WorkerPool:
         """
         with self._lock:
             if worker_id not in self._registry:
-                raise WorkerNotFoundError(worker_id)
+                raise WorkerNotFoundError(worker_id, did_you_mean(worker_id, self._registry))
             return self._registry[worker_id]
 
     def set_fitted(self, fitted: Mapping[str, Callable[[], Worker]]) -> None:
