@@ -47,7 +47,7 @@ def photograph(seed: int, saturation: float = 1.0, shape: tuple[int, int] = (72,
 
 
 def grey(picture: Image) -> Image:
-    return cv2.cvtColor(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), cv2.COLOR_GRAY2BGR)
+    return np.repeat(np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2GRAY), np.uint8)[..., None], 3, axis=2)
 
 
 def thin(picture: Image) -> Image:
