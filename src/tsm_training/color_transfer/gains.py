@@ -17,7 +17,7 @@ from tsm_training.color_transfer.spaces import CHANNELS, LEVELS, Colors, Float64
 from tsm_training.color_transfer.statistics import ROUNDING_VARIANCE, sample_pixels, shared_moments
 
 MOST_GAIN: Final = 4.0
-"""Of lightness. Steps of a level stay at about 6 at most even where a worker exaggerates by a fifth and the answer is rounded."""
+"""Of lightness. Steps of a level stay at about 6 at most, even where a worker exaggerates and the answer is rounded."""
 
 _LEAST_GAIN: Final = 1.5
 """Of chroma: what any target may be given, for so little more makes no contour lines."""
