@@ -306,7 +306,7 @@ def test_a_second_worker_of_the_same_id_is_refused() -> None:
 def test_an_unknown_worker_is_not_found() -> None:
     pool = pool_of(Brighter("w"))
     for look_up in (pool.get_worker, pool.unregister_worker):
-        with pytest.raises(WorkerNotFoundError, match="no registered worker has the id 'v'$"):
+        with pytest.raises(WorkerNotFoundError, match=r"no registered worker has the id 'v'$"):
             look_up("v")
         with pytest.raises(WorkerNotFoundError, match="has the id 'w2'; did you mean 'w'"):
             look_up("w2")

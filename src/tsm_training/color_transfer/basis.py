@@ -243,6 +243,14 @@ def map_table(coefficients: Float64) -> ColorTable:
     return ColorTable(on_grid(moved.astype(np.float64), _TABLE_BITS))
 
 
+def reduced(coefficients: Float64, values: Float64, share: float) -> Float64:
+    """Return z (84×3) whose shifts of a and b differ less, by a share, from the shift where Φ has these values (84)."""
+    result = coefficients.copy()
+    result[:, 1:] *= share
+    result[0, 1:] += (1 - share) * (values @ coefficients[:, 1:]) / _LINEAR_SPREAD
+    return on_grid(result, _MAP_BITS)
+
+
 def moved_levels(colors: Image, values: Float64, maps: Float64) -> Image:
     """Return colours (uint8, N×3, BGR, with their Φ, N×84) as n maps (n×84×3) leave them: uint8, n×N×3, BGR."""
     side_by_side = maps.swapaxes(0, 1).reshape(_FUNCTIONS, -1)

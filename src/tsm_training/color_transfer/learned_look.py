@@ -21,8 +21,9 @@ import numpy.typing as npt
 
 from tsm_training.arrays import Image
 from tsm_training.color_transfer import looks
-from tsm_training.color_transfer.basis import Sums, lab_of, map_table, on_grid, sums_of
+from tsm_training.color_transfer.basis import Sums, basis_values, lab_of, map_table, on_grid, reduced, sums_of
 from tsm_training.color_transfer.clusters import LookCluster, clustered, joining
+from tsm_training.color_transfer.gains import bounds_for
 from tsm_training.color_transfer.lattice import applied
 from tsm_training.color_transfer.looks import FEATURES, SAMPLE, SHARE_BITS, Looks, Recognition
 from tsm_training.color_transfer.spaces import CHANNELS, Float64
@@ -247,8 +248,13 @@ class _FittedLook(Worker):
             data: What `process` gets.
         """
         weights = self._weights(data)
-        mixture = self._sums.weighted(weights)
-        return map_table(mixture.maps(self._strength(data, weights))[0])
+        coefficients = self._sums.weighted(weights).maps(self._strength(data, weights))[0]
+        target = data["target"]
+        share = bounds_for(data).share_of(lambda colors: basis_values(colors) @ coefficients, target)
+        if share < 1:
+            values = basis_values(sample_pixels(target, SAMPLE).astype(np.uint8)).mean(axis=0)
+            coefficients = reduced(coefficients, values, share)
+        return map_table(coefficients)
 
     def get_familiarity(self, data: Mapping[str, Image], result: Image) -> float:
         """Say how familiar the source's look is, in [0, 1].
@@ -353,7 +359,7 @@ class LearnedLook(TrainableWorker):
 
     worker_id = "learned_look"
 
-    version = "1"
+    version = "2"
     """Counts the changes of results that the class's own source does not show."""
 
     reads_only = True

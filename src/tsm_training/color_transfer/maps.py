@@ -13,6 +13,7 @@ import numpy as np
 
 from tsm_training.arguments import at_least
 from tsm_training.arrays import Image
+from tsm_training.color_transfer.gains import MOST_GAIN, bounded_curve, bounds_for
 from tsm_training.color_transfer.lattice import averaged_shifts, interpolated_shifts
 from tsm_training.color_transfer.spaces import (
     CHANNELS,
@@ -113,6 +114,7 @@ class ReinhardMap(ColorMap):
         source, target = (shared_moments(data, which, "lab") for which in BOTH)
         chosen = np.array([name in self.channels for name in "lab"])
         gain = np.sqrt((source.variance + ROUNDING_VARIANCE) / (target.variance + ROUNDING_VARIANCE))
+        gain = np.minimum(gain, bounds_for(data).gains)
         gain = np.where(chosen & self.match_spread, gain, 1.0)
         return _affine(np.diag(gain), target.mean, np.where(chosen, source.mean, target.mean))
 
@@ -141,7 +143,7 @@ class LinearMap(ColorMap):
         source, target = (shared_moments(data, which, self.space) for which in BOTH)
         slack = ROUNDING_VARIANCE * np.eye(CHANNELS)
         gain = _monge_kantorovich(source.covariance + slack, target.covariance + slack)
-        return _affine(gain, target.mean, source.mean)
+        return _affine(bounds_for(data).matrix(gain, self.space), target.mean, source.mean)
 
 
 def _monge_kantorovich(source: Float64, target: Float64) -> Float64:
@@ -176,10 +178,12 @@ class HistogramMap(ColorMap):
     def fit(self, data: Mapping[str, Image]) -> ColorFunction:
         """Return the monotone curves as one function; see `ColorMap.fit`."""
         source, target = (shared_histograms(data, which, "lab") for which in BOTH)
+        gains = bounds_for(data).gains
         curves = {}
         for i in (i for i in range(CHANNELS) if "lab"[i] in self.channels):
             (source_levels, source_rank), (levels, rank) = _ranks(source[i]), _ranks(target[i])
-            curves[i] = levels, np.interp(rank, source_rank, source_levels) - levels
+            wanted = np.interp(rank, source_rank, source_levels)
+            curves[i] = levels, bounded_curve(levels, wanted, target[i][target[i] > 0], gains[i]) - levels
         return lambda colors: _shifted(colors, curves)
 
 
@@ -234,6 +238,8 @@ class SlicedTransportMap(ColorMap):
         linear = LinearMap(self.space).fit(data)
         start = linear(target)
         field = averaged_shifts(target, self._transported(start, source) - start, self.smoothness)
+        shifts = lambda colors: interpolated_shifts(field, to_space(colors.astype(np.float32), self.space))  # noqa: E731
+        field[:, 1:] *= np.float32(bounds_for(data).share_of(shifts, data["target"]))
         return lambda colors: linear(colors) + interpolated_shifts(field, colors)
 
     def _transported(self, moving: Colors, source: Colors) -> Colors:
@@ -306,7 +312,7 @@ class WhiteBalanceMap(ColorMap):
         source = _light(shared_histograms(data, "source", "bgr"), self.norm) + _DARK
         target = _light(counts, self.norm) + _DARK
         mean = _LUMINANCE * (_light(counts, 1.0) + _DARK)
-        gain = source / target
+        gain = np.minimum(source / target, MOST_GAIN)
         gain *= mean.sum() / (mean * gain).sum()
         return lambda colors: (255 * encode(decode(colors / 255.0) * gain)).astype(np.float32)
 
@@ -352,9 +358,15 @@ class ToneAdaptiveMap(ColorMap):
         source, target = (shared_tones(data, which, self.zones) for which in BOTH)
         strength = 2 * np.minimum(source.share, target.share) / (source.share + target.share + _SCARCE)
         part = strength[:, None]
-        gain = 1 + part * (np.sqrt((source.variance + ROUNDING_VARIANCE) / (target.variance + ROUNDING_VARIANCE)) - 1)
-        shift = target.mean + part * (source.mean - target.mean) - gain * target.mean
+        bounds = bounds_for(data)
+        gain = np.sqrt((source.variance + ROUNDING_VARIANCE) / (target.variance + ROUNDING_VARIANCE))
+        gain = 1 + part * (np.minimum(gain, bounds.chroma) - 1)
         centres = np.linspace(0, LEVELS - 1, self.zones)
+        move = part * (source.mean - target.mean)
+        mean = target.share @ move
+        steepest = np.abs(np.diff(move, axis=0)).max() / centres[1]
+        move = mean + (move - mean) * min(1.0, bounds.tint / max(steepest, bounds.tint))
+        shift = target.mean + move - gain * target.mean
 
         def function(colors: Colors) -> Colors:
             tone = colors[:, 0]

@@ -63,7 +63,7 @@ class ColorTransferWorker(Worker):
     strength: float = attrs.field(default=1.0, converter=float, validator=_check_strength)
     median_size: int = attrs.field(default=1, validator=_check_median_size)
 
-    version = "1"
+    version = "2"
     """Counts the changes of results that the classes' own source does not show."""
 
     reads_only = True
