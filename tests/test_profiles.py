@@ -44,7 +44,7 @@ from icc import (
     words,
     xyz,
 )
-from pictures import oriented, png_chunk, saved
+from pictures import oriented, png_chunk, saved, tiff
 from tsm_training.arrays import Image
 from tsm_training.errors import ImageFormatError
 from tsm_training.images import ImageInfo, inspect_image, read_image, read_thumbnail
@@ -107,6 +107,25 @@ def test_colours_are_those_that_a_colour_managed_reader_shows(
     image, shown = read_image(path), np.ascontiguousarray(managed(path))
     assert apart(image, shown) <= 1
     assert color_difference(image, shown) < 0.05
+    assert inspect_image(path).profile == name
+
+
+@pytest.mark.parametrize("name", PROFILES)
+@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
+def test_sixteen_bits_are_read_in_the_colours_that_eight_have(
+    put: Callable[[bytes], Path], kind: str, name: str
+) -> None:
+    icc = PROFILES[name]
+    deep = SATURATED.astype(np.uint16) * 257
+    if kind == "PNG":
+        plain = cv2.imencode(".png", deep)[1].tobytes()
+        content = plain[:33] + icc_chunk(icc) + plain[33:]
+    else:
+        fields = {256: (60,), 257: (45,), 258: (16, 16, 16), 278: (45,)}
+        content = tiff({**fields, 34675: struct.unpack(f"<{len(icc) // 2}H", icc)}, deep[:, :, ::-1].tobytes())
+        content = content.replace(struct.pack("<HHI", 34675, 3, len(icc) // 2), struct.pack("<HHI", 34675, 7, len(icc)))
+    path = put(content)
+    assert apart(read_image(path), managed(saved("PNG", RGB, icc_profile=icc))) <= 1
     assert inspect_image(path).profile == name
 
 

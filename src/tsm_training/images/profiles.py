@@ -76,7 +76,7 @@ class Conversion:
             return np.asarray(
                 pixels if pixels.dtype == np.uint8 else cv2.convertScaleAbs(pixels, alpha=1 / 257), np.uint8
             )
-        is_reusable = pixels.dtype == np.uint8 and pixels.shape[2:] == (3,)
+        is_reusable = pixels.dtype == np.uint8 and pixels.shape[2:] == (3,) and pixels.flags.writeable
         result = np.asarray(pixels, np.uint8) if is_reusable else np.empty((*pixels.shape[:2], 3), np.uint8)
         rows = max(1, _BAND // pixels.shape[1])
         for top in range(0, len(pixels), rows):
@@ -162,7 +162,7 @@ def _matrix(primaries: _Numbers) -> _Floats:
 def _adaptation(white: _Floats) -> _Floats:
     """Return what turns XYZ for a white into XYZ for D50: 3×3."""
     scale = (_BRADFORD @ _D50) / (_BRADFORD @ white)
-    return np.asarray(np.linalg.solve(_BRADFORD, scale[:, np.newaxis] * _BRADFORD))
+    return np.asarray(np.linalg.solve(_BRADFORD, scale[:, np.newaxis] * _BRADFORD), np.float64)
 
 
 def _formula(*parameters: float) -> _Curve:
@@ -424,12 +424,13 @@ def _by_littlecms(name: str, icc: bytes, mode: str) -> Conversion:
         from PIL import Image as PillowImage  # noqa: PLC0415 - an extra
         from PIL import ImageCms  # noqa: PLC0415
 
-        source = ImageCms.ImageCmsProfile(io.BytesIO(icc))
-        intent = ImageCms.Intent.RELATIVE_COLORIMETRIC
-        transform: Any = ImageCms.buildTransform(source, ImageCms.createProfile("sRGB"), mode, "RGB", intent)
+        srgb = ImageCms.createProfile("sRGB")
     except ImportError:
         needed = 'it needs LittleCMS: pip install "tsm_training[photos]"'
         raise HeaderError(f"has the colour profile {name!r}, which consists of tables; {needed}") from None
+    try:
+        source, intent = ImageCms.ImageCmsProfile(io.BytesIO(icc)), ImageCms.Intent.RELATIVE_COLORIMETRIC
+        transform: Any = ImageCms.buildTransform(source, srgb, mode, "RGB", intent)
     except (ImageCms.PyCMSError, OSError) as error:
         raise _DamagedError(f"its profile cannot be used: {error}") from None
 
