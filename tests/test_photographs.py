@@ -138,6 +138,7 @@ def with_sub_page(width: int) -> bytes:
 
 TAKEN: dict[str, tuple[str, Callable[[], bytes], Image, int]] = {
     "HEIF": ("HEIF", heif, LARGE, 6),
+    "HEIF of an odd size": ("HEIF", lambda: heif(LARGE_RGB.crop((0, 0, 51, 33))), LARGE[:33, :51], 6),
     "HEIF grey": ("HEIF", lambda: heif(LARGE_RGB.convert("L")), np.asarray(LARGE_RGB.convert("L"))[:, :, None], 6),
     "HEIF of 10 bits": ("HEIF", ten_bit_heif, LARGE, 2),
     "HEIF opaque alpha": ("HEIF", lambda: heif(with_alpha(LARGE_RGB, LARGE_OPAQUE)), LARGE, 6),

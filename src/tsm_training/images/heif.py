@@ -69,6 +69,9 @@ def _of_primary(data: bytes, properties: Iterable[_Box]) -> tuple[tuple[int, int
     for kind, at, end in properties:
         if kind == b"ispe":
             size = _size(data, at)
+        elif kind == b"clap":  # what is left of it when it is cut to the pixels that are meant
+            width, in_width, height, in_height = unpack(">4I", data, at, "HEIF aperture")
+            size = width // max(in_width, 1), height // max(in_height, 1)
         elif kind == b"irot" and data[at] & _QUARTER_TURNED:
             size = size[::-1]
         elif kind == b"colr" and data[at : at + 4] in (b"prof", b"rICC"):
