@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import ImageOps
 
-from icc import ADOBE_RGB, DISPLAY_P3, GREY_22, PROPHOTO_RGB, SRGB_IEC, managed
+from icc import ADOBE_RGB, DISPLAY_P3, GREY_22, PROPHOTO_RGB, SRGB_IEC, managed, table_profile
 from pictures import png_chunk, saved
 from tsm_training import BayesianWeightLearner, Prediction, TrainingManager, WorkerPool
 from tsm_training.arrays import Image
@@ -152,6 +152,9 @@ TARGETS = {
     "PNG in sRGB": saved("PNG", PICTURE, icc_profile=SRGB_IEC),
     "WebP without a profile": saved("WEBP", PICTURE, lossless=True),
     "grey TIFF": saved("TIFF", PICTURE.convert("L"), icc_profile=GREY_22),
+    "CMYK TIFF": saved("TIFF", PICTURE.convert("CMYK"), icc_profile=table_profile(b"CMYK", 4)),
+    "CMYK JPEG": saved("JPEG", PICTURE.convert("CMYK"), icc_profile=table_profile(b"CMYK", 4), quality=95),
+    "PNG of a scanner": saved("PNG", PICTURE, icc_profile=table_profile(b"RGB ", 3)),
     "palette": saved("PNG", PICTURE.quantize(8), icc_profile=DISPLAY_P3),
 }
 
