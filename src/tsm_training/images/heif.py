@@ -73,7 +73,7 @@ def _of_primary(data: bytes, properties: Iterable[_Box]) -> tuple[tuple[int, int
             width, in_width, height, in_height = unpack(">4I", data, at, "HEIF aperture")
             size = width // max(in_width, 1), height // max(in_height, 1)
         elif kind == b"irot" and data[at] & _QUARTER_TURNED:
-            size = size[::-1]
+            size = size[1], size[0]
         elif kind == b"colr" and data[at : at + 4] in (b"prof", b"rICC"):
             colors = with_profile(colors, data[at + 4 : end], "")
         elif kind == b"colr" and data[at : at + 4] == b"nclx":
