@@ -126,10 +126,11 @@ def _properties(data: bytes, meta: _Boxes) -> tuple[dict[int, _Box], list[int]]:
     if not {b"ipco", b"ipma"} <= inner.keys():
         raise HeaderError("is damaged: its HEIF boxes do not say how large the picture is")
     properties = dict(enumerate(bounded(_children(data, *inner[b"ipco"])), 1))
-    at, end = inner[b"ipma"]
+    at, _end = inner[b"ipma"]
     identifier, has_wide_numbers = (">I" if data[at] else ">H"), data[at + 3] & 1
+    (entries,) = unpack(">I", data, at + _FULL_BOX, "HEIF properties")
     at += _FULL_BOX + 4
-    while at < end:
+    for _ in bounded(iter(range(entries))):
         (item,) = unpack(identifier, data, at, "HEIF properties")
         at += struct.calcsize(identifier)
         (count,) = unpack(">B", data, at, "HEIF properties")
@@ -173,11 +174,11 @@ def _place(data: bytes, box: tuple[int, int], wanted: int) -> tuple[int, int]:
         item, method = number(id_bytes), number(2) if version else 0
         number(2)
         base, extents = number(base_bytes), number(2)
-        for _ in range(extents):
+        if at > end or (item == wanted and (method or extents != 1)):
+            break
+        if item == wanted:
             number(index_bytes if version else 0)
-            start, length = base + number(offset_bytes), number(length_bytes)
-            if item == wanted and extents == 1 and not method:
-                return start, start + length
-            if at > end:
-                return 0, 0
+            start = base + number(offset_bytes)
+            return start, start + number(length_bytes)
+        at += extents * ((index_bytes if version else 0) + offset_bytes + length_bytes)
     return 0, 0
