@@ -18,6 +18,7 @@ import pytest
 from PIL import Image as Pillow
 from PIL import ImageOps
 
+from icc import DISPLAY_P3
 from pictures import (
     BGR,
     GREY,
@@ -52,6 +53,7 @@ from tsm_training.images import (
     read_image_and_exif,
     read_thumbnail,
 )
+from tsm_training.images.heif import parse_heif
 
 LARGE = colours(64, 96)
 LARGE_RGB = Pillow.fromarray(LARGE[:, :, ::-1].copy())
@@ -138,6 +140,7 @@ def with_sub_page(width: int) -> bytes:
 
 TAKEN: dict[str, tuple[str, Callable[[], bytes], Image, int]] = {
     "HEIF": ("HEIF", heif, LARGE, 6),
+    "HEIF of an odd size": ("HEIF", lambda: heif(LARGE_RGB.crop((0, 0, 51, 33))), LARGE[:33, :51], 6),
     "HEIF grey": ("HEIF", lambda: heif(LARGE_RGB.convert("L")), np.asarray(LARGE_RGB.convert("L"))[:, :, None], 6),
     "HEIF of 10 bits": ("HEIF", ten_bit_heif, LARGE, 2),
     "HEIF opaque alpha": ("HEIF", lambda: heif(with_alpha(LARGE_RGB, LARGE_OPAQUE)), LARGE, 6),
@@ -201,6 +204,31 @@ def _with_exif(exif: Pillow.Exif) -> Pillow.Image:
     return picture
 
 
+def test_a_phones_picture_is_read_in_the_colours_that_it_means(put: Callable[[bytes], Path]) -> None:
+    path = put(heif(icc_profile=DISPLAY_P3))
+    assert inspect_image(path).profile == "Display P3"
+    assert np.abs(read_image(path).astype(int) - LARGE).max() > 20
+    assert inspect_image(put(_unspecified(heif()))).profile is None
+
+
+def _unspecified(data: bytes) -> bytes:
+    """Let the file say that it does not know what its colours mean."""
+    at = data.index(b"nclx") + 4
+    return data[:at] + b"\0\2\0\2" + data[at + 4 :]
+
+
+def test_exif_that_is_not_where_it_should_be_does_not_spoil_a_phones_picture(put: Callable[[bytes], Path]) -> None:
+    data = heif(exif=oriented(1).tobytes())
+    assert read_image_and_exif(put(data.replace(b"Exif\0", b"exif\0", 1)))[1] == b""
+    at = data.index(b"iloc") + 10
+    for count in (0, 1):  # of items that have a place
+        assert parse_heif(data[:at] + struct.pack(">H", count) + data[at + 2 :], 10**6).exif == b""
+    other = data[:at] + b"\xff\xff" + data[at + 2 : at + 20] + b"\x77\x77" + data[at + 22 :]
+    assert parse_heif(other, 10**6).exif == b""
+    wide = struct.pack(">I4sQ", 1, b"free", 24) + bytes(8)
+    assert read_image_and_exif(put(data + wide + struct.pack(">I4s", 0, b"free")))[1] != b""
+
+
 @pytest.mark.parametrize("depth", ["PNG", "TIFF"])
 def test_sixteen_bits_are_rounded_to_the_nearest_of_eight(put: Callable[[bytes], Path], depth: str) -> None:
     deep = np.arange(65536, dtype=np.uint16).reshape(256, 256)
@@ -260,6 +288,7 @@ REFUSED: dict[str, tuple[Callable[[], bytes], str]] = {
     "PNG palette transparent": (lambda: saved("PNG", PALETTE, transparency=3), FLATTEN),
     "PNG transparent colour": (lambda: saved("PNG", transparency=(1, 2, 3)), FLATTEN),
     "WebP transparent": (lambda: saved("WEBP", with_alpha(RGB, HALF_CLEAR), lossless=True), FLATTEN),
+    "PNG damaged": (lambda: png(png_chunk(b"IDAT", b"\x78\1" + bytes(200))), "could not be decoded"),
     "TIFF float": (lambda: saved("TIFF", GREY.convert("F")), "floating-point samples; unsigned ones are expected"),
     "TIFF of 16-bit floats": (lambda: deep_tiff(BGR, "<", {339: (3, 3, 3)}), "floating-point"),
     "TIFF of 32 bits": (lambda: tiff({258: (32, 32, 32)}), "a 32-bit TIFF; 8 or 16 bits"),

@@ -103,22 +103,22 @@ def child(suite: Suite, place: Path, first: int, total: int, jobs: int) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (mapped + _ADDRESS_SPACE, resource.RLIM_INFINITY))
     counts: collections.Counter[str] = collections.Counter()
     slowest, largest = (0.0, -1), (0, -1)
-    at_first = _most_resident()
+    at_first = most_resident()
     violations: list[tuple[int, str]] = []
     with place.open("r+b", buffering=0) as progress:
         for number in range(first, total, jobs):
             progress.seek(0)
             progress.write(_PLACE.pack(number))
             case = suite.make(number)
-            _forget_most_resident()
-            before, began = _most_resident(), time.process_time()
+            forget_most_resident()
+            before, began = most_resident(), time.process_time()
             try:
                 counts.update(suite.check(case))
             except Violation as violation:
                 violations.append((number, str(violation)))
             except BaseException:  # noqa: BLE001, RUF100 - whatever it is, the library should not have let it out
                 violations.append((number, traceback.format_exc(limit=-3)))
-            seconds, taken = time.process_time() - began, _most_resident() - before
+            seconds, taken = time.process_time() - began, most_resident() - before
             if seconds > suite.limits.seconds:
                 violations.append((number, f"took {seconds:.2f} s"))
             if taken > suite.limits.num_bytes:
@@ -128,12 +128,12 @@ def child(suite: Suite, place: Path, first: int, total: int, jobs: int) -> None:
     place.with_suffix(".json").write_text(json.dumps(report), encoding="utf-8")
 
 
-def _forget_most_resident() -> None:
+def forget_most_resident() -> None:
     """Let the system measure the largest resident memory anew from here."""
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
 
-def _most_resident() -> int:
+def most_resident() -> int:
     """Return the largest resident memory since the last call of the above, in bytes."""
     status = Path("/proc/self/status").read_text(encoding="utf-8")
     return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0]) * 1024
@@ -231,7 +231,7 @@ def main(suite: Suite, total: int, arguments: argparse.Namespace, module: str) -
             "bytes:",
             *suite.check(case),
             f"{time.process_time() - began:.3f} s",
-            f"{_most_resident() / _MEGABYTE:.0f} MB in all",
+            f"{most_resident() / _MEGABYTE:.0f} MB in all",
         )
         return 0
     if arguments.child is not None:

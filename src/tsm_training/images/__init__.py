@@ -2,22 +2,12 @@
 
 OpenCV never sees a path: it takes the file name for UTF-8 (or dies), ends it at a NUL and waits for ever on a pipe.
 Files are read here, judged by `tsm_training.images.headers` and only then decoded from memory: the header tells how
-much memory a decoder will take, and whether the file is complete. `ImageLimits` say how large a picture may be, and
-which folder it may come from.
+much memory a decoder will take, whether the file is complete, and whether it holds more than it declares. Decoders are
+given only what they need of a file. `ImageLimits` say how large a picture may be, and which folder it may come from.
 
-What becomes of the kinds of picture that there are (the orientation, 1–8 in EXIF numbering, is always applied):
-
-====================================================  ================================================================
-8-bit colour                                          taken as it is; colour profiles are ignored
-grey, palette (1–8 bits), 1-bit                       becomes BGR
-alpha channel, opaque throughout                      dropped
-any other transparency                                refused
-16-bit, floating-point, signed, CMYK, YCbCr, CIE Lab  refused
-animated PNG or WebP, TIFF of several pages           refused
-RLE or 16-bit BMP; JPEG or fax in TIFF; BigTIFF       refused
-JPEG: arithmetic-coded, lossless, 12-bit              refused
-other formats (GIF, HEIF, JPEG 2000, OpenEXR, …)      refused
-====================================================  ================================================================
+Colours become sRGB (`tsm_training.images.profiles`), 16 bits become 8, and the orientation, 1–8 in EXIF numbering, is
+applied. The how-to on pictures has a table of what is read, and of what is refused: transparency, floating point,
+camera raw, animations and several pages foremost.
 
 A file that ends early is always noticed. Damage *inside* compressed data is noticed in PNG files only, which carry
 checksums; after a file was added, its SHA-256 tells.

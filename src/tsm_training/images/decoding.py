@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any, Final, TypeAlias
 
 import cv2
@@ -117,7 +117,7 @@ def _imported(module: str, kind: str) -> Any:
 
 
 @contextlib.contextmanager
-def _decoding() -> Iterator[None]:
+def _decoding() -> Generator[None]:
     """Turn whatever Pillow and its plug-ins raise on a damaged file into a refusal."""
     try:
         yield

@@ -69,8 +69,11 @@ def _of_primary(data: bytes, properties: Iterable[_Box]) -> tuple[tuple[int, int
     for kind, at, end in properties:
         if kind == b"ispe":
             size = _size(data, at)
+        elif kind == b"clap":  # what is left of it when it is cut to the pixels that are meant
+            width, in_width, height, in_height = unpack(">4I", data, at, "HEIF aperture")
+            size = width // max(in_width, 1), height // max(in_height, 1)
         elif kind == b"irot" and data[at] & _QUARTER_TURNED:
-            size = size[::-1]
+            size = size[1], size[0]
         elif kind == b"colr" and data[at : at + 4] in (b"prof", b"rICC"):
             colors = with_profile(colors, data[at + 4 : end], "")
         elif kind == b"colr" and data[at : at + 4] == b"nclx":
@@ -123,10 +126,11 @@ def _properties(data: bytes, meta: _Boxes) -> tuple[dict[int, _Box], list[int]]:
     if not {b"ipco", b"ipma"} <= inner.keys():
         raise HeaderError("is damaged: its HEIF boxes do not say how large the picture is")
     properties = dict(enumerate(bounded(_children(data, *inner[b"ipco"])), 1))
-    at, end = inner[b"ipma"]
+    at, _end = inner[b"ipma"]
     identifier, has_wide_numbers = (">I" if data[at] else ">H"), data[at + 3] & 1
+    (entries,) = unpack(">I", data, at + _FULL_BOX, "HEIF properties")
     at += _FULL_BOX + 4
-    while at < end:
+    for _ in bounded(iter(range(entries))):
         (item,) = unpack(identifier, data, at, "HEIF properties")
         at += struct.calcsize(identifier)
         (count,) = unpack(">B", data, at, "HEIF properties")
@@ -170,11 +174,11 @@ def _place(data: bytes, box: tuple[int, int], wanted: int) -> tuple[int, int]:
         item, method = number(id_bytes), number(2) if version else 0
         number(2)
         base, extents = number(base_bytes), number(2)
-        for _ in range(extents):
+        if at > end or (item == wanted and (method or extents != 1)):
+            break
+        if item == wanted:
             number(index_bytes if version else 0)
-            start, length = base + number(offset_bytes), number(length_bytes)
-            if item == wanted and extents == 1 and not method:
-                return start, start + length
-            if at > end:
-                return 0, 0
+            start = base + number(offset_bytes)
+            return start, start + number(length_bytes)
+        at += extents * ((index_bytes if version else 0) + offset_bytes + length_bytes)
     return 0, 0

@@ -79,11 +79,13 @@ class ImageInfo:
     """What is known of a picture file that was looked at.
 
     ``sha256`` is the digest of the file's contents (64 hexadecimal digits), ``num_bytes`` its size; ``width`` and
-    ``height`` are in pixels with the orientation applied; ``image_format`` is PNG, JPEG, BMP, WebP or TIFF.
+    ``height`` are in pixels with the orientation applied; ``image_format`` is PNG, JPEG, BMP, WebP,
+    TIFF, HEIF or AVIF.
 
     ``profile`` names the colour space that the file states, by an ICC profile or otherwise, and is None where it states
     none that can be used. ``conversion`` says how its colours become sRGB: by a ``matrix``, through ``littlecms``, or
-    ``none``, since they count as sRGB already. ``profile_fault`` says why a profile that is there counts as absent.
+    ``none``, since they count as sRGB already; ``inks`` is for CMYK without a usable profile, where each ink takes its
+    part of white. ``profile_fault`` says why a profile that is there counts as absent.
     """
 
     sha256: str
