@@ -139,7 +139,7 @@ def test_results_are_stored_within_a_second(tmp_path: Path) -> None:
             assert old <= {evaluation.key.example_digest for evaluation in stored}
             now += 0.3
             if executor.held:
-                ready.append((now, executor.hand_over().digest))
+                ready.extend((now, result.digest) for result in executor.hand_over())
             return False
 
         settings = {"executor": executor, "timer": lambda: now, "reporter": ProgressReporter(should_stop=look)}

@@ -61,7 +61,7 @@ class Gate(Executor):
     """Takes whatever is begun, and ends nothing by itself."""
 
     def __init__(self) -> None:
-        self.begun: list[tuple[Future[ScoredExample], ExampleInput]] = []
+        self.begun: list[tuple[Future[list[ScoredExample]], tuple[ExampleInput, ...]]] = []
         self.together: list[list[str]] = []
 
     def submit(self, function: Any, /, *arguments: Any, **keywords: Any) -> Future[Any]:
@@ -71,9 +71,9 @@ class Gate(Executor):
 
     def end_all(self) -> None:
         """End what has been begun; called between rounds of handing out."""
-        self.together.append([example.digest for _future, example in self.begun])
-        for future, example in self.begun:
-            future.set_result(ScoredExample(example.digest))
+        self.together.append([example.digest for _future, examples in self.begun for example in examples])
+        for future, examples in self.begun:
+            future.set_result([ScoredExample(example.digest) for example in examples])
         self.begun.clear()
 
 
@@ -112,19 +112,18 @@ def test_a_large_example_gets_its_turn_among_many_small_ones() -> None:
     assert all(sum(need(sized(int(size))) for size in each) <= budget for each in rounds)
 
 
-def test_an_example_is_taken_only_when_the_one_before_has_been_handed_out() -> None:
+def test_whether_previews_are_wanted_is_asked_when_an_example_is_handed_out() -> None:
     """What is wanted of an example may depend on what has come of those before it."""
-    taken: list[str] = []
+    asked: list[str] = []
 
-    def examples() -> Any:
-        for _number in range(9):
-            taken.append("1")
-            yield sized(1)
+    def has_room(example: ExampleInput) -> bool:
+        asked.append(example.digest)
+        return True
 
     gate = Gate()
-    results = Execution(CONTEXT, examples(), gate, 2 * need(sized(1))).results(gate.end_all)
+    results = Execution(CONTEXT, [sized(1)] * 9, gate, 2 * need(sized(1)), has_room).results(gate.end_all)
     next(results)
-    assert len(taken) == 3
+    assert len(asked) == 2
 
 
 def test_few_are_in_flight_at_a_time_however_small_they_are() -> None:
@@ -298,13 +297,17 @@ def test_what_examples_share_is_sent_and_loaded_once(tmp_path: Path) -> None:
 def test_a_process_that_does_not_have_what_examples_share_asks_for_it(tmp_path: Path) -> None:
     """It came later, or has worked for somebody else."""
     processes = Measured()
-    manager, other = heavy_manager(tmp_path, processes), color_manager(tmp_path / "other", Measured())
+    manager = heavy_manager(tmp_path, processes)
+    factory = TrainingEngine.using(GUIDE, executor=Measured())
+    pools = [pool_of(brightening(name, 9)) for name in ("one", "two")]
+    others = [manager_with(tmp_path / "other", 1, pool=pool, engine_factory=factory) for pool in pools]
 
-    def work_for_another(progress: Progress) -> None:
+    def work_for_others(progress: Progress) -> None:
         if progress.phase == "evaluating" and progress.done == 2:
-            other.validate()
+            for other in others:
+                other.validate()
 
-    assert manager.validate(on_progress=work_for_another)["failures"] == {"heavy": 0}
+    assert manager.validate(on_progress=work_for_others)["failures"] == {"heavy": 0}
     assert [num_bytes > LARGE for num_bytes in processes.sent] == [True, False, False, True, False]
     assert len(Heavy.loaded) == 2
 
@@ -325,7 +328,7 @@ def test_what_cannot_be_loaded_elsewhere_is_named(tmp_path: Path) -> None:
     manager = manager_with(tmp_path, examples=2, pool=pool_of(Homebound()), engine_factory=factory)
     with pytest.raises(ExecutorError, match="ImportError: no module named 'notebook'") as caught:
         manager.train(verbose=False)
-    assert caught.value.executor == "ProcessPoolExecutor"
+    assert caught.value.executor == "Measured"
 
 
 # --- what is whose fault --------------------------------------------------------------------------------------------
