@@ -61,12 +61,12 @@ class Gate(Executor):
     """Takes whatever is begun, and ends nothing by itself."""
 
     def __init__(self) -> None:
-        self.begun: list[tuple[Future[list[ScoredExample]], tuple[ExampleInput, ...]]] = []
+        self.begun: list[tuple[Future[list[ScoredExample]], list[ExampleInput]]] = []
         self.together: list[list[str]] = []
 
     def submit(self, function: Any, /, *arguments: Any, **keywords: Any) -> Future[Any]:
         future: Future[Any] = Future()
-        self.begun.append((future, arguments[1]))
+        self.begun.append((future, [item.example for item in arguments[1]]))
         return future
 
     def end_all(self) -> None:

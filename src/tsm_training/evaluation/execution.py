@@ -147,38 +147,45 @@ class _Shared:
         return contextlib.nullcontext()
 
 
+class _Item(NamedTuple):
+    """An example, and how many bytes its evaluation takes."""
+
+    example: ExampleInput
+    num_bytes: int
+
+
 _Results: TypeAlias = list[ScoredExample | TsmTrainingError] | None
 
 
-def _evaluate_all(shared: _Shared | _Sent, examples: Sequence[ExampleInput], memory_budget: int) -> _Results:
+def _evaluate_all(shared: _Shared | _Sent, items: Sequence[_Item], memory_budget: int) -> _Results:
     """Evaluate examples, up to an error, which comes last; None asks for what they share, which is not here yet."""
     context = shared.opened()
     if context is None:
         return None
     results: list[ScoredExample | TsmTrainingError] = []
-    for example in examples:
+    for example, num_bytes in items:
         try:
-            with shared.room_for(_bytes_of(context, example), memory_budget):
+            with shared.room_for(num_bytes, memory_budget):
                 results.append(evaluate(context, example))
         except TsmTrainingError as error:
             return [*results, error]
     return results
 
 
-def _bytes_of(context: EvaluationContext, example: ExampleInput) -> int:
-    if example.samples:
-        return _SAMPLE_BYTES
-    workers = [context.workers[worker_id] for worker_id in example.worker_ids]
-    return bytes_to_evaluate(example.files, workers, context.judge.metric, context.runner)
-
-
 # --- in the calling process -----------------------------------------------------------------------------------------
+
+
+def _sized(context: EvaluationContext, example: ExampleInput) -> _Item:  # no method: an execution would hold itself
+    if example.samples:
+        return _Item(example, _SAMPLE_BYTES)
+    workers = [context.workers[worker_id] for worker_id in example.worker_ids]
+    return _Item(example, bytes_to_evaluate(example.files, workers, context.judge.metric, context.runner))
 
 
 class _Batch(NamedTuple):
     """Examples that are evaluated one after the other by one task."""
 
-    examples: tuple[ExampleInput, ...]
+    items: tuple[_Item, ...]
     num_bytes: int
     """What the largest of them takes."""
     attempts: int = 0
@@ -214,7 +221,8 @@ class Execution:
         has_room: Callable[[ExampleInput], bool | None] = lambda _example: True,
     ) -> None:
         self._context = context
-        self._waiting = deque(examples)
+        self._items: Iterator[_Item] = map(functools.partial(_sized, context), examples)
+        self._next: _Item | None = None
         self._total = len(examples)
         self._executor = executor
         self._memory_budget = memory_budget
@@ -243,7 +251,8 @@ class Execution:
             MetricError: see `evaluate`.
             ExecutorError: the executor takes no work, has broken down, or cannot carry an example.
         """
-        while self._waiting or self._in_flight:
+        self._next = next(self._items, None)
+        while self._next is not None or self._in_flight:
             poll()
             if self._client is not None:
                 self._look_at_the_cluster(self._client)
@@ -264,7 +273,7 @@ class Execution:
 
         An example that failed gives nothing: something else has already ended the work.
         """
-        self._waiting.clear()
+        self._items, self._next = iter(()), None
         begun = [future for future in self._in_flight if not future.cancel()]
         ended = as_completed(begun) if finish else [future for future in begun if future.done()]
         late = (result for future in ended if future.exception() is None for result in future.result() or ())
@@ -279,7 +288,7 @@ class Execution:
             return
         if is_first:
             try:
-                self._shared.sent  # noqa: B018 - pickles, here where it is known what for
+                self._shared.sent  # noqa: B018 - pickled here, where it is known what for
             except Exception as error:  # a foreign __reduce__ may do anything
                 self._explain(error)
                 raise
@@ -296,29 +305,29 @@ class Execution:
         """Return what to hand out next; None where nothing is left, or nothing fits now."""
         most = 1
         if not isinstance(self._executor, ThreadPoolExecutor):
-            most = min(self._total, _MAX_IN_FLIGHT * self._processes) // (_BATCHES_IN_FLIGHT * self._lanes)
-        examples: list[ExampleInput] = []
-        largest = work = 0
-        while self._waiting and len(examples) < max(1, most):
-            example = self._waiting[0]
-            num_bytes = max(largest, _bytes_of(self._context, example))
+            most = max(1, min(self._total, _MAX_IN_FLIGHT * self._processes) // (_BATCHES_IN_FLIGHT * self._lanes))
+        items: list[_Item] = []
+        work = 0
+        while self._next is not None and len(items) < most:
+            example, num_bytes = self._next
             pixels = example.files.target.width * example.files.target.height
             work += pixels * (1 + len(example.worker_ids) + len(example.observers))
-            if (examples and work > _BATCH_WORK) or not self._fits(len(examples) + 1, num_bytes):
+            if (items and work > _BATCH_WORK) or not self._fits([*items, self._next]):
                 break
             is_pictured = self._has_room(example)
             if is_pictured is None:
                 break
-            examples.append(self._waiting.popleft()._replace(is_pictured=is_pictured))
-            largest = num_bytes
-        return _Batch(tuple(examples), largest) if examples else None
+            items.append(_Item(example._replace(is_pictured=is_pictured), num_bytes))
+            self._next = next(self._items, None)
+        return _Batch(tuple(items), max(item.num_bytes for item in items)) if items else None
 
-    def _fits(self, count: int, num_bytes: int) -> bool:
+    def _fits(self, items: Sequence[_Item]) -> bool:
+        num_bytes = max(item.num_bytes for item in items)
         if not self._in_flight:
-            return count == 1 or num_bytes <= self._memory_budget
+            return len(items) == 1 or num_bytes <= self._memory_budget
         batches = self._in_flight.values()
         return (
-            count + sum(len(batch.examples) for batch in batches) <= _MAX_IN_FLIGHT * self._processes
+            len(items) + sum(len(batch.items) for batch in batches) <= _MAX_IN_FLIGHT * self._processes
             and num_bytes + sum(batch.num_bytes for batch in batches) <= self._memory_budget * self._processes
         )
 
@@ -328,7 +337,7 @@ class Execution:
             is_known = self._has_arrived and not is_repeated and "sent" in vars(self._shared)  # who pickles, pickled it
             passed = _Sent(self._shared.sent.digest) if is_known else self._shared
         try:
-            future = self._executor.submit(_evaluate_all, passed, batch.examples, self._memory_budget)
+            future = self._executor.submit(_evaluate_all, passed, batch.items, self._memory_budget)
         except RuntimeError as error:  # it was shut down, is broken, or the interpreter is about to exit
             raise self._fault(f"takes no work: {error}") from error
         except Exception as error:

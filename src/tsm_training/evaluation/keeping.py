@@ -140,7 +140,7 @@ class FreshResults:
             self._commit(0.0)  # then the store knows
             if self._is_full(digest):
                 return False
-            if self.store is not None:
+            if self._room <= 0:  # it has room all the same
                 self._room = PREVIEW_BYTES
         self._reserved[digest] = num_bytes
         return True
