@@ -168,7 +168,7 @@ def renamed(example: TrainingExample, number: int) -> TrainingExample:
 @contextmanager
 def client_of(num_processes: int) -> Iterator[Any]:
     with (
-        distributed.LocalCluster(num_processes, threads_per_worker=1, dashboard_address=None) as cluster,
+        distributed.LocalCluster(num_processes, threads_per_worker=1, dashboard_address=":0") as cluster,
         distributed.Client(cluster) as client,
     ):
         client.run(create_color_transfer_workers)  # what is loaded once is loaded before the clock starts

@@ -27,7 +27,7 @@ PROCESSES = 2
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
     """Start two processes that work for us; one that is killed is replaced by another."""
-    with distributed.LocalCluster(PROCESSES, threads_per_worker=1, dashboard_address=None) as started:
+    with distributed.LocalCluster(PROCESSES, threads_per_worker=1, dashboard_address=":0") as started:
         yield started
 
 
@@ -81,6 +81,41 @@ def test_what_examples_share_is_loaded_once_by_each_process(
     processes = [file.name.partition(" ")[0] for file in loaded.iterdir()]
     assert 1 <= len(processes) == len(set(processes)) <= PROCESSES
     assert str(os.getpid()) not in processes
+
+
+def test_a_client_gets_what_examples_share_scattered_once(
+    client: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scattered: list[Any] = []
+    passed: list[Any] = []
+    scatter, submit = client.scatter, client.submit
+
+    def noted_scatter(*arguments: Any, **settings: Any) -> Any:
+        scattered.append(scatter(*arguments, **settings))
+        return scattered[-1]
+
+    def noted_submit(function: Any, *arguments: Any, **settings: Any) -> Any:
+        passed.append(arguments[0])
+        return submit(function, *arguments, **settings)
+
+    monkeypatch.setattr(client, "scatter", noted_scatter)
+    monkeypatch.setattr(client, "submit", noted_submit)
+    assert manager_on(client, tmp_path, examples=24).validate()["num_examples"] == 24
+    assert len(scattered) == 1
+    assert len(passed) == 8  # three examples each
+    assert all(each is scattered[0] for each in passed)
+
+
+def test_a_cluster_may_have_no_process_yet(tmp_path: Path) -> None:
+    settings = {"processes": False, "dashboard_address": ":0"}
+    with distributed.LocalCluster(0, **settings) as empty, distributed.Client(empty) as client:
+        manager = manager_on(client, tmp_path)
+
+        def grow() -> bool:
+            empty.scale(1)
+            return False
+
+        assert manager.train(verbose=False, should_stop=grow)["session"]["num_examples"] > 0
 
 
 def test_what_a_script_or_a_notebook_defines_travels_too(client: Any, tmp_path: Path) -> None:

@@ -258,6 +258,41 @@ def test_a_worker_that_is_new_gets_its_previews_where_there_is_room(
     assert kept(told) == kept(untold)
 
 
+@pytest.mark.parametrize("tells", [True, False])
+def test_no_previews_travel_but_those_that_are_kept_however_many_examples_are_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    """The last example that has room at all may have room for some only."""
+    one_by_one, many = (small_manager(tmp_path, 20, monkeypatch, tells=told) for told in (True, tells))
+    monkeypatch.setattr("tsm_training.evaluation.keeping.PREVIEW_BYTES", 3 * 3 * 500)
+    examples = many.data_manager.get_all_examples()
+    one_by_one.training_engine.evaluator.evaluate(one_by_one.data_manager.get_all_examples())
+    attrs.evolve(many.training_engine.evaluator, executor=Inline(), memory_budget=1024**3).evaluate(examples)
+    assert kept(many) == kept(one_by_one)
+    outputs = [name for names in kept(many).values() for name in names if "@" in name]
+    if tells:
+        assert 6 <= len(outputs) <= len(offered(many)) < len(outputs) + 3
+    else:
+        assert len(offered(many)) == 3 * 20
+
+
+@pytest.mark.parametrize("pictured", [10_000, 10**6])
+def test_which_previews_are_kept_for_one_call_does_not_depend_on_how_many_examples_are_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictured: int
+) -> None:
+    monkeypatch.setattr("tsm_training.evaluation.keeping.PREVIEW_BYTES", pictured)
+    manager = manager_with(tmp_path, 20)
+    evaluator = attrs.evolve(manager.training_engine.evaluator, is_storing=False)
+    runs = [
+        attrs.evolve(evaluator, executor=Inline(), memory_budget=budget).evaluate(
+            manager.data_manager.get_all_examples()
+        )
+        for budget in (1, 1024**3)
+    ]
+    assert runs[0].previews.kept == runs[1].previews.kept
+    assert (len(runs[0].previews.kept) < 20) is (pictured < 10**6)
+
+
 # --- an error of our own making is no reason to skip an example -----------------------------------------------------
 
 
