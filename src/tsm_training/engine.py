@@ -138,7 +138,7 @@ class TrainingEngine:
         weight_learner: What learns.
         store: Where everything is kept.
         metric: What `calculate_similarity` calls unless it is overridden; called in several threads at once.
-        executor: Where examples are evaluated: any executor, or a Dask `Client`; threads of each call's own unless
+        executor: Where examples are evaluated: any executor, or a Dask ``Client``; threads of each call's own unless
             given. With a process pool or a cluster, workers and engine must be importable there.
         memory_budget: How many bytes the evaluation of examples may take together in each process; see "Use many cores"
             in the how-tos. An example that needs more by itself runs alone.
