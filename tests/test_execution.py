@@ -493,6 +493,21 @@ def test_what_has_come_back_with_others_is_kept_where_one_of_them_ends_the_work(
     assert len({e.key.example_digest for e in manager.data_manager.load_evaluations(digests)}) == 32
 
 
+class Reluctant(Heavy):
+    """Raises what it likes when it is pickled."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        raise LookupError("not without my file")
+
+
+def test_what_cannot_be_pickled_is_named_whatever_it_raises(tmp_path: Path) -> None:
+    for executor in (Measured(), Strange()):
+        factory = TrainingEngine.using(GUIDE, executor=executor)
+        manager = manager_with(tmp_path, 2, pool=pool_of(Reluctant()), engine_factory=factory)
+        with pytest.raises(ExecutorError, match="cannot be sent worker 'heavy': LookupError: not without my file"):
+            manager.validate()
+
+
 # --- what is whose fault --------------------------------------------------------------------------------------------
 
 

@@ -133,7 +133,10 @@ class _Shared:
 
     @functools.cached_property
     def sent(self) -> _Sent:
-        data = self.dumps(self._context)
+        try:
+            data = self.dumps(self._context)
+        except Exception as error:  # a foreign __reduce__ may do anything
+            raise pickle.PicklingError(f"{type(error).__name__}: {error}") from error
         return _Sent(hashlib.sha256(data).hexdigest(), data)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -283,23 +286,21 @@ class Execution:
 
     def _look_at_the_cluster(self, client: ClusterClient) -> None:
         """Find out from time to time how many processes there are; scatter what examples share to the first ones."""
-        is_first = self._counted is None
-        if self._counted is not None and time.monotonic() - self._counted < _CLUSTER_SECONDS:
+        now, is_first = time.monotonic(), self._counted is None
+        if self._counted is not None and now - self._counted < _CLUSTER_SECONDS:
             return
-        if is_first:
-            try:
-                self._shared.sent  # noqa: B018 - pickled here, where it is known what for
-            except Exception as error:  # a foreign __reduce__ may do anything
-                self._explain(error)
-                raise
+        self._counted = now
         try:
             threads = client.nthreads()
             if is_first and threads:
+                self._shared.sent  # noqa: B018 - pickled here, where it is known what for
                 self._scattered = client.scatter(self._shared, broadcast=True, hash=False)
+        except pickle.PicklingError as error:
+            self._explain(error)
+            raise
         except Exception as error:  # it is closed, or nobody answers: Dask has many ways to say so
             raise self._fault(f"cannot be reached: {type(error).__name__}: {error}") from error
         self._processes, self._lanes = max(1, len(threads)), max(1, sum(threads.values()))
-        self._counted = time.monotonic()
 
     def _next_batch(self) -> _Batch | None:
         """Return what to hand out next; None where nothing is left, or nothing fits now."""
