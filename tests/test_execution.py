@@ -529,6 +529,14 @@ def test_an_executor_that_raises_something_of_its_own_is_not_said_to_take_no_wor
     assert caught.value is fault
 
 
+def test_an_error_as_pickling_raises_it_is_left_alone_where_everything_can_be_pickled(tmp_path: Path) -> None:
+    fault = TypeError("a slip")
+    factory = TrainingEngine.using(GuideSimilarity(), executor=Inline(fault))
+    with pytest.raises(TypeError, match="a slip") as caught:
+        manager_with(tmp_path, examples=1, engine_factory=factory).validate()
+    assert caught.value is fault
+
+
 # --- calling off ----------------------------------------------------------------------------------------------------
 
 

@@ -295,10 +295,9 @@ class Execution:
             if is_first and threads:
                 self._shared.sent  # noqa: B018 - pickled here, where it is known what for
                 self._scattered = client.scatter(self._shared, broadcast=True, hash=False)
-        except pickle.PicklingError as error:
-            self._explain(error)
-            raise
         except Exception as error:  # it is closed, or nobody answers: Dask has many ways to say so
+            if isinstance(error, pickle.PicklingError):
+                self._explain(error)
             raise self._fault(f"cannot be reached: {type(error).__name__}: {error}") from error
         self._processes, self._lanes = max(1, len(threads)), max(1, sum(threads.values()))
 
