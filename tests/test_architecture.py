@@ -34,7 +34,7 @@ FLOORS = [
 """Rooms from the ground up: a room may import from lower floors."""
 
 OPTIONAL = {"tqdm", "matplotlib", "skimage", "sklearn", "flask", "PIL", "scipy", "pandas", "sqlalchemy", "pytest"}
-OPTIONAL |= {"cloudpickle", "loky", "pillow_heif"}
+OPTIONAL |= {"cloudpickle", "distributed", "loky", "pillow_heif"}
 
 
 MODULES: Mapping[str, ast.Module] = {

@@ -31,6 +31,7 @@ SITE_TIMEOUT = 300
 # What prose says about the output of the blocks around it.
 PRINTED = {
     "docs/tutorial.md": [r"^standard_transfer: 1\.0", r"equal_weights: 0\.[78]\d+, .+\ntrained: 0\.9"],
+    "docs/howto/cluster.md": [r"^[1-9]\d* examples learned"],
     "docs/howto/lint.md": [r"^warning duplicate \(3,\) -> rows\[3\] = None", r"^7 of 7 were compared"],
     "docs/howto/failures.md": [r"raised: RuntimeError: too dark for me", r"^failed - NothingEvaluatedError"],
     "docs/howto/isolation.md": [r"^timed_out: time limit: gave no answer within 0\.2 s", r"^died: exit code 3"],

@@ -139,7 +139,7 @@ def test_results_are_stored_within_a_second(tmp_path: Path) -> None:
             assert old <= {evaluation.key.example_digest for evaluation in stored}
             now += 0.3
             if executor.held:
-                ready.append((now, executor.hand_over().digest))
+                ready.extend((now, result.digest) for result in executor.hand_over())
             return False
 
         settings = {"executor": executor, "timer": lambda: now, "reporter": ProgressReporter(should_stop=look)}
@@ -168,6 +168,7 @@ class Offered:
     """The previews with a rank that a store was given."""
 
     previews: list[Preview] = attrs.field(factory=list)
+    num_calls: int = 0
 
 
 @attrs.frozen(eq=False)
@@ -180,6 +181,7 @@ class Small(InMemoryStore):
 
     def save_evaluations(self, evaluations: Any, previews: Any = (), observations: Any = (), **settings: Any) -> None:
         super().save_evaluations(evaluations, previews, observations, **settings)
+        self.offered.num_calls += 1
         self.offered.previews += [preview for preview in previews if preview.rank is not None]
 
     def preview_cutoff(self) -> tuple[float, str] | None:
@@ -256,6 +258,43 @@ def test_a_worker_that_is_new_gets_its_previews_where_there_is_room(
         manager.worker_pool.register_worker(brightening("one more", 10))  # type: ignore[attr-defined]
         evaluate(manager)
     assert kept(told) == kept(untold)
+
+
+@pytest.mark.parametrize("tells", [True, False])
+def test_no_previews_travel_but_those_that_are_kept_however_many_examples_are_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tells: bool
+) -> None:
+    """The last example that has room at all may have room for some only."""
+    one_by_one, many = (small_manager(tmp_path, 20, monkeypatch, tells=told) for told in (True, tells))
+    monkeypatch.setattr("tsm_training.evaluation.keeping.PREVIEW_BYTES", 3 * 3 * 500)
+    examples = many.data_manager.get_all_examples()
+    one_by_one.training_engine.evaluator.evaluate(one_by_one.data_manager.get_all_examples())
+    evaluator = many.training_engine.evaluator
+    attrs.evolve(evaluator, executor=Inline(), memory_budget=1024**3, timer=lambda: 0.0).evaluate(examples)
+    assert kept(many) == kept(one_by_one)
+    outputs = [name for names in kept(many).values() for name in names if "@" in name]
+    if tells:
+        assert 6 <= len(outputs) <= len(offered(many)) < len(outputs) + 3
+    else:  # a store with room is not asked again for each example
+        assert len(offered(many)) == 3 * 20
+        assert many.data_manager.offered.num_calls < 15  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("pictured", [10_000, 10**6])
+def test_which_previews_are_kept_for_one_call_does_not_depend_on_how_many_examples_are_under_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pictured: int
+) -> None:
+    monkeypatch.setattr("tsm_training.evaluation.keeping.PREVIEW_BYTES", pictured)
+    manager = manager_with(tmp_path, 20)
+    evaluator = attrs.evolve(manager.training_engine.evaluator, is_storing=False)
+    runs = [
+        attrs.evolve(evaluator, executor=Inline(), memory_budget=budget).evaluate(
+            manager.data_manager.get_all_examples()
+        )
+        for budget in (1, 1024**3)
+    ]
+    assert runs[0].previews.kept == runs[1].previews.kept
+    assert (len(runs[0].previews.kept) < 20) is (pictured < 10**6)
 
 
 # --- an error of our own making is no reason to skip an example -----------------------------------------------------

@@ -28,6 +28,7 @@ from tsm_training.errors import (
 from tsm_training.evaluation import (
     BaselineMean,
     CacheEntry,
+    ClusterClient,
     CrossValidation,
     CrossValidationResults,
     Evaluator,
@@ -74,6 +75,7 @@ from tsm_training.workers import TrainableWorker, Worker, WorkerPoolLike
 __all__ = [
     "BaselineMean",
     "CacheEntry",
+    "ClusterClient",
     "CrossValidation",
     "CrossValidationResults",
     "Evaluator",
@@ -147,10 +149,10 @@ class TrainingEngine:
         weight_learner: What learns.
         store: Where everything is kept.
         metric: What `calculate_similarity` calls unless it is overridden; called in several threads at once.
-        executor: Where examples are evaluated; threads of each call's own unless given. With a process pool or a
-            cluster, workers and engine must be importable there.
-        memory_budget: How many bytes the evaluation of examples may take together; see "Use many cores" in the how-tos.
-            An example that needs more by itself runs alone.
+        executor: Where examples are evaluated: any executor, or a Dask ``Client``; threads of each call's own unless
+            given. With a process pool or a cluster, workers and engine must be importable there.
+        memory_budget: How many bytes the evaluation of examples may take together in each process; see "Use many cores"
+            in the how-tos. An example that needs more by itself runs alone.
         limits: How large picture files may be, and which folder they may come from.
         blend_solver: What fits the shares of the blended picture: ``"auto"`` compares several, and falls back to a
             simple answer where none helps; or the name of one (`tsm_training.ensemble.COMPARED_SOLVERS`), or a
@@ -165,7 +167,7 @@ class TrainingEngine:
     weight_learner: WeightLearner
     store: TrainingStore
     metric: Metric = attrs.field(factory=GuideSimilarity, kw_only=True)
-    executor: Executor | None = attrs.field(default=None, kw_only=True)
+    executor: Executor | ClusterClient | None = attrs.field(default=None, kw_only=True)
     memory_budget: int = attrs.field(default=_DEFAULT_BUDGET, validator=at_least(1), kw_only=True)
     limits: ImageLimits = attrs.field(factory=ImageLimits, kw_only=True)
     blend_solver: str | BlendSolver = attrs.field(default="auto", validator=_a_solver, kw_only=True)

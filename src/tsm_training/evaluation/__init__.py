@@ -3,6 +3,7 @@
 from tsm_training.evaluation.baselines import best_single_worker
 from tsm_training.evaluation.evaluated import preview_name
 from tsm_training.evaluation.evaluator import CacheEntry, Evaluator, own_workers
+from tsm_training.evaluation.execution import ClusterClient
 from tsm_training.evaluation.explaining import Explanation, SubsetAdvice, WorkerExplanation
 from tsm_training.evaluation.fits import without
 from tsm_training.evaluation.fitting import check_group_by
@@ -30,6 +31,7 @@ __all__ = [
     "TRUTH",
     "BaselineMean",
     "CacheEntry",
+    "ClusterClient",
     "CrossValidation",
     "CrossValidationResults",
     "Evaluator",

@@ -15,7 +15,7 @@ import attrs
 from tsm_training.data import Evaluation, EvaluationKey, ExampleEdit, TrainingExample, TrainingStore
 from tsm_training.errors import ImageError, ImageSizeMismatchError, NoWorkersError, WorkerPoolError
 from tsm_training.evaluation.evaluated import EvaluatedExample, EvaluationRun, Previews, preview_rank
-from tsm_training.evaluation.execution import Execution, executor_or_threads
+from tsm_training.evaluation.execution import ClusterClient, Execution, executor_or_threads
 from tsm_training.evaluation.keeping import Copies, FingerprintOf, FreshResults
 from tsm_training.evaluation.scoring import EvaluationContext, ExampleInput, Judge, ScoredExample, evaluate
 from tsm_training.fingerprints import describe_object
@@ -83,7 +83,7 @@ class Evaluator:
     pool: WorkerPoolLike
     store: TrainingStore
     judge: Judge
-    executor: Executor | None
+    executor: Executor | ClusterClient | None
     memory_budget: int
     limits: ImageLimits
     clock: Callable[[], datetime]
@@ -295,17 +295,15 @@ class Evaluator:
         examples: Sequence[ExampleInput],
         workers: Mapping[str, Worker],
         fresh: FreshResults,
-        executor: Executor | None,
+        executor: Executor | ClusterClient | None,
     ) -> None:
         """Evaluate examples and keep what comes of them, also where something ends the work.
 
         `workers` are those that they name, by id; without an executor, threads of this call's own run them.
         """
         context = self._context(workers)
-        # Decided when an example is handed out: by then there may be no more room.
-        inputs = (example._replace(is_pictured=fresh.has_room(example.digest)) for example in examples)
         with executor_or_threads(executor) as running:
-            execution = Execution(context, inputs, running, self.memory_budget)
+            execution = Execution(context, examples, running, self.memory_budget, fresh.has_room)
             fresh.collect(execution.results, len(examples), execution.call_off)
 
     def _context(self, workers: Mapping[str, Worker]) -> EvaluationContext:
@@ -341,7 +339,8 @@ class Evaluator:
         def results(poll: Callable[[], None]) -> Iterator[ScoredExample]:
             for digest in missing:
                 poll()
-                example = ExampleInput.of(copies[digest], (), is_pictured=fresh.has_room(digest))
+                example = ExampleInput.of(copies[digest], ())
+                example = example._replace(is_pictured=fresh.has_room(example) is True)
                 try:
                     scored = evaluate(context, example, ask)
                 except WorkerPoolError as error:

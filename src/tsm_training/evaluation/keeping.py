@@ -13,6 +13,7 @@ import attrs
 
 from tsm_training.data import (
     PREVIEW_BYTES,
+    ROLES,
     Evaluation,
     EvaluationKey,
     ObservationRecord,
@@ -20,14 +21,16 @@ from tsm_training.data import (
     TrainingExample,
     TrainingStore,
 )
+from tsm_training.ensemble import PREVIEW_SIDE
 from tsm_training.errors import TrainingStoppedError
 from tsm_training.evaluation.evaluated import preview_name, preview_rank
-from tsm_training.evaluation.scoring import ScoredExample
+from tsm_training.evaluation.scoring import ExampleInput, ScoredExample
 from tsm_training.images import READER_VERSION
 from tsm_training.progress import ProgressReporter, write_log
 from tsm_training.workers import PASSING_FAILURES
 
 _COMMIT_SECONDS: Final = 0.5  # evaluations are kept at least once a second
+_PNG_BYTES: Final = 256  # what a PNG file of noise takes beside its samples, and some more
 
 Copies: TypeAlias = Mapping[str, Sequence[TrainingExample]]
 """Examples with known files, by digest: those with the same contents are evaluated once."""
@@ -91,7 +94,9 @@ class FreshResults:
     _cutoff: tuple[float, str] | None = None
     """What `TrainingStore.preview_cutoff` said last."""
     _room: int = attrs.field(factory=lambda: PREVIEW_BYTES)
-    """How many bytes of previews can still be kept for this call."""
+    """How many bytes of previews can still be kept at most, as far as is known without asking the store again."""
+    _reserved: dict[str, int] = attrs.field(factory=dict)
+    """How many bytes the previews of examples under way take at most, by digest."""
     _waiting: tuple[list[Evaluation], list[Preview], list[ObservationRecord]] = attrs.field(
         factory=lambda: ([], [], [])
     )
@@ -115,15 +120,36 @@ class FreshResults:
                     largest[worker_id] = max(change, largest.get(worker_id, 0.0))
         return largest
 
-    def has_room(self, digest: str) -> bool:
-        """Tell whether previews of an example's outputs would be kept, as far as that is known by now."""
+    def has_room(self, example: ExampleInput) -> bool | None:
+        """Tell whether previews of an example's outputs would be kept; None while that depends on what is under way.
+
+        The answer is for an example that is begun now: where it is True, room is set aside until its result comes.
+        """
+        digest, target = example.digest, example.files.target
         if self.pictured is not None and digest not in self.pictured:
             return False
+        if self.store is not None and self.is_kept:
+            return True
+        if self._is_full(digest):
+            return False
+        largest = 3 * min(target.width, PREVIEW_SIDE) * min(target.height, PREVIEW_SIDE) + _PNG_BYTES
+        num_bytes = largest * (len(example.worker_ids) + (0 if self.store is not None else len(ROLES)))
+        if sum(self._reserved.values()) + num_bytes > self._room:
+            if self._reserved:
+                return None
+            self._commit(0.0)  # then the store knows
+            if self._is_full(digest):
+                return False
+            if self._room <= 0:  # it has room all the same
+                self._room = PREVIEW_BYTES
+        self._reserved[digest] = num_bytes
+        return True
+
+    def _is_full(self, digest: str) -> bool:
         if self.store is None:
-            return self._room > 0
-        rank = self._rank(digest)
+            return self._room <= 0
         # The example at the cutoff itself may have room for some of its previews.
-        return rank is None or self._cutoff is None or (rank, digest) <= self._cutoff
+        return self._cutoff is not None and (self._rank(digest) or 0.0, digest) > self._cutoff
 
     def _rank(self, digest: str) -> float | None:
         return None if self.is_kept else preview_rank(self.copies[digest][0].known_files.target.sha256)
@@ -186,6 +212,7 @@ class FreshResults:
 
     def _add(self, result: ScoredExample) -> None:
         digest = result.digest
+        is_pictured = self._reserved.pop(digest, None) is not None
         if result.skipped:
             self.skipped[digest] = result.skipped
             return
@@ -213,7 +240,6 @@ class FreshResults:
                 self.observations.setdefault(name, {})[digest] = content
         for worker_id, reason in result.unobserved.items():
             self.unobserved.setdefault(worker_id, {})[digest] = reason
-        if self.store is None:
-            self._room -= sum(len(preview.png) for preview in new)
-            if self._room > 0:
-                self.previews.setdefault(digest, {}).update({preview.name: preview.png for preview in new})
+        if self.store is None and is_pictured:
+            self.previews.setdefault(digest, {}).update({preview.name: preview.png for preview in new})
+        self._room -= sum(len(preview.png) for preview in new if self.store is None or preview.rank is not None)

@@ -8,7 +8,7 @@ worker or a metric takes by itself is its own statement, or an allowance where i
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import Any, Final, Protocol, runtime_checkable
+from typing import Any, Final
 
 from tsm_training.data import ExampleFiles, PictureFile
 from tsm_training.metrics import ALLOWANCE, Metric, PreparableMetric, stated_memory
@@ -25,15 +25,6 @@ _ALLOWANCE: Final = 2 * 8 * _PICTURE
 
 _EVERY_EXAMPLE: Final = 10 * 1024**2
 """Bytes for what does not grow with the pictures: bands, previews, and what the allocator holds on to."""
-
-
-@runtime_checkable
-class WorkerThatStatesMemory(Protocol):
-    """A worker that knows how much memory it takes, so that more examples may be in flight than on suspicion."""
-
-    def working_memory(self, source_pixels: int, target_pixels: int, /) -> int:
-        """Return how many bytes `process` takes at most, its answer included and its inputs not."""
-        ...
 
 
 def bytes_to_evaluate(files: ExampleFiles, workers: Iterable[Worker], metric: Metric, runner: WorkerRunner) -> int:
@@ -67,12 +58,13 @@ def _of_reading(picture: PictureFile) -> int:
     return _DECODING * _pixels(picture) + picture.num_bytes
 
 
-def _of_worker(worker: Worker, source: int, target: int) -> int:
-    """Return what one worker takes: copies of the inputs unless it only reads, and the answer with its checked copy."""
+def _of_worker(worker: Any, source: int, target: int) -> int:
+    """Return what one worker takes: copies of the inputs unless it only reads, and the answer with its checked copy.
+
+    A worker may state with ``working_memory`` how many bytes its `process` takes: its answer included, its inputs not.
+    """
     private = 0 if _stated(lambda: worker.reads_only) is True else _PICTURE * (source + target)
-    working = None
-    if isinstance(worker, WorkerThatStatesMemory):
-        working = _stated(lambda: worker.working_memory(source, target))
+    working = _stated(lambda: worker.working_memory(source, target))
     if not isinstance(working, int) or working < 0:
         working = _ALLOWANCE * max(source, target)
     return private + max(working, 2 * _PICTURE * target)

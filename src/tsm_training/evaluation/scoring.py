@@ -132,8 +132,7 @@ class ExampleInput(NamedTuple):
         return cls(files.digest, tuple(map(paths_of, examples)), files, worker_ids, **settings)
 
 
-@attrs.frozen
-class Score:
+class Score(NamedTuple):
     """What one worker did on one example."""
 
     worker_id: str

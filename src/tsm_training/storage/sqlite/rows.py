@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import json
 import math
+import operator
 from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
@@ -107,10 +108,12 @@ def details_json(session: TrainingSession) -> str:
     return dump({name: getattr(session, name) for name in _DETAILS})
 
 
+_outcome: Final = operator.attrgetter(*COLUMNS["evaluations"][5:-1])
+
+
 def evaluation_row(evaluation: Evaluation) -> tuple[object, ...]:
     """Return the columns of an evaluation."""
-    values = (getattr(evaluation, name) for name in COLUMNS["evaluations"][5:-1])
-    return (*evaluation.key, *values, _time_text(evaluation.created_at))
+    return (*evaluation.key, *_outcome(evaluation), _time_text(evaluation.created_at))
 
 
 # --- from rows to records -------------------------------------------------------------------------------------------
