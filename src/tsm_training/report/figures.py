@@ -254,7 +254,7 @@ def learning_curve(session: SessionLike) -> LearningCurve:
         lines=lines,
         held_out=None if trained is None or equally is None else (trained, equally),
         held_out_text=f"{counted(validation.num_examples, 'example')} held out{earlier}",
-        words=f"Mean accuracy on the {examples}, workers weighted by share.",
+        words=f"Mean of the workers, weighted (guide), on the {examples}.",
     )
 
 
