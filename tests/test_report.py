@@ -28,7 +28,7 @@ from tsm_training.errors import ExampleNotFoundError, InvalidArgumentError, Metr
 from tsm_training.lint import LintFinding, LintReport
 from tsm_training.report import growth_chart, leaderboard_table, report_page, show, write_report
 from tsm_training.testing.records import make_session
-from tsm_training.text import figure_text
+from tsm_training.text import figure_text, probability_text
 
 if TYPE_CHECKING:
     from browser import Tab
@@ -181,7 +181,8 @@ def test_figures_on_the_page_are_those_of_the_documents(tree: Any, manager: Trai
     gain = validation["verdict"]["comparisons"]["best_single"]
     low, high = (figure_text(end, signed=True) for end in gain["interval"])
     assert f"{best}best single worker" in text
-    assert f"{figure_text(gain['mean_difference'], signed=True)}{low} to {high}P(better) " in text
+    chance = probability_text(gain["probability_better"], "P")
+    assert f"{figure_text(gain['mean_difference'], signed=True)} {chance}{low} to {high}" in text
     for known in manager.weight_learner.get_all_statistics().values():
         low, high = known["credible_interval"]
         assert f"{known['weight']:.3f}{low:.3f} to {high:.3f}" in text
@@ -266,7 +267,7 @@ def test_few_targets_promise_no_interval_and_examples_that_were_learned_from_are
     text = text_of(manager)
     assert "On 3 unseen held-out examples of 3 targets" in text
     assert "90 % intervals, of similarities from 8 targets on." in text
-    assert "P(better)" not in text
+    assert "P =" not in text
     manager.train(validation_split=0.0, verbose=False)
     manager.train(validation_split=0.5, verbose=False)
     text = text_of(manager)

@@ -217,6 +217,7 @@ def leaderboard_table(board: Leaderboard, verdict: VerdictDocument | None = None
         gain, ends, chance = row.gain, None, None
         if (known := gains.get(row.name)) is not None and known["mean_difference"] is not None:
             gain, ends, chance = known["mean_difference"], known["interval"], known["probability_better"]
+        sure = None if chance is None else [" ", tag("span", probability_text(chance, "P"), class_="soft")]
         return [
             [
                 breakable(row.name) if row.kind == "worker" else tag("strong", row.name),
@@ -224,11 +225,7 @@ def leaderboard_table(board: Leaderboard, verdict: VerdictDocument | None = None
             ],
             [figure_text(row.similarity), _below(_interval(interval))],
             bar,
-            [
-                figure_text(gain, signed=True),
-                _below(_interval(ends, signed=True)),
-                _below(None if chance is None else f"P(better) {probability_text(chance)}"),
-            ],
+            [figure_text(gain, signed=True), sure, _below(_interval(ends, signed=True))],
             percent_text(row.share),
             [figure_text(row.weight), _below(_interval(weights))],
             "–" if row.failures is None else str(row.failures),
@@ -242,13 +239,14 @@ def leaderboard_table(board: Leaderboard, verdict: VerdictDocument | None = None
         "name": "who",
         "similarity": "interval",
         axis(scale, "similarity as a bar"): "broad",
-        "ensemble's gain": "interval",
+        "ensemble's gain": "gain interval",
     }
     columns |= {"share": "number", "weight": "interval", "failed": "number", "time": "number"}
     counts = f"{counted(board.num_examples, 'unseen held-out example')} of {counted(board.num_targets, 'target')}"
     words = (
         f"On {counts}, each target counting once: mean similarity to the ground truth, and what the trained ensemble "
-        "gains over it. Weight: trust in a worker, 1 being average. Below: 90 % intervals"
+        "gains over it (P: probability that it is better). Weight: trust in a worker, 1 being average. Below: 90 % "
+        "intervals"
     )
     words += "." if board.num_targets >= MIN_EXAMPLES else f", of similarities from {MIN_EXAMPLES} targets on."
     if not board.num_examples:
@@ -303,9 +301,9 @@ def growth_chart(points: Growth) -> Markup:
     description = f"Similarity on held-out examples by number of examples: {told}."
     (count, low, high), reached = band[-1], points[-1][1]
     words = (
-        f"The guide promises {figure_text(low, 2)} to {figure_text(high, 2)} after {count:g} examples; here it is "
-        f"{figure_text(reached)}. Mean similarity of the ensemble's pictures to the ground truth on held-out examples; "
-        "at 0 examples all workers have equal weights."
+        f"The guide promises {figure_text(low, 2)} to {figure_text(high, 2)} after {count:g} examples; here "
+        f"{figure_text(reached)} was reached. Mean similarity of the ensemble's pictures to the ground truth on "
+        "held-out examples; at 0 examples all workers have equal weights."
     )
     return _chart(series, series, description, "examples learned from", words)
 

@@ -66,14 +66,15 @@ td.number, .short { white-space: nowrap; }
 .ranking table { table-layout: fixed; }
 th.who { width: 19%; }
 th.interval { width: 13%; }
+th.gain { width: 17%; }
 .ranking .number { width: 6.5%; }
 .ranking .soft { font-weight: 400; }
 .ranking caption { position: absolute; opacity: 0; }
-td.interval .soft { white-space: nowrap; }
+td.interval { white-space: nowrap; }
 .bar { display: block; overflow: visible; }
 .wide { overflow-x: auto; }
 .sideways { display: none; }
-.wide table { min-width: 48rem; }
+.wide table { min-width: 52rem; }
 .wide td.name { min-width: 11rem; }
 .wide tbody th, .wide thead th:first-child { position: sticky; left: 0; background: var(--paper); }
 .wide:focus-visible { outline: 2px solid var(--series-0); outline-offset: 2px; }
