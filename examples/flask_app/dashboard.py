@@ -20,7 +20,7 @@ from tsm_training.data import ROLES, DatasetStatistics
 from tsm_training.engine import Validation
 from tsm_training.errors import InvalidArgumentError, NoExamplesError
 from tsm_training.report import baseline_labels, epochs_chart, growth_chart, growth_of, leaderboard_table
-from tsm_training.text import counted
+from tsm_training.text import counted, figure_text
 
 __all__ = ["dashboard_bp"]
 
@@ -90,8 +90,9 @@ def _page(service: TrainingService, shown: int, validation: Validation | None = 
     newest = store.get_all_examples(max(shown, _LOOKED_AT))[::-1]
     sessions = store.get_all_sessions()[::-1]
     learned = next((s for s in sessions if s.status == "completed" and s.metrics_history), None)
-    last = next((s for s in sessions if _judged(s) is not None), None)
-    judged = validation or (None if last is None else _judged(last))
+    known = next(((s, judged) for s in sessions if (judged := _judged(s)) is not None), None)
+    last, newest_judged = known or (None, None)
+    judged = validation or newest_judged
     board, points = manager.leaderboard(), growth_of(sessions[::-1])
     hidden = sum(not service.uploads.is_shown(example) for example in newest[:shown])
     return Page(
@@ -102,7 +103,9 @@ def _page(service: TrainingService, shown: int, validation: Validation | None = 
         judged=judged,
         judged_by="the validation just now" if validation or last is None else f"session of {_time(last.start_time)}",
         baselines=[] if judged is None else _baselines(judged),
-        board=leaderboard_table(board, None if last is None else _judged(last).verdict) if board.rows else None,
+        board=leaderboard_table(board, None if newest_judged is None else newest_judged.verdict)
+        if board.rows
+        else None,
         growth=growth_chart(points) if len(points) > 1 else None,
         curve=None if learned is None else epochs_chart(learned),
         hidden=f"The pictures of {counted(hidden, 'example')} {_OUTSIDE}" if hidden else None,
@@ -270,7 +273,7 @@ def _reason(text: str) -> str:
 
 @dashboard_bp.app_template_filter("training_figure")
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return figure_text(value)
 
 
 @dashboard_bp.app_template_filter("training_delta_e")

@@ -11,7 +11,7 @@ import threading
 import uuid
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import cv2
@@ -161,11 +161,7 @@ def _content(role: str, file: FileStorage | None, roles: Sequence[str]) -> tuple
     if ending is None:
         raise BadRequest(f"{role} is no picture of an accepted kind ({_KINDS}).")
     file.stream.seek(0)
-    return f"{hashlib.file_digest(file.stream, _digest).hexdigest()}{ending}", file
-
-
-def _digest() -> Any:
-    return hashlib.blake2b(digest_size=16)
+    return f"{hashlib.blake2b(file.stream.read(), digest_size=16).hexdigest()}{ending}", file
 
 
 def _remove(places: Iterable[Path]) -> None:
