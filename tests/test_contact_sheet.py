@@ -225,8 +225,10 @@ def test_the_scale_ends_at_a_round_number_that_covers_nearly_all(manager: Traini
     def top(level: float) -> float:
         return heat_top([attrs.evolve(row, differences=np.full((5, 5), level, np.float32))])
 
-    assert [top(level) for level in (0.1, 2.0, 2.1, 19.0, 49.0, 99.0)] == [2.0, 2.0, 5.0, 20.0, 50.0, 50.0]
-    assert heat_top([attrs.evolve(row, differences=None)]) == 2.0
+    assert [top(level) for level in (0.1, 2.0, 2.1, 19.0, 49.0, 99.0)] == [1.0, 2.0, 3.0, 19.0, 49.0, 99.0]
+    assert heat_top([attrs.evolve(row, differences=None)]) == 1.0
+    dark, outlier = np.full((10, 100), 4.0, np.float32), np.full((1, 9), 60.0, np.float32)
+    assert heat_top([attrs.evolve(row, differences=each) for each in (dark, outlier)]) == 4.0
 
 
 # --- the sheet --------------------------------------------------------------------------------------------------------

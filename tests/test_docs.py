@@ -42,7 +42,7 @@ PRINTED = {
     ],
     "docs/howto/worker.md": [r"^faded: the worker's version, settings or source have changed", r"^gentle: stored"],
     "docs/howto/pictures.md": [r"^ImageOutsideRootError - A picture is", r"^ImageNotFoundError - A picture file does"],
-    "docs/howto/report.md": [r"^Training\n  learned from: \d examples, 5 epochs", r"^What each worker brings"],
+    "docs/howto/report.md": [r"^Training\n  similarity: 0\.\d+", r"^What each worker brings"],
     "docs/howto/store.md": [r"session with 5 examples: completed"],
     "docs/howto/asgi.md": [r"^200 3\nimage/png PNG\n404 There is no such training example\.\n400 An argument has"],
     "docs/howto/embedding.md": [r"evaluating: 6 of 6\nfitting: 6 of 6\nlearning: 2 of 2\nvalidating: 1 of 1"],

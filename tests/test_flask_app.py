@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import hashlib
 import http.client
@@ -134,7 +135,7 @@ def multipart(fields: Mapping[str, bytes | str]) -> tuple[bytes, str]:
 
 
 @contextlib.contextmanager
-def hosting(folder: Path, pool: WorkerPool | None = None) -> Iterator[Host]:
+def hosting(folder: Path, pool: WorkerPool | None = None, **settings: Any) -> Iterator[Host]:
     uploads = folder / "uploads"
     app = module("app").create_app(
         folder / "training.db",
@@ -142,6 +143,7 @@ def hosting(folder: Path, pool: WorkerPool | None = None) -> Iterator[Host]:
         pool or usual_pool(),
         max_picture_bytes=MAX_BYTES,
         max_picture_pixels=MAX_PIXELS,
+        **settings,
     )
     host = Host(app, app.test_client(), uploads)
     try:
@@ -467,6 +469,138 @@ def test_an_example_of_an_older_database_has_pictures_too(host: Host) -> None:
     }
 
 
+# --- uploads ----------------------------------------------------------------------------------------------------------
+
+
+def test_the_same_picture_is_stored_once_whoever_sends_it(host: Host) -> None:
+    first, second = (host.add(0).json["example_id"] for _ in range(2))
+    assert len(host.stored()) == 3
+    host.add(1, source=triple(0)["source"])
+    assert len(host.stored()) == 5
+    assert host.client.delete(f"/training/example/{first}").json["success"] is True
+    assert len(host.stored()) == 5
+    host.client.delete(f"/training/example/{second}")
+    assert len(host.stored()) == 3  # its source is another one's too
+    assert host.client.get("/training/examples").json["total"] == 1
+
+
+def test_a_refused_upload_leaves_what_others_need(host: Host) -> None:
+    host.add(0)
+    before = host.stored()
+    assert host.add(0, ground_truth=encoded(picture(1, 20, 30))).status_code == 400
+    assert host.stored() == before
+
+
+def test_what_does_not_fit_into_the_quota_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
+    size = sum(map(len, triple(0).values()))
+    with hosting(tmp_path, quota=size + 10) as host:
+        assert host.add(0).status_code == 200
+        assert host.add(0).status_code == 200  # nothing new has to be stored
+        answer = host.add(1)
+        assert (answer.status_code, answer.json["success"]) == (507, False)
+        assert f"{size + 10:,} bytes in all" in answer.json["error"]
+        assert len(host.stored()) == 3
+        assert host.client.get("/training/examples").json["total"] == 2
+
+
+@pytest.mark.parametrize("way", ["DELETE", "form"])
+def test_an_example_is_removed_with_what_was_learned_from_it(host: Host, way: str) -> None:
+    ids = host.add_several(3)
+    host.client.post("/training/train", json={"validation_split": 0})
+    for example_id in ids:
+        if way == "DELETE":
+            assert host.client.delete(f"/training/example/{example_id}").status_code == 200
+        else:
+            answer = host.client.post("/training/dashboard/remove", data={"example_id": example_id})
+            assert "The example was removed." in host.client.get(answer.headers["Location"]).text
+    assert host.stored() == set()
+    assert set(host.client.get("/training/progress").json["progress"]["current_weights"].values()) == {1.0}
+    assert host.client.delete(f"/training/example/{ids[0]}").status_code == 404
+    assert host.client.post("/training/dashboard/remove", data={"example_id": ids[0]}).status_code == 404
+
+
+def made_by_a_script(folder: Path) -> str:
+    """Make the application's database with an example whose pictures were not uploaded, and return its id."""
+    (folder / "mine").mkdir()
+    paths = [folder / "mine" / f"{role}.png" for role in ROLES]
+    for path, content in zip(paths, triple(0).values(), strict=True):
+        path.write_bytes(content)
+    with tsm_training.TrainingManager(
+        usual_pool(), tsm_training.BayesianWeightLearner(alpha=0.15), folder / "training.db"
+    ) as manager:
+        source, target, truth = paths
+        return manager.add_training_example(source, target, truth).example_id
+
+
+def test_a_database_made_by_a_script_is_shown_with_its_pictures(tmp_path: Path) -> None:
+    example_id = made_by_a_script(tmp_path)
+    (tmp_path / "other").mkdir()
+    with hosting(tmp_path, picture_folders=[tmp_path / "other", tmp_path / "mine"]) as host:
+        assert host.client.get(f"/training/example/{example_id}/source").mimetype == "image/jpeg"
+        host.client.post("/training/train", json={"validation_split": 0})
+        assert host.client.get("/training/dashboard/sheet.jpg").mimetype == "image/jpeg"
+        assert "--pictures" not in host.client.get("/training/dashboard").text
+        host.client.delete(f"/training/example/{example_id}")
+    assert len(list((tmp_path / "mine").iterdir())) == 3  # what was not uploaded is not deleted
+
+
+def test_pictures_from_elsewhere_are_not_shown_and_the_page_says_why(tmp_path: Path) -> None:
+    example_id = made_by_a_script(tmp_path)
+    with hosting(tmp_path) as host:
+        page = host.client.get("/training/dashboard").text
+        assert "The pictures of 1 example lie outside the folders" in page
+        assert "start it with --pictures DIR" in page
+        answer = host.client.get(f"/training/example/{example_id}/source")
+        assert (answer.status_code, answer.json["error"]) == (
+            404,
+            "A picture is not in a place that pictures may come from.",
+        )
+        sheet = host.client.get("/training/dashboard/sheet.jpg")
+        assert sheet.status_code == 404
+        assert "--pictures" in sheet.text
+
+
+# --- trying it --------------------------------------------------------------------------------------------------------
+
+
+def test_two_uploads_are_answered_by_a_picture_and_its_shares_and_not_kept(host: Host) -> None:
+    host.add_several(4)
+    host.client.post("/training/train", json={"epochs": 5})
+    before = host.stored()
+    for number in (0, 7):  # one pair is stored already
+        files = {role: content for role, content in form(number).items() if role != "ground_truth"}
+        answer = host.client.post("/training/predict", data=files).json
+        assert answer["success"] is True
+        assert sum(answer["blend_weights"].values()) == pytest.approx(1.0)
+        kind, _comma, content = answer["picture"].partition(",")
+        shown = odd.Pillow.open(io.BytesIO(base64.b64decode(content)))
+        assert (kind, shown.size) == ("data:image/jpeg;base64", (16, 12))
+        assert host.stored() == before
+    files = {role: content for role, content in form(7).items() if role != "ground_truth"}
+    page = host.client.post("/training/dashboard/predict", data=files).text
+    assert '<img src="data:image/jpeg;base64,' in page
+    assert f"{next(iter(answer['blend_weights']))} " in page
+
+
+@pytest.mark.parametrize("address", ["predict", "dashboard/predict"])
+def test_what_cannot_be_answered_is_refused_and_not_kept(host: Host, address: str) -> None:
+    for changes, message in (
+        ({"target": None}, "target is missing: send a picture file under each of the names source, target."),
+        ({"target": encoded(picture(1))[:-20]}, "target: A picture file ends too early"),
+    ):
+        answer = host.client.post(f"/training/{address}", data=form(0, ground_truth=None, **changes))
+        assert answer.status_code == 400
+        assert message in answer.text
+        assert host.stored() == set()
+
+
+def test_the_page_validates_the_present_weights(host: Host) -> None:
+    host.add_several(4)
+    page = host.client.post("/training/dashboard/validate").text
+    assert "the validation just now" in page
+    assert "<dt>Examples judged</dt><dd>4</dd>" in page
+
+
 # --- the contact sheet ------------------------------------------------------------------------------------------------
 
 
@@ -487,9 +621,9 @@ def test_what_an_application_by_the_guide_has_stored_is_shown(tmp_path: Path) ->
     with hosting(tmp_path) as host:
         for address in ("dashboard", "examples", "example/e", "sessions", "session/s", "progress"):
             assert host.client.get(f"/training/{address}").status_code == 200, address
-        assert host.client.get("/training/dashboard/sheet.jpg").status_code == 409
+        assert host.client.get("/training/dashboard/sheet.jpg").status_code == 404
         page = host.client.get("/training/dashboard").text
-        assert "0.7500 with equal weights, 0.7500 after 2 epochs" in page
+        assert "trained weights ends at 0.750" in page
         assert "Best worker: near, 0.800." in page
 
 
@@ -537,6 +671,7 @@ def test_a_contact_sheet_of_nothing_is_refused_in_words(host: Host) -> None:
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 JSON = "application/json"
+UNEXPECTED = "Something went wrong on the server; its log says more."
 DEEP = "[" * 100_000
 SQL = "2 OFFSET 1"
 
@@ -739,7 +874,8 @@ def test_wrong_input_is_refused_with_a_clear_message(asked: Host, case: Refused)
     if case.address.startswith("dashboard"):
         assert case.message in answer.text
         return
-    assert answer.json.keys() == {"success", "message"}
+    assert answer.json.keys() == {"success", "message", "error"}
+    assert answer.json["error"] == answer.json["message"]
     assert answer.json["success"] is False
     assert case.message in answer.json["message"]
     assert re.fullmatch(r"\S.{8,600}\.", answer.json["message"], re.DOTALL)
@@ -848,9 +984,9 @@ def test_a_mistake_of_the_server_is_logged_and_not_told(
     monkeypatch.setattr(tsm_training.TrainingManager, "list_examples", broken)
     answer = host.client.get("/training/examples")
     assert answer.status_code == 500
-    assert answer.json == {"success": False, "message": "Something went wrong on the server; its log says more."}
+    assert answer.json == {"success": False, "message": UNEXPECTED, "error": UNEXPECTED}
     assert "in /secret/place" in caplog.text
-    monkeypatch.setattr(tsm_training.TrainingManager, "get_training_progress", broken)
+    monkeypatch.setattr(tsm_training.TrainingManager, "leaderboard", broken)
     page = host.client.get("/training/dashboard")
     assert page.status_code == 500
     assert "Something went wrong on the server" in page.text
@@ -858,6 +994,15 @@ def test_a_mistake_of_the_server_is_logged_and_not_told(
 
 
 # --- other sites ------------------------------------------------------------------------------------------------------
+
+
+def test_the_blueprint_answers_under_its_own_names_only(tmp_path: Path) -> None:
+    for names, status in ((None, 200), (("elsewhere.example",), 200), (("localhost",), 403)):
+        settings = {} if names == ("localhost",) else {"host_names": names}
+        with hosting(tmp_path, **settings) as host:
+            answer = host.client.get("/training/examples", headers={"Host": "elsewhere.example:5000"})
+            assert answer.status_code == status
+    assert "under these names only: 127.0.0.1, localhost, [::1]." in answer.json["message"]
 
 
 @pytest.mark.parametrize(
@@ -1167,18 +1312,23 @@ def test_the_page_shows_verdict_baselines_and_what_examples_bring(host: Host, mo
     page = host.client.get("/training/dashboard").text
     [session] = host.service.manager.data_manager.get_all_sessions()
     verdict, known = session.validation["verdict"], session.validation["contenders"]["best_single"]
-    figures = f"{known['mean']:.4f}, ΔE00 {known['mean_delta_e']:.2f}"
+    figures = f"{known['mean']:.3f}, ΔE00 {known['mean_delta_e']:.2f}"
     assert f"<dt>On unseen examples, best single worker: {verdict['best_single']}</dt><dd>{figures}</dd>" in page
+    headline = session.validation["contenders"]["trained"]["mean"]
+    assert f"<dt>Similarity on unseen examples</dt><dd>{headline:.3f}</dd>" in page
+    guides = f"<dt>Mean of the workers, weighted (guide)</dt><dd>{session.validation['avg_accuracy']:.3f}</dd>"
+    assert page.index("Similarity on unseen") < page.index("<dt>Examples</dt>") < page.index(guides)
     assert '<p class="verdict">Collect at least ' in page
-    assert "What examples bring" in page
+    assert "The guide promises" in page
     assert "Judged by their pictures" not in page
 
-    shipped = {"verdict": {**verdict, "sentence": "Worth shipping."}, "num_examples": 60, "ensemble_examples": 11}
+    rows = [*session.validation["per_example"], {"example_id": "x", "is_unseen": True, "scores": {}, "delta_e": {}}]
+    shipped = {"verdict": {**verdict, "sentence": "Worth shipping."}, "per_example": rows}
     judged = attrs.evolve(session, validation={**session.validation, **shipped})
     monkeypatch.setattr(tsm_training.TrainingDataManager, "get_all_sessions", lambda _self: [judged])
     page = host.client.get("/training/dashboard").text
     assert '<p class="verdict">Worth shipping.</p>' in page
-    assert "<dt>Judged by their pictures</dt><dd>11 of 60 held-out examples</dd>" in page
+    assert "<dt>Judged by their pictures</dt><dd>3 of 4 examples</dd>" in page
 
 
 def test_many_examples_and_sessions_are_shown_in_part(host: Host, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1203,63 +1353,6 @@ def test_examples_that_could_not_be_used_are_named(host: Host) -> None:
     host.client.post("/training/train")
     page = host.client.get("/training/dashboard").text
     assert re.search(rf"<li>{first[:8]}: &#39;[0-9a-f]{{32}}\.png&#39;: there is no such file</li>", page)
-
-
-# --- drawings ---------------------------------------------------------------------------------------------------------
-
-
-def entry(trained: float, equal: float) -> dict[str, float]:
-    return {"avg_accuracy": trained, "equal_weights_accuracy": equal}
-
-
-def test_a_learning_curve_stays_within_its_frame_whatever_it_shows() -> None:
-    charts = module("charts")
-    assert charts.learning_curve([]) is None
-    for history in (
-        [entry(0.8, 0.8)],
-        [entry(0.0, 1.0)],
-        [entry(0.8 + n / 1000, 0.8) for n in range(100)],
-        [entry(1 / 3, 1 / 3 + 1e-9)] * 7,
-    ):
-        curve = charts.learning_curve(history)
-        points = [tuple(map(float, pair.split(","))) for line in (curve.trained, curve.equal) for pair in line.split()]
-        assert len(points) == 2 * len(history) + 1
-        assert all(charts.LEFT <= x <= charts.WIDTH - charts.RIGHT for x, _y in points)
-        assert all(charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for _x, y in points)
-        assert 2 <= len(curve.y_ticks) <= 8
-        assert len({tick.label for tick in curve.y_ticks}) == len(curve.y_ticks)
-        assert 2 <= len(curve.x_ticks) <= 7
-        assert len(curve.dots) == (len(history) if len(history) <= 24 else 0)
-    rising = charts.learning_curve([entry(0.7, 0.6), entry(0.8, 0.6)])
-    assert rising.dots[0][1] > rising.dots[1][1]  # upwards is less in a drawing
-
-
-def test_the_growth_stays_within_its_frame_and_has_a_band() -> None:
-    charts = module("charts")
-    assert charts.growth_curve([]) is None
-    assert charts.growth_curve([(0.0, 0.7)]) is None
-    for points in ([(0, 0.79), (10, 0.86), (80, 0.93)], [(0, 0.1), (1, 0.1)], [(300, 0.99), (400, 1.0)]):
-        curve = charts.growth_curve(points)
-        drawn = [tuple(map(float, pair.split(","))) for line in (curve.trained, curve.band) for pair in line.split()]
-        assert all(charts.LEFT <= x <= charts.WIDTH - charts.RIGHT for x, _y in drawn)
-        assert all(charts.TOP <= y <= charts.HEIGHT - charts.BOTTOM for _x, y in drawn)
-        assert len(curve.dots) == len(points)
-        assert {tick.label for tick in curve.x_ticks} >= {"0"} or curve.x_ticks[0].label == "0.0"
-
-
-def test_intervals_share_one_scale_that_workers_without_a_picture_do_not_stretch() -> None:
-    def known(low: float, weight: float, high: float, accuracy: float | None = 0.8) -> dict[str, Any]:
-        return {"credible_interval": (low, high), "weight": weight, "mean_accuracy": accuracy}
-
-    places = module("charts").weight_intervals(
-        {"good": known(1.0, 1.1, 1.2), "poor": known(0.8, 0.9, 1.0), "broken": known(0.1, 0.2, 0.3, None)}
-    )
-    assert places["poor"].low == 2.0
-    assert places["good"].high == 98.0
-    assert places["poor"].low < places["poor"].weight < places["poor"].high == places["good"].low == 50.0
-    assert (places["broken"].low, places["broken"].high) == (0.0, 0.0)
-    assert {place.average for place in places.values()} == {50.0}
-    assert module("charts").weight_intervals({}) == {}
 
 
 # --- a real server ----------------------------------------------------------------------------------------------------
@@ -1577,18 +1670,43 @@ def test_a_person_can_add_train_watch_stop_and_see(tab: Tab, tmp_path: Path) -> 
 
         tab.click("button:text-is('Train')")
         tab.wait_for_text("The last training was completed")
-        assert tab.count("svg.curve") == 2  # over the epochs, and over the number of examples
+        assert tab.count("svg.chart") == 2  # over the epochs, and over the number of examples
         assert "completed" in tab.text("#sessions")
         results = tab.text("#results")
-        assert "Trained ensemble" in results
-        assert "best single worker: near" in results
-        assert "untouched target" in results
+        assert "similarity of the ensemble’s pictures on unseen examples" in results
         assert "Collect at least" in results
-        assert "Add them, then send POST /training/validate" in results
+        assert "Add them, then validate" in results
+        board = tab.text("#weights")
+        assert "trained ensemble" in board
+        assert "best single worker" in board
+        assert "untouched target" in board
         tab.page.locator(".sheet").scroll_into_view_if_needed()
         assert tab.broken_images() == []
         check_looks(tab, "light", tab.DESK)
         assert all(request.startswith(address) for request in tab.requests)
+        tab.assert_clean()
+
+
+@pytest.mark.slow
+def test_a_person_can_validate_try_and_delete(tab: Tab, tmp_path: Path) -> None:
+    with hosting(tmp_path) as host, on_the_net(host) as address:
+        host.add_several(6)
+        host.client.post("/training/train", json={"validation_split": 0.5})
+        tab.open(address)
+        tab.click("text=Validate the present weights")
+        tab.wait_for_text("the validation just now", "#results")
+        for role in ROLES[:2]:
+            (tmp_path / f"{role}.png").write_bytes(triple(5)[role])
+            tab.choose_file(f"#try-{role}", tmp_path / f"{role}.png")
+        tab.click("text=Show the ensemble’s picture")
+        tab.wait_for_text("%", "#try .answer")
+        assert tab.broken_images() == []
+        tab.page.evaluate("document.querySelectorAll('details').forEach(each => each.open = true)")
+        for scheme, size in (("light", tab.DESK), ("dark", tab.PHONE)):
+            check_looks(tab, scheme, size)  # type: ignore[arg-type]
+        tab.click("button:text('Delete example') >> nth=0")
+        tab.wait_for_text("The example was removed.")
+        assert tab.count(".card") == 5
         tab.assert_clean()
 
 

@@ -573,6 +573,21 @@ def test_the_folder_is_resolved_once(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert pickle.loads(pickle.dumps(limits[0])) == limits[0]
 
 
+def test_pictures_may_come_from_several_folders_and_from_nowhere_else(tmp_path: Path) -> None:
+    for name in ("first", "second", "third"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "a.png").write_bytes(JPEG)
+    (tmp_path / "first" / "link.png").symlink_to(tmp_path / "second" / "a.png")
+    limits = ImageLimits(root=tmp_path / "first", more_roots=[tmp_path / "second"])
+    for place in ("first/a.png", "first/link.png", "second/a.png"):
+        assert read_image(tmp_path / place, limits).size
+    assert limits.root_of(tmp_path / "second" / "a.png") == os.path.realpath(tmp_path / "second")
+    with pytest.raises(ImageOutsideRootError):
+        read_image(tmp_path / "third" / "a.png", limits)
+    with pytest.raises(InvalidArgumentError, match="root must be"):
+        ImageLimits(root=tmp_path, more_roots=[tmp_path / "missing"])
+
+
 @pytest.mark.parametrize("root", ["", "missing", "a.png", "a\0b", 5, True])
 def test_a_root_that_is_no_folder_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, root: Any) -> None:
     (tmp_path / "a.png").write_bytes(JPEG)

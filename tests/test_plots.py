@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import itertools
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -619,6 +620,19 @@ def test_a_session_and_the_results_of_its_training_give_one_curve(
     assert learning_curve(stored) == learning_curve(results)
     assert learning_curve(results["session"]).held_out is None
     assert benchmark_of(stored) == benchmark_of(results) == benchmark_of(results["validation"])
+
+
+def test_the_similarity_of_the_ensembles_pictures_is_told_beside_the_guides_mean_and_first_among_baselines(
+    trained: tuple[TrainingManager, TrainingResults],
+) -> None:
+    _manager, results = trained
+    headline = Validation.from_document(results["validation"]).headline
+    assert headline is not None
+    told = words(plot_learning_curve(results))
+    assert "mean of the workers, weighted (guide)" in told
+    assert f"Learning curve: similarity {headline:.3f} on unseen examples" in told
+    figures = [text for text in words(plot_contenders(results)) if re.fullmatch(r"0\.\d{3}", text)]
+    assert f"{headline:.3f}" in figures
 
 
 def test_practically_equal_may_mean_nothing_at_all() -> None:

@@ -26,8 +26,9 @@ from tsm_training import (
 from tsm_training.data import SessionCommit
 from tsm_training.errors import ExampleNotFoundError, InvalidArgumentError, MetricError
 from tsm_training.lint import LintFinding, LintReport
-from tsm_training.report import growth_chart, report_page, show, write_report
+from tsm_training.report import growth_chart, leaderboard_table, report_page, show, write_report
 from tsm_training.testing.records import make_session
+from tsm_training.text import figure_text, probability_text
 
 if TYPE_CHECKING:
     from browser import Tab
@@ -38,14 +39,13 @@ HOSTILE = "<script>alert('x')</script> & \"co\""
 LONG = "a_worker_whose_name_tells_everything_that_it_does_and_then_something_more_in_version_12345"
 TITLE = "<i>Fig & Olive</i>, autumn"
 MESSAGE = "<img src=x onerror=alert(2)> is too dark"
+BASELINES = ("trained ensemble", "equal weights", "in use before", "untouched target")
 HEADINGS = [
     "Are these weights worth shipping?",
-    "The trained ensemble and its baselines",
-    "What examples bring",
-    "Weights",
+    "Leaderboard",
     "Learning curve",
     "Pictures: where the ensemble was worst and best",
-    "What each worker brings",
+    "The last trainings",
     "The dataset",
     "Failures",
     "Settings and versions",
@@ -172,18 +172,23 @@ def test_figures_on_the_page_are_those_of_the_documents(tree: Any, manager: Trai
     text = said(tree.find("body"))
     sessions = manager.data_manager.get_all_sessions()
     validation: Any = sessions[-1].validation
-    for name in ("trained", "equal_weights", "best_single", "previous", "untouched"):
-        known = validation["contenders"][name]
-        assert f"{known['mean']:.3f}{known['mean_delta_e']:.2f}" in text
-    assert f"best single worker: {validation['verdict']['best_single']}" in text
-    assert f"mean ΔE00{validation['contenders']['trained']['mean_delta_e']:.2f}" in text
-    assert "best fixed worker" not in text  # it is the same one
-    for worker_id, known in manager.weight_learner.get_all_statistics().items():
+    trained = validation["contenders"]["trained"]
+    for name, row in zip(("trained", "equal_weights", "previous", "untouched"), BASELINES, strict=True):
+        assert f"{row}{validation['contenders'][name]['mean']:.3f}" in text
+    assert f"similarity on unseen examples{trained['mean']:.3f}" in text
+    assert f"mean ΔE00{trained['mean_delta_e']:.2f}" in text
+    best = validation["verdict"]["best_single"]
+    gain = validation["verdict"]["comparisons"]["best_single"]
+    low, high = (figure_text(end, signed=True) for end in gain["interval"])
+    assert f"{best}best single worker" in text
+    chance = probability_text(gain["probability_better"], "P")
+    assert f"{figure_text(gain['mean_difference'], signed=True)} {chance}{low} to {high}" in text
+    for known in manager.weight_learner.get_all_statistics().values():
         low, high = known["credible_interval"]
-        assert f"{worker_id}{known['weight']:.3f} ({low:.3f} to {high:.3f})" in text
-    explained = manager.explain(example_ids=list(sessions[-1].validation_ids))
-    for known in explained["workers"].values():
-        assert known["solo_accuracy"] is None or f"{known['solo_accuracy']:.3f}" in text
+        assert f"{known['weight']:.3f}{low:.3f} to {high:.3f}" in text
+    board = manager.leaderboard()
+    for row in board.rows:
+        assert f"{row.name}{'best single worker' if row.name == best else ''}{figure_text(row.similarity)}" in text
     assert f"{LONG}near" not in text
     assert "26 of 26" in text or "25 of 25" in text  # the broken worker, wherever it was tried
     assert "learning rate (alpha)0.15" in text
@@ -210,19 +215,19 @@ def text_of(manager: TrainingManager) -> str:
 def test_before_any_training_the_page_says_so(tmp_path: Path) -> None:
     text = text_of(manager_with(tmp_path, examples=3))
     assert "No verdictNothing was trained yet" in text
-    assert "What each worker brings" in text
+    assert "No unseen held-out example was judged yet." in text
+    assert "near–" in text
     assert "Pictures" in text
-    assert "baselines" not in text
+    assert "The last trainings" not in text
 
 
 def test_an_empty_store_or_pool_has_a_page_too(tmp_path: Path) -> None:
     text = text_of(manager_with(tmp_path, examples=0))
-    assert "examples0" in text
-    assert "What each worker brings" not in text
+    assert ", 0 examples, 3 workers, 0 trainings" in text
     bare = manager_with(tmp_path, examples=2, pool=WorkerPool())
     text = text_of(bare)
     assert "No verdict" in text
-    assert "Weights" not in text
+    assert "Leaderboard" not in text
 
 
 def test_without_anything_held_out_the_verdict_is_that_of_the_results(tmp_path: Path) -> None:
@@ -233,7 +238,7 @@ def test_without_anything_held_out_the_verdict_is_that_of_the_results(tmp_path: 
     assert f"+ Collect more{nothing}" in text
     assert results["validation"]["verdict"]["sentence"] in text
     assert "Learning curve" in text
-    for words in ("baselines", "How the weights moved", "What examples bring"):
+    for words in ("similarity on unseen", "How the weights moved", "The guide promises"):
         assert words not in text
 
 
@@ -252,7 +257,7 @@ def test_the_page_says_of_which_examples_its_figures_are(tmp_path: Path) -> None
     assert (validation["num_examples"], 0 < unseen < 6) == (6, True)
     text = text_of(manager)
     assert f"held out6never learned from{unseen}" in text
-    assert f"on {unseen} held-out examples never learned from, each of their {unseen} targets counting once" in text
+    assert f"On {unseen} unseen held-out examples of {unseen} targets, each target counting once" in text
     assert f"6 examples held out ({6 - unseen} of them learned from in an earlier training)" in text
 
 
@@ -260,12 +265,14 @@ def test_few_targets_promise_no_interval_and_examples_that_were_learned_from_are
     manager = manager_with(tmp_path, examples=6)
     manager.train(validation_split=0.5, verbose=False)
     text = text_of(manager)
-    assert "on 3 held-out examples never learned from, each of their 3 targets counting once" in text
-    assert "Intervals and probabilities need 8 targets." in text
-    assert "90 % interval, and probability" not in text
+    assert "On 3 unseen held-out examples of 3 targets" in text
+    assert "90 % intervals, of similarities from 8 targets on." in text
+    assert "P =" not in text
     manager.train(validation_split=0.0, verbose=False)
     manager.train(validation_split=0.5, verbose=False)
-    assert "on 3 held-out examples, all of them learned from: it flatters the ensemble." in text_of(manager)
+    text = text_of(manager)
+    assert "similarity, on examples learned from" in text
+    assert "No unseen held-out example was judged yet." in text
 
 
 def test_a_validation_without_pictures_has_no_verdict(tmp_path: Path) -> None:
@@ -309,13 +316,9 @@ def test_the_page_says_how_many_of_the_held_out_examples_were_judged(manager: Tr
     def forget(validation: Any) -> None:
         for each in validation["per_example"][2:]:
             each["scores"].clear()
-        del validation["per_example"][0]["scores"]["previous"]
 
-    text = text_of(rewritten(manager, forget))
-    total = manager.data_manager.get_all_sessions()[-1].validation["unseen_examples"]  # type: ignore[index]
-    assert re.search(rf"judged\d of {total}similarity reached", text)
-    assert re.search(rf"on \d of {total} held-out examples never learned from", text)
-    assert "on fewer examples for want of pictures over in use before: " in text
+    total = manager.data_manager.get_all_sessions()[-1].validation["num_examples"]  # type: ignore[index]
+    assert f"judged2 of {total}" in text_of(rewritten(manager, forget))
 
 
 @pytest.mark.parametrize(
@@ -337,11 +340,18 @@ def test_every_decision_has_its_own_sign(manager: TrainingManager, decision: str
 def test_a_check_that_found_nothing_says_so(manager: TrainingManager) -> None:
     page = report_page(manager.training_engine, findings=found(), rows=1)
     assert "Nothing was found in 13 examples." in said(parsed(page))
-    many = found(*(LintFinding("few_examples", f"finding {number}", "") for number in range(40)))
-    text = said(parsed(report_page(manager.training_engine, findings=many, rows=1)))
-    assert "finding 29" in text
-    assert "finding 30" not in text
-    assert "And 10 more." in text
+
+
+def test_findings_of_one_kind_are_one_line_with_one_call(manager: TrainingManager) -> None:
+    many = [LintFinding("duplicate", f"finding {n}", "Keep one.", f"remove({n})") for n in range(40)]
+    few = [LintFinding("few_examples", "few", "Add more.", "add()")]
+    tree = parsed(report_page(manager.training_engine, findings=found(*many, *few), rows=1))
+    [table] = [each for each in tree.iter("table") if "41 findings in 13 examples" in said(each)]
+    first, second = [said(row) for row in table.iter("tr")][1:]
+    assert first.startswith("warningfinding 0and 39 more of this kindfinding 1")
+    assert "finding 30and 9 moreKeep one." in first
+    assert first.endswith("manager.lint().of_kind('duplicate'): print(found.call)")
+    assert second == "infofewAdd more. add()"
 
 
 def test_where_previews_were_not_kept_the_page_does_without(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -351,14 +361,40 @@ def test_where_previews_were_not_kept_the_page_does_without(tmp_path: Path, monk
     text = text_of(manager)
     assert "Collect at least 8 more examples to judge by" in text
     assert "Add them and call validate()" in text
-    assert "The ensemble would do with" not in text
-    assert "none can be spared" not in text
 
 
-def test_an_ensemble_of_one_can_spare_nobody(tmp_path: Path) -> None:
-    manager = manager_with(tmp_path, examples=4, pool=pool_of(brightening("only", 20)))
+def test_workers_without_a_share_are_folded_but_for_the_best_single_one(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=6)
     manager.train(validation_split=0.5, verbose=False)
-    assert "Of the 1 worker in use, none can be spared." in text_of(manager)
+    board = manager.leaderboard()
+    shared = attrs.evolve(board, rows=[attrs.evolve(row, share=row.share and 0.0) for row in board.rows])
+    tree = parsed(f"<!DOCTYPE html><html lang=en><head><title>x</title></head><body>{leaderboard_table(shared)}")
+    [folded] = tree.iter("details")
+    assert said(folded.find("summary")) == "2 workers with a share of 0 %"
+    assert [said(cell) for cell in folded.iter("th") if cell.get("scope") == "row"] == ["mid", "far"]
+    assert "nearbest single worker" in said(next(tree.iter("table")))
+
+
+def test_in_use_before_stands_there_only_where_it_was_not_equal_weights(
+    manager: TrainingManager, tmp_path: Path
+) -> None:
+    first = manager_with(tmp_path, examples=6)
+    first.train(validation_split=0.5, verbose=False)
+    assert "in use before" not in text_of(first)
+    assert "in use before" in text_of(manager)
+
+
+def test_the_last_ten_trainings_stand_side_by_side_the_newest_first(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, examples=4)
+    results = [manager.train(validation_split=0.5, verbose=False) for _ in range(11)]
+    tree = parsed(report_page(manager.training_engine))
+    [table] = [each for each in tree.iter("table") if said(each.find("caption")) == "Trainings"]
+    rows = [said(row) for row in table.iter("tr")][1:]
+    assert len(rows) == 10
+    weights = results[-1]["session"]["final_weights"]
+    assert rows[0].endswith(
+        f"Collect morenear {weights['near']:.3f}, mid {weights['mid']:.3f}, far {weights['far']:.3f}"
+    )
 
 
 def test_sessions_of_another_application_give_what_they_have(tmp_path: Path) -> None:
@@ -414,7 +450,7 @@ def test_chosen_examples_are_shown(manager: TrainingManager, folder: Path) -> No
         folder / "chosen.html", example_ids=[examples[5].example_id, examples[4].example_id], check_dataset=False
     )
     tree = parsed(path.read_text(encoding="utf-8"))
-    assert [said(h3) for h3 in tree.iter("h3")] == ["How the weights moved", "target_5", "target_4"]
+    assert [said(h3) for h3 in tree.iter("h3")] == ["target_5", "target_4", "How the weights moved"]
     assert "Pictures" in [said(h2) for h2 in tree.iter("h2")]
 
 
@@ -503,19 +539,27 @@ def test_the_page_can_be_read_everywhere(tab: Tab, page: str, folder: Path, size
 
 
 @pytest.mark.slow
+def test_at_most_three_screens_of_a_desk_stand_before_the_pictures(tab: Tab, page: str, folder: Path) -> None:
+    assert page
+    tab.resize((1280, 900))
+    tab.open(folder / "report.html")
+    assert tab.page.locator("h2", has_text="Pictures").bounding_box()["y"] < 3 * 900
+
+
+@pytest.mark.slow
 def test_every_chart_is_drawn_and_no_place_is_empty(tab: Tab, page: str, folder: Path) -> None:
     assert page
     for size in ((1200, 900), PHONE):
         tab.resize(size)
         tab.open(folder / "report.html")
         boxes = tab.page.evaluate(
-            """() => [...document.querySelectorAll("svg.bar, .plot > svg, img")].map(element => {
+            """() => [...document.querySelectorAll("svg.bar, svg.chart, img")].map(element => {
                 const box = element.getBoundingClientRect(); return [element.tagName, box.width, box.height]; })"""
         )
         assert len(boxes) > 30
         assert [box for box in boxes if box[1] < 60 or box[2] < 8] == []
         inked = tab.page.evaluate(
-            """() => [...document.querySelectorAll("svg.bar, .plot > svg")].map(svg => {
+            """() => [...document.querySelectorAll("td svg.bar, svg.chart")].map(svg => {
                 const outer = svg.getBoundingClientRect();
                 const marks = [...svg.querySelectorAll("circle")].map(mark => mark.getBoundingClientRect());
                 return marks.length > 0 && marks.every(mark => mark.x >= outer.x - 6 && mark.right <= outer.right + 6

@@ -85,9 +85,9 @@ def answer(status: int = 200, **document: Any) -> Response:
 
 
 def refusal(error: Exception) -> Response:
-    """Return what a client is told of an error: a status, and one sentence; the log is told the rest."""
+    """Return what a client is told of an error: a status, and one sentence under both names that clients look for."""
     status, message = explained(error)
-    response = jsonify({"success": False, "message": message})
+    response = jsonify({"success": False, "message": message, "error": message})
     response.status_code = status
     if isinstance(error, HTTPException):
         # Which methods are allowed, or when to come again.

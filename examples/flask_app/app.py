@@ -1,6 +1,6 @@
 """The application of the guide: collect examples, train an ensemble on them, and look at what it has learned.
 
-    python examples/flask_app/app.py [--port 5000] [--db FILE] [--uploads DIR]
+    python examples/flask_app/app.py [--port 5000] [--db FILE] [--uploads DIR] [--pictures DIR]… [--quota MB]
 
 Needs Flask: ``pip install ".[flask]"``. Then open the address that it prints.
 """
@@ -9,21 +9,20 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import signal
 import sys
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from flask import Flask, redirect, request, url_for
-from werkzeug.exceptions import Forbidden, HTTPException
+from flask import Flask, redirect, url_for
+from werkzeug.exceptions import HTTPException
 from werkzeug.serving import make_server
 from werkzeug.wrappers import Response
 
 from answers import refusal
 from service import EXTENSION, TrainingService
-from training_routes import init_training, secured, training_bp
+from training_routes import OWN_NAMES, init_training, secured, training_bp
 from tsm_training import (
     BayesianWeightLearner,
     TsmTrainingError,
@@ -36,9 +35,6 @@ _log = logging.getLogger("flask_app")
 
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 """Addresses of this machine that no other can reach."""
-
-_OWN_NAMES = ("127.0.0.1", "localhost", "[::1]")
-"""The same, as browsers write them."""
 
 _LEAST_PORT, _MOST_PORT = 0, 65535
 
@@ -95,7 +91,13 @@ def main() -> None:
     options = _parser().parse_args()
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     try:
-        app = create_app(options.db, options.uploads)
+        app = create_app(
+            options.db,
+            options.uploads,
+            picture_folders=options.pictures,
+            quota=options.quota * 1_000_000,
+            host_names=OWN_NAMES if options.host in _LOOPBACK else None,
+        )
     except (OSError, TsmTrainingError) as error:
         sys.exit(f"{Path(sys.argv[0]).name}: error: {error}")
     service: TrainingService = app.extensions[EXTENSION]
@@ -111,9 +113,7 @@ def _end(_number: int, _frame: FrameType | None) -> NoReturn:
 
 
 def _serve(app: Flask, host: str, port: int) -> None:
-    if host in _LOOPBACK:
-        app.before_request(_refuse_other_names)
-    else:
+    if host not in _LOOPBACK:
         _log.warning("anybody who reaches this machine can use the application: it asks nobody for a password")
     server = make_server(host, port, app, threaded=True)
     _log.info("serving on http://%s:%s (Ctrl-C ends it)", f"[{host}]" if ":" in host else host, server.server_port)
@@ -125,18 +125,16 @@ def _serve(app: Flask, host: str, port: int) -> None:
         server.server_close()
 
 
-def _refuse_other_names() -> None:
-    """Refuse requests to a name that somebody has pointed to this machine: his pages would pass for ours."""
-    if re.sub(r":\d+$", "", request.host.lower()) not in _OWN_NAMES:
-        raise Forbidden(f"This application answers under these names only: {', '.join(_OWN_NAMES)}.")
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description="Collect examples, train an ensemble on them, and look at the result.")
     parser.add_argument("--port", type=_port, default=5000, help="0 takes any free one (default: %(default)s)")
     parser.add_argument("--host", default="127.0.0.1", help="address to listen at (default: this machine only)")
     parser.add_argument("--db", metavar="FILE", default="tsm_training.db", help="the database (default: %(default)s)")
-    parser.add_argument("--uploads", metavar="DIR", default="uploads", help="pictures (default: %(default)s)")
+    parser.add_argument("--uploads", metavar="DIR", default="uploads", help="uploaded pictures (default: %(default)s)")
+    pictures = "pictures of examples that a script has added; may be given several times"
+    parser.add_argument("--pictures", metavar="DIR", action="append", default=[], help=pictures)
+    quota = "megabytes that all uploads together may have (default: %(default)s)"
+    parser.add_argument("--quota", metavar="MB", type=int, default=5000, help=quota)
     return parser
 
 

@@ -12,15 +12,15 @@ from werkzeug.exceptions import NotFound
 from werkzeug.wrappers import Response as BaseResponse
 
 from answers import explained, public_session, without_folders, without_kind
-from charts import Curve, GrowthCurve, Interval, growth_curve, learning_curve, weight_intervals
 from parameters import TrainSettings, form_numbers, limit, metadata
 from service import TrainingService, current_service
 from training_jobs import TrainingJob
 from tsm_training import TrainingExample, TrainingSession
 from tsm_training.data import ROLES, DatasetStatistics
-from tsm_training.engine import BaselineMean, Validation
-from tsm_training.report import baseline_labels, growth_of
-from tsm_training.weights import LearnerStatistics
+from tsm_training.engine import Validation
+from tsm_training.errors import InvalidArgumentError, NoExamplesError
+from tsm_training.report import baseline_labels, epochs_chart, growth_chart, growth_of, leaderboard_table
+from tsm_training.text import counted, figure_text
 
 __all__ = ["dashboard_bp"]
 
@@ -32,7 +32,12 @@ _SESSIONS: Final = 20
 _LOOKED_AT: Final = 200
 """In how many examples, the newest, failures are looked for."""
 
+_OUTSIDE: Final = (
+    "lie outside the folders that this application may read: start it with --pictures DIR for each folder of pictures."
+)
+
 _DONE: Final = {
+    "removed": "The example was removed.",
     "added": "The example was added.",
     "started": "The training has started.",
     "stopping": "The training will stop in a moment.",
@@ -43,16 +48,6 @@ _DONE: Final = {
 
 
 # --- what the page shows ----------------------------------------------------------------------------------------------
-
-
-@attrs.frozen
-class WorkerRow:
-    """What is known of a worker."""
-
-    worker_id: str
-    known: LearnerStatistics
-    share: float
-    interval: Interval
 
 
 @attrs.frozen
@@ -70,60 +65,68 @@ class Page:
 
     counts: DatasetStatistics
     examples: list[TrainingExample]
-    workers: list[WorkerRow]
-    sessions: list[dict[str, Any]]
-    curve: Curve | None
-    curve_session: dict[str, Any] | None
-    judged: dict[str, Any] | None
-    """The last session that was judged on examples held out."""
-    baselines: list[tuple[str, BaselineMean]]
-    """What the trained ensemble and each baseline is called, and its means, in that session."""
-    growth: GrowthCurve | None
+    num_workers: int
+    sessions: list[tuple[dict[str, Any], float | None]]
+    """With the similarity that each reached."""
+    judged: Validation | None
+    """What is known of examples held out: by the validation that was asked for, or else by the newest training."""
+    judged_by: str
+    baselines: list[tuple[str, float, float | None]]
+    """What each baseline is called, its similarity and its ΔE00 on unseen examples."""
+    board: str | None
+    growth: str | None
+    curve: str | None
+    hidden: str | None
+    """Why pictures are missing; None where none are."""
     failures: list[FailureRow]
     skipped: Mapping[str, str]
     """Why the last session could not use an example, by its id."""
     job: TrainingJob | None
 
 
-def _page(service: TrainingService, shown: int) -> Page:
-    store = service.manager.data_manager
-    progress = service.manager.get_training_progress()
+def _page(service: TrainingService, shown: int, validation: Validation | None = None) -> Page:
+    store, manager = service.manager.data_manager, service.manager
+    counts = store.get_dataset_stats()
     newest = store.get_all_examples(max(shown, _LOOKED_AT))[::-1]
     sessions = store.get_all_sessions()[::-1]
     learned = next((s for s in sessions if s.status == "completed" and s.metrics_history), None)
-    judged = next((s for s in sessions if s.validation is not None), None)
+    known = next(((s, judged) for s in sessions if (judged := _judged(s)) is not None), None)
+    last, newest_judged = known or (None, None)
+    judged = validation or newest_judged
+    board, points = manager.leaderboard(), growth_of(sessions[::-1])
+    hidden = sum(not service.uploads.is_shown(example) for example in newest[:shown])
     return Page(
-        counts=progress["dataset_stats"],
+        counts=counts,
         examples=newest[:shown],
-        workers=_workers(service),
-        sessions=[public_session(session) for session in sessions[:_SESSIONS]],
-        curve=None if learned is None else learning_curve(learned.metrics_history),
-        curve_session=_shown(learned),
-        judged=_shown(judged),
-        baselines=[] if judged is None else _baselines(judged.validation or {}),
-        growth=growth_curve(growth_of(sessions[::-1])),
+        num_workers=len(manager.weight_learner.get_all_statistics()),
+        sessions=[(public_session(s), None if (v := _judged(s)) is None else v.headline) for s in sessions[:_SESSIONS]],
+        judged=judged,
+        judged_by="the validation just now" if validation or last is None else f"session of {_time(last.start_time)}",
+        baselines=[] if judged is None else _baselines(judged),
+        board=leaderboard_table(board, None if newest_judged is None else newest_judged.verdict)
+        if board.rows
+        else None,
+        growth=growth_chart(points) if len(points) > 1 else None,
+        curve=None if learned is None else epochs_chart(learned),
+        hidden=f"The pictures of {counted(hidden, 'example')} {_OUTSIDE}" if hidden else None,
         failures=_failures(newest[:_LOOKED_AT]),
         skipped=public_session(sessions[0])["skipped"] if sessions else {},
         job=service.jobs.newest,
     )
 
 
-def _shown(session: TrainingSession | None) -> dict[str, Any] | None:
-    return None if session is None else public_session(session)
+def _judged(session: TrainingSession) -> Validation | None:
+    try:
+        return Validation.from_document(session.validation or {})
+    except InvalidArgumentError:  # none, or that of another application
+        return None
 
 
-def _baselines(document: Mapping[str, Any]) -> list[tuple[str, BaselineMean]]:
-    validation = Validation.from_document(document)
-    known = validation.baselines
-    return [(label, known[name]) for name, label in baseline_labels(validation).items() if name in known]
-
-
-def _workers(service: TrainingService) -> list[WorkerRow]:
-    statistics = service.manager.weight_learner.get_all_statistics()
-    shares = service.manager.weight_learner.get_blend_weights()
-    intervals = weight_intervals(statistics)
-    rows = [WorkerRow(w, known, shares.get(w, 0.0), intervals[w]) for w, known in statistics.items()]
-    return sorted(rows, key=lambda row: (-row.known["weight"], row.worker_id))
+def _baselines(judged: Validation) -> list[tuple[str, float, float | None]]:
+    known = [
+        (label, judged.baselines[name]) for name, label in baseline_labels(judged).items() if name in judged.baselines
+    ]
+    return [(label, each["mean"], each["mean_delta_e"]) for label, each in known if each["mean"] is not None]
 
 
 def _failures(newest_first: Iterable[TrainingExample]) -> list[FailureRow]:
@@ -148,18 +151,31 @@ def page() -> Response:
 @dashboard_bp.get("/sheet.jpg")
 def sheet() -> Response:
     """Show the contact sheet: the held-out examples on which the ensemble was worst and best."""
-    made = current_service().sheets.newest()
+    service = current_service()
+    try:
+        made = service.sheets.newest()
+    except NoExamplesError as error:
+        if not service.manager.data_manager.get_dataset_stats()["total_examples"]:
+            raise
+        raise NotFound(f"The pictures of the examples cannot be read, or {_OUTSIDE}") from error
     response = Response(made.content, mimetype="image/jpeg", headers={"Cache-Control": "private, no-cache"})
     response.set_etag(made.etag)
     response.make_conditional(request)
     return response
 
 
-def _rendered(status: int = 200, trouble: str | None = None) -> Response:
+def _rendered(
+    status: int = 200,
+    trouble: str | None = None,
+    *,
+    validation: Validation | None = None,
+    answer: Mapping[str, Any] | None = None,
+) -> Response:
     wanted = limit() if request.method == "GET" else None
     text = render_template(
         "training/dashboard.html",
-        page=_page(current_service(), min(wanted or _EXAMPLES, _MOST_EXAMPLES)),
+        page=_page(current_service(), min(wanted or _EXAMPLES, _MOST_EXAMPLES), validation),
+        answer=answer,
         done=_DONE.get(request.args.get("done", "")),
         trouble=trouble,
         roles=ROLES,
@@ -186,6 +202,25 @@ def add() -> BaseResponse:
     """Add the example that the form brings."""
     current_service().add_example(request.files, metadata())
     return _done("added", "examples")
+
+
+@dashboard_bp.post("/remove")
+def remove() -> BaseResponse:
+    """Remove an example."""
+    current_service().remove_example(request.form.get("example_id", ""))
+    return _done("removed", "examples")
+
+
+@dashboard_bp.post("/validate")
+def validate() -> Response:
+    """Judge the present weights, and show the page with what was found."""
+    return _rendered(validation=Validation.from_document(current_service().manager.validate()))
+
+
+@dashboard_bp.post("/predict")
+def predict() -> Response:
+    """Show the page with the ensemble's answer to the two pictures that the form brings."""
+    return _rendered(answer=current_service().predict(request.files))
 
 
 @dashboard_bp.post("/train")
@@ -224,9 +259,10 @@ def reset() -> BaseResponse:
 
 
 @dashboard_bp.app_template_filter("training_time")
-def _time(text: str | None) -> str:
-    """Write a time that a document holds for people."""
-    return "" if text is None else f"{datetime.fromisoformat(text):%Y-%m-%d %H:%M} UTC"
+def _time(moment: str | datetime | None) -> str:
+    """Write a time, which may be in a document, for people."""
+    moment = datetime.fromisoformat(moment) if isinstance(moment, str) else moment
+    return "" if moment is None else f"{moment:%Y-%m-%d %H:%M} UTC"
 
 
 @dashboard_bp.app_template_filter("training_reason")
@@ -237,7 +273,7 @@ def _reason(text: str) -> str:
 
 @dashboard_bp.app_template_filter("training_figure")
 def _figure(value: float | None) -> str:
-    return "–" if value is None else f"{value:.4f}"
+    return figure_text(value)
 
 
 @dashboard_bp.app_template_filter("training_delta_e")

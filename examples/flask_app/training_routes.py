@@ -4,13 +4,15 @@
     app.register_blueprint(training_bp)
 
 Responses have the guide's envelope: the library's documents beside ``success``, and ``message`` where something was
-done. What cannot be used is refused with ``{"success": false, "message": …}`` and a fitting status.
+done. What cannot be used is refused with ``{"success": false, "message": …, "error": …}`` and a fitting status.
 """
 
 from __future__ import annotations
 
 import io
 import os
+import re
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Final
@@ -49,10 +51,13 @@ _MAX_BYTES: Final = 1_200_000
 """Of a request without pictures: metadata may have 1 MB."""
 _MAX_WEIGHTS_BYTES: Final = MAX_WEIGHTS_FILE_BYTES + 200_000
 """Of a request with a weights file."""
+OWN_NAMES: Final = ("127.0.0.1", "localhost", "[::1]")
+"""This machine, as browsers write it."""
+_WITH_PICTURES: Final = {f"training.{place}{name}" for place in ("", "dashboard.") for name in ("add", "predict")}
 _SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 _HEADERS: Final = {
     "Content-Security-Policy": (
-        "default-src 'none'; img-src 'self'; style-src 'self'; script-src 'self'; connect-src 'self'; "
+        "default-src 'none'; img-src 'self' data:; style-src 'self'; script-src 'self'; connect-src 'self'; "
         "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -74,9 +79,12 @@ def init_training(
     db_path: str | os.PathLike[str] = "tsm_training.db",
     *,
     upload_folder: str | os.PathLike[str] = "uploads",
+    picture_folders: Sequence[str | os.PathLike[str]] = (),
+    quota: int = 5_000_000_000,
     max_picture_bytes: int = 20_000_000,
     max_picture_pixels: int = 24_000_000,
     metric: Metric | None = None,
+    host_names: Collection[str] | None = OWN_NAMES,
 ) -> TrainingService:
     """Prepare training for the application that `training_bp` is registered with next.
 
@@ -84,10 +92,15 @@ def init_training(
         worker_pool: The ensemble.
         weight_learner: What learns; the application keeps its object and sees it learn.
         db_path: The database, made if it does not exist.
-        upload_folder: Where uploaded pictures are kept, made if it does not exist; pictures from elsewhere are refused.
+        upload_folder: Where uploaded pictures are kept, made if it does not exist.
+        picture_folders: Where else pictures may come from: those of examples that a script has added. Others are
+            neither read nor shown.
+        quota: How many bytes all uploaded files together may have.
         max_picture_bytes: How large an uploaded file may be.
         max_picture_pixels: How large width times height of a picture may be.
         metric: What judges; the guide's similarity unless given.
+        host_names: Names under which the application is asked, as browsers write them; None for any. Somebody may point
+            a name of his own to this machine, and his pages would pass for ours.
 
     Returns:
         The service; close it when the application ends.
@@ -95,10 +108,10 @@ def init_training(
     Raises:
         TsmTrainingError: as for `TrainingManager`.
     """
-    uploads = UploadFolder(Path(upload_folder), max_picture_bytes, max_picture_pixels)
+    uploads = UploadFolder(Path(upload_folder), max_picture_bytes, max_picture_pixels, quota, picture_folders)
     factory = TrainingEngine.using(metric or GuideSimilarity(), limits=uploads.limits)
     manager = TrainingManager(worker_pool, weight_learner, db_path, engine_factory=factory)
-    service = TrainingService(manager, uploads, TrainingJobs(manager), ContactSheets(manager))
+    service = TrainingService(manager, uploads, TrainingJobs(manager), ContactSheets(manager), host_names)
     _prepared[:] = [service]
     return service
 
@@ -117,10 +130,17 @@ training_bp.record(_bind)
 
 @training_bp.before_request
 def _limit_request() -> None:
-    takes_pictures = request.endpoint in ("training.add", "training.dashboard.add")
+    takes_pictures = request.endpoint in _WITH_PICTURES
     without = _MAX_WEIGHTS_BYTES if request.path.endswith("/weights/import") else _MAX_BYTES
     request.max_content_length = current_service().uploads.max_request_bytes if takes_pictures else without
     request.max_form_memory_size = _MAX_BYTES  # of one field, such as the metadata
+
+
+@training_bp.before_request
+def _refuse_other_names() -> None:
+    names = current_service().host_names
+    if names is not None and re.sub(r":\d+$", "", request.host.lower()) not in names:
+        raise Forbidden(f"This application answers under these names only: {', '.join(names)}.")
 
 
 @training_bp.before_request
@@ -171,6 +191,13 @@ def examples() -> Response:
 def example(example_id: str) -> Response:
     """Describe an example."""
     return answer(example=public_example(current_service().manager.data_manager.get_example(example_id)))
+
+
+@training_bp.delete("/example/<example_id>")
+def remove(example_id: str) -> Response:
+    """Remove an example."""
+    current_service().remove_example(example_id)
+    return answer(message="Training example removed")
 
 
 @training_bp.get(f"/example/<example_id>/<any({', '.join(ROLES)}):role>")
@@ -239,6 +266,12 @@ def validate() -> Response:
     """Judge the present weights."""
     ids = example_ids(json_body("example_ids").get("example_ids"))
     return answer(validation_results=public_validation(current_service().manager.validate(ids)))
+
+
+@training_bp.post("/predict")
+def predict() -> Response:
+    """Answer two uploaded pictures by the ensemble's."""
+    return answer(**current_service().predict(request.files))
 
 
 @training_bp.get("/progress")

@@ -396,7 +396,7 @@ class TrainingManager:
         if not Path(root).is_dir():
             raise InvalidArgumentError("root", os.fspath(root), "an existing folder")
         examples = {example.example_id: example for example in self.data_manager.iterate_examples()}
-        moved = relinked(examples.values(), root, self.training_engine.limits.root)
+        moved = relinked(examples.values(), root, self.training_engine.limits.root_of(root))
         if moved:
             edits = {example_id: _moved_to(paths) for example_id, paths in moved.items()}
             self.data_manager.edit_examples(edits, skip_missing=True)
@@ -634,11 +634,12 @@ class TrainingManager:
     ) -> Path:
         """Write everything about the newest training into one HTML file, which needs nothing else and can be shown.
 
-        It holds the verdict, all baselines, the weights with their intervals, the learning curve, a contact sheet,
-        what each worker brings, what a check of the dataset finds, failures, settings and versions. It loads nothing
-        and runs no script. Names of folders are left out; names of files, workers and what they said are in it.
+        It holds the verdict, the similarity of the ensemble's pictures on unseen examples, the leaderboard, the
+        learning curve, a contact sheet, the last trainings, what a check of the dataset finds, failures, settings and
+        versions. It loads nothing and runs no script. Names of folders are left out; names of files, workers and what
+        they said are in it.
 
-        Workers run on the examples of the contact sheet, and on those held out where results are not stored.
+        Workers run on the examples of the contact sheet only.
 
         Args:
             path: The file, in an existing folder; replaced whole if it exists.
@@ -656,7 +657,7 @@ class TrainingManager:
             ExampleNotFoundError: an id is not stored.
             ImageError: an example that was asked for cannot be read.
             OSError: the file cannot be written; what was there before is untouched.
-            TsmTrainingError: as for `explain`.
+            TsmTrainingError: as for `predict`.
         """
         from tsm_training.report import report_page, write_report  # noqa: PLC0415 - few programs write reports
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Final, Literal, TypeAlias
 
@@ -28,6 +29,7 @@ from tsm_training.files import (
     FileTooLargeError,
     NotARegularFileError,
     OutsideRootError,
+    leads_inside,
     read_regular_file,
     replace_file,
     system_reason,
@@ -54,6 +56,10 @@ def _a_folder(value: _Path | None) -> str | None:
     return folder
 
 
+def _folders(values: Iterable[_Path]) -> tuple[str, ...]:
+    return tuple(folder for value in values if (folder := _a_folder(value)) is not None)
+
+
 @attrs.frozen
 class ImageLimits:
     """Which picture files may be read: how large they may be, and where they may lie.
@@ -64,14 +70,21 @@ class ImageLimits:
         root: The only folder that pictures may come from, itself or folders below it; None for any place. Links are
             followed first, so one that leads out of the folder is refused like a path with ``..``. It must exist, and
             is stored absolute.
+        more_roots: Further folders that pictures may come from, where there is a `root`.
 
     Raises:
-        InvalidArgumentError: a limit is no whole number of at least 1, or `root` is no folder.
+        InvalidArgumentError: a limit is no whole number of at least 1, or `root`, or one of `more_roots`, is no folder.
     """
 
     max_bytes: int = attrs.field(default=256 * 1024**2, validator=at_least(1))
     max_pixels: int = attrs.field(default=64_000_000, validator=at_least(1))
     root: str | None = attrs.field(default=None, converter=_a_folder)
+    more_roots: tuple[str, ...] = attrs.field(default=(), converter=_folders)
+
+    def root_of(self, path: _Path) -> str | None:
+        """Return the folder among the roots that a path, with all links followed, leads into; `root` if into none."""
+        roots = () if self.root is None else (self.root, *self.more_roots)
+        return next((root for root in roots if leads_inside(path, root)), self.root)
 
 
 @attrs.frozen
@@ -262,7 +275,7 @@ def _checked_path(path: object) -> str:
 
 def _read_file(name: str, limits: ImageLimits) -> bytes:
     try:
-        return read_regular_file(name, limits.max_bytes, limits.root)
+        return read_regular_file(name, limits.max_bytes, limits.root_of(name))
     except OutsideRootError as error:
         raise ImageOutsideRootError(name, system_reason(error)) from error
     except (FileNotFoundError, NotADirectoryError) as error:

@@ -42,7 +42,7 @@ from tsm_training.report.figures import (
     ranked_weights,
     shortened,
 )
-from tsm_training.text import counted, percent_text
+from tsm_training.text import counted, figure_text, percent_text
 from tsm_training.weights import LearnerStatistics
 
 _ROW: Final = 0.26
@@ -203,7 +203,8 @@ def _apart(places: Sequence[float], step: float, low: float, high: float) -> lis
 @styled()
 def plot_learning_curve(curve: LearningCurve) -> Plot:
     """Draw accuracy after each epoch."""
-    plot, axes = _new_curve("Learning curve", "epoch", "mean accuracy")
+    told = "" if curve.headline is None else f": similarity {figure_text(curve.headline)} on unseen examples"
+    plot, axes = _new_curve(f"Learning curve{told}", "epoch", "mean of the workers, weighted (guide)")
     names = shortened([line.name for line in curve.lines], _LONGEST_LABEL)
     marks = []
     for line in curve.lines:
@@ -295,6 +296,7 @@ def plot_contenders(benchmark: Benchmark) -> Plot:
         scores, mean = benchmark.scores(name), benchmark.means[name]
         left.plot(scores, [number] * len(scores), **STYLES[name.style].dot(4.5, 0.55))
         left.plot([mean, mean], [number - 0.3, number + 0.3], color=INK, linewidth=2.0, zorder=5)
+    write_column(left, "mean", [figure_text(benchmark.means[name]) for name in names])
     name_rows(right, "What the trained ensemble gains over it", "difference on the same example", [""] * len(names))
     _draw_rope(right, benchmark.rope)
     for number, name in enumerate(names):

@@ -1,9 +1,9 @@
-"""Small charts as SVG that is as wide as its place: text stays as large as text, and needs no script."""
+"""Small charts as SVG: they need no script and no style, so that any page and any notebook can show them."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Self
 
 import attrs
@@ -20,7 +20,11 @@ QUIET: Final = "var(--quiet,#888888)"
 """Colour of what stands in the background."""
 
 _BAR_HEIGHT: Final = 22
-_CHART_HEIGHT: Final = 240
+_AXIS_HEIGHT: Final = 18
+_WIDTH, _HEIGHT = 440, 250
+"""Of a chart, in units of the drawing: about pixels on a phone, so that letters can be read there."""
+_LEFT, _RIGHT, _TOP, _BOTTOM = 50, 16, 10, 42
+_LETTERS: Final = 13
 _TICKS: Final = 5
 _STEPS: Final = (1.0, 2.0, 2.5, 5.0, 10.0)
 
@@ -64,13 +68,12 @@ def interval_bar(
     *,
     reference: float | None = None,
     band: float = 0.0,
-    dots: Sequence[float] = (),
     color: str = COLORS[0],
 ) -> Markup:
     """Return a line with a dot: an interval and its middle. The figures should stand beside it as text.
 
-    A thin upright line stands at `reference`, a grey band reaches `band` to both sides of it, and `dots` are faint. All
-    bars of a table have one scale.
+    A thin upright line stands at `reference`, and a grey band reaches `band` to both sides of it. All bars of a table
+    have one scale, whose numbers `axis` writes.
     """
     height, center = _BAR_HEIGHT, _BAR_HEIGHT // 2
     parts: list[Child] = []
@@ -80,15 +83,28 @@ def interval_bar(
             width = _percent(scale.place(reference + band) - scale.place(reference - band))
             parts.append(tag("rect", x=left, y=0, width=width, height=height, fill=QUIET, opacity="0.25"))
         parts.append(tag("line", x1=x, x2=x, y1=0, y2=height, stroke=QUIET))
-    for number, value in enumerate(dots):
-        y = center + (number % 5 - 2) * 3
-        parts.append(tag("circle", cx=_percent(scale.place(value)), cy=y, r="2", fill=QUIET, opacity="0.6"))
     if ends is not None:
         x1, x2 = (_percent(scale.place(end)) for end in ends)
         line: dict[str, str | int] = {"stroke": color, "stroke_width": 3, "stroke_linecap": "round"}
         parts.append(tag("line", x1=x1, x2=x2, y1=center, y2=center, **line))
     parts.append(tag("circle", cx=_percent(scale.place(middle)), cy=center, r="4.5", fill=color))
     return tag("svg", parts, width="100%", height=height, class_="bar", aria_hidden="true", focusable="false")
+
+
+def axis(scale: Scale, description: str) -> Markup:
+    """Return the numbers of a scale, to stand above its bars, described for readers who cannot see them."""
+    ticks = scale.ticks(3)
+    numbers = [
+        tag("text", text, x=_percent(scale.place(tick)), y=13, text_anchor="middle", fill="currentColor")
+        for tick, text in zip(ticks, _texts(ticks), strict=True)
+    ]
+    return tag("svg", numbers, width="100%", height=_AXIS_HEIGHT, class_="bar", role="img", aria_label=description)
+
+
+def _texts(ticks: Sequence[float]) -> list[str]:
+    """Return numbers with as many digits after the point as the one that needs most."""
+    digits = max((len(f"{tick:.8g}".partition(".")[2]) for tick in ticks), default=0)
+    return [f"{tick:.{digits}f}".replace("-", "−") for tick in ticks]
 
 
 @attrs.frozen
@@ -112,52 +128,50 @@ def line_chart(series: Sequence[Series], description: str, across: str) -> Marku
     ends = [(x, y) for each in series for band in each.bands for x, low, high in band for y in (low, high)]
     xs = Scale.of((x for x, _y in points), 0.03)
     ys = Scale.of((y for _x, y in [*points, *ends]), 0.06)
-    up = ys.ticks()
-    digits = max((len(f"{tick:.8g}".partition(".")[2]) for tick in up), default=0)  # all have the same number of them
-    y_labels = [
-        tag("span", f"{tick:.{digits}f}".replace("-", "−"), style=f"top:{_percent(1.0 - ys.place(tick))}")
-        for tick in up
-    ]
-    whole = [tick for tick in xs.ticks(8) if tick == round(tick)]
-    x_labels = [tag("span", f"{tick:g}", style=f"left:{_percent(xs.place(tick))}") for tick in whole]
-    rules = [
-        tag("line", x1="0", x2="100%", y1=(y := _percent(1.0 - ys.place(tick))), y2=y, stroke=QUIET, opacity="0.35")
-        for tick in up
-    ]
-    lines = [_drawn(each, xs, ys) for each in sorted(series, key=lambda each: not each.is_quiet)]
-    plot = tag("svg", rules, lines, width="100%", height=_CHART_HEIGHT, role="img", aria_label=description)
-    parts = [tag("div", y_labels, class_="up", aria_hidden="true"), tag("div", plot, class_="plot")]
-    parts += [tag("div", x_labels, class_="across", aria_hidden="true"), tag("div", across, class_="unit")]
-    return tag("div", parts, class_="chart")
+    right, floor = _WIDTH - _RIGHT, _HEIGHT - _BOTTOM
+
+    def at(x: float, y: float) -> tuple[float, float]:
+        return _LEFT + xs.place(x) * (right - _LEFT), floor - ys.place(y) * (floor - _TOP)
+
+    def words(text: str, x: float, y: float, anchor: str) -> Markup:
+        return tag("text", text, x=f"{x:.1f}", y=f"{y:.1f}", text_anchor=anchor, fill="currentColor")
+
+    rules, up = [], ys.ticks()
+    for tick, text in zip(up, _texts(up), strict=True):
+        y = at(xs.low, tick)[1]
+        rules.append(tag("line", x1=_LEFT, x2=right, y1=f"{y:.1f}", y2=f"{y:.1f}", stroke=QUIET, opacity="0.35"))
+        rules.append(words(text, _LEFT - 8, y + 4.5, "end"))
+    rules.append(tag("line", x1=_LEFT, x2=right, y1=floor, y2=floor, stroke=QUIET))
+    rules += [words(f"{x:g}", at(x, ys.low)[0], floor + 17, "middle") for x in xs.ticks(8) if x == round(x)]
+    rules.append(words(across, (_LEFT + right) / 2, _HEIGHT - 6, "middle"))
+    lines = [_drawn(each, at) for each in sorted(series, key=lambda each: not each.is_quiet)]
+    look: dict[str, str | int] = {"width": _WIDTH, "font_size": _LETTERS, "class_": "chart", "role": "img"}
+    return tag("svg", rules, lines, viewBox=f"0 0 {_WIDTH} {_HEIGHT}", **look, aria_label=description)
 
 
-def _drawn(series: Series, xs: Scale, ys: Scale) -> list[Markup]:
-    def at(x: float, y: float) -> str:
-        return f"{1000.0 * xs.place(x):.2f},{1000.0 * (1.0 - ys.place(y)):.2f}"
+def _drawn(series: Series, at: Callable[[float, float], tuple[float, float]]) -> list[Markup]:
+    def path(points: Iterable[tuple[float, float]]) -> str:
+        return " ".join("{:.1f},{:.1f}".format(*at(x, y)) for x, y in points)
 
     shapes = []
     for band in series.bands:
-        corners = [*(at(x, low) for x, low, _high in band), *(at(x, high) for x, _low, high in reversed(band))]
-        shapes.append(tag("polygon", points=" ".join(corners), fill=series.color, opacity="0.12"))
+        corners = [*((x, low) for x, low, _high in band), *((x, high) for x, _low, high in reversed(band))]
+        shapes.append(tag("polygon", points=path(corners), fill=series.color, opacity="0.12"))
     shapes.append(
         tag(
             "polyline",
-            points=" ".join(at(x, y) for x, y in series.points),
+            points=path(series.points),
             fill="none",
             stroke=series.color,
             stroke_width="1" if series.is_quiet else "2.5",
             stroke_dasharray=series.dashes,
             stroke_linejoin="round",
-            vector_effect="non-scaling-stroke",
             opacity="0.6" if series.is_quiet else None,
         )
     )
-    lines = tag("svg", shapes, viewBox="0 0 1000 1000", preserveAspectRatio="none", width="100%", height="100%")
-    dots = [
-        tag("circle", cx=_percent(xs.place(x)), cy=_percent(1.0 - ys.place(y)), r="3.5", fill=series.color)
-        for x, y in (() if series.is_quiet else series.points)
-    ]
-    return [lines, *dots]
+    for x, y in () if series.is_quiet else (at(*point) for point in series.points):
+        shapes.append(tag("circle", cx=f"{x:.1f}", cy=f"{y:.1f}", r="3.5", fill=series.color))
+    return shapes
 
 
 def legend(series: Iterable[Series]) -> Markup:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import re
 from collections.abc import Sequence
 from datetime import datetime
@@ -11,13 +10,11 @@ from typing import Final
 import attrs
 
 from tsm_training.data import ROLES, TrainingExample, TrainingSession
-from tsm_training.engine import Explanation, TrainingEngine, Validation, own_workers
-from tsm_training.errors import NothingEvaluatedError, NoWorkersError
+from tsm_training.engine import Leaderboard, TrainingEngine, Validation, own_workers
 from tsm_training.lint import LintReport
-from tsm_training.report.figures import Benchmark, benchmark_of, completed_sessions, stored_validation
+from tsm_training.report.figures import completed_sessions, stored_validation
 from tsm_training.report.pictures import SheetRow, look_at_examples
 
-_MOST_EXPLAINED: Final = 64
 _FOLDERS: Final = re.compile(r"(?<![\w/\\:.<])(?:[A-Za-z]:)?[/\\](?:[^\s/\\'\"<>|:]+[/\\])+")
 """What looks like the folders of an absolute path."""
 _LONGEST_ROOT: Final = 3
@@ -36,9 +33,8 @@ class ReportData:
     """Those whose weights were kept, in order."""
     validation: Validation | None
     """What the newest session says of the examples held out; None where it does not say."""
-    benchmark: Benchmark | None
-    """All baselines on these examples; None where none were held out."""
-    explanation: Explanation | None
+    board: Leaderboard
+    """Every worker and every baseline on those of them that are unseen."""
     sheet: Sequence[SheetRow]
     findings: LintReport | None
     """None where the dataset was not checked."""
@@ -65,24 +61,17 @@ def last_part(location: str) -> str:
 def collect(
     engine: TrainingEngine, title: str, findings: LintReport | None, example_ids: Sequence[str] | None, rows: int
 ) -> ReportData:
-    """Return what a report is about. Workers run on the examples of the contact sheet, and where results are missing.
+    """Return what a report is about. Workers run on the examples of the contact sheet only.
 
     Raises:
-        TsmTrainingError: as for `TrainingEngine.explain` and `tsm_training.report.contact_sheet`.
+        TsmTrainingError: as for `tsm_training.report.contact_sheet`.
     """
     engine.prepare_learner()
     examples = list(engine.store.iterate_examples())
     sessions = completed_sessions(engine.store.iterate_sessions())
-    validation = benchmark = explanation = None
+    validation = None
     if sessions:
         validation = stored_validation(sessions[-1]) if sessions[-1].validation_ids else Validation()
-    if validation is not None and validation.ensemble_examples:
-        benchmark = benchmark_of(validation)
-    held_out = set(sessions[-1].validation_ids) if sessions else set()
-    explained = [example for example in examples if example.example_id in held_out] or examples
-    if explained:
-        with contextlib.suppress(NothingEvaluatedError, NoWorkersError):
-            explanation = engine.explain(explained[-_MOST_EXPLAINED:], tolerance=engine.rope)
     paths = {getattr(example, f"{role}_path") for example in examples for role in ROLES} | {engine.store.location}
     folders = {path.removesuffix(last_part(path)) for path in paths}
     return ReportData(
@@ -92,8 +81,7 @@ def collect(
         examples=examples,
         sessions=sessions,
         validation=validation,
-        benchmark=benchmark,
-        explanation=explanation,
+        board=engine.leaderboard(),
         sheet=look_at_examples(engine, example_ids, rows) if own_workers(engine.worker_pool) != () else [],
         findings=findings,
         folders=sorted((each for each in folders if len(each) > _LONGEST_ROOT), key=lambda each: (-len(each), each)),

@@ -208,6 +208,8 @@ class LearningCurve:
     verdict's, or else the one with the greatest mean accuracy."""
     held_out: tuple[float, float] | None
     """Accuracy on the held-out examples, trained and with equal weights; None without any."""
+    headline: float | None
+    """Similarity of the ensemble's pictures on unseen examples; None where none was judged."""
     held_out_text: str
     """How many examples were held out, and how many of them an earlier training knew."""
     words: str
@@ -253,8 +255,9 @@ def learning_curve(session: SessionLike) -> LearningCurve:
         epochs=[entry.get("epoch", number) for number, entry in enumerate(entries, 1)],
         lines=lines,
         held_out=None if trained is None or equally is None else (trained, equally),
+        headline=validation.headline,
         held_out_text=f"{counted(validation.num_examples, 'example')} held out{earlier}",
-        words=f"Mean accuracy on the {examples}, workers weighted by share.",
+        words=f"Mean of the workers, weighted (guide), on the {examples}.",
     )
 
 

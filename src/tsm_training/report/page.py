@@ -14,27 +14,25 @@ import cv2
 import numpy as np
 
 from tsm_training._version import __version__
-from tsm_training.analysis import MIN_EXAMPLES, Baseline
+from tsm_training.analysis import MIN_EXAMPLES, Baseline, VerdictDocument
 from tsm_training.arguments import check_path, check_text, check_whole_number
 from tsm_training.arrays import Image
-from tsm_training.engine import Explanation, TrainingEngine
+from tsm_training.engine import Leaderboard, LeaderboardRow, TrainingEngine
 from tsm_training.ensemble import NEGLIGIBLE_SHARE
-from tsm_training.errors import InvalidArgumentError
 from tsm_training.files import replace_file
-from tsm_training.lint import LintReport
-from tsm_training.report.charts import COLORS, Scale, Series, interval_bar, legend, line_chart
+from tsm_training.lint import LintFinding, LintReport
+from tsm_training.report.charts import COLORS, QUIET, Scale, Series, axis, interval_bar, legend, line_chart
 from tsm_training.report.collect import ReportData, collect, last_part
 from tsm_training.report.figures import (
-    Benchmark,
     Growth,
+    SessionLike,
     WeightPath,
     example_names,
     foremost,
     growth_of,
     guide_band,
     learning_curve,
-    ranked_weights,
-    ranked_workers,
+    stored_validation,
     weight_paths,
 )
 from tsm_training.report.pictures import (
@@ -44,14 +42,17 @@ from tsm_training.report.pictures import (
     color_strip_element,
     embedded,
     heat_scale,
+    heat_scale_texts,
     heat_top,
 )
 from tsm_training.report.style import STYLE
 from tsm_training.report.tags import Child, Markup, breakable, joined, table, tag
-from tsm_training.text import counted, figure_text, listed, percent_text, probability_text, seconds_text
+from tsm_training.text import counted, figure_text, percent_text, probability_text, seconds_text
 
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _MOST_LISTED: Final = 30
+_MOST_SESSIONS: Final = 10
+_MOST_WEIGHTS: Final = 3
 _COLORED: Final = 5
 _DASHES: Final = {Baseline.EQUAL_WEIGHTS: "7 4", Baseline.BEST_SINGLE: "2 4"}
 
@@ -85,7 +86,7 @@ def report_page(
         InvalidArgumentError: an argument is not what it must be.
         ExampleNotFoundError: an id is not stored.
         ImageError: an example that was asked for cannot be read.
-        TsmTrainingError: as for `TrainingEngine.explain`.
+        TsmTrainingError: as for `tsm_training.report.contact_sheet`.
     """
     check_text("title", title)
     data = collect(engine, title, findings, example_ids, check_whole_number("rows", rows))
@@ -125,8 +126,12 @@ def _section(heading: str, *children: Any) -> Markup:
 
 
 def _header(data: ReportData) -> Markup:
+    counts = data.engine.store.get_dataset_stats()
+    workers = len(data.engine.weight_learner.get_all_statistics())
+    numbers = {"example": counts["total_examples"], "worker": workers, "training": counts["total_sessions"]}
     made = f"{last_part(data.engine.store.location)}, {data.made_at:%Y-%m-%d %H:%M} UTC, tsm_training {__version__}"
-    return tag("header", tag("h1", data.title), tag("p", made, class_="soft"))
+    told = [made, *(counted(number, noun) for noun, number in numbers.items())]
+    return tag("header", tag("h1", data.title), tag("p", ", ".join(told), class_="soft"))
 
 
 _TO_COLLECT: Final = (
@@ -156,86 +161,128 @@ def _verdict(data: ReportData) -> Markup:
     return tag("section", heading, decision, tag("p", sentence), advice, class_=classes, aria_labelledby="verdict")
 
 
-def _facts(data: ReportData) -> Markup:
-    benchmark, session, counts = data.benchmark, data.session, data.engine.store.get_dataset_stats()
-    workers = len(data.engine.weight_learner.get_all_statistics())
-    numbers = {"example": counts["total_examples"], "worker": workers, "training": counts["total_sessions"]}
-    facts = [(counted(number, noun).partition(" ")[2], str(number)) for noun, number in numbers.items()]
-    if session is not None:
-        facts += [("learned from", str(session.num_examples)), ("held out", str(len(session.validation_ids)))]
-        validation = data.validation
-        if validation is not None and validation.unseen_examples < len(session.validation_ids):
-            facts.append(("never learned from", str(validation.unseen_examples)))
-    if benchmark is not None:
-        if len(benchmark.judged) < benchmark.num_held_out:
-            facts.append(("judged", f"{len(benchmark.judged)} of {benchmark.num_held_out}"))
-        facts.append(("similarity reached", figure_text(benchmark.means[Baseline.TRAINED])))
-        if benchmark.delta_e[Baseline.TRAINED] is not None:
-            facts.append(("mean ΔE00", figure_text(benchmark.delta_e[Baseline.TRAINED], 2)))
+def _headline(data: ReportData) -> Markup | None:
+    validation, session = data.validation, data.session
+    if session is None or validation is None:
+        return None
+    unseen, held_out = validation.unseen_examples, len(session.validation_ids)
+    facts: list[tuple[str, str]] = []
+    if validation.headline is not None:
+        name = "similarity on unseen examples" if unseen else "similarity, on examples learned from"
+        facts.append((name, figure_text(validation.headline)))
+    means = {name: validation.baselines[name] for name in Baseline if name in validation.baselines and unseen}
+    beside = [baseline for baseline in (Baseline.WITHOUT_GROUPS, Baseline.UNTOUCHED) if baseline in means]
+    facts += [(baseline.label, figure_text(means[baseline]["mean"])) for baseline in beside]
+    for baseline, name in ((Baseline.TRAINED, "mean ΔE00"), (Baseline.UNTOUCHED, "ΔE00, untouched target")):
+        if baseline in means:
+            facts.append((name, figure_text(means[baseline]["mean_delta_e"], 2)))
+    facts += [("learned from", str(session.num_examples)), ("held out", str(held_out))]
+    if unseen < held_out:
+        facts.append(("never learned from", str(unseen)))
+    if (judged := validation.ensemble_examples) < validation.num_examples:
+        facts.append(("judged", f"{judged} of {validation.num_examples}"))
     return tag("dl", [tag("div", tag("dt", name), tag("dd", value)) for name, value in facts], class_="facts")
 
 
-def _baselines(data: ReportData) -> Markup | None:
-    benchmark = data.benchmark
-    if benchmark is None:
+def _ranking(data: ReportData) -> Markup | None:
+    if not data.board.rows:
         return None
-    values = [0.0, *(gain for name in benchmark.names[1:] for gain in benchmark.differences(name))]
-    scale = Scale.of([*values, *(end for gain in benchmark.gains.values() for end in gain["interval"] or ())])
-    rows = [
-        [
-            breakable(benchmark.labels[name]),
-            figure_text(benchmark.means[name]),
-            figure_text(benchmark.delta_e[name], 2),
-            _gain(benchmark, name, scale),
+    verdict = None if data.validation is None else data.validation.verdict
+    hint = tag("p", "The table is wider than this window: move it sideways.", class_="soft sideways")
+    return _section("Leaderboard", hint, leaderboard_table(data.board, verdict))
+
+
+def leaderboard_table(board: Leaderboard, verdict: VerdictDocument | None = None) -> Markup:
+    """Return a leaderboard as a table with bars; workers without a share are folded, but for the best single one.
+
+    Args:
+        board: At least one row.
+        verdict: The verdict on the same training, which knows the intervals of some gains.
+    """
+    gains: dict[str | None, Any] = {}
+    if verdict is not None:
+        ids = {Baseline.BEST_SINGLE: verdict["best_single"], Baseline.BEST_FIXED: verdict["best_fixed"]}
+        gains = {ids.get(Baseline(n), Baseline(n).label): each for n, each in verdict["comparisons"].items()}
+    ends = [end for row in board.rows for end in (row.similarity, row.low, row.high) if end is not None]
+    scale = Scale.of(ends or [0.0, 1.0])
+    untouched = next((row.similarity for row in board.rows if row.name == Baseline.UNTOUCHED.label), None)
+
+    def cells(row: LeaderboardRow) -> list[Child]:
+        interval = None if row.low is None or row.high is None else (row.low, row.high)
+        weights = None if row.weight_low is None or row.weight_high is None else (row.weight_low, row.weight_high)
+        bar = None
+        if row.similarity is not None:
+            color = {"ensemble": COLORS[0], "baseline": COLORS[1]}.get(row.kind, QUIET)
+            bar = interval_bar(scale, row.similarity, interval, reference=untouched, color=color)
+        gain, ends, chance = row.gain, None, None
+        if (known := gains.get(row.name)) is not None and known["mean_difference"] is not None:
+            gain, ends, chance = known["mean_difference"], known["interval"], known["probability_better"]
+        sure = None if chance is None else [" ", tag("span", probability_text(chance, "P"), class_="soft")]
+        return [
+            [
+                breakable(row.name) if row.kind == "worker" else tag("strong", row.name),
+                _below("best single worker" if row.name == board.best_single else None),
+            ],
+            [figure_text(row.similarity), _below(_interval(interval))],
+            bar,
+            [figure_text(gain, signed=True), sure, _below(_interval(ends, signed=True))],
+            percent_text(row.share),
+            [figure_text(row.weight), _below(_interval(weights))],
+            "–" if row.failures is None else str(row.failures),
+            seconds_text(row.seconds),
         ]
-        for name in benchmark.names
-    ]
-    columns = {"baseline": "", "similarity": "number", "ΔE00": "number", "gain of the trained ensemble": "gain"}
-    shown = table(_baselines_words(benchmark), columns, rows)
-    marks = "Dots are single examples."
-    if benchmark.rope:
-        marks += f" Within the grey band (up to {benchmark.rope:g}) a difference is practically none."
-    return _section("The trained ensemble and its baselines", shown, tag("p", marks, class_="soft"))
 
+    def is_spare(row: LeaderboardRow) -> bool:
+        return row.share is not None and row.share < NEGLIGIBLE_SHARE and row.name != board.best_single
 
-def _baselines_words(benchmark: Benchmark) -> str:
-    examples = benchmark.examples_text
-    if not any(row["is_unseen"] for row in benchmark.rows):
-        return f"Mean similarity to the ground truth on {examples}, all of them learned from: it flatters the ensemble."
-    targets = max((gain["n"] for gain in benchmark.gains.values()), default=0)
+    columns = {
+        "name": "who",
+        "similarity": "interval",
+        axis(scale, "similarity as a bar"): "broad",
+        "ensemble's gain": "gain interval",
+    }
+    columns |= {"share": "number", "weight": "interval", "failed": "number", "time": "number"}
+    counts = f"{counted(board.num_examples, 'unseen held-out example')} of {counted(board.num_targets, 'target')}"
     words = (
-        f"Mean similarity and colour difference ΔE00 (about 1 can be seen) to the ground truth on {examples} never "
-        f"learned from, each of their {counted(targets, 'target')} counting once, and what the trained ensemble gains "
-        "over each baseline"
+        f"On {counts}, each target counting once: mean similarity to the ground truth, and what the trained ensemble "
+        "gains over it (P: probability that it is better). Weight: trust in a worker, 1 being average. Below: 90 % "
+        "intervals"
     )
-    short = [benchmark.labels[name] for name in benchmark.names if len(benchmark.scores(name)) < len(benchmark.judged)]
-    if short:
-        words += f", on fewer examples for want of pictures over {listed(short)}"
-    if targets < MIN_EXAMPLES:
-        return f"{words}. Intervals and probabilities need {MIN_EXAMPLES} targets."
-    return f"{words}: mean, 90 % interval, and probability that it is better."
+    words += "." if board.num_targets >= MIN_EXAMPLES else f", of similarities from {MIN_EXAMPLES} targets on."
+    if not board.num_examples:
+        words = "No unseen held-out example was judged yet. Weight: trust in a worker, 1 being average."
+    elif untouched is not None:
+        words += " Upright line: the untouched target."
+    used = [cells(row) for row in board.rows if not is_spare(row)]
+    shown: list[Child] = [table("Workers and baselines", columns, used)]
+    if spare := [cells(row) for row in board.rows if is_spare(row)]:
+        name = f"{counted(len(spare), 'worker')} with a share of 0 %"
+        shown.append(tag("details", tag("summary", name), table("Workers without a share", columns, spare)))
+    return joined(tag("p", words, class_="soft"), _wide("Table of workers and baselines", shown, "ranking"))
 
 
-def _gain(benchmark: Benchmark, name: Baseline, scale: Scale) -> Markup | str:
-    gain = benchmark.gains.get(name)
-    if gain is None or gain["mean_difference"] is None:
-        return "" if name is Baseline.TRAINED else "–"
-    mean, ends, sure = gain["mean_difference"], gain["interval"], gain["probability_better"]
-    words = figure_text(mean, signed=True, ends=ends)
-    chance = "" if sure is None else tag("span", f"P(better) {probability_text(sure)}", class_="soft")
-    dots = benchmark.differences(name)
-    bar = interval_bar(scale, mean, ends, reference=0.0, band=benchmark.rope, dots=dots)
-    return _measure([words, tag("br"), chance], bar)
+def _interval(ends: Sequence[float] | None, *, signed: bool = False) -> str | None:
+    return None if ends is None else " to ".join(figure_text(end, signed=signed) for end in ends)
 
 
-def _measure(figures: Any, bar: Markup) -> Markup:
-    return tag("div", tag("span", figures, class_="figures"), bar, class_="measure")
+def _below(text: str | None) -> list[Markup] | None:
+    """Return what stands quietly below a figure."""
+    return None if text is None else [tag("br"), tag("span", text, class_="soft")]
 
 
-def _growth(data: ReportData) -> Markup | None:
+def _wide(name: str, shown: Child, kind: str = "") -> Markup:
+    """Return what may be wider than the window; users of a keyboard must be able to move it, too."""
+    return tag("div", shown, class_=f"wide {kind}".strip(), role="region", tabindex=0, aria_label=name)
+
+
+def _learning(data: ReportData) -> Markup | None:
     points = growth_of(data.sessions)
-    # One point is no curve.
-    return _section("What examples bring", growth_chart(points)) if len(points) > 1 else None
+    growth = growth_chart(points) if len(points) > 1 else None  # one point is no curve
+    epochs = None
+    if data.session is not None and any("avg_accuracy" in entry for entry in data.session.metrics_history):
+        name = "Mean of the workers, weighted (guide), after each epoch"
+        epochs = tag("details", tag("summary", name), epochs_chart(data.session), open="" if growth is None else None)
+    return _section("Learning curve", growth, epochs) if growth or epochs else None
 
 
 def growth_chart(points: Growth) -> Markup:
@@ -248,38 +295,80 @@ def growth_chart(points: Growth) -> Markup:
     middle = [(count, (low + high) / 2) for count, low, high in band]
     series = [
         Series("trained ensemble", list(points), COLORS[0]),
-        Series("what the guide expects", middle, COLORS[2], dashes="2 4", bands=[band], is_quiet=True),
+        Series("what the guide promises", middle, COLORS[2], dashes="2 4", bands=[band], is_quiet=True),
     ]
     told = ", ".join(f"{figure_text(similarity)} after {count:g}" for count, similarity in points)
     description = f"Similarity on held-out examples by number of examples: {told}."
+    (count, low, high), reached = band[-1], points[-1][1]
     words = (
-        "Mean similarity of the ensemble's pictures to the ground truth on held-out examples; at 0 examples all "
-        "workers have equal weights."
+        f"The guide promises {figure_text(low, 2)} to {figure_text(high, 2)} after {count:g} examples; here "
+        f"{figure_text(reached)} was reached. Mean similarity of the ensemble's pictures to the ground truth on "
+        "held-out examples; at 0 examples all workers have equal weights."
     )
     return _chart(series, series, description, "examples learned from", words)
 
 
+def epochs_chart(session: SessionLike) -> Markup:
+    """Return a chart of the guide's accuracy, the mean of the workers weighted by share, after each epoch.
+
+    Args:
+        session: A stored session, what ``train()`` returned, or the session in it.
+
+    Raises:
+        InvalidArgumentError: it is no session, or has no epochs.
+    """
+    curve = learning_curve(session)
+    series = [
+        Series(
+            name=line.name,
+            points=list(zip(curve.epochs, line.values, strict=True)),
+            color=COLORS[line.baseline.style],
+            dashes=_DASHES.get(line.baseline),
+        )
+        for line in curve.lines
+    ]
+    ends = "; ".join(f"{line.name} ends at {figure_text(line.values[-1])}" for line in curve.lines)
+    words = curve.words
+    if curve.held_out is not None:
+        trained, equal = (figure_text(value) for value in curve.held_out)
+        words += f" On the {curve.held_out_text}: {trained} with trained weights, {equal} with equal ones."
+    return _chart(series, series, f"Accuracy after each epoch: {ends}.", "epoch", words)
+
+
 def _chart(series: Sequence[Series], named: Sequence[Series], description: str, across: str, words: str) -> Markup:
-    return tag("figure", line_chart(series, description, across), legend(named), tag("figcaption", words))
+    told = tag("div", legend(named), tag("figcaption", words))
+    return tag("figure", line_chart(series, description, across), told, class_="drawn")
 
 
-def _weights(data: ReportData) -> Markup | None:
-    learner = data.engine.weight_learner
-    ranked, shares = ranked_weights(learner.get_all_statistics()), learner.get_blend_weights()
-    if not ranked:
-        return None
-    scale = Scale.of([1.0, *(end for _id, known in ranked for end in known["credible_interval"])])
+def _sessions(data: ReportData) -> Markup | None:
     rows = []
-    for worker_id, known in ranked:
-        weight, ends = known["weight"], known["credible_interval"]
-        figures, bar = figure_text(weight, ends=ends), interval_bar(scale, weight, ends, reference=1.0)
-        rows.append([breakable(worker_id), _measure(figures, bar), percent_text(shares.get(worker_id))])
-    words = (
-        "Trust in each worker relative to its peers (1 = as accurate as the workers are on average) with the central "
-        "90 % interval, and its share of the ensemble's picture."
+    for session in data.sessions[: -_MOST_SESSIONS - 1 : -1]:
+        validation, weights = stored_validation(session), session.final_weights
+        untouched = None if validation is None else validation.baselines.get(Baseline.UNTOUCHED)
+        ranked = sorted(weights, key=lambda worker_id: (-weights[worker_id], worker_id))[:_MOST_WEIGHTS]
+        greatest = [[", " if number else "", breakable(w), f" {weights[w]:.3f}"] for number, w in enumerate(ranked)]
+        rows.append(
+            [
+                f"{session.start_time:%Y-%m-%d %H:%M}",
+                str(session.num_examples),
+                figure_text(None if validation is None else validation.headline),
+                figure_text(None if untouched is None else untouched["mean"]),
+                "–" if validation is None else _DECISIONS[validation.verdict["decision"]][2],
+                greatest,
+            ]
+        )
+    if not rows:
+        return None
+    columns = {"trained at (UTC)": "short", "learned from": "number", "similarity": "number"}
+    columns |= {"untouched target": "number", "verdict": "short", "greatest weights": "name"}
+    words = "The newest first; each was judged on the examples that it held out."
+    shown = _wide("Table of trainings", table("Trainings", columns, rows))
+    return _section(
+        "The last trainings",
+        tag("p", words, class_="soft"),
+        shown,
+        _moves(weight_paths(data.sessions)) if len(rows) > 1 else None,
     )
-    shown = table(words, {"worker": "", "weight": "broad", "share": "number"}, rows)
-    return _section("Weights", shown, _moves(weight_paths(data.sessions)) if len(data.sessions) > 1 else None)
 
 
 def _moves(paths: Sequence[WeightPath]) -> Markup | None:
@@ -307,30 +396,6 @@ def _moves(paths: Sequence[WeightPath]) -> Markup | None:
     return joined(tag("h3", "How the weights moved"), _chart(series, named, description, "training sessions", words))
 
 
-def _curve(data: ReportData) -> Markup | None:
-    if data.session is None:
-        return None
-    try:
-        curve = learning_curve(data.session)
-    except InvalidArgumentError:  # a session of another application need not have a history
-        return None
-    series = [
-        Series(
-            name=line.name,
-            points=list(zip(curve.epochs, line.values, strict=True)),
-            color=COLORS[line.baseline.style],
-            dashes=_DASHES.get(line.baseline),
-        )
-        for line in curve.lines
-    ]
-    ends = "; ".join(f"{line.name} ends at {figure_text(line.values[-1])}" for line in curve.lines)
-    words = curve.words
-    if curve.held_out is not None:
-        trained, equal = (figure_text(value) for value in curve.held_out)
-        words += f" On the {curve.held_out_text}: {trained} with trained weights, {equal} with equal ones."
-    return _section("Learning curve", _chart(series, series, f"Accuracy after each epoch: {ends}.", "epoch", words))
-
-
 # --- pictures -------------------------------------------------------------------------------------------------------
 
 
@@ -343,13 +408,13 @@ def _sheet(data: ReportData) -> Markup | None:
     if any(row.is_shrunk for row in rows):
         words += " Large pictures were shrunk before the workers saw them."
     colors = embedded(heat_scale(THUMBNAIL, 8), "Colours of the difference, from black for none to pale yellow")
-    ends = tag("div", tag("span", "0"), tag("span", f"ΔE00 {top / 2:g}"), tag("span", f"{top:g} and more"))
+    ends = tag("div", [tag("span", text) for text in heat_scale_texts(top)])
     shown = []
     for row in rows:
         cells = [_cell(row, *cell) for cell in row.cells(top)]
         shown.append(tag("div", tag("h3", row.title), tag("ul", cells, class_="pictures"), _reason(row), class_="row"))
     heading = "Pictures: where the ensemble was worst and best" if rows[0].rank else "Pictures"
-    return _section(heading, tag("p", words, class_="soft"), shown, tag("div", colors, ends, class_="heat"))
+    return _section(heading, tag("p", words, class_="soft"), tag("div", colors, ends, class_="heat"), shown)
 
 
 def _reason(row: SheetRow) -> Markup | None:
@@ -371,54 +436,8 @@ def _cell(row: SheetRow, heading: str, picture: Image | None, caption: str) -> M
 # --- tables ---------------------------------------------------------------------------------------------------------
 
 
-def _workers(data: ReportData) -> Markup | None:
-    explanation = data.explanation
-    if explanation is None:
-        return None
-    rows = [
-        [
-            breakable(worker_id),
-            figure_text(known["solo_accuracy"]),
-            percent_text(known["share"]),
-            figure_text(known["gain"], 4, signed=True),
-            breakable(known["most_similar_to"] or "–"),
-            figure_text(known["redundancy"], 2),
-            percent_text(known["failure_rate"]),
-            seconds_text(known["mean_seconds"]),
-        ]
-        for worker_id, known in ranked_workers(explanation)
-    ]
-    names = ("alone", "share", "gain", "most alike", "how much", "failed", "time")
-    columns = {"worker": ""} | dict.fromkeys(names, "number") | {"most alike": "name"}
-    examples = f"On {counted(explanation['num_examples'], 'example')}"
-    words = (
-        "Alone: mean similarity of the worker's own pictures. Gain: how much less similar the ensemble's pictures are "
-        "without it. Most alike: the worker whose errors are most like its own, and their correlation. Failed: on how "
-        "many of the examples. Time: mean, for a picture."
-    )
-    if data.benchmark is not None:
-        words += (
-            " Here each example counts once, and whole pictures were compared; the baselines above were judged on "
-            "previews, each target counting once."
-        )
-    # It may be wider than the window; users of a keyboard must be able to move it, too.
-    shown = tag("section", table(examples, columns, rows), class_="wide", tabindex=0, aria_label="Table of workers")
-    hint = tag("p", "The table is wider than this window: move it sideways.", class_="soft sideways")
-    return _section("What each worker brings", tag("p", words, class_="soft"), hint, shown, _subset(explanation))
-
-
-def _subset(explanation: Explanation) -> Markup | None:
-    subset = explanation["subset"]
-    if subset is None:
-        return None
-    used = sum(known["share"] >= NEGLIGIBLE_SHARE for known in explanation["workers"].values())
-    if len(subset["workers"]) >= used:
-        return tag("p", f"Of the {counted(used, 'worker')} in use, none can be spared.")
-    names = [[", " if number else "", tag("strong", breakable(name))] for number, name in enumerate(subset["workers"])]
-    loss = round(subset["loss"], 4)
-    change = "no less similar" if loss <= 0.0 else f"{loss:.4f} less similar"
-    saved = f", and {seconds_text(subset['seconds_saved'])} saved for each."
-    return tag("p", "The ensemble would do with ", names, f": its pictures would be {change}{saved}")
+_CALL_FOR_ALL: Final = "for found in manager.lint().of_kind({kind!r}): print(found.call)"
+"""Shows the call for each of several findings."""
 
 
 def _dataset(data: ReportData) -> Markup:
@@ -428,13 +447,26 @@ def _dataset(data: ReportData) -> Markup:
     checked = counted(findings.num_examples, "example")
     if not findings.findings:
         return _section("The dataset", tag("p", f"Nothing was found in {checked}."))
-    rows = []
+    kinds: dict[str, list[LintFinding]] = {}
     for each in findings:
-        call = [" ", tag("code", breakable(data.public(each.call)))] if each.call else None
-        severity = tag("span", each.severity, class_=f"severity {each.severity}")
-        rows.append([severity, data.public(each.message), [data.public(each.remedy), call]])
+        kinds.setdefault(each.kind, []).append(each)
+    rows = []
+    for kind, alike in kinds.items():
+        first, *others = alike
+        message: list[Child] = [data.public(first.message)]
+        if others:
+            listed = [tag("li", data.public(each.message)) for each in others[:_MOST_LISTED]]
+            left = [tag("li", f"and {len(others) - len(listed)} more")] if len(others) > len(listed) else []
+            message.append(
+                tag("details", tag("summary", f"and {len(others)} more of this kind"), tag("ul", listed, left))
+            )
+        call = first.call if len({each.call for each in alike}) == 1 else _CALL_FOR_ALL.format(kind=kind)
+        code = [" ", tag("code", breakable(data.public(call)))] if call else None
+        severity = tag("span", first.severity, class_=f"severity {first.severity}")
+        rows.append([severity, message, [data.public(first.remedy), code]])
     words = f"{counted(len(findings), 'finding')} in {checked}, the worst first."
-    return _section("The dataset", _first_rows(words, {"severity": "short", "what": "", "what to do": ""}, rows))
+    columns = {"severity": "short", "what": "", "what to do": ""}
+    return _section("The dataset", table(words, columns, rows))
 
 
 def _first_rows(words: str, columns: Mapping[str, str], rows: Sequence[Sequence[Child]]) -> list[Child]:
@@ -509,13 +541,11 @@ def _footer() -> Markup:
 _SECTIONS: Final = (
     _header,
     _verdict,
-    _facts,
-    _baselines,
-    _growth,
-    _weights,
-    _curve,
+    _headline,
+    _ranking,
+    _learning,
     _sheet,
-    _workers,
+    _sessions,
     _dataset,
     _failures,
     _settings,

@@ -58,8 +58,7 @@ _NO_PICTURE: Final = "no picture"
 _JUDGED: Final = "(a picture of the contact sheet)"
 """Stands for a worker's id in the errors of a metric."""
 
-_TOPS: Final = (2.0, 5.0, 10.0, 20.0, 50.0)
-_COVERED: Final = 98.0
+_COVERED: Final = 99.0
 """Per cent of the pixels that are no further from the ground truth than the end of the colour scale."""
 
 
@@ -303,9 +302,14 @@ def _shrunk(picture: Image, max_pixels: int) -> Image:
 
 
 def heat_top(rows: Iterable[SheetRow]) -> float:
-    """Return where the colour scale of these rows ends: a round ΔE00 that nearly all of their pixels stay below."""
-    highs = [float(np.percentile(row.differences, _COVERED)) for row in rows if row.differences is not None]
-    return next((top for top in _TOPS if top >= max(highs, default=0.0)), _TOPS[-1])
+    """Return where the colour scale of these rows ends: 99 % of all their pixels lie below, and it is 1 at least."""
+    known = [row.differences.ravel() for row in rows if row.differences is not None]
+    return max(1.0, float(np.ceil(np.percentile(np.concatenate(known), _COVERED)))) if known else 1.0
+
+
+def heat_scale_texts(top: float) -> tuple[str, str, str]:
+    """Return what stands at the beginning, in the middle and at the end of the colour scale."""
+    return "ΔE00 0", f"{top / 2:g}", f"{top:g} and more"
 
 
 def heat_picture(differences: Map, top: float) -> Image:
@@ -377,7 +381,7 @@ def draw_sheet(rows: Sequence[SheetRow]) -> Image:
     _write(sheet, _MARGIN, below, words, size=0.45, color=_GREY, columns=4)
     x, width = left[4], left[5] + _CELL[0] - left[4]
     sheet[below + 4 : below + _LINE - 4, x : x + width] = heat_scale(width, _LINE - 8)
-    for part, text in ((0.0, "0"), (0.5, f"{top / 2:g}"), (1.0, f"{top:g} and more")):
+    for part, text in zip((0.0, 0.5, 1.0), heat_scale_texts(top), strict=True):
         _write(sheet, x + round(part * (width - _length(text, 0.45))), below + _LINE, text, size=0.45, color=_GREY)
     return sheet
 

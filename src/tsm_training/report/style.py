@@ -51,6 +51,7 @@ dl.facts {
 }
 dl.facts div { display: flex; flex-direction: column-reverse; justify-content: flex-end; }
 dl.facts dt { color: var(--soft); font-size: 0.9rem; }
+dl.facts div:first-child dd { font-size: 2.2rem; line-height: 1; color: var(--series-0); }
 dl.facts dd { margin: 0; font-size: 1.35rem; font-weight: 600; font-variant-numeric: tabular-nums; }
 table { border-collapse: separate; border-spacing: 0; width: 100%; font-variant-numeric: tabular-nums; }
 table + table, table + figure { margin-top: 1.6rem; }
@@ -62,11 +63,14 @@ tbody th, dt { overflow-wrap: normal; }
 tbody th { font-weight: 600; min-width: 8rem; }
 th.number, td.number { text-align: right; }
 td.number, .short { white-space: nowrap; }
-th.broad, td.broad { width: 62%; }
-th.gain, td.gain { width: 56%; }
-.measure { display: flex; flex-wrap: wrap; align-items: center; gap: 0 1rem; }
-.measure .figures { flex: 0 0 13.5rem; white-space: nowrap; }
-.measure .bar { flex: 1 1 9rem; min-width: 0; }
+.ranking table { table-layout: fixed; }
+th.who { width: 19%; }
+th.interval { width: 13%; }
+th.gain { width: 17%; }
+.ranking .number { width: 6.5%; }
+.ranking .soft { font-weight: 400; }
+.ranking caption { position: absolute; opacity: 0; }
+td.interval { white-space: nowrap; }
 .bar { display: block; overflow: visible; }
 .wide { overflow-x: auto; }
 .sideways { display: none; }
@@ -74,16 +78,11 @@ th.gain, td.gain { width: 56%; }
 .wide td.name { min-width: 11rem; }
 .wide tbody th, .wide thead th:first-child { position: sticky; left: 0; background: var(--paper); }
 .wide:focus-visible { outline: 2px solid var(--series-0); outline-offset: 2px; }
-.chart {
-  display: grid; grid-template-columns: 3.6rem minmax(0, 1fr); grid-template-rows: auto 1.5rem auto; margin: 0.4rem 0;
-}
-.chart .plot { grid-column: 2; line-height: 0; border-bottom: 1px solid var(--quiet); }
-.chart .up, .chart .across { position: relative; color: var(--soft); font-size: 0.85rem; }
-.chart .up { grid-column: 1; grid-row: 1; }
-.chart .up span { position: absolute; right: 0.5rem; transform: translateY(-50%); }
-.chart .across { grid-column: 2; }
-.chart .across span { position: absolute; top: 0.15rem; transform: translateX(-50%); }
-.chart .unit { grid-column: 2; text-align: center; }
+details { margin: 0.8rem 0; }
+summary { cursor: pointer; color: var(--soft); }
+.drawn { display: flex; flex-wrap: wrap; gap: 0.5rem 2.5rem; margin: 0.6rem 0; }
+.drawn .chart { flex: none; width: 34rem; max-width: 100%; height: auto; color: var(--soft); }
+.drawn div { flex: 1 1 16rem; }
 .legend { list-style: none; display: flex; flex-wrap: wrap; gap: 0.15rem 1.3rem; padding: 0; margin: 0.4rem 0; }
 .legend svg { vertical-align: middle; }
 .pictures {
@@ -110,17 +109,12 @@ footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 0.6re
   .sideways { display: block; }
 }
 @media (max-width: 34rem) {
-  th.gain, td.gain { width: auto; }
-  th.broad, td.broad { width: auto; min-width: 10rem; }
   .wide tbody th { max-width: 9rem; }
-  .measure .figures { flex: 1 1 100%; white-space: normal; }
-  .measure .bar { flex-basis: 100%; }
   tbody th { min-width: 6rem; }
   th, td { padding-right: 0.7rem; }
   .pictures { grid-template-columns: repeat(2, minmax(0, 1fr)); }
 }
 @media (max-width: 23rem) {
-  th.broad, td.broad { min-width: 8rem; }
   tbody th { min-width: 4rem; }
   table { font-size: 0.85rem; }
   th, td { padding-right: 0.35rem; }
@@ -134,7 +128,8 @@ footer { margin-top: 3rem; border-top: 1px solid var(--rule); padding-top: 0.6re
   html { font-size: 9.5pt; }
   body { max-width: none; padding: 0; -webkit-print-color-adjust: exact; print-color-adjust: exact; }
   h2, h3, caption, h2 + p { break-after: avoid; }
-  tr, figure, .verdict, .chart, .row { break-inside: avoid; }
+  tr, figure, .verdict, .row { break-inside: avoid; }
+  details::details-content { content-visibility: visible; }
   .wide { overflow: visible; }
   .wide table { min-width: 0; font-size: 0.9rem; }
   .wide tbody th, .wide thead th:first-child { position: static; }

@@ -18,12 +18,14 @@ _LONGEST_PART: Final = 12
 
 
 class Markup(str):
-    """Finished HTML, which a notebook shows as it is."""
+    """Finished HTML, which a notebook shows, and a template of Jinja2 takes, as it is."""
 
     __slots__ = ()
 
-    def _repr_html_(self) -> str:
+    def __html__(self) -> str:
         return str(self)
+
+    _repr_html_ = __html__
 
 
 Child: TypeAlias = "str | int | Iterable[Child] | None"
