@@ -11,9 +11,9 @@ import re
 import sqlite3
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
 
@@ -44,7 +44,7 @@ class StorageFault:
     row: str | None
     """The value that names the row; None where it is about more than one row."""
     rowid: int | None
-    """SQLite's number of the row."""
+    """SQLite's number of the row; a server has none."""
     column: str | None
     """None where it is about the whole row."""
     problem: str
@@ -61,7 +61,27 @@ def storage_faults(connection: sqlite3.Connection) -> list[StorageFault]:
     """Return everything that is wrong with a database, looked at in one transaction; nothing is changed."""
     if damages := _damages(connection):
         return damages  # what rows of damaged pages hold says little
-    return [*_faulty_rows(connection), *_lonely_rows(connection), *_stray_sessions(connection)]
+    return row_faults(connection.execute, datetime.now(UTC))
+
+
+Execute: TypeAlias = Callable[[str], Iterable[Sequence[Any]]]
+"""Runs a query and returns its rows."""
+
+
+def row_faults(execute: Execute, now: datetime, *, is_sqlite: bool = True) -> list[StorageFault]:
+    """Return what is wrong with rows, in any database that has the tables of the schema.
+
+    Args:
+        execute: Runs queries that all see the same moment.
+        now: By the clock that leases are given by.
+        is_sqlite: False where rows have no numbers.
+    """
+    rowid = "rowid" if is_sqlite else "NULL"
+    return [
+        *_faulty_rows(execute, rowid, " NOT INDEXED" if is_sqlite else ""),
+        *_lonely_rows(execute, rowid),
+        *_stray_sessions(execute, now, f"s.{rowid}" if is_sqlite else rowid),
+    ]
 
 
 def _damages(connection: sqlite3.Connection) -> list[StorageFault]:
@@ -189,20 +209,20 @@ _LOOKED_AT: Final = {
 }
 
 
-def _faulty_rows(connection: sqlite3.Connection) -> Iterator[StorageFault]:
+def _faulty_rows(execute: Execute, rowid: str = "rowid", unindexed: str = " NOT INDEXED") -> Iterator[StorageFault]:
     with contextlib.closing(_Rules()) as rules:
         for name, table in _LOOKED_AT.items():
             # Not by an index: what is damaged there must not hide a row.
             known = f"(SELECT {table.key} FROM {table.parent} WHERE {table.key} IS NOT NULL)"
             orphan = f"{table.key} NOT IN {known}" if table.parent else "0"
-            rows = connection.execute(f"SELECT rowid, {orphan}, {', '.join(COLUMNS[name])} FROM {name} NOT INDEXED")
-            for rowid, is_orphan, *row in rows:
+            rows = execute(f"SELECT {rowid}, {orphan}, {', '.join(COLUMNS[name])} FROM {name}{unindexed}")
+            for number, is_orphan, *row in rows:
                 values = dict(zip(COLUMNS[name], row, strict=True))
                 fault = rules.fault(name, values) or _unreadable(table, row)
                 if fault is None and is_orphan:
                     fault = None, f"it belongs to a row of {table.parent} that is not there"
                 if fault is not None:
-                    yield StorageFault(name, _shown(values[table.key]), rowid, *fault, _QUARANTINE)
+                    yield StorageFault(name, _shown(values[table.key]), number, *fault, _QUARANTINE)
 
 
 def _unreadable(table: _Table, row: Sequence[Any]) -> tuple[None, str] | None:
@@ -219,32 +239,31 @@ def _unreadable(table: _Table, row: Sequence[Any]) -> tuple[None, str] | None:
 # --- what is right in itself, but does not go together ----------------------------------------------------------------
 
 
-def _lonely_rows(connection: sqlite3.Connection) -> Iterator[StorageFault]:
+def _lonely_rows(execute: Execute, rowid: str) -> Iterator[StorageFault]:
     """Yield examples and sessions that another application has written: they are taken in by the next opening."""
     for name, partner, column in (
         ("training_examples", "example_files", "example_id"),
         ("training_sessions", "session_details", "session_id"),
     ):
-        rows = connection.execute(
-            f"SELECT rowid, {column} FROM {name} WHERE {column} NOT IN (SELECT {column} FROM {partner})"
-        )
-        for rowid, identifier in rows:
-            yield StorageFault(name, repr(identifier), rowid, None, f"it has no row in {partner}", _REOPEN)
+        rows = execute(f"SELECT {rowid}, {column} FROM {name} WHERE {column} NOT IN (SELECT {column} FROM {partner})")
+        for number, identifier in rows:
+            yield StorageFault(name, repr(identifier), number, None, f"it has no row in {partner}", _REOPEN)
 
 
-def _stray_sessions(connection: sqlite3.Connection) -> Iterator[StorageFault]:
-    rows = connection.execute(
-        "SELECT s.rowid, s.session_id, r.host, r.boot_id, r.process_id, r.process_start, r.expires_at "
-        "FROM training_sessions s LEFT JOIN running_sessions r USING (session_id) WHERE s.status = 'running'"
-    ).fetchall()
-    for rowid, session_id, *lease in rows:
+def _stray_sessions(execute: Execute, now: datetime, rowid: str = "s.rowid") -> Iterator[StorageFault]:
+    rows = execute(
+        f"SELECT {rowid}, s.session_id, r.host, r.boot_id, r.process_id, r.process_start, r.expires_at "
+        "FROM training_sessions s LEFT JOIN running_sessions r ON r.session_id = s.session_id "
+        "WHERE s.status = 'running'"
+    )
+    for number, session_id, *lease in rows:
         if lease[0] is None:
             problem, remedy = "it is 'running', and nothing says in which process", _INTERRUPT
-        elif is_lost(lease):
+        elif is_lost(lease, now):
             problem, remedy = "it is 'running', but its process has ended", _REOPEN
         else:
             continue
-        yield StorageFault("training_sessions", repr(session_id), rowid, "status", problem, remedy)
+        yield StorageFault("training_sessions", repr(session_id), number, "status", problem, remedy)
 
 
 # --- putting aside --------------------------------------------------------------------------------------------------
@@ -267,7 +286,7 @@ def quarantine_faults(connection: sqlite3.Connection, path: str, now: datetime) 
     """
     if damages := _damages(connection):
         raise StorageCorruptError(path, str(damages[0]))
-    faults = list(_faulty_rows(connection))
+    faults = list(_faulty_rows(connection.execute))
     moving: dict[tuple[str, int | None], str] = {
         (fault.table, fault.rowid): f"{fault.column or 'the row'}: {fault.problem}" for fault in faults
     }
@@ -287,7 +306,7 @@ def quarantine_faults(connection: sqlite3.Connection, path: str, now: datetime) 
         connection.execute(f"DELETE FROM {name} WHERE rowid = ?", (rowid,))
     if any(name in _LEARNED for name, _rowid in moving):
         connection.execute("UPDATE store_identity SET token = ?", (uuid.uuid4().hex,))
-    stray = [fault for fault in _stray_sessions(connection) if fault.remedy == _INTERRUPT]
+    stray = [fault for fault in _stray_sessions(connection.execute, now) if fault.remedy == _INTERRUPT]
     for fault in stray:
         connection.execute("UPDATE training_sessions SET status = 'interrupted' WHERE rowid = ?", (fault.rowid,))
     return [*faults, *stray]
