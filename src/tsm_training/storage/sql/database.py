@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import math
 import os
@@ -67,7 +68,12 @@ _PUBLIC_OPTIONS: Final = ("host", "port")  # of an address; others may be secret
 
 # --- tables -----------------------------------------------------------------------------------------------------------
 
-_KINDS: Final = {"TEXT": sa.Text(), "INTEGER": sa.BigInteger(), "REAL": sa.Double(), "BLOB": sa.LargeBinary()}
+_KINDS: Final[dict[str, sa.types.TypeEngine[Any]]] = {
+    "TEXT": sa.Text(),
+    "INTEGER": sa.BigInteger(),
+    "REAL": sa.Double(),
+    "BLOB": sa.LargeBinary(),
+}
 
 TABLES: Final = {
     name: sa.table(
@@ -196,12 +202,8 @@ class Database:
 
     def _new_engine(self) -> sa.Engine:
         if not self.is_server:
-            mode, path = ("ro" if self.read_only else "rwc"), self.path
-            engine = sa.create_engine(
-                "sqlite://",
-                creator=lambda: connect(path, mode),
-                poolclass=sa.StaticPool,  # type: ignore[arg-type]
-            )
+            opened = functools.partial(connect, self.path, "ro" if self.read_only else "rwc")
+            engine = sa.create_engine("sqlite://", creator=opened, poolclass=sa.StaticPool)
             sa.event.listen(engine, "connect", _set_up)
             sa.event.listen(engine, "begin", _begin)
             return engine
