@@ -118,8 +118,8 @@ def checked_url(url: str | sa.URL) -> sa.URL:
     try:
         parsed = sa.make_url(url)
     except (sa.exc.ArgumentError, ValueError):
-        seen = f"{str(url).partition(':')[0]}:…" if isinstance(url, str) else type(url).__name__
-        raise InvalidArgumentError("url", seen, _EXPECTED) from None
+        kind = re.match(r"[\w+]+://", url) if isinstance(url, str) else None
+        raise InvalidArgumentError("url", f"{kind[0]}…" if kind else type(url).__name__, _EXPECTED) from None
     driver, name = _DRIVERS.get(parsed.drivername), parsed.database or ""
     if driver is None or (driver == "sqlite" and (parsed.query or parsed.host or name.startswith("file:"))):
         raise InvalidArgumentError("url", location_of(parsed), _EXPECTED)
@@ -148,19 +148,18 @@ class _Pool:
         self.engine = engine
         self.process_id = os.getpid()
         self.of_parents: list[object] = []
-        self.change = guard_forks(threading.RLock())
-        self.is_closed = False
+        self.closed = threading.Event()
 
     def of_this_process(self) -> sa.Engine:
-        with self.change:
-            if self.process_id != os.getpid():
-                self.of_parents.append(self.engine.pool)
-                self.engine.dispose(close=False)  # those connections are still the parent's
-                self.process_id = os.getpid()
-            return self.engine
+        # Without a lock, which another thread might have held in the moment of the fork: doing this twice does no harm.
+        if self.process_id != os.getpid():
+            self.of_parents.append(self.engine.pool)
+            self.engine.dispose(close=False)  # those connections are still the parent's
+            self.process_id = os.getpid()
+        return self.engine
 
     def close(self) -> None:
-        self.is_closed = True
+        self.closed.set()
         self.of_this_process().dispose()
 
 
@@ -294,7 +293,7 @@ class Database:
 
     @contextlib.contextmanager
     def _transaction(self, **options: Any) -> Generator[sa.Connection]:
-        if self._pool.is_closed:
+        if self._pool.closed.is_set():
             raise StorageClosedError(self.location, "it was closed; open it again")
         if getattr(self._thread, "is_writing", False):
             raise StorageError(self.location, "a change must not use the store that applies it")
@@ -302,8 +301,12 @@ class Database:
             raise StorageError(self.location, "a database in memory stays with the process that made it")
         with self.naming_errors(), self._alone, self._pool.of_this_process().connect() as connection:
             connection.execution_options(**options)
-            with connection.begin():
-                yield connection
+            try:
+                with connection.begin():
+                    yield connection
+            finally:
+                if self._pool.closed.is_set() and not connection.invalidated:  # by another thread, meanwhile
+                    connection.detach()
 
     def _begun(self, wait: float | None = None) -> contextlib.AbstractContextManager[sa.Connection]:
         """Return a transaction of SQLite's that may write."""
@@ -312,8 +315,8 @@ class Database:
     @contextlib.contextmanager
     def reading(self) -> Generator[sa.Connection]:
         """Give a connection for several reads that all see the same moment."""
-        server = {"isolation_level": "REPEATABLE READ", "postgresql_readonly": True}
-        with self._transaction(**server if self.is_server else {"begin": "", "wait": self.busy_timeout}) as connection:
+        server, sqlite = {"isolation_level": "REPEATABLE READ"}, {"begin": "", "wait": self.busy_timeout}
+        with self._transaction(**server if self.is_server else sqlite) as connection:
             yield connection
 
     def write(self, work: Callable[[sa.Connection], T], wait: float | None = None) -> T:
@@ -381,7 +384,7 @@ class Database:
         if isinstance(error, sa.exc.TimeoutError):
             reason = f"all connections were in use for more than {self.busy_timeout:g} seconds"
             return StorageBusyError(self.location, reason)
-        state = getattr(cause, "sqlstate", None) or ("08" if isinstance(error, sa.exc.OperationalError) else "")
+        state = getattr(cause, "sqlstate", None) or _WITHOUT_STATE.get(type(error), "")  # the driver's own have none
         kind, reason = next(
             (_REASONS[code] for code in (state, state[:3], state[:2]) if code in _REASONS), (StorageError, "{}")
         )
@@ -415,6 +418,7 @@ def _begin(connection: sa.Connection) -> None:
 
 
 _CONFLICTS: Final = ("40001", "40P01")
+_WITHOUT_STATE: Final[dict[type, str]] = {sa.exc.OperationalError: "08", sa.exc.DataError: "22"}
 _UNSTORABLE: Final = (StorageError, "a value cannot be stored: {}")
 _REASONS: Final[dict[str, tuple[type[StorageError], str]]] = {
     "08": (StorageUnreachableError, "{}"),

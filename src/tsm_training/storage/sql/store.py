@@ -40,6 +40,7 @@ from tsm_training.errors import (
     InvalidArgumentError,
     SessionNotFoundError,
     StorageBusyError,
+    StorageCorruptError,
     StorageError,
 )
 from tsm_training.storage.sql.database import TABLES, Database, checked_url, location_of
@@ -64,7 +65,7 @@ T = TypeVar("T")
 _PAGE: Final = 256  # rows read at a time
 _SESSION_PAGE: Final = 8  # a session can hold the scores of thousands of examples
 _NO_MORE: Final = 2**63 - 1
-_BY_HAND: Final = "correct or delete the row with SQL, or restore a backup"
+_BY_HAND: Final = "mend it with SQL, or restore a backup"
 
 
 def _columns(name: str) -> list[sa.ColumnElement[Any]]:
@@ -110,6 +111,11 @@ def _choice(value: bool) -> bool:
     if type(value) is not bool:
         raise InvalidArgumentError("read_only", value, "True or False")
     return value
+
+
+def _remedy(fault: StorageFault) -> str:
+    """Return what helps on a server, where rows are not put aside nor taken in from other applications."""
+    return fault.remedy if fault.column == "status" and "opening" in fault.remedy else _BY_HAND
 
 
 class _Memory:
@@ -286,9 +292,9 @@ class SQLStore(TrainingStore):
 
     def remove_example(self, example_id: str, change: StateChange | None = None) -> StateDocuments | None:
         def remove(connection: sa.Connection) -> StateDocuments | None:
-            among = self._database.among(_examples.c.example_id, [example_id])
-            digests = set(connection.scalars(sa.select(_files.c.digest).where(_files.c.example_id == example_id)))
-            if connection.execute(sa.delete(_examples).where(among)).rowcount == 0:
+            among = functools.partial(self._database.among, texts=[example_id])
+            digests = set(connection.scalars(sa.select(_files.c.digest).where(among(_files.c.example_id))))
+            if connection.execute(sa.delete(_examples).where(among(_examples.c.example_id))).rowcount == 0:
                 raise ExampleNotFoundError(example_id)
             return self._contents_gone(connection, digests - {None}, change)
 
@@ -445,8 +451,10 @@ class SQLStore(TrainingStore):
         return self._paged(lambda row: metric_of(row[:-1]), query, _metrics.c.id)
 
     def _streamed(self, make: Callable[[Sequence[Any]], T], query: sa.Select[Any]) -> Iterator[T]:
-        with self._database.reading() as connection:
-            rows = connection.execute(query, execution_options={"yield_per": _PAGE})
+        with (
+            self._database.reading() as connection,
+            contextlib.closing(connection.execute(query, execution_options={"yield_per": _PAGE})) as rows,
+        ):
             yield from self._sound(rows, make)
 
     # --- which sessions run ---
@@ -565,14 +573,14 @@ class SQLStore(TrainingStore):
         Returns:
             What is wrong, where, and what helps.
         """
-        with self._database.reading() as connection:
-            streamed = {"yield_per": _PAGE}
-            faults = row_faults(
-                lambda query: connection.exec_driver_sql(query, execution_options=streamed),
-                self._now(connection),
-                is_sqlite=not self._database.is_server,
-            )
-        return [attrs.evolve(fault, remedy=_BY_HAND) if "quarantine" in fault.remedy else fault for fault in faults]
+        is_sqlite = not self._database.is_server
+        try:
+            with self._database.reading() as connection:
+                read = functools.partial(connection.exec_driver_sql, execution_options={"yield_per": _PAGE})
+                faults = row_faults(read, self._now(connection), is_sqlite=is_sqlite)
+        except StorageCorruptError as error:
+            return [StorageFault("", None, None, None, error.reason, _BY_HAND)]
+        return faults if is_sqlite else [attrs.evolve(f, remedy=_remedy(f)) for f in faults]
 
     def close(self) -> None:
         """Give all connections back; closing twice is fine. Sessions that this store runs are given up."""

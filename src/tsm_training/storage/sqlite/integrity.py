@@ -32,7 +32,7 @@ from tsm_training.storage.sqlite.schema import COLUMNS, GUIDE_SCHEMA, OWN_SCHEMA
 
 _QUARANTINE: Final = "quarantine() puts the row aside"
 _INTERRUPT: Final = "if no program runs it, quarantine() marks it as interrupted"
-_REOPEN: Final = "opening the file for writing mends it"
+_REOPEN: Final = "opening the store for writing mends it"
 
 
 @attrs.frozen
