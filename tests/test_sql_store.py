@@ -123,7 +123,7 @@ def test_arguments_that_cannot_be_used_are_refused_before_anything_is_opened(nam
 @pytest.mark.slow
 @pytest.mark.parametrize("options", [f"password={SECRET}", "connect_timeout=2"])
 def test_a_server_that_does_not_answer_is_named_without_the_password(options: str) -> None:
-    with pytest.raises(StorageUnreachableError, match="127.0.0.1") as caught:
+    with pytest.raises(StorageUnreachableError, match=r"127\.0\.0\.1") as caught:
         SQLStore(f"postgresql+psycopg://user:{SECRET}@127.0.0.1:1/database?{options}", busy_timeout=1)
     assert isinstance(caught.value, ConnectionError)
     assert caught.value.location == "postgresql+psycopg://user@127.0.0.1:1/database"
@@ -322,7 +322,12 @@ def test_a_writer_waits_as_long_as_it_was_told_and_readers_not_at_all(store: SQL
         assert other.get_all_examples() == []
         assert other.get_session("session").status == "running"
         assert other.load_state().token == ""
-        other.renew_session("session")  # what is not urgent comes another time
+        postgres.execute(url, "UPDATE running_sessions SET expires_at = '2000-01-01'")
+        other.renew_session("session")  # whoever stores much elsewhere is not waited for
+        assert postgres.execute(url, "SELECT expires_at > '2020' FROM running_sessions") == [(True,)]
+        postgres.execute(url, "DELETE FROM running_sessions")
+        other.renew_session("session")  # this takes the lock: it comes another time
+        assert postgres.execute(url, "SELECT * FROM running_sessions") == []
     other.close()
     store.add_examples([make_example("a")])
 
@@ -555,6 +560,19 @@ def test_a_child_of_a_fork_has_connections_of_its_own(any_url: str) -> None:
         store.add_examples([make_example("parent again")])
         assert [e.example_id for e in store.iterate_examples()] == ["parent", "child", "parent again"]
         assert store.get_session("session").status == "running"
+
+
+@pytest.mark.slow
+def test_what_a_child_inherits_is_neither_used_nor_closed(store: SQLStore) -> None:
+    """As `test_a_child_of_a_fork_has_connections_of_its_own` looks from inside."""
+    pool = store._database._pool
+    assert isinstance(pool.engine.pool, sa.QueuePool)
+    inherited = pool.engine.pool
+    pool.process_id = -1
+    store.add_examples([make_example("child")])
+    assert (pool.of_parents, pool.process_id) == ([inherited], os.getpid())
+    assert inherited.checkedin() == 1
+    inherited.dispose()
 
 
 @needs_fork

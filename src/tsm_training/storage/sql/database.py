@@ -93,6 +93,7 @@ _ON_A_SERVER: Final = (
     (r"\bREAL\b", "DOUBLE PRECISION"),
     (r"\bBLOB\b", "BYTEA"),
     (r"\bTEXT\b", 'TEXT COLLATE "C"'),  # the order of Python's and SQLite's texts
+    (r"ON training_metrics\(session_id\)", "ON training_metrics(session_id, id)"),  # SQLite's indexes have that anyway
     (r"json_valid\((\w+)\)", r"(\1::json IS NOT NULL)"),
     ("9e999", "'Infinity'::float8"),
 )
@@ -319,35 +320,39 @@ class Database:
         with self._transaction(**server if self.is_server else sqlite) as connection:
             yield connection
 
-    def write(self, work: Callable[[sa.Connection], T], wait: float | None = None) -> T:
-        """Run `work` as one transaction, alone among all that write: all of it is stored, or nothing.
+    def write(self, work: Callable[[sa.Connection], T], wait: float | None = None, *, alone: bool = True) -> T:
+        """Run `work` as one transaction: all of it is stored, or nothing.
 
         Where the server gives up because of what others do, it is run again, a few times.
 
         Args:
             work: What is to be done.
-            wait: For how many seconds to wait for the lock.
+            wait: For how many seconds to wait for a lock.
+            alone: Take the lock that all writers take. Without it, a server lets others write meanwhile: `work` must
+                change a single row then, and wait for no other.
         """
         if self.read_only:
             raise StorageReadOnlyError(self.location, "it was opened for reading only")
-        for attempt in range(1, _ATTEMPTS + 1):
+        attempts = 1
+        while True:
             try:
-                with self._writing(self.busy_timeout if wait is None else wait) as connection:
+                with self._writing(self.busy_timeout if wait is None else wait, alone=alone) as connection:
                     return work(connection)
             except StorageBusyError as error:
-                if attempt == _ATTEMPTS or getattr(error.__cause__, "sqlstate", None) not in _CONFLICTS:
+                if attempts == _ATTEMPTS or getattr(error.__cause__, "sqlstate", None) not in _CONFLICTS:
                     raise
-        raise AssertionError  # the last attempt has returned or raised
+            attempts += 1
 
     @contextlib.contextmanager
-    def _writing(self, wait: float) -> Generator[sa.Connection]:
+    def _writing(self, wait: float, *, alone: bool) -> Generator[sa.Connection]:
         with self._transaction(isolation_level="READ COMMITTED") if self.is_server else self._begun(wait) as connection:
             if self.is_server:
                 limits = {"lock_timeout": wait, "idle_in_transaction_session_timeout": _IDLE_SECONDS}
                 connection.execute(
                     sa.select(*(sa.func.set_config(n, f"{max(1, round(s * 1000))}ms", True) for n, s in limits.items()))
                 )
-                connection.execute(sa.select(TABLES["store_identity"].c.token).with_for_update()).one()
+                if alone:
+                    connection.execute(sa.select(TABLES["store_identity"].c.token).with_for_update()).one()
             self._thread.is_writing = True
             try:
                 yield connection

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import itertools
 import json
 import math
 import uuid
@@ -15,6 +16,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY
 
 from tsm_training.arguments import is_number
 from tsm_training.data import (
@@ -63,6 +65,7 @@ from tsm_training.storage.sqlite.schema import COLUMNS
 T = TypeVar("T")
 
 _PAGE: Final = 256  # rows read at a time
+_PAGE_WRITTEN: Final = 5_000
 _SESSION_PAGE: Final = 8  # a session can hold the scores of thousands of examples
 _NO_MORE: Final = 2**63 - 1
 _BY_HAND: Final = "mend it with SQL, or restore a backup"
@@ -390,7 +393,9 @@ class SQLStore(TrainingStore):
         if not self._memory.renewals.is_due(session_id):
             return
         try:
-            self._database.write(lambda connection: self._renew(connection, [session_id]), MOMENT)
+            # Its row alone is enough as a rule: whoever stores much elsewhere is not waited for.
+            if not self._database.write(lambda connection: self._extend(connection, session_id), MOMENT, alone=False):
+                self._database.write(lambda connection: self._renew(connection, [session_id]), MOMENT)
         except StorageBusyError:
             return  # the lease lasts for some more attempts
         self._memory.renewals.renew(session_id)
@@ -489,12 +494,8 @@ class SQLStore(TrainingStore):
 
     def _renew(self, connection: sa.Connection, session_ids: list[str]) -> None:
         """Have leases begin anew; a session that was taken for dead runs again, one that has ended stays as it is."""
-        if not session_ids:
-            return
-        expires_at = (self._now(connection) + timedelta(seconds=self.lease)).isoformat()
         for session_id in session_ids:
-            among = self._database.among(_leases.c.session_id, [session_id])
-            if connection.execute(sa.update(_leases).where(among).values(expires_at=expires_at)).rowcount:
+            if self._extend(connection, session_id):
                 continue
             row = connection.execute(
                 _SESSIONS.where(self._database.among(_sessions.c.session_id, [session_id]))
@@ -504,6 +505,12 @@ class SQLStore(TrainingStore):
                 connection.execute(sa.update(_sessions).where(is_this).values(status="running"))
                 self._note_error(connection, session_id, None)
                 self._begin_lease(connection, session_id)
+
+    def _extend(self, connection: sa.Connection, session_id: str) -> bool:
+        """Have a lease begin anew, and tell whether there is one."""
+        expires_at = (self._now(connection) + timedelta(seconds=self.lease)).isoformat()
+        among = self._database.among(_leases.c.session_id, [session_id])
+        return connection.execute(sa.update(_leases).where(among).values(expires_at=expires_at)).rowcount > 0
 
     def _note_error(self, connection: sa.Connection, session_id: str, error: str | None) -> None:
         is_this = _details.c.session_id == session_id
@@ -603,27 +610,55 @@ def _pairs(rows: Iterable[Any]) -> dict[str, Any]:
     return {row[0]: row[1] for row in rows}
 
 
+def _given(connection: sa.Connection, name: str, columns: Sequence[str], rows: Sequence[Iterable[object]]) -> Any:
+    """Return rows as a table of a server's, which get there as one array per column; None for SQLite."""
+    if connection.dialect.name == "sqlite":
+        return None
+    kinds = [ARRAY(TABLES[name].c[column].type) for column in columns]
+    arrays = [sa.literal(list(values), kind) for values, kind in zip(zip(*rows, strict=True), kinds, strict=True)]
+    return sa.func.unnest(*arrays).table_valued(*columns).render_derived("given")
+
+
 def _insert(connection: sa.Connection, name: str, rows: Iterable[Iterable[object]]) -> None:
-    if values := [dict(zip(COLUMNS[name], row, strict=True)) for row in rows]:
-        connection.execute(sa.insert(TABLES[name]), values)
-
-
-def _matching(name: str, count: int) -> sa.ColumnElement[bool]:
-    """Return the condition that the first so many columns equal the parameters ``0``, ``1`` and so on."""
-    return sa.and_(*(column == sa.bindparam(str(n)) for n, column in enumerate(_columns(name)[:count])))
+    waiting = iter(rows)
+    while page := list(itertools.islice(waiting, _PAGE_WRITTEN)):
+        given = _given(connection, name, COLUMNS[name], page)
+        insert = sa.insert(TABLES[name])
+        if given is not None:
+            connection.execute(insert.from_select(COLUMNS[name], sa.select(*given.c)))
+        else:
+            connection.execute(insert, [dict(zip(COLUMNS[name], row, strict=True)) for row in page])
 
 
 def _update(connection: sa.Connection, name: str, rows: Iterable[Iterable[object]]) -> None:
     """Change rows, which are found by their first column."""
-    _key, *names = COLUMNS[name]
-    if values := [dict(zip(("0", *names), row, strict=True)) for row in rows]:
-        connection.execute(sa.update(TABLES[name]).where(_matching(name, 1)), values)
+    key, *names = COLUMNS[name]
+    if not (changed := list(rows)):
+        return
+    given = _given(connection, name, COLUMNS[name], changed)
+    update, own = sa.update(TABLES[name]), TABLES[name].c[key]
+    if given is not None:
+        connection.execute(update.where(own == given.c[key]).values({column: given.c[column] for column in names}))
+    else:
+        values = [dict(zip(("found", *names), row, strict=True)) for row in changed]
+        connection.execute(update.where(own == sa.bindparam("found")), values)
 
 
-def _delete(connection: sa.Connection, name: str, keys: Iterable[Sequence[object]]) -> None:
-    """Delete the rows whose first columns are a key."""
-    if values := [{str(n): value for n, value in enumerate(key)} for key in keys]:
-        connection.execute(sa.delete(TABLES[name]).where(_matching(name, len(values[0]))), values)
+def _delete(
+    connection: sa.Connection, name: str, keys: Iterable[Sequence[object]], columns: Sequence[str] | None = None
+) -> None:
+    """Delete the rows that have these keys in some columns, the first ones unless told otherwise."""
+    if not (gone := list(keys)):
+        return
+    columns = columns or COLUMNS[name][: len(gone[0])]
+    given = _given(connection, name, columns, gone)
+    delete, own = sa.delete(TABLES[name]), [TABLES[name].c[column] for column in columns]
+    if given is not None:
+        connection.execute(delete.where(sa.tuple_(*own).in_(sa.select(*given.c))))
+    else:
+        same = [column == sa.bindparam(f"k{number}") for number, column in enumerate(own)]
+        values = [{f"k{number}": value for number, value in enumerate(key)} for key in gone]
+        connection.execute(delete.where(*same), values)
 
 
 def _replace(connection: sa.Connection, name: str, num_keys: int, rows: Iterable[Sequence[object]]) -> None:
@@ -652,12 +687,8 @@ def _apply(connection: sa.Connection, held: HeldState, delta: StateDelta | None)
 
 def _drop_superseded(connection: sa.Connection, evaluations: Sequence[Evaluation], worker_ids: Collection[str]) -> None:
     keys = [evaluation.key for evaluation in evaluations if evaluation.key.worker_id in worker_ids]
-    c = _evaluations.c
     scored = {(key.example_digest, key.worker_id, key.metric_fingerprint) for key in keys}
-    if scored:
-        same = (c.example_digest == sa.bindparam("0"), c.worker_id == sa.bindparam("1"))
-        values = [{"0": digest, "1": worker_id, "2": metric} for digest, worker_id, metric in sorted(scored)]
-        connection.execute(sa.delete(_evaluations).where(*same, c.metric_fingerprint == sa.bindparam("2")), values)
+    _delete(connection, "evaluations", scored, ("example_digest", "worker_id", "metric_fingerprint"))
     pictured = {(key.example_digest, key.worker_id) for key in keys}
     for digest in sorted({digest for digest, _worker_id in pictured}):
         names = connection.scalars(sa.select(_previews.c.name).where(_previews.c.example_digest == digest)).all()
