@@ -23,7 +23,9 @@ import sqlalchemy as sa
 
 import postgres
 from database_support import PNG, count_up, counted, fill, ids
-from tsm_training.data import HeldState, Preview, SessionCommit, StateDelta
+from support import save_triple, usual_pool
+from tsm_training import BayesianWeightLearner, TrainingManager
+from tsm_training.data import HeldState, Preview, SessionCommit, StateDelta, TrainingStore
 from tsm_training.errors import (
     DatabaseNotOursError,
     ExampleNotFoundError,
@@ -38,7 +40,7 @@ from tsm_training.errors import (
     StorageUnreachableError,
 )
 from tsm_training.sql import SQLStore
-from tsm_training.storage import TrainingDataManager
+from tsm_training.storage import InMemoryStore, TrainingDataManager
 from tsm_training.storage.sqlite.lease import ABANDONED
 from tsm_training.storage.sqlite.schema import COLUMNS, SCHEMA_VERSION
 from tsm_training.testing import MOMENT, make_evaluation, make_example, make_metric_row, make_session
@@ -699,6 +701,28 @@ def test_what_does_not_go_together_is_found(store: SQLStore, url: str) -> None:
     postgres.execute(url, "DROP TABLE previews")
     (fault,) = store.check()
     assert "previews" in fault.problem
+
+
+@pytest.mark.slow
+def test_a_training_on_a_server_ends_as_one_in_memory_to_the_last_bit(url: str, tmp_path: Path) -> None:
+    def manager_on(storage: TrainingStore) -> TrainingManager:
+        return TrainingManager(usual_pool(), BayesianWeightLearner(), storage=storage)
+
+    found = []
+    rows = [(*save_triple(tmp_path, number), {"number": number}) for number in range(4)]
+    for storage in (InMemoryStore(), SQLStore(url)):
+        with manager_on(storage) as manager:
+            manager.add_training_examples(rows)
+            results = manager.train(epochs=2, verbose=False)
+            manager.remove_training_example(manager.data_manager.get_all_examples(1)[0].example_id)
+            answer = manager.predict(*rows[0][:2])
+            found.append((manager.weight_learner.get_all_weights(), answer.image.tobytes(), results["session"]))
+    for part in range(2):
+        assert found[0][part] == found[1][part]
+    assert found[0][2]["metrics_history"] == found[1][2]["metrics_history"]
+    with manager_on(SQLStore(url)) as again:
+        assert again.weight_learner.get_all_weights() == found[0][0]
+        assert again.data_manager.check() == []  # type: ignore[attr-defined]
 
 
 @pytest.mark.slow

@@ -18,6 +18,7 @@ from typing import Any, Final, TypeVar
 
 import attrs
 import sqlalchemy as sa
+from sqlalchemy import event, exc
 from sqlalchemy.dialects.postgresql import ARRAY
 
 from tsm_training.errors import (
@@ -118,7 +119,7 @@ def checked_url(url: str | sa.URL) -> sa.URL:
     """Return a database's address; InvalidArgumentError, which never shows a password, if it is none that serves."""
     try:
         parsed = sa.make_url(url)
-    except (sa.exc.ArgumentError, ValueError):
+    except (exc.ArgumentError, ValueError):
         kind = re.match(r"[\w+]+://", url) if isinstance(url, str) else None
         raise InvalidArgumentError("url", f"{kind[0]}…" if kind else type(url).__name__, _EXPECTED) from None
     driver, name = _DRIVERS.get(parsed.drivername), parsed.database or ""
@@ -187,13 +188,14 @@ class Database:
     _pool: _Pool = attrs.field(
         init=False, default=attrs.Factory(lambda self: _Pool(self._new_engine()), takes_self=True)
     )
-    _alone: contextlib.AbstractContextManager[Any] = attrs.field(init=False)
+    _alone: contextlib.AbstractContextManager[Any] = attrs.field(
+        init=False,
+        default=attrs.Factory(
+            lambda self: contextlib.nullcontext() if self.is_server else guard_forks(threading.RLock()), takes_self=True
+        ),
+    )
     """Held while SQLite's one connection is used; see `tsm_training.forking` for what a fork would do to it."""
     _thread: threading.local = attrs.field(init=False, factory=threading.local)
-
-    @_alone.default
-    def _lock_for_sqlite(self) -> contextlib.AbstractContextManager[Any]:
-        return contextlib.nullcontext() if self.is_server else guard_forks(threading.RLock())
 
     @property
     def path(self) -> str:
@@ -204,8 +206,8 @@ class Database:
         if not self.is_server:
             opened = functools.partial(connect, self.path, "ro" if self.read_only else "rwc")
             engine = sa.create_engine("sqlite://", creator=opened, poolclass=sa.StaticPool)
-            sa.event.listen(engine, "connect", _set_up)
-            sa.event.listen(engine, "begin", _begin)
+            event.listen(engine, "connect", _set_up)
+            event.listen(engine, "begin", _begin)
             return engine
         options: dict[str, Any] = {"fallback_application_name": "tsm_training"}
         if "connect_timeout" not in self.url.query:
@@ -244,7 +246,7 @@ class Database:
             raise StorageReadOnlyError(
                 self.location, "it has no tables yet: open it once for writing, which makes them"
             )
-        with self._transaction(isolation_level="READ COMMITTED") if self.is_server else self._begun() as connection:
+        with self._transaction(writes=True) as connection:
             if self.is_server:
                 self._make_tables(connection)
             else:
@@ -293,7 +295,8 @@ class Database:
     # --- transactions ---
 
     @contextlib.contextmanager
-    def _transaction(self, **options: Any) -> Generator[sa.Connection]:
+    def _transaction(self, *, writes: bool, wait: float | None = None) -> Generator[sa.Connection]:
+        """Give a connection for one transaction, on which a file's lock is waited for so many seconds."""
         if self._pool.closed.is_set():
             raise StorageClosedError(self.location, "it was closed; open it again")
         if getattr(self._thread, "is_writing", False):
@@ -301,7 +304,11 @@ class Database:
         if self._pool.process_id != os.getpid() and self.path == MEMORY and not self.is_server:
             raise StorageError(self.location, "a database in memory stays with the process that made it")
         with self.naming_errors(), self._alone, self._pool.of_this_process().connect() as connection:
-            connection.execution_options(**options)
+            if self.is_server:  # reading sees one moment; writing sees what was committed before it had the lock
+                connection.execution_options(isolation_level="READ COMMITTED" if writes else "REPEATABLE READ")
+            else:
+                wait = self.busy_timeout if wait is None else wait
+                connection.execution_options(begin="IMMEDIATE" if writes else "", wait=wait)
             try:
                 with connection.begin():
                     yield connection
@@ -309,16 +316,9 @@ class Database:
                 if self._pool.closed.is_set() and not connection.invalidated:  # by another thread, meanwhile
                     connection.detach()
 
-    def _begun(self, wait: float | None = None) -> contextlib.AbstractContextManager[sa.Connection]:
-        """Return a transaction of SQLite's that may write."""
-        return self._transaction(begin="IMMEDIATE", wait=self.busy_timeout if wait is None else wait)
-
-    @contextlib.contextmanager
-    def reading(self) -> Generator[sa.Connection]:
-        """Give a connection for several reads that all see the same moment."""
-        server, sqlite = {"isolation_level": "REPEATABLE READ"}, {"begin": "", "wait": self.busy_timeout}
-        with self._transaction(**server if self.is_server else sqlite) as connection:
-            yield connection
+    def reading(self) -> contextlib.AbstractContextManager[sa.Connection]:
+        """Return a connection for several reads that all see the same moment."""
+        return self._transaction(writes=False)
 
     def write(self, work: Callable[[sa.Connection], T], wait: float | None = None, *, alone: bool = True) -> T:
         """Run `work` as one transaction: all of it is stored, or nothing.
@@ -345,7 +345,7 @@ class Database:
 
     @contextlib.contextmanager
     def _writing(self, wait: float, *, alone: bool) -> Generator[sa.Connection]:
-        with self._transaction(isolation_level="READ COMMITTED") if self.is_server else self._begun(wait) as connection:
+        with self._transaction(writes=True, wait=wait) as connection:
             if self.is_server:
                 limits = {"lock_timeout": wait, "idle_in_transaction_session_timeout": _IDLE_SECONDS}
                 connection.execute(
@@ -374,7 +374,7 @@ class Database:
         """Raise the library's errors for those of the database, and for values and rows that cannot be used."""
         try:
             yield
-        except sa.exc.SQLAlchemyError as error:
+        except exc.SQLAlchemyError as error:
             # Not from SQLAlchemy's own: it shows statements with their values.
             raise self._named(error) from getattr(error, "orig", None)
         except FaultyRowError as error:
@@ -382,11 +382,11 @@ class Database:
         except (OverflowError, UnicodeEncodeError, UnstorableValueError) as error:
             raise StorageError(self.location, f"a value cannot be stored: {error}") from error
 
-    def _named(self, error: sa.exc.SQLAlchemyError) -> StorageError:
+    def _named(self, error: exc.SQLAlchemyError) -> StorageError:
         cause = getattr(error, "orig", None) or error
         if isinstance(cause, sqlite3.Error):
             return storage_error(self.path, cause)
-        if isinstance(error, sa.exc.TimeoutError):
+        if isinstance(error, exc.TimeoutError):
             reason = f"all connections were in use for more than {self.busy_timeout:g} seconds"
             return StorageBusyError(self.location, reason)
         state = getattr(cause, "sqlstate", None) or _WITHOUT_STATE.get(type(error), "")  # the driver's own have none
@@ -423,7 +423,7 @@ def _begin(connection: sa.Connection) -> None:
 
 
 _CONFLICTS: Final = ("40001", "40P01")
-_WITHOUT_STATE: Final[dict[type, str]] = {sa.exc.OperationalError: "08", sa.exc.DataError: "22"}
+_WITHOUT_STATE: Final[dict[type, str]] = {exc.OperationalError: "08", exc.DataError: "22"}
 _UNSTORABLE: Final = (StorageError, "a value cannot be stored: {}")
 _REASONS: Final[dict[str, tuple[type[StorageError], str]]] = {
     "08": (StorageUnreachableError, "{}"),

@@ -12,7 +12,7 @@ import math
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, Final, TypeVar
+from typing import Any, Final, TypeAlias, TypeVar
 
 import attrs
 import sqlalchemy as sa
@@ -48,7 +48,8 @@ from tsm_training.errors import (
 from tsm_training.storage.sql.database import TABLES, Database, checked_url, location_of
 from tsm_training.storage.sqlite.connection import MOMENT
 from tsm_training.storage.sqlite.integrity import StorageFault, row_faults
-from tsm_training.storage.sqlite.lease import ABANDONED, Renewals, is_lost, lease_row, log_interruption
+from tsm_training.storage.sqlite.lease import ABANDONED, LEASE_SECONDS, Renewals, is_lost, lease_row, log_interruption
+from tsm_training.storage.sqlite.manager import Memory, as_choice, as_timeout
 from tsm_training.storage.sqlite.rows import (
     details_json,
     evaluation_of,
@@ -63,6 +64,7 @@ from tsm_training.storage.sqlite.rows import (
 from tsm_training.storage.sqlite.schema import COLUMNS
 
 T = TypeVar("T")
+Query: TypeAlias = "sa.Select[*tuple[Any, ...]]"
 
 _PAGE: Final = 256  # rows read at a time
 _PAGE_WRITTEN: Final = 5_000
@@ -96,40 +98,15 @@ _SESSIONS: Final = sa.select(*_columns("training_sessions"), _details.c.details,
 )
 
 
-def _seconds(name: str, value: float, least: float) -> float:
-    if not is_number(value) or not least <= value < math.inf:
-        raise InvalidArgumentError(name, value, f"a finite number of seconds, at least {least:g}")
+def _as_lease(value: float) -> float:
+    if not is_number(value) or not 1 <= value < math.inf:
+        raise InvalidArgumentError("lease", value, "a finite number of seconds, at least 1")
     return float(value)
-
-
-def _timeout(value: float) -> float:
-    return _seconds("busy_timeout", value, 0)
-
-
-def _lease(value: float) -> float:
-    return _seconds("lease", value, 1)
-
-
-def _choice(value: bool) -> bool:
-    if type(value) is not bool:
-        raise InvalidArgumentError("read_only", value, "True or False")
-    return value
 
 
 def _remedy(fault: StorageFault) -> str:
     """Return what helps on a server, where rows are not put aside nor taken in from other applications."""
     return fault.remedy if fault.column == "status" and "opening" in fault.remedy else _BY_HAND
-
-
-class _Memory:
-    """What a store remembers of its database."""
-
-    def __init__(self, lease: float) -> None:
-        self.state: StateDocuments | None = None
-        """The head as last read or committed, so that it is read again only when its token has changed."""
-        self.reported: set[str] = set()
-        """The rows that were passed over and reported in the log."""
-        self.renewals = Renewals(lease)
 
 
 @attrs.frozen(eq=False)
@@ -161,14 +138,14 @@ class SQLStore(TrainingStore):
     """
 
     url: str | sa.URL = attrs.field(converter=checked_url, repr=location_of)
-    busy_timeout: float = attrs.field(default=30.0, kw_only=True, converter=_timeout)
-    lease: float = attrs.field(default=60.0, kw_only=True, converter=_lease)
-    read_only: bool = attrs.field(default=False, kw_only=True, converter=_choice)
+    busy_timeout: float = attrs.field(default=30.0, kw_only=True, converter=as_timeout)
+    lease: float = attrs.field(default=LEASE_SECONDS, kw_only=True, converter=_as_lease)
+    read_only: bool = attrs.field(default=False, kw_only=True, converter=as_choice)
     _database: Database = attrs.field(
         init=False, repr=False, default=attrs.Factory(lambda self: self._new_database(), takes_self=True)
     )
-    _memory: _Memory = attrs.field(
-        init=False, repr=False, default=attrs.Factory(lambda self: _Memory(self.lease), takes_self=True)
+    _memory: Memory = attrs.field(
+        init=False, repr=False, default=attrs.Factory(lambda self: Memory(self.lease), takes_self=True)
     )
     _store_id: str = attrs.field(
         init=False, repr=False, default=attrs.Factory(lambda self: self._open(), takes_self=True)
@@ -206,7 +183,7 @@ class SQLStore(TrainingStore):
         """True where the store was opened for reading only."""
         return self.read_only
 
-    def _all(self, statement: sa.Select[Any]) -> Sequence[Any]:
+    def _all(self, statement: Query) -> Sequence[Any]:
         with self._database.reading() as connection:
             return connection.execute(statement).all()
 
@@ -259,7 +236,7 @@ class SQLStore(TrainingStore):
     def _paged(
         self,
         make: Callable[[Sequence[Any]], T],
-        query: sa.Select[Any],
+        query: Query,
         place: sa.ColumnElement[int],
         start: int = 0,
         *,
@@ -455,7 +432,7 @@ class SQLStore(TrainingStore):
             return self._streamed(lambda row: metric_of(row[:-1]), query.order_by(_metrics.c.id))
         return self._paged(lambda row: metric_of(row[:-1]), query, _metrics.c.id)
 
-    def _streamed(self, make: Callable[[Sequence[Any]], T], query: sa.Select[Any]) -> Iterator[T]:
+    def _streamed(self, make: Callable[[Sequence[Any]], T], query: Query) -> Iterator[T]:
         with (
             self._database.reading() as connection,
             contextlib.closing(connection.execute(query, execution_options={"yield_per": _PAGE})) as rows,
@@ -610,55 +587,35 @@ def _pairs(rows: Iterable[Any]) -> dict[str, Any]:
     return {row[0]: row[1] for row in rows}
 
 
-def _given(connection: sa.Connection, name: str, columns: Sequence[str], rows: Sequence[Iterable[object]]) -> Any:
-    """Return rows as a table of a server's, which get there as one array per column; None for SQLite."""
-    if connection.dialect.name == "sqlite":
-        return None
-    kinds = [ARRAY(TABLES[name].c[column].type) for column in columns]
-    arrays = [sa.literal(list(values), kind) for values, kind in zip(zip(*rows, strict=True), kinds, strict=True)]
-    return sa.func.unnest(*arrays).table_valued(*columns).render_derived("given")
-
-
 def _insert(connection: sa.Connection, name: str, rows: Iterable[Iterable[object]]) -> None:
+    columns, insert = COLUMNS[name], sa.insert(TABLES[name])
     waiting = iter(rows)
     while page := list(itertools.islice(waiting, _PAGE_WRITTEN)):
-        given = _given(connection, name, COLUMNS[name], page)
-        insert = sa.insert(TABLES[name])
-        if given is not None:
-            connection.execute(insert.from_select(COLUMNS[name], sa.select(*given.c)))
-        else:
-            connection.execute(insert, [dict(zip(COLUMNS[name], row, strict=True)) for row in page])
+        if connection.dialect.name == "sqlite":
+            connection.execute(insert, [dict(zip(columns, row, strict=True)) for row in page])
+            continue
+        # To a server, rows travel as one array per column: one by one takes twice as long.
+        kinds = [ARRAY(kind) for kind in (TABLES[name].c[column].type for column in columns)]
+        arrays = [sa.literal(list(values), kind) for values, kind in zip(zip(*page, strict=True), kinds, strict=True)]
+        given = sa.func.unnest(*arrays).table_valued(*columns).render_derived()
+        connection.execute(insert.from_select(columns, sa.select(*given.c)))
 
 
-def _update(connection: sa.Connection, name: str, rows: Iterable[Iterable[object]]) -> None:
+def _update(connection: sa.Connection, name: str, rows: Iterable[Sequence[object]]) -> None:
     """Change rows, which are found by their first column."""
-    key, *names = COLUMNS[name]
-    if not (changed := list(rows)):
-        return
-    given = _given(connection, name, COLUMNS[name], changed)
-    update, own = sa.update(TABLES[name]), TABLES[name].c[key]
-    if given is not None:
-        connection.execute(update.where(own == given.c[key]).values({column: given.c[column] for column in names}))
-    else:
-        values = [dict(zip(("found", *names), row, strict=True)) for row in changed]
-        connection.execute(update.where(own == sa.bindparam("found")), values)
+    key, names = COLUMNS[name][0], COLUMNS[name][1:]
+    if values := [dict(zip(names, row[1:], strict=True), found=row[0]) for row in rows]:
+        connection.execute(sa.update(TABLES[name]).where(TABLES[name].c[key] == sa.bindparam("found")), values)
 
 
 def _delete(
     connection: sa.Connection, name: str, keys: Iterable[Sequence[object]], columns: Sequence[str] | None = None
 ) -> None:
     """Delete the rows that have these keys in some columns, the first ones unless told otherwise."""
-    if not (gone := list(keys)):
-        return
-    columns = columns or COLUMNS[name][: len(gone[0])]
-    given = _given(connection, name, columns, gone)
-    delete, own = sa.delete(TABLES[name]), [TABLES[name].c[column] for column in columns]
-    if given is not None:
-        connection.execute(delete.where(sa.tuple_(*own).in_(sa.select(*given.c))))
-    else:
-        same = [column == sa.bindparam(f"k{number}") for number, column in enumerate(own)]
-        values = [{f"k{number}": value for number, value in enumerate(key)} for key in gone]
-        connection.execute(delete.where(*same), values)
+    if values := [{f"k{number}": value for number, value in enumerate(key)} for key in keys]:
+        own = (TABLES[name].c[column] for column in columns or COLUMNS[name][: len(values[0])])
+        same = (column == sa.bindparam(f"k{number}") for number, column in enumerate(own))
+        connection.execute(sa.delete(TABLES[name]).where(*same), values)
 
 
 def _replace(connection: sa.Connection, name: str, num_keys: int, rows: Iterable[Sequence[object]]) -> None:

@@ -49,6 +49,7 @@ from tsm_training.storage.sqlite.backup import checked_destination, copy_databas
 from tsm_training.storage.sqlite.connection import MEMORY, REPAIR, Database, FaultyRowError
 from tsm_training.storage.sqlite.integrity import StorageFault, quarantine_faults, storage_faults
 from tsm_training.storage.sqlite.lease import (
+    LEASE_SECONDS,
     Renewals,
     begin_lease,
     end_lost_sessions,
@@ -88,15 +89,15 @@ _KNOWN_DIGESTS: Final = (
 )
 
 
-class _Memory:
-    """What a store remembers of its file."""
+class Memory:
+    """What a store remembers of its database, where a lease lasts for so many `seconds`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = LEASE_SECONDS) -> None:
         self.state: StateDocuments | None = None
         """The head as last read or committed, so that it is read again only when its token has changed."""
         self.reported: set[str] = set()
         """The rows that were passed over and reported in the log."""
-        self.renewals = Renewals()
+        self.renewals = Renewals(seconds)
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -109,13 +110,15 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return str(Path(text).expanduser().absolute())
 
 
-def _seconds(value: float) -> float:
+def as_timeout(value: float) -> float:
+    """Return `busy_timeout` as float; InvalidArgumentError if it cannot be used."""
     if not is_number(value) or not 0 <= value < math.inf:
         raise InvalidArgumentError("busy_timeout", value, "a finite number of seconds, at least 0")
     return float(value)
 
 
-def _choice(value: bool) -> bool:
+def as_choice(value: bool) -> bool:
+    """Return `read_only`; InvalidArgumentError if it is no bool."""
     if type(value) is not bool:
         raise InvalidArgumentError("read_only", value, "True or False")
     return value
@@ -144,12 +147,12 @@ class TrainingDataManager(TrainingStore):
     """
 
     db_path: str = attrs.field(default="tsm_training.db", converter=_absolute)
-    busy_timeout: float = attrs.field(default=30.0, kw_only=True, converter=_seconds)
-    read_only: bool = attrs.field(default=False, kw_only=True, converter=_choice)
+    busy_timeout: float = attrs.field(default=30.0, kw_only=True, converter=as_timeout)
+    read_only: bool = attrs.field(default=False, kw_only=True, converter=as_choice)
     _database: Database = attrs.field(
         init=False, repr=False, default=attrs.Factory(lambda self: self._open_database(), takes_self=True)
     )
-    _memory: _Memory = attrs.field(factory=_Memory, init=False, repr=False)
+    _memory: Memory = attrs.field(factory=Memory, init=False, repr=False)
 
     def _open_database(self) -> Database:
         if self.read_only and self.db_path == MEMORY:
