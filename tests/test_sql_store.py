@@ -183,6 +183,29 @@ def test_a_server_has_the_tables_and_columns_of_the_schema(store: SQLStore, url:
 
 
 @pytest.mark.slow
+def test_a_server_keeps_texts_in_the_order_of_their_characters_whatever_its_language(store: SQLStore, url: str) -> None:
+    found = postgres.execute(
+        url,
+        "SELECT DISTINCT collation_name FROM information_schema.columns "
+        "WHERE table_schema = current_schema() AND data_type = 'text'",
+    )
+    assert found == [("C",)]
+
+
+@pytest.mark.slow
+def test_a_server_finds_the_first_metrics_of_a_session_without_sorting(store: SQLStore, url: str) -> None:
+    found = postgres.execute(
+        url,
+        "SET enable_sort = off",
+        "SET enable_seqscan = off",
+        "EXPLAIN SELECT * FROM training_metrics WHERE session_id = 's' ORDER BY id",
+    )
+    plan = " ".join(str(line) for (line,) in found)
+    assert "training_metrics_by_session" in plan
+    assert "Sort" not in plan
+
+
+@pytest.mark.slow
 def test_a_server_takes_no_values_that_the_schema_refuses(store: SQLStore, url: str) -> None:
     fill(store)
     for column, value in (("accuracy", "'nan'"), ("accuracy", "1.5"), ("seconds", "'inf'"), ("confidence", "-1")):
@@ -672,6 +695,12 @@ def test_a_row_that_was_spoiled_by_hand_is_found_and_passed_over(
         assert (before, count(store), count(store)) in {(1, 0, 0), (2, 0, 0)}
         assert len(caplog.messages) == 1
         assert "see check()" in caplog.text
+
+
+def test_of_equal_keys_in_one_call_the_last_wins_and_counts_as_new(any_store: SQLStore) -> None:
+    first, other, last = make_evaluation(), make_evaluation(worker_id="other"), make_evaluation(accuracy=0.5)
+    any_store.save_evaluations([first, other, last])
+    assert any_store.load_evaluations(["digest"]) == [other, last]
 
 
 @pytest.mark.slow
