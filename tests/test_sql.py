@@ -11,7 +11,7 @@ import postgres
 from tsm_training.data import TrainingStore
 from tsm_training.sql import SQLStore
 from tsm_training.storage import TrainingDataManager
-from tsm_training.testing import DurableTrainingStoreContract, TrainingStoreContract
+from tsm_training.testing import DurableTrainingStoreContract
 from tsm_training.testing.stateful import DurableTrainingStoreMachine
 
 
@@ -32,11 +32,6 @@ class TestSQLiteFile(DurableTrainingStoreContract):
 
     def reopen(self, store: TrainingStore) -> SQLStore:
         return SQLStore(store.location)
-
-
-class TestSQLiteInMemory(TrainingStoreContract):
-    def make_store(self, folder: Path) -> SQLStore:
-        return SQLStore("sqlite://")
 
 
 # --- random histories -------------------------------------------------------------------------------------------------
