@@ -7,7 +7,7 @@ from tsm_training.errors import MissingExtraError
 
 try:
     from tsm_training.storage.sql.store import SQLStore
-except ModuleNotFoundError as error:
-    raise MissingExtraError("sql", "tsm_training.sql") from error
+except ModuleNotFoundError as _error:
+    raise MissingExtraError("sql", "tsm_training.sql") from _error
 
 __all__ = ["SQLStore"]

@@ -97,7 +97,7 @@ class Memory:
         """The head as last read or committed, so that it is read again only when its token has changed."""
         self.reported: set[str] = set()
         """The rows that were passed over and reported in the log."""
-        self.renewals = Renewals(seconds)
+        self.renewals: Renewals = Renewals(seconds)
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
