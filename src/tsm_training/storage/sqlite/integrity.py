@@ -74,13 +74,13 @@ def row_faults(execute: Execute, now: datetime, *, is_sqlite: bool = True) -> li
     Args:
         execute: Runs queries that all see the same moment.
         now: By the clock that leases are given by.
-        is_sqlite: False where rows have no numbers.
+        is_sqlite: False for a server, where rows have no numbers and always belong to one of the table above.
     """
-    rowid = "rowid" if is_sqlite else "NULL"
+    number = "s.rowid" if is_sqlite else "NULL"
     return [
-        *_faulty_rows(execute, rowid, " NOT INDEXED" if is_sqlite else ""),
-        *_lonely_rows(execute, rowid),
-        *_stray_sessions(execute, now, f"s.{rowid}" if is_sqlite else rowid),
+        *_faulty_rows(execute, is_sqlite=is_sqlite),
+        *_lonely_rows(execute, number),
+        *_stray_sessions(execute, now, number),
     ]
 
 
@@ -209,20 +209,22 @@ _LOOKED_AT: Final = {
 }
 
 
-def _faulty_rows(execute: Execute, rowid: str = "rowid", unindexed: str = " NOT INDEXED") -> Iterator[StorageFault]:
+def _faulty_rows(execute: Execute, *, is_sqlite: bool = True) -> Iterator[StorageFault]:
     with contextlib.closing(_Rules()) as rules:
         for name, table in _LOOKED_AT.items():
-            # Not by an index: what is damaged there must not hide a row.
+            # Not by an index: what is damaged there must not hide a row of a file.
+            number, source = ("rowid", f"{name} NOT INDEXED") if is_sqlite else ("NULL", name)
             known = f"(SELECT {table.key} FROM {table.parent} WHERE {table.key} IS NOT NULL)"
-            orphan = f"{table.key} NOT IN {known}" if table.parent else "0"
-            rows = execute(f"SELECT {rowid}, {orphan}, {', '.join(COLUMNS[name])} FROM {name}{unindexed}")
-            for number, is_orphan, *row in rows:
+            orphan = f"{table.key} NOT IN {known}" if table.parent and is_sqlite else "0"
+            for rowid, is_orphan, *row in execute(
+                f"SELECT {number}, {orphan}, {', '.join(COLUMNS[name])} FROM {source}"
+            ):
                 values = dict(zip(COLUMNS[name], row, strict=True))
                 fault = rules.fault(name, values) or _unreadable(table, row)
                 if fault is None and is_orphan:
                     fault = None, f"it belongs to a row of {table.parent} that is not there"
                 if fault is not None:
-                    yield StorageFault(name, _shown(values[table.key]), number, *fault, _QUARANTINE)
+                    yield StorageFault(name, _shown(values[table.key]), rowid, *fault, _QUARANTINE)
 
 
 def _unreadable(table: _Table, row: Sequence[Any]) -> tuple[None, str] | None:
@@ -239,31 +241,34 @@ def _unreadable(table: _Table, row: Sequence[Any]) -> tuple[None, str] | None:
 # --- what is right in itself, but does not go together ----------------------------------------------------------------
 
 
-def _lonely_rows(execute: Execute, rowid: str) -> Iterator[StorageFault]:
+def _lonely_rows(execute: Execute, number: str) -> Iterator[StorageFault]:
     """Yield examples and sessions that another application has written: they are taken in by the next opening."""
     for name, partner, column in (
         ("training_examples", "example_files", "example_id"),
         ("training_sessions", "session_details", "session_id"),
     ):
-        rows = execute(f"SELECT {rowid}, {column} FROM {name} WHERE {column} NOT IN (SELECT {column} FROM {partner})")
-        for number, identifier in rows:
-            yield StorageFault(name, repr(identifier), number, None, f"it has no row in {partner}", _REOPEN)
+        rows = execute(
+            f"SELECT {number}, s.{column} FROM {name} s LEFT JOIN {partner} p ON p.{column} = s.{column} "
+            f"WHERE p.{column} IS NULL AND s.{column} IS NOT NULL"
+        )
+        for rowid, identifier in rows:
+            yield StorageFault(name, repr(identifier), rowid, None, f"it has no row in {partner}", _REOPEN)
 
 
-def _stray_sessions(execute: Execute, now: datetime, rowid: str = "s.rowid") -> Iterator[StorageFault]:
+def _stray_sessions(execute: Execute, now: datetime, number: str = "s.rowid") -> Iterator[StorageFault]:
     rows = execute(
-        f"SELECT {rowid}, s.session_id, r.host, r.boot_id, r.process_id, r.process_start, r.expires_at "
+        f"SELECT {number}, s.session_id, r.host, r.boot_id, r.process_id, r.process_start, r.expires_at "
         "FROM training_sessions s LEFT JOIN running_sessions r ON r.session_id = s.session_id "
         "WHERE s.status = 'running'"
     )
-    for number, session_id, *lease in rows:
+    for rowid, session_id, *lease in rows:
         if lease[0] is None:
             problem, remedy = "it is 'running', and nothing says in which process", _INTERRUPT
         elif is_lost(lease, now):
             problem, remedy = "it is 'running', but its process has ended", _REOPEN
         else:
             continue
-        yield StorageFault("training_sessions", repr(session_id), number, "status", problem, remedy)
+        yield StorageFault("training_sessions", repr(session_id), rowid, "status", problem, remedy)
 
 
 # --- putting aside --------------------------------------------------------------------------------------------------
