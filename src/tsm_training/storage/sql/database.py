@@ -57,6 +57,7 @@ from tsm_training.storage.sqlite.schema import (
 T = TypeVar("T")
 
 _ATTEMPTS: Final = 5
+_CONNECT_SECONDS: Final = 10
 _IDLE_SECONDS: Final = 60  # how long the server lets a process that went silent hold the lock
 _EXPECTED: Final = '"postgresql+psycopg://user:password@host/database", "sqlite:///path" or "sqlite://"'
 _DRIVERS: Final = {
@@ -174,7 +175,7 @@ class Database:
 
     Args:
         url: As `checked_url` returns it.
-        busy_timeout: For how many seconds to wait for the lock, for a connection and for the server to answer.
+        busy_timeout: For how many seconds to wait for the lock, and for one of the connections.
         read_only: Write nothing, not even the tables.
     """
 
@@ -211,7 +212,7 @@ class Database:
             return engine
         options: dict[str, Any] = {"fallback_application_name": "tsm_training"}
         if "connect_timeout" not in self.url.query:
-            options["connect_timeout"] = max(2, math.ceil(self.busy_timeout))
+            options["connect_timeout"] = max(_CONNECT_SECONDS, math.ceil(self.busy_timeout))
         try:
             return sa.create_engine(
                 self.url, pool_pre_ping=True, pool_timeout=self.busy_timeout, connect_args=options, hide_parameters=True

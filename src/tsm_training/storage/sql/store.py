@@ -124,7 +124,8 @@ class SQLStore(TrainingStore):
         url: Where the database is, as SQLAlchemy writes it: ``"postgresql+psycopg://user:password@host/database"``.
             ``"sqlite:///path"`` is a file, the same as `TrainingDataManager` keeps, and ``"sqlite://"`` one in memory:
             for trying things out. No message and no representation of the store shows the password.
-        busy_timeout: For how many seconds a call waits for the lock, for a connection, and for an answer of the server.
+        busy_timeout: For how many seconds a call waits for the lock, and for one of the store's connections to be free;
+            the server has as long to let somebody in, and at least 10 seconds.
         lease: For how many seconds a session is believed to run after its process was last heard of; at least 1.
         read_only: For viewers: nothing is written, and every method that writes raises `StorageReadOnlyError`.
 
