@@ -159,6 +159,7 @@ def _schema_page() -> str:
             "the constants ``GUIDE_SCHEMA`` and ``OWN_SCHEMA`` of ``tsm_training.storage``, which make the tables too.",
             "",
             f"``PRAGMA user_version`` is {SCHEMA_VERSION}, ``PRAGMA application_id`` is {APPLICATION_ID:#x}.",
+            "`tsm_training.sql.SQLStore` makes the same tables on a server, with the server's types.",
             "A file with the guide's three tables and version 0, written by an application of its own, opens as it is;",
             "a file with a newer version is refused by name. Times are aware UTC in ISO 8601.",
             "",

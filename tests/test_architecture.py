@@ -23,7 +23,7 @@ FLOORS = [
     {"fingerprints", "images", "learning", "measures"},
     {"data", "metrics", "weights", "workers"},
     {"storage", "color_transfer", "ensemble", "persistence", "ingest", "isolation", "analysis"},
-    {"evaluation"},
+    {"evaluation", "sql"},
     {"engine"},
     {"documents", "grading", "lint"},
     {"report"},
@@ -34,7 +34,7 @@ FLOORS = [
 """Rooms from the ground up: a room may import from lower floors."""
 
 OPTIONAL = {"tqdm", "matplotlib", "skimage", "sklearn", "flask", "PIL", "scipy", "pandas", "sqlalchemy", "pytest"}
-OPTIONAL |= {"cloudpickle", "distributed", "loky", "pillow_heif"}
+OPTIONAL |= {"cloudpickle", "distributed", "loky", "pillow_heif", "psycopg"}
 
 
 MODULES: Mapping[str, ast.Module] = {
@@ -43,7 +43,7 @@ MODULES: Mapping[str, ast.Module] = {
     if path.name != "__init__.py" or path.parent != PACKAGE
 }
 
-OWN_ROOMS = {"data": "storage", "engine": "evaluation", "metrics": "measures", "weights": "learning"}
+OWN_ROOMS = {"data": "storage", "engine": "evaluation", "metrics": "measures", "sql": "storage", "weights": "learning"}
 """The files that define the public types of a subject, and the room behind each, in which it is at home."""
 
 DOORS = {"report.figures", "report.notebook"}

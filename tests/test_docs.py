@@ -20,6 +20,7 @@ import cv2
 import pytest
 
 import doc_fixtures as docs
+import postgres
 import tsm_training
 from tsm_training.weights import read_weights_file
 
@@ -44,6 +45,7 @@ PRINTED = {
     "docs/howto/pictures.md": [r"^ImageOutsideRootError - A picture is", r"^ImageNotFoundError - A picture file does"],
     "docs/howto/report.md": [r"^Training\n  similarity: 0\.\d+", r"^What each worker brings"],
     "docs/howto/store.md": [r"session with 5 examples: completed"],
+    "docs/howto/server-database.md": [r"^\d examples evaluated", r"^\['completed'\]\n0 faults"],
     "docs/howto/asgi.md": [r"^200 3\nimage/png PNG\n404 There is no such training example\.\n400 An argument has"],
     "docs/howto/embedding.md": [r"evaluating: 6 of 6\nfitting: 6 of 6\nlearning: 2 of 2\nvalidating: 1 of 1"],
     "docs/howto/web-app.md": [r"^200 \['session', 'validation'\]", r"^400 An argument has a value that cannot be used"],
@@ -74,6 +76,8 @@ def test_every_python_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypat
     text = page.read_text(encoding="utf-8")
     if "matplotlib" in text:
         docs.make_plots_harmless(monkeypatch)
+    if "TRAINING_DATABASE" in text:
+        monkeypatch.setenv("TRAINING_DATABASE", postgres.new_url())
     if "import lpips" in text:
         docs.stand_in_for_lpips(monkeypatch)
     shows_fits = page.name == "embedding.md"

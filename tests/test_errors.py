@@ -77,6 +77,7 @@ CASES: dict[str, tuple[tuple[object, ...], str]] = {
     "StorageFullError": (("x.db", "no room"), "couldn't use the store 'x.db': no room"),
     "StorageMovedError": (("x.db", "was deleted"), "couldn't use the store 'x.db': was deleted"),
     "StorageReadOnlyError": (("x.db", "is read-only"), "couldn't use the store 'x.db': is read-only"),
+    "StorageUnreachableError": (("x.db", "no answer"), "couldn't use the store 'x.db': no answer"),
     "WorkerNotIsolatableError": (
         ("w", "Mine", "no pickle"),
         "worker 'w' (Mine) cannot be sent to a process of its own: no pickle; make it",
@@ -186,6 +187,7 @@ BUILT_IN: dict[type[Exception] | None, str] = {
     FileNotFoundError: "ImageNotFoundError",
     FileExistsError: "StorageExistsError",
     PermissionError: "ImageOutsideRootError StorageReadOnlyError",
+    ConnectionError: "StorageUnreachableError",
     TimeoutError: "StorageBusyError",
     LookupError: "ExampleNotFoundError SessionNotFoundError WorkerNotFoundError",
     RuntimeError: """

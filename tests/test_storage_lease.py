@@ -16,10 +16,11 @@ from database_support import answer, execute, plain, started, tell
 from tsm_training.data import SessionCommit, TrainingSession
 from tsm_training.errors import StorageError
 from tsm_training.storage import TrainingDataManager
-from tsm_training.storage.sqlite import lease, manager
+from tsm_training.storage.sqlite import lease
 from tsm_training.testing import MOMENT, make_evaluation, make_session
 
 ENDED = make_session(status="completed", end_time=MOMENT)
+FOREVER = datetime.max.replace(tzinfo=UTC).isoformat()
 
 CHILD = """
 import os, signal, sys
@@ -156,7 +157,7 @@ def test_a_process_that_waits_to_be_buried_is_dead(
     (tmp_path / "1").mkdir()
     (tmp_path / "1" / "stat").write_text(status)
     monkeypatch.setattr(lease, "_PROC", tmp_path)
-    assert lease.is_lost((*lease._machine(), 1, "0", datetime.max.replace(tzinfo=UTC).isoformat()))
+    assert lease.is_lost((*lease._machine(), 1, "0", FOREVER), datetime.now(UTC))
 
 
 def no_such_process(_process_id: int, _signal: int) -> None:
@@ -186,7 +187,7 @@ def test_a_system_without_proc_is_asked_otherwise_or_not_at_all(
     try:
         host, boot_id = lease._machine()
         assert boot_id == ""
-        assert lease.is_lost((host, boot_id, 7, "", datetime.max.replace(tzinfo=UTC).isoformat())) == is_lost
+        assert lease.is_lost((host, boot_id, 7, "", FOREVER), datetime.now(UTC)) == is_lost
     finally:
         lease._machine.cache_clear()
 
@@ -230,9 +231,9 @@ def test_keeping_evaluations_renews_the_leases_of_ones_own_sessions(path: Path, 
 def test_renewing_writes_once_in_ten_seconds(
     path: Path, store: TrainingDataManager, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    now = manager.time.monotonic()
+    now = lease.time.monotonic()
     for seconds, renews in ((0, False), (9.5, False), (10.5, True), (11, False), (21, True)):
-        monkeypatch.setattr(manager.time, "monotonic", lambda seconds=seconds: now + seconds)
+        monkeypatch.setattr(lease.time, "monotonic", lambda seconds=seconds: now + seconds)
         expire(path, -10)
         store.renew_session("session")
         left = expiry(path)
@@ -244,9 +245,9 @@ def test_renewing_waits_for_nobody(path: Path, store: TrainingDataManager, monke
     with plain(path) as other, contextlib.closing(TrainingDataManager(path)) as handle:
         expire(path, -10)
         other.execute("BEGIN IMMEDIATE")
-        started_at = manager.time.monotonic()
+        started_at = lease.time.monotonic()
         handle.renew_session("session")
-        assert manager.time.monotonic() - started_at < 5  # of 30
+        assert lease.time.monotonic() - started_at < 5  # of 30
         other.execute("ROLLBACK")
         handle.renew_session("session")  # it was not renewed, so the next call is not too early
         left = expiry(path)
@@ -293,9 +294,9 @@ def test_a_store_is_closed_at_once_also_where_it_cannot_give_its_sessions_up(
 ) -> None:
     with plain(path) as other:
         other.execute("BEGIN EXCLUSIVE")
-        started_at = manager.time.monotonic()
+        started_at = lease.time.monotonic()
         store.close()
-        assert manager.time.monotonic() - started_at < 5  # of 30
+        assert lease.time.monotonic() - started_at < 5  # of 30
         other.execute("ROLLBACK")
     assert session(path).status == "running"
 

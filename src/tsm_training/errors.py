@@ -58,6 +58,7 @@ __all__ = [
     "StorageFullError",
     "StorageMovedError",
     "StorageReadOnlyError",
+    "StorageUnreachableError",
     "TrainingInProgressError",
     "TrainingStoppedError",
     "TsmTrainingError",
@@ -528,6 +529,16 @@ class StorageMovedError(StorageError):
     """The file was moved, deleted or replaced since it was opened; nothing was read from or written to what it was."""
 
     _public = "The stored training data were moved or replaced meanwhile."
+
+
+class StorageUnreachableError(StorageError, ConnectionError):
+    """The database server does not answer, lets nobody in, or has ended the connection.
+
+    What the call was to store is not stored, unless the connection broke at the very end, while the server was told to
+    keep it: look before you repeat what must not be done twice.
+    """
+
+    _public = "The stored training data cannot be reached at the moment; try again later."
 
 
 class DatabaseNotOursError(StorageError):

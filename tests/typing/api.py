@@ -64,6 +64,7 @@ from tsm_training.metrics import bgr_to_lab, ciede2000, color_difference, color_
 from tsm_training.plots import plot_contenders, plot_examples, plot_learning_curve, plot_weights, plot_workers
 from tsm_training.report import Shown, contact_sheet
 from tsm_training.report import show as shown
+from tsm_training.sql import SQLStore
 from tsm_training.storage import StorageFault
 from tsm_training.workers import WorkerRequest, run_worker
 
@@ -166,6 +167,9 @@ def guide() -> None:
     TrainingManager(pool, learner, "positional.db")
     TrainingManager(pool, learner, db_path=Path("x.db"))
     TrainingManager(pool, learner, storage=InMemoryStore())
+    server = SQLStore("postgresql+psycopg://trainer@host/training", busy_timeout=5, lease=120, read_only=False)
+    TrainingManager(pool, learner, storage=server)
+    assert_type(server.check(), list[StorageFault])
     TrainingManager(pool, learner, engine_factory=ByBrightness)
     TrainingManager(pool, learner, engine_factory=TrainingEngine.using(closeness))
     TrainingManager(ForeignPool(), learner, restore=True)

@@ -238,6 +238,7 @@ def shown(value: object, show: Callable[[object], str] = str) -> str:
             raise
         text = f"(it could not be shown: {type(error).__name__})"
     text = text.encode(errors="backslashreplace").decode()  # lone surrogates cannot be stored
+    text = text.replace("\0", "\\x00")  # nor can this, on a database server
     return text if len(text) <= _MAX_MESSAGE_LENGTH else text[: _MAX_MESSAGE_LENGTH - 1] + "…"
 
 

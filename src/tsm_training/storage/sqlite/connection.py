@@ -198,7 +198,7 @@ class Database:
     def _connect(self, mode: OpenMode) -> sqlite3.Connection:
         connection = connect(self.path, mode)
         try:
-            connection.text_factory = _decoded
+            connection.text_factory = decoded
             for pragma in ("foreign_keys = ON", "synchronous = FULL"):
                 self._patiently(connection, f"PRAGMA {pragma}")
         except BaseException:
@@ -420,7 +420,7 @@ def system_error(path: str, error: OSError) -> StorageError:
     return StorageError(path, reason)
 
 
-def _decoded(text: bytes) -> str | bytes:
+def decoded(text: bytes) -> str | bytes:
     """Return a stored text, or its bytes where they are not UTF-8: the sound rows around it can still be read."""
     try:
         return text.decode()

@@ -11,9 +11,9 @@ import re
 import sqlite3
 import uuid
 import zlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from datetime import datetime
-from typing import Any, Final, NamedTuple
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import attrs
 
@@ -32,7 +32,7 @@ from tsm_training.storage.sqlite.schema import COLUMNS, GUIDE_SCHEMA, OWN_SCHEMA
 
 _QUARANTINE: Final = "quarantine() puts the row aside"
 _INTERRUPT: Final = "if no program runs it, quarantine() marks it as interrupted"
-_REOPEN: Final = "opening the file for writing mends it"
+_REOPEN: Final = "opening the store for writing mends it"
 
 
 @attrs.frozen
@@ -44,7 +44,7 @@ class StorageFault:
     row: str | None
     """The value that names the row; None where it is about more than one row."""
     rowid: int | None
-    """SQLite's number of the row."""
+    """SQLite's number of the row; a server has none."""
     column: str | None
     """None where it is about the whole row."""
     problem: str
@@ -61,7 +61,27 @@ def storage_faults(connection: sqlite3.Connection) -> list[StorageFault]:
     """Return everything that is wrong with a database, looked at in one transaction; nothing is changed."""
     if damages := _damages(connection):
         return damages  # what rows of damaged pages hold says little
-    return [*_faulty_rows(connection), *_lonely_rows(connection), *_stray_sessions(connection)]
+    return row_faults(connection.execute, datetime.now(UTC))
+
+
+Execute: TypeAlias = Callable[[str], Iterable[Sequence[Any]]]
+"""Runs a query and returns its rows."""
+
+
+def row_faults(execute: Execute, now: datetime, *, is_sqlite: bool = True) -> list[StorageFault]:
+    """Return what is wrong with rows, in any database that has the tables of the schema.
+
+    Args:
+        execute: Runs queries that all see the same moment.
+        now: By the clock that leases are given by.
+        is_sqlite: False for a server, where rows have no numbers and always belong to one of the table above.
+    """
+    number = "s.rowid" if is_sqlite else "NULL"
+    return [
+        *_faulty_rows(execute, is_sqlite=is_sqlite),
+        *_lonely_rows(execute, number),
+        *_stray_sessions(execute, now, number),
+    ]
 
 
 def _damages(connection: sqlite3.Connection) -> list[StorageFault]:
@@ -189,14 +209,16 @@ _LOOKED_AT: Final = {
 }
 
 
-def _faulty_rows(connection: sqlite3.Connection) -> Iterator[StorageFault]:
+def _faulty_rows(execute: Execute, *, is_sqlite: bool = True) -> Iterator[StorageFault]:
     with contextlib.closing(_Rules()) as rules:
         for name, table in _LOOKED_AT.items():
-            # Not by an index: what is damaged there must not hide a row.
+            # Not by an index: what is damaged there must not hide a row of a file.
+            number, source = ("rowid", f"{name} NOT INDEXED") if is_sqlite else ("NULL", name)
             known = f"(SELECT {table.key} FROM {table.parent} WHERE {table.key} IS NOT NULL)"
-            orphan = f"{table.key} NOT IN {known}" if table.parent else "0"
-            rows = connection.execute(f"SELECT rowid, {orphan}, {', '.join(COLUMNS[name])} FROM {name} NOT INDEXED")
-            for rowid, is_orphan, *row in rows:
+            orphan = f"{table.key} NOT IN {known}" if table.parent and is_sqlite else "0"
+            for rowid, is_orphan, *row in execute(
+                f"SELECT {number}, {orphan}, {', '.join(COLUMNS[name])} FROM {source}"
+            ):
                 values = dict(zip(COLUMNS[name], row, strict=True))
                 fault = rules.fault(name, values) or _unreadable(table, row)
                 if fault is None and is_orphan:
@@ -219,28 +241,30 @@ def _unreadable(table: _Table, row: Sequence[Any]) -> tuple[None, str] | None:
 # --- what is right in itself, but does not go together ----------------------------------------------------------------
 
 
-def _lonely_rows(connection: sqlite3.Connection) -> Iterator[StorageFault]:
+def _lonely_rows(execute: Execute, number: str) -> Iterator[StorageFault]:
     """Yield examples and sessions that another application has written: they are taken in by the next opening."""
     for name, partner, column in (
         ("training_examples", "example_files", "example_id"),
         ("training_sessions", "session_details", "session_id"),
     ):
-        rows = connection.execute(
-            f"SELECT rowid, {column} FROM {name} WHERE {column} NOT IN (SELECT {column} FROM {partner})"
+        rows = execute(
+            f"SELECT {number}, s.{column} FROM {name} s LEFT JOIN {partner} p ON p.{column} = s.{column} "
+            f"WHERE p.{column} IS NULL AND s.{column} IS NOT NULL"
         )
         for rowid, identifier in rows:
             yield StorageFault(name, repr(identifier), rowid, None, f"it has no row in {partner}", _REOPEN)
 
 
-def _stray_sessions(connection: sqlite3.Connection) -> Iterator[StorageFault]:
-    rows = connection.execute(
-        "SELECT s.rowid, s.session_id, r.host, r.boot_id, r.process_id, r.process_start, r.expires_at "
-        "FROM training_sessions s LEFT JOIN running_sessions r USING (session_id) WHERE s.status = 'running'"
-    ).fetchall()
+def _stray_sessions(execute: Execute, now: datetime, number: str = "s.rowid") -> Iterator[StorageFault]:
+    rows = execute(
+        f"SELECT {number}, s.session_id, r.host, r.boot_id, r.process_id, r.process_start, r.expires_at "
+        "FROM training_sessions s LEFT JOIN running_sessions r ON r.session_id = s.session_id "
+        "WHERE s.status = 'running'"
+    )
     for rowid, session_id, *lease in rows:
         if lease[0] is None:
             problem, remedy = "it is 'running', and nothing says in which process", _INTERRUPT
-        elif is_lost(lease):
+        elif is_lost(lease, now):
             problem, remedy = "it is 'running', but its process has ended", _REOPEN
         else:
             continue
@@ -267,7 +291,7 @@ def quarantine_faults(connection: sqlite3.Connection, path: str, now: datetime) 
     """
     if damages := _damages(connection):
         raise StorageCorruptError(path, str(damages[0]))
-    faults = list(_faulty_rows(connection))
+    faults = list(_faulty_rows(connection.execute))
     moving: dict[tuple[str, int | None], str] = {
         (fault.table, fault.rowid): f"{fault.column or 'the row'}: {fault.problem}" for fault in faults
     }
@@ -287,7 +311,7 @@ def quarantine_faults(connection: sqlite3.Connection, path: str, now: datetime) 
         connection.execute(f"DELETE FROM {name} WHERE rowid = ?", (rowid,))
     if any(name in _LEARNED for name, _rowid in moving):
         connection.execute("UPDATE store_identity SET token = ?", (uuid.uuid4().hex,))
-    stray = [fault for fault in _stray_sessions(connection) if fault.remedy == _INTERRUPT]
+    stray = [fault for fault in _stray_sessions(connection.execute, now) if fault.remedy == _INTERRUPT]
     for fault in stray:
         connection.execute("UPDATE training_sessions SET status = 'interrupted' WHERE rowid = ?", (fault.rowid,))
     return [*faults, *stray]

@@ -8,7 +8,8 @@ import os
 import platform
 import sqlite3
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Collection, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -21,13 +22,9 @@ _log = logging.getLogger("tsm_training")
 ABANDONED: Final = "no process runs it any more"
 """What is noted as the error of a session that was found without its process."""
 
-_LEASE: Final = timedelta(seconds=60)
+LEASE_SECONDS: Final = 60.0
 _PROC: Final = Path("/proc")
 _START_FIELD: Final = 19  # of what follows the process's name in /proc/<id>/stat
-
-
-def _expiry() -> str:
-    return (datetime.now(UTC) + _LEASE).isoformat()
 
 
 @cache
@@ -60,14 +57,21 @@ def _start_without_proc(process_id: int) -> str | None:
     return ""
 
 
-def is_lost(row: Sequence[Any]) -> bool:
+def lease_row(session_id: str, now: datetime, seconds: float = LEASE_SECONDS) -> tuple[object, ...]:
+    """Return what `running_sessions` holds of a session that this process runs: a lease for so many seconds."""
+    own = (*_machine(), os.getpid(), _process_start(os.getpid()) or "")
+    return (session_id, *own, (now + timedelta(seconds=seconds)).isoformat())
+
+
+def is_lost(row: Sequence[Any], now: datetime) -> bool:
     """Tell whether a session has lost its process.
 
     Args:
         row: What `running_sessions` holds of it: host, boot_id, process_id, process_start, expires_at.
+        now: By the clock that the lease was given by.
     """
     host, boot_id, process_id, start, expires_at = row
-    if datetime.fromisoformat(expires_at) <= datetime.now(UTC):
+    if datetime.fromisoformat(expires_at) <= now:
         return True
     return (host, boot_id) == _machine() and _process_start(process_id) != start
 
@@ -79,14 +83,15 @@ _LEASES: Final = (
 
 def has_lost_sessions(connection: sqlite3.Connection) -> bool:
     """Tell whether there is anything that `end_lost_sessions` would change."""
-    return any(is_lost(row) for _session_id, *row in connection.execute(_LEASES).fetchall())
+    now = datetime.now(UTC)
+    return any(is_lost(row, now) for _session_id, *row in connection.execute(_LEASES).fetchall())
 
 
 def end_lost_sessions(connection: sqlite3.Connection, path: str) -> list[str]:
     """Mark the sessions that have lost their process as interrupted, within a transaction, and return their ids."""
     ended = []
     for session_id, *row in connection.execute(_LEASES).fetchall():
-        if not is_lost(row):
+        if not is_lost(row, datetime.now(UTC)):
             continue
         connection.execute(
             "UPDATE training_sessions SET status = 'interrupted' WHERE session_id = ? AND status = 'running'",
@@ -98,22 +103,23 @@ def end_lost_sessions(connection: sqlite3.Connection, path: str) -> list[str]:
         )
         connection.execute("DELETE FROM running_sessions WHERE session_id = ?", (session_id,))
         ended.append(session_id)
-        _log.warning(
-            "%s: training session %s was interrupted: %s; its evaluations are kept: call train() again to go on",
-            path,
-            session_id,
-            ABANDONED,
-        )
+        log_interruption(path, session_id)
     return ended
+
+
+def log_interruption(location: str, session_id: str) -> None:
+    """Say that a session was found without its process."""
+    _log.warning(
+        "%s: training session %s was interrupted: %s; its evaluations are kept: call train() again to go on",
+        location,
+        session_id,
+        ABANDONED,
+    )
 
 
 def begin_lease(connection: sqlite3.Connection, session_id: str) -> None:
     """Note, within a transaction, that this process runs a session."""
-    host, boot_id = _machine()
-    connection.execute(
-        insertion("running_sessions", "INSERT OR REPLACE"),
-        (session_id, host, boot_id, os.getpid(), _process_start(os.getpid()) or "", _expiry()),
-    )
+    connection.execute(insertion("running_sessions", "INSERT OR REPLACE"), lease_row(session_id, datetime.now(UTC)))
 
 
 def renew_leases(connection: sqlite3.Connection, session_ids: list[str]) -> None:
@@ -122,8 +128,9 @@ def renew_leases(connection: sqlite3.Connection, session_ids: list[str]) -> None
     A session that was taken for dead runs again; one that has ended stays as it is.
     """
     for session_id in session_ids:
+        expires_at = lease_row(session_id, datetime.now(UTC))[-1]
         cursor = connection.execute(
-            "UPDATE running_sessions SET expires_at = ? WHERE session_id = ?", (_expiry(), session_id)
+            "UPDATE running_sessions SET expires_at = ? WHERE session_id = ?", (expires_at, session_id)
         )
         if cursor.rowcount == 1:
             continue
@@ -146,3 +153,54 @@ def give_up_leases(connection: sqlite3.Connection, session_ids: list[str]) -> No
         "UPDATE running_sessions SET expires_at = ? WHERE session_id = ?",
         [(datetime.now(UTC).isoformat(), session_id) for session_id in session_ids],
     )
+
+
+class Renewals:
+    """The sessions that a store runs, by id: the process that does, and when (monotonic seconds) a lease was renewed.
+
+    Args:
+        seconds: How long a lease lasts.
+    """
+
+    def __init__(self, seconds: float = LEASE_SECONDS) -> None:
+        self._interval = seconds / 6
+        self._silence = seconds / 2
+        self._known: dict[str, tuple[int, float, float]] = {}
+        """The last figure is when the lease was to be renewed, whether that was necessary or not."""
+
+    def begin(self, session_id: str, ended: Collection[str]) -> None:
+        """Note that a session has begun, and which ones were taken for dead then: who still runs one asks to renew."""
+        self._known[session_id] = os.getpid(), time.monotonic(), time.monotonic()
+        for lost in self._known.keys() & set(ended):
+            self._known[lost] = os.getpid(), 0.0, -self._silence
+
+    def is_due(self, session_id: str) -> bool:
+        """Note that a lease is to be renewed, and tell whether it is time to."""
+        process_id, renewed, _asked = self._known.get(session_id, (0, 0.0, 0.0))
+        if process_id != os.getpid() or time.monotonic() - renewed >= self._interval:
+            return True
+        self._known[session_id] = process_id, renewed, time.monotonic()
+        return False
+
+    def renew(self, session_id: str) -> None:
+        """Note that the lease of a session that this store runs was renewed because somebody asked for it."""
+        if session_id in self._known:
+            self._known[session_id] = os.getpid(), time.monotonic(), time.monotonic()
+
+    def renew_all(self, session_ids: Collection[str]) -> None:
+        """Note that leases were renewed beside something else."""
+        for session_id in session_ids:
+            if (known := self._known.get(session_id)) is not None:  # it may have ended in another thread
+                self._known[session_id] = os.getpid(), time.monotonic(), known[-1]
+
+    def end(self, session_id: str) -> None:
+        """Forget a session."""
+        self._known.pop(session_id, None)
+
+    def running(self) -> list[str]:
+        """Return which sessions this store runs, in this process: not those of the parent of a fork.
+
+        One that nobody has asked to renew for a while has ended, and its end could not be stored.
+        """
+        now, own, known = time.monotonic(), os.getpid(), list(self._known.items())
+        return [name for name, (process_id, _, asked) in known if process_id == own and now - asked < self._silence]

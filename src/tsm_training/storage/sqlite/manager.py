@@ -6,12 +6,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import logging
 import math
 import os
 import sqlite3
 import sys
-import time
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
@@ -50,7 +48,14 @@ from tsm_training.errors import (
 from tsm_training.storage.sqlite.backup import checked_destination, copy_database
 from tsm_training.storage.sqlite.connection import MEMORY, REPAIR, Database, FaultyRowError
 from tsm_training.storage.sqlite.integrity import StorageFault, quarantine_faults, storage_faults
-from tsm_training.storage.sqlite.lease import begin_lease, end_lost_sessions, give_up_leases, renew_leases
+from tsm_training.storage.sqlite.lease import (
+    LEASE_SECONDS,
+    Renewals,
+    begin_lease,
+    end_lost_sessions,
+    give_up_leases,
+    renew_leases,
+)
 from tsm_training.storage.sqlite.opening import prepare, recognise
 from tsm_training.storage.sqlite.rows import (
     AMONG,
@@ -68,17 +73,14 @@ from tsm_training.storage.sqlite.rows import (
     json_list,
     metric_of,
     session_of,
+    sound,
     update,
 )
-
-_log = logging.getLogger("tsm_training")
 
 T = TypeVar("T")
 
 _PAGE: Final = 256  # rows read at a time, so that a long loop over examples holds no lock
 _SESSION_PAGE: Final = 8  # a session can hold the scores of thousands of examples
-_RENEWAL_SECONDS: Final = 10.0
-_SILENCE: Final = 30.0  # seconds
 
 _IS_SESSION: Final = "SELECT 1 FROM session_details WHERE session_id = ?"
 _SESSION: Final = f"{SESSIONS} WHERE s.session_id = ?"
@@ -87,16 +89,15 @@ _KNOWN_DIGESTS: Final = (
 )
 
 
-class _Memory:
-    """What a store remembers of its file."""
+class Memory:
+    """What a store remembers of its database, where a lease lasts for so many `seconds`."""
 
-    def __init__(self) -> None:
+    def __init__(self, seconds: float = LEASE_SECONDS) -> None:
         self.state: StateDocuments | None = None
         """The head as last read or committed, so that it is read again only when its token has changed."""
         self.reported: set[str] = set()
         """The rows that were passed over and reported in the log."""
-        self.renewals: dict[str, tuple[int, float, float]] = {}
-        """By session: the process that runs it, and when (monotonic seconds) its lease was renewed, and was to be."""
+        self.renewals: Renewals = Renewals(seconds)
 
 
 def _absolute(path: str | os.PathLike[str]) -> str:
@@ -109,13 +110,15 @@ def _absolute(path: str | os.PathLike[str]) -> str:
     return str(Path(text).expanduser().absolute())
 
 
-def _seconds(value: float) -> float:
+def as_timeout(value: float) -> float:
+    """Return `busy_timeout` as float; InvalidArgumentError if it cannot be used."""
     if not is_number(value) or not 0 <= value < math.inf:
         raise InvalidArgumentError("busy_timeout", value, "a finite number of seconds, at least 0")
     return float(value)
 
 
-def _choice(value: bool) -> bool:
+def as_choice(value: bool) -> bool:
+    """Return `read_only`; InvalidArgumentError if it is no bool."""
     if type(value) is not bool:
         raise InvalidArgumentError("read_only", value, "True or False")
     return value
@@ -144,12 +147,12 @@ class TrainingDataManager(TrainingStore):
     """
 
     db_path: str = attrs.field(default="tsm_training.db", converter=_absolute)
-    busy_timeout: float = attrs.field(default=30.0, kw_only=True, converter=_seconds)
-    read_only: bool = attrs.field(default=False, kw_only=True, converter=_choice)
+    busy_timeout: float = attrs.field(default=30.0, kw_only=True, converter=as_timeout)
+    read_only: bool = attrs.field(default=False, kw_only=True, converter=as_choice)
     _database: Database = attrs.field(
         init=False, repr=False, default=attrs.Factory(lambda self: self._open_database(), takes_self=True)
     )
-    _memory: _Memory = attrs.field(factory=_Memory, init=False, repr=False)
+    _memory: Memory = attrs.field(factory=Memory, init=False, repr=False)
 
     def _open_database(self) -> Database:
         if self.read_only and self.db_path == MEMORY:
@@ -180,16 +183,7 @@ class TrainingDataManager(TrainingStore):
         return self.read_only
 
     def _sound(self, rows: Iterable[Sequence[Any]], make: Callable[[Sequence[Any]], T]) -> Iterator[T]:
-        """Yield the records of sound rows; the others are passed over, and the log is told of each once."""
-        for row in rows:
-            try:
-                record = make(row)
-            except FaultyRowError as error:
-                if (fault := str(error)) not in self._memory.reported:
-                    self._memory.reported.add(fault)
-                    _log.warning("%s: passed over a row: %s; see check() and quarantine()", self.db_path, fault)
-            else:
-                yield record
+        return sound(rows, make, self._memory.reported, self.db_path, "check() and quarantine()")
 
     # --- examples ---
 
@@ -288,7 +282,7 @@ class TrainingDataManager(TrainingStore):
         *,
         superseding: Collection[str] = (),
     ) -> None:
-        running = self._running()
+        running = self._memory.renewals.running()
         with self._database.writing() as connection:
             renew_leases(connection, running)
             if superseding:
@@ -302,9 +296,7 @@ class TrainingDataManager(TrainingStore):
                 insertion("observations", "INSERT OR REPLACE"),
                 [(record.example_digest, record.name, record.content) for record in observations],
             )
-        for session_id in running:
-            if (known := self._memory.renewals.get(session_id)) is not None:  # it may have ended in another thread
-                self._memory.renewals[session_id] = os.getpid(), time.monotonic(), known[-1]
+        self._memory.renewals.renew_all(running)
 
     def load_evaluations(self, example_digests: Iterable[str], /) -> list[Evaluation]:
         rows = self._database.fetch(
@@ -369,23 +361,17 @@ class TrainingDataManager(TrainingStore):
                 (session.session_id, details_json(session)),
             )
             begin_lease(connection, session.session_id)
-        self._memory.renewals[session.session_id] = os.getpid(), time.monotonic(), time.monotonic()
-        for lost in self._memory.renewals.keys() & ended:  # whoever still runs one asks to renew it
-            self._memory.renewals[lost] = os.getpid(), 0.0, -_SILENCE
+        self._memory.renewals.begin(session.session_id, ended)
 
     def renew_session(self, session_id: str, /) -> None:
-        process_id, renewed, _asked = self._memory.renewals.get(session_id, (0, 0.0, 0.0))
-        now = time.monotonic()
-        if process_id == os.getpid() and now - renewed < _RENEWAL_SECONDS:
-            self._memory.renewals[session_id] = process_id, renewed, now
+        if not self._memory.renewals.is_due(session_id):
             return
         try:
             with self._database.hurried.writing() as connection:
                 renew_leases(connection, [session_id])
         except StorageBusyError:
             return  # the lease lasts for some more attempts
-        if process_id:
-            self._memory.renewals[session_id] = os.getpid(), now, now
+        self._memory.renewals.renew(session_id)
 
     def commit_session(
         self, session_id: str, finish: Callable[[HeldState], SessionCommit], /
@@ -407,7 +393,7 @@ class TrainingDataManager(TrainingStore):
             documents = _apply(connection, held, commit.delta)
             session = session_of(connection.execute(_SESSION, (session_id,)).fetchone())
         if has_ended:
-            self._memory.renewals.pop(session_id, None)
+            self._memory.renewals.end(session_id)
         self._memory.state = documents
         return session, documents
 
@@ -547,22 +533,11 @@ class TrainingDataManager(TrainingStore):
 
     def close(self) -> None:
         """Close the file; closing twice is fine. Sessions that this store runs are given up."""
-        if running := self._running():
+        if running := self._memory.renewals.running():
             with contextlib.suppress(StorageError), self._database.hurried.writing() as connection:
                 give_up_leases(connection, running)
-        self._memory.renewals.clear()
+        self._memory.renewals = Renewals()
         self._database.close()
-
-    def _running(self) -> list[str]:
-        """Return which sessions this store runs, in this process: not those of the parent of a fork.
-
-        One that nobody has asked to renew for a while has ended, and its end could not be stored.
-        """
-        now, own = time.monotonic(), os.getpid()
-        known = self._memory.renewals.items()
-        return [
-            name for name, (process_id, _time, asked) in list(known) if process_id == own and now - asked < _SILENCE
-        ]
 
 
 # --- what happens inside a transaction --------------------------------------------------------------------------------

@@ -33,23 +33,33 @@ def prepare(database: Database) -> None:
     Several processes may open a new path together: the second one finds the work done.
     """
     with database.snapshot() as connection:
-        version = _recognised_version(connection, database.path)
-        if version == SCHEMA_VERSION and not _has_rows_of_others(connection) and not has_lost_sessions(connection):
+        if is_ready(connection, database.path):
             return
     with database.writing() as connection:
-        version = _recognised_version(connection, database.path)
-        if version is None:
-            _run(connection, GUIDE_SCHEMA + OWN_SCHEMA)
-        elif version < SCHEMA_VERSION:
-            copy = _copy_beside(database.path, version)
-            _run(connection, UPGRADES[version])
-            _log.info("%s was upgraded to schema version %s; as it was: %s", database.path, SCHEMA_VERSION, copy)
-        if version != SCHEMA_VERSION:
-            connection.execute("INSERT OR IGNORE INTO store_identity VALUES (1, ?, '')", (uuid.uuid4().hex,))
-            connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
-            connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-        _adopt_rows_of_others(connection)
-        end_lost_sessions(connection, database.path)
+        make_ready(connection, database.path)
+
+
+def is_ready(connection: sqlite3.Connection, path: str) -> bool:
+    """Tell whether there is nothing that `make_ready` would change; errors are those of `recognise`."""
+    is_current = _recognised_version(connection, path) == SCHEMA_VERSION
+    return is_current and not _has_rows_of_others(connection) and not has_lost_sessions(connection)
+
+
+def make_ready(connection: sqlite3.Connection, path: str) -> None:
+    """Do, within a transaction, what `prepare` says."""
+    version = _recognised_version(connection, path)
+    if version is None:
+        _run(connection, GUIDE_SCHEMA + OWN_SCHEMA)
+    elif version < SCHEMA_VERSION:
+        copy = _copy_beside(path, version)
+        _run(connection, UPGRADES[version])
+        _log.info("%s was upgraded to schema version %s; as it was: %s", path, SCHEMA_VERSION, copy)
+    if version != SCHEMA_VERSION:
+        connection.execute("INSERT OR IGNORE INTO store_identity VALUES (1, ?, '')", (uuid.uuid4().hex,))
+        connection.execute(f"PRAGMA application_id = {APPLICATION_ID}")
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    _adopt_rows_of_others(connection)
+    end_lost_sessions(connection, path)
 
 
 def recognise(database: Database) -> None:
@@ -61,10 +71,15 @@ def recognise(database: Database) -> None:
         SchemaTooNewError: a newer version of this library wrote it.
     """
     with database.snapshot() as connection:
-        version = _recognised_version(connection, database.path)
+        require_ready(connection, database.path)
+
+
+def require_ready(connection: sqlite3.Connection, path: str) -> None:
+    """Do what `recognise` says."""
+    version = _recognised_version(connection, path)
     if version != SCHEMA_VERSION:
         found = "it is empty" if version is None else "an application made it by the guide"
-        raise StorageReadOnlyError(database.path, f"{found}: open it once for writing, which makes it ready")
+        raise StorageReadOnlyError(path, f"{found}: open it once for writing, which makes it ready")
 
 
 def _recognised_version(connection: sqlite3.Connection, path: str) -> int | None:

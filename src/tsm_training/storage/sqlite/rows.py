@@ -5,9 +5,10 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import operator
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any, Final, TypeVar
 
@@ -25,6 +26,8 @@ from tsm_training.data import (
 )
 from tsm_training.storage.sqlite.connection import FaultyRowError, UnstorableValueError
 from tsm_training.storage.sqlite.schema import COLUMNS
+
+_log = logging.getLogger("tsm_training")
 
 T = TypeVar("T")
 
@@ -132,6 +135,29 @@ def _reader(table: str, make: Callable[..., T]) -> Callable[[Sequence[Any]], T]:
             raise FaultyRowError(table, repr(row[0]), f"{type(error).__name__}: {error}") from error
 
     return read
+
+
+def sound(
+    rows: Iterable[Sequence[Any]], make: Callable[[Sequence[Any]], T], reported: set[str], location: str, advice: str
+) -> Iterator[T]:
+    """Yield the records of sound rows; the others are passed over, and the log is told of each once.
+
+    Args:
+        rows: As they were read.
+        make: Makes a record of one.
+        reported: The faults that the log was told of.
+        location: Where the rows are.
+        advice: What shows more.
+    """
+    for row in rows:
+        try:
+            record = make(row)
+        except FaultyRowError as error:
+            if (fault := str(error)) not in reported:
+                reported.add(fault)
+                _log.warning("%s: passed over a row: %s; see %s", location, fault, advice)
+        else:
+            yield record
 
 
 def _no_number(name: str) -> float:

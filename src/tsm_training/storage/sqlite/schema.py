@@ -142,9 +142,15 @@ CREATE TABLE quarantined_rows (
 """Our own tables, beside the guide's; what their columns may hold is said here and nowhere else."""
 
 _TABLE: Final = re.compile(r"CREATE TABLE (?:IF NOT EXISTS )?(\w+) \((.+?)\n\)", re.DOTALL)
-_COLUMN: Final = re.compile(r"^ {4}(\w+) (?:TEXT|INTEGER(?! PRIMARY KEY AUTOINCREMENT)|REAL|BLOB)", re.MULTILINE)
-COLUMNS: Final = {table: tuple(_COLUMN.findall(body)) for table, body in _TABLE.findall(GUIDE_SCHEMA + OWN_SCHEMA)}
-"""The columns of each table, in order, but for those that SQLite numbers."""
+_BODIES: Final = dict(_TABLE.findall(GUIDE_SCHEMA + OWN_SCHEMA))
+_COLUMN: Final = re.compile(r"^ {4}(\w+) (TEXT|INTEGER(?! PRIMARY KEY AUTOINCREMENT)|REAL|BLOB)", re.MULTILINE)
+_NUMBER: Final = re.compile(r"^ {4}(\w+) INTEGER PRIMARY KEY AUTOINCREMENT", re.MULTILINE)
+TYPES: Final = {table: dict(_COLUMN.findall(body)) for table, body in _BODIES.items()}
+"""The columns of each table and their types, in order, but for those that the database numbers."""
+COLUMNS: Final = {table: tuple(types) for table, types in TYPES.items()}
+"""The names of those columns."""
+NUMBERED: Final = {table: tuple(_NUMBER.findall(body)) for table, body in _BODIES.items()}
+"""Of each table the column that the database numbers, if it has one."""
 
 UPGRADES: Final = {0: GUIDE_SCHEMA + OWN_SCHEMA}
 """What brings a file of an older schema to the present one: 0 is the guide's, of which some tables may be missing."""
