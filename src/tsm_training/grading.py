@@ -82,14 +82,13 @@ def grade_folder(
     found = {} if sources is None else _by_name(path for path in sources.iterdir() if not path.name.startswith("."))
     work: list[tuple[Path | None, Path, Path]] = []
     for target, answer in answers.items():
-        source = None
+        own = found.get(_name(target), [])
         if answer.exists():
             skipped[target] = "has an answer already"
-        elif sources is not None and len(own := found.get(_name(target), [])) != 1:
+        elif sources is not None and len(own) != 1:
             skipped[target] = f"has {'no source' if not own else 'several sources'} of its name in {sources}"
         else:
-            source = None if sources is None else own[0]
-            work.append((source, target, answer))
+            work.append((own[0] if own else None, target, answer))
     out_folder.mkdir(parents=True, exist_ok=True)
     skipped |= _done(predict_and_save, work, reporter)
     written = sorted(answer for _source, target, answer in work if target not in skipped)

@@ -198,7 +198,7 @@ class TrainingManager:
     def _repr_html_(self) -> str:
         from tsm_training.report.notebook import shown_engine  # noqa: PLC0415 - where results become HTML
 
-        return shown_engine(self.training_engine)._repr_html_()
+        return shown_engine(self.training_engine).to_html()
 
     # --- examples ---
 

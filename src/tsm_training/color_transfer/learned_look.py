@@ -26,7 +26,7 @@ from tsm_training.color_transfer.clusters import LookCluster, clustered, joining
 from tsm_training.color_transfer.gains import bounds_for
 from tsm_training.color_transfer.lattice import applied
 from tsm_training.color_transfer.looks import FEATURES, SAMPLE, SHARE_BITS, Looks, Recognition
-from tsm_training.color_transfer.spaces import CHANNELS, Float64
+from tsm_training.color_transfer.spaces import CHANNELS, Colors, Float64
 from tsm_training.color_transfer.statistics import sample_pixels
 from tsm_training.forking import guard_forks
 from tsm_training.images import ColorTable
@@ -250,7 +250,7 @@ class _FittedLook(Worker):
         weights = self._weights(data)
         coefficients = self._sums.weighted(weights).maps(self._strength(data, weights))[0]
         target = data["target"]
-        share = bounds_for(data).share_of(lambda colors: basis_values(colors) @ coefficients, target)
+        share = bounds_for(data).share_of(lambda colors: cast("Colors", basis_values(colors) @ coefficients), target)
         if share < 1:
             values = basis_values(sample_pixels(target, SAMPLE).astype(np.uint8)).mean(axis=0)
             coefficients = reduced(coefficients, values, share)

@@ -74,7 +74,7 @@ class Leaderboard:
     def _repr_html_(self) -> str:
         from tsm_training.report.notebook import shown_leaderboard  # noqa: PLC0415 - where results become HTML
 
-        return shown_leaderboard(self)._repr_html_()
+        return shown_leaderboard(self).to_html()
 
     def to_dict(self) -> dict[str, Any]:
         """Return it as JSON can hold it: the rows as dictionaries under ``rows``, and the other fields."""

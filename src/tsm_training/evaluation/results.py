@@ -37,7 +37,7 @@ class ShownDocument(dict[str, Any]):
     def _repr_html_(self) -> str:
         from tsm_training.report import show  # noqa: PLC0415 - where results become HTML
 
-        return show(cast("Any", self))._repr_html_()
+        return show(cast("Any", self)).to_html()
 
 
 class ExampleJudgement(TypedDict):

@@ -227,8 +227,11 @@ class Shown:
 
     __repr__ = __str__
 
-    def _repr_html_(self) -> str:
+    def to_html(self) -> str:
+        """Return what a notebook shows."""
         return _card(self.title, _facts_table(self.facts), _table(self.head, self.rows))
+
+    _repr_html_ = to_html
 
 
 def show(results: Results) -> Shown:
