@@ -132,7 +132,6 @@ def test_what_was_scored_on_pictures_of_another_reader_is_scored_again(
     manager.train(verbose=False)
     with monkeypatch.context() as patch:
         patch.setattr("tsm_training.evaluation.evaluator.READER_VERSION", "another")
-        patch.setattr("tsm_training.evaluation.keeping.READER_VERSION", "another")
         reasons = {entry["reason"] for entry in manager.training_engine.explain_cache()}
         assert reasons == {"the picture reader has changed"}
         manager.validate()

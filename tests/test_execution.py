@@ -41,7 +41,7 @@ from tsm_training.workers import ThreadRunner, TrainableWorker
 
 BUILT_IN = {w.worker_id: w for w in create_color_transfer_workers() if not isinstance(w, TrainableWorker)}
 GUIDE = GuideSimilarity()
-CONTEXT = EvaluationContext(BUILT_IN, Judge("guide", GUIDE, GUIDE), ImageLimits(), ThreadRunner())
+CONTEXT = EvaluationContext(BUILT_IN, Judge("guide", GUIDE, GUIDE), ImageLimits(), None, ThreadRunner())
 
 
 def sized(megapixels: int) -> ExampleInput:

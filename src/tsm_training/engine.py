@@ -98,6 +98,7 @@ __all__ = [
 ]
 
 _DEFAULT_BUDGET: Final = 1024**3
+_LEAST_SIDE: Final = 64
 _STAYING: Final = frozenset(
     ("worker_pool", "weight_learner", "store", "executor", "blend_solver", "clock", "new_id", "_ready")
 )
@@ -107,6 +108,11 @@ _STAYING: Final = frozenset(
 def _each_once(examples: Iterable[TrainingExample]) -> list[TrainingExample]:
     """Return examples in order, each one once: judged twice, it would count as two."""
     return list({example.example_id: example for example in examples}.values())
+
+
+def _a_side(_engine: object, _attribute: object, value: int | None) -> None:
+    if value is not None:
+        check_whole_number("evaluation_side", value, _LEAST_SIDE)
 
 
 def _a_solver(_engine: object, _attribute: object, value: str | BlendSolver) -> None:
@@ -154,6 +160,9 @@ class TrainingEngine:
         memory_budget: How many bytes the evaluation of examples may take together in each process; see "Use many cores"
             in the how-tos. An example that needs more by itself runs alone.
         limits: How large picture files may be, and which folder they may come from.
+        evaluation_side: Larger pictures are averaged down until their longest side has so many pixels, at least 64,
+            before workers run on them and are scored; it belongs to what stored results are known by. None (the
+            default) evaluates pictures as they are. Predictions are always made in full size.
         blend_solver: What fits the shares of the blended picture: ``"auto"`` compares several, and falls back to a
             simple answer where none helps; or the name of one (`tsm_training.ensemble.COMPARED_SOLVERS`), or a
             `BlendSolver`.
@@ -170,6 +179,7 @@ class TrainingEngine:
     executor: Executor | ClusterClient | None = attrs.field(default=None, kw_only=True)
     memory_budget: int = attrs.field(default=_DEFAULT_BUDGET, validator=at_least(1), kw_only=True)
     limits: ImageLimits = attrs.field(factory=ImageLimits, kw_only=True)
+    evaluation_side: int | None = attrs.field(default=None, validator=_a_side, kw_only=True)
     blend_solver: str | BlendSolver = attrs.field(default="auto", validator=_a_solver, kw_only=True)
     rope: float = attrs.field(default=DEFAULT_ROPE, converter=check_rope, kw_only=True)
     clock: Callable[[], datetime] = attrs.field(default=functools.partial(datetime.now, UTC), kw_only=True, repr=False)
@@ -223,7 +233,14 @@ class TrainingEngine:
     def evaluator(self) -> Evaluator:
         """What runs workers and remembers the results."""
         return Evaluator(
-            self.worker_pool, self.store, self.judge, self.executor, self.memory_budget, self.limits, self.clock
+            self.worker_pool,
+            self.store,
+            self.judge,
+            self.executor,
+            self.memory_budget,
+            self.limits,
+            self.evaluation_side,
+            self.clock,
         )
 
     @final

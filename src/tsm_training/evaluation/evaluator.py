@@ -86,6 +86,8 @@ class Evaluator:
     executor: Executor | ClusterClient | None
     memory_budget: int
     limits: ImageLimits
+    side: int | None
+    """The longest side of pictures that are evaluated, in pixels; see `TrainingEngine`."""
     clock: Callable[[], datetime]
     reporter: ProgressReporter = attrs.field(factory=ProgressReporter)
     """Is told how far a call has come, and asked whether it should go on."""
@@ -95,6 +97,15 @@ class Evaluator:
     """False keeps what is found for the caller only, as a read-only store does for everybody."""
     timer: Callable[[], float] = time.monotonic
     """Gives seconds, for deciding when to commit."""
+
+    @property
+    def reader(self) -> str:
+        """What stands in the keys of evaluations for how pictures are read: another one gives other pixels."""
+        return READER_VERSION if self.side is None else f"{READER_VERSION}@{self.side}"
+
+    def observed_as(self, worker: Worker) -> str:
+        """Return the fingerprint under which a trainable worker's observations are kept: of other pixels, another."""
+        return describe_object(worker) if self.side is None else f"{describe_object(worker)}@{self.side}"
 
     @property
     def _fixed_workers(self) -> list[Worker]:
@@ -196,7 +207,7 @@ class Evaluator:
 
     def stored(self, digests: Iterable[str], fingerprint_of: FingerprintOf) -> dict[str, dict[str, Evaluation]]:
         """Return the stored evaluations that are still good, by digest and worker id."""
-        scored_by = self.judge.fingerprint, READER_VERSION
+        scored_by = self.judge.fingerprint, self.reader
         found: dict[str, dict[str, Evaluation]] = {}
         for evaluation in self.store.load_evaluations(digests):
             key = evaluation.key
@@ -250,7 +261,7 @@ class Evaluator:
         keys = [key for key in keys if key.metric_fingerprint == self.judge.fingerprint]
         if not keys:
             return "the metric has changed"
-        return _STORED if any(key.reader == READER_VERSION for key in keys) else "the picture reader has changed"
+        return _STORED if any(key.reader == self.reader for key in keys) else "the picture reader has changed"
 
     # --- running what is not ---
 
@@ -259,7 +270,7 @@ class Evaluator:
         store = self.store if self.is_storing and not self.store.is_read_only else None
         known = self.stored(copies, fingerprint_of)
         found, before = ({}, known) if self.reevaluate else (known, {})
-        tools = store, self.judge.fingerprint, self.clock, self.timer, self.reporter
+        tools = store, self.judge.fingerprint, self.reader, self.clock, self.timer, self.reporter
         return FreshResults(*tools, copies, fingerprint_of, found, before, **settings)
 
     def _run(self, pool: WorkerPool, copies: Copies) -> FreshResults:
@@ -268,7 +279,7 @@ class Evaluator:
             raise NoWorkersError
         fingerprints = self.fingerprints(fixed)
         names = {
-            w: observation_name(w, fingerprint) for w, fingerprint in self.fingerprints(trainable.values()).items()
+            worker_id: observation_name(worker_id, self.observed_as(worker)) for worker_id, worker in trainable.items()
         }
         fresh = self.fresh_results(
             copies, lambda worker_id, _digest: fingerprints.get(worker_id), observation_names=names
@@ -309,7 +320,7 @@ class Evaluator:
     def _context(self, workers: Mapping[str, Worker]) -> EvaluationContext:
         own = own_pool(self.pool)
         runner: WorkerRunner = ThreadRunner() if own is None else own.runner
-        return EvaluationContext(workers, self.judge, self.limits, runner)
+        return EvaluationContext(workers, self.judge, self.limits, self.side, runner)
 
     # --- a pool of which nothing is known but that it can be asked ---
 

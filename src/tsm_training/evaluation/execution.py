@@ -182,7 +182,7 @@ def _sized(context: EvaluationContext, example: ExampleInput) -> _Item:  # no me
     if example.samples:
         return _Item(example, _SAMPLE_BYTES)
     workers = [context.workers[worker_id] for worker_id in example.worker_ids]
-    return _Item(example, bytes_to_evaluate(example.files, workers, context.judge.metric, context.runner))
+    return _Item(example, bytes_to_evaluate(example.files, workers, context.judge.metric, context.runner, context.side))
 
 
 class _Batch(NamedTuple):

@@ -25,7 +25,6 @@ from tsm_training.ensemble import PREVIEW_SIDE
 from tsm_training.errors import TrainingStoppedError
 from tsm_training.evaluation.evaluated import preview_name, preview_rank
 from tsm_training.evaluation.scoring import ExampleInput, ScoredExample
-from tsm_training.images import READER_VERSION
 from tsm_training.progress import ProgressReporter, write_log
 from tsm_training.workers import PASSING_FAILURES
 
@@ -63,6 +62,8 @@ class FreshResults:
     """None keeps previews and observations for this call only."""
     metric: str
     """Fingerprint of the judge."""
+    reader: str
+    """How pictures were read; see `Evaluator.reader`."""
     clock: Callable[[], datetime]
     timer: Callable[[], float]
     """Gives seconds, for deciding when to commit."""
@@ -221,7 +222,7 @@ class FreshResults:
         now = self.clock()
         for score in result.scores:
             fingerprint = self.fingerprint_of(score.worker_id, digest) or ""
-            key = EvaluationKey(digest, score.worker_id, fingerprint, self.metric, READER_VERSION)
+            key = EvaluationKey(digest, score.worker_id, fingerprint, self.metric, self.reader)
             fault = score.failure
             kind, error_type, message = (fault.kind, fault.error_type, fault.message) if fault else (None, None, None)
             outcome = score.accuracy, score.confidence, kind, error_type, message

@@ -11,7 +11,6 @@ import attrs
 from tsm_training.analysis import adjusted_rand_index
 from tsm_training.data import TrainingExample
 from tsm_training.evaluation.evaluator import Evaluator, by_contents, observation_name
-from tsm_training.fingerprints import describe_object
 from tsm_training.text import counted, figure_text, percent_text
 from tsm_training.workers import Observation, WorkerPool
 
@@ -104,7 +103,7 @@ def find_looks(evaluator: Evaluator, examples: Sequence[TrainingExample]) -> Fou
     pool.register_worker(learner)
     run = attrs.evolve(evaluator, pool=pool).evaluate(examples)
     copies = by_contents(item.example for item in run.evaluated)
-    name = observation_name(learner.worker_id, describe_object(learner))
+    name = observation_name(learner.worker_id, evaluator.observed_as(learner))
     held = {**evaluator.store.load_observations(name, copies), **run.observations.get(name, {})}
     reasons = run.unobserved.get(learner.worker_id, {})
     left_out = dict(run.skipped)

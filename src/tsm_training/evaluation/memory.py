@@ -7,6 +7,7 @@ worker or a metric takes by itself is its own statement, or an allowance where i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
@@ -27,7 +28,9 @@ _EVERY_EXAMPLE: Final = 10 * 1024**2
 """Bytes for what does not grow with the pictures: bands, previews, and what the allocator holds on to."""
 
 
-def bytes_to_evaluate(files: ExampleFiles, workers: Iterable[Worker], metric: Metric, runner: WorkerRunner) -> int:
+def bytes_to_evaluate(
+    files: ExampleFiles, workers: Iterable[Worker], metric: Metric, runner: WorkerRunner, side: int | None = None
+) -> int:
     """Return how many bytes the evaluation of an example takes at most.
 
     Args:
@@ -35,8 +38,9 @@ def bytes_to_evaluate(files: ExampleFiles, workers: Iterable[Worker], metric: Me
         workers: Those that are run, one after the other.
         metric: What scores.
         runner: How workers are run; unless it is a `ThreadRunner`, the pictures are sent elsewhere and back.
+        side: The longest side down to which pictures are averaged once they are decoded; None for none.
     """
-    source, target = _pixels(files.source), _pixels(files.target)
+    source, target = _pixels(files.source, side), _pixels(files.target, side)
     inputs = _PICTURE * (source + target)
     kept, scoring = _of_metric(metric, target)
     sent = 0 if isinstance(runner, ThreadRunner) else 4 * inputs + 2 * _PICTURE * target  # messages, at both ends
@@ -50,8 +54,10 @@ def bytes_to_evaluate(files: ExampleFiles, workers: Iterable[Worker], metric: Me
     )
 
 
-def _pixels(picture: PictureFile) -> int:
-    return picture.width * picture.height
+def _pixels(picture: PictureFile, side: int | None = None) -> int:
+    longest = max(picture.width, picture.height)
+    scale = 1.0 if side is None else min(1.0, side / longest)
+    return math.ceil(picture.width * scale) * math.ceil(picture.height * scale)
 
 
 def _of_reading(picture: PictureFile) -> int:

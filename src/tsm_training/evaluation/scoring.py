@@ -101,6 +101,9 @@ class EvaluationContext(NamedTuple):
     """All that run or observe, by worker id."""
     judge: Judge
     limits: ImageLimits
+    side: int | None
+    """The longest side, in pixels, down to which pictures are averaged before workers and judge get them; None for
+    pictures as they are."""
     runner: WorkerRunner
 
 
@@ -194,27 +197,29 @@ def load_triple(example: TrainingExample, files: ExampleFiles, limits: ImageLimi
         raise error.faults[0]  # noqa: B904 - it has its own cause
 
 
-def load_copies(copies: Sequence[Paths], files: ExampleFiles, limits: ImageLimits) -> Triple:
+def load_copies(copies: Sequence[Paths], files: ExampleFiles, limits: ImageLimits, side: int | None = None) -> Triple:
     """Read the pictures of examples with the same contents, each from the first copy that can be read.
+
+    They are averaged down to `side` pixels on their longest side, if that is given.
 
     Raises:
         UnusableExampleError: one has no copy that can be read and is what was added, or sizes differ.
     """
     sources, targets, truths = zip(*copies, strict=True)
-    source = frozen_copy(_first_readable(sources, files.source.sha256, limits))
-    target = frozen_copy(_first_readable(targets, files.target.sha256, limits))
-    truth = _first_readable(truths, files.ground_truth.sha256, limits)
+    source = frozen_copy(_first_readable(sources, files.source.sha256, limits, side))
+    target = frozen_copy(_first_readable(targets, files.target.sha256, limits, side))
+    truth = _first_readable(truths, files.ground_truth.sha256, limits, side)
     if target.shape != truth.shape:
         mismatch = ImageSizeMismatchError("the target", target.shape[:2], "the ground truth", truth.shape[:2])
         raise UnusableExampleError([mismatch] * len(copies))
     return Triple(source, target, truth)
 
 
-def _first_readable(paths: Sequence[str], sha256: str, limits: ImageLimits) -> Image:
+def _first_readable(paths: Sequence[str], sha256: str, limits: ImageLimits, side: int | None) -> Image:
     faults = []
     for path in paths:
         try:
-            return read_image(path, limits, expected_sha256=sha256)
+            return read_image(path, limits, expected_sha256=sha256, longest_side=side)
         except ImageError as error:
             faults.append(error)
     raise UnusableExampleError(faults)
@@ -237,7 +242,7 @@ def evaluate(
         ExecutorError: workers cannot be run here at all.
     """
     try:
-        triple = _pictures_of(example, context.limits)
+        triple = _pictures_of(example, context.limits, context.side)
     except UnusableExampleError as error:
         return ScoredExample(example.digest, skipped=tuple(map(str, error.faults)))
     request = WorkerRequest(triple.source, triple.target, example.group)
@@ -260,12 +265,12 @@ def evaluate(
     return ScoredExample(example.digest, tuple(map(scored, results)), previews, observations, unobserved)
 
 
-def _pictures_of(example: ExampleInput, limits: ImageLimits) -> Triple:
+def _pictures_of(example: ExampleInput, limits: ImageLimits, side: int | None) -> Triple:
     """Read an example's pictures; where samples of them are wanted, return those that are known, or take them."""
     try:
         source, target, truth = (decode_preview(example.samples[role]) for role in (SOURCE, TARGET, TRUTH))
     except (KeyError, ImageFormatError):  # a damaged sample is like one that is missing
-        whole = load_copies(example.copies, example.files, limits)
+        whole = load_copies(example.copies, example.files, limits, side)
         if not example.is_sampled:
             return whole
         source, target, truth = map(sample_grid, (whole.source, whole.target, whole.ground_truth))

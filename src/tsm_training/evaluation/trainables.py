@@ -24,7 +24,7 @@ from tsm_training.evaluation.fits import Fit, fit_of
 from tsm_training.evaluation.fitting import MOST_FITTED_EXAMPLES, group_label
 from tsm_training.evaluation.keeping import FreshResults
 from tsm_training.evaluation.scoring import SOURCE, TARGET, TRUTH, ExampleInput, Score, ScoredExample
-from tsm_training.fingerprints import describe_object, describe_settings
+from tsm_training.fingerprints import describe_settings
 from tsm_training.learning import WorkerFit
 from tsm_training.progress import write_log
 from tsm_training.workers import Observation, TrainableWorker, Worker, WorkerFailure, shown
@@ -103,7 +103,7 @@ class Trainables:
             rows[item.digest] = Observation(item.digest, source, item.target, label, b"")
         plans = {}
         for worker_id, worker in self.workers.items():
-            fingerprint, identity = describe_object(worker), describe_settings(worker)
+            fingerprint, identity = self.evaluator.observed_as(worker), describe_settings(worker)
             name = observation_name(worker_id, fingerprint)
             held = self.evaluator.store.find_observations(name, rows) | self.kept.get(name, {}).keys()
             own = tuple(row for digest, row in rows.items() if digest in held)
@@ -186,7 +186,7 @@ class Trainables:
         documents = {}
         for worker_id, held in fits.items():
             worker = self.workers.get(worker_id)
-            fingerprint = "" if worker is None else describe_object(worker)
+            fingerprint = "" if worker is None else self.evaluator.observed_as(worker)
             fit = Fit(worker_id, fingerprint, held.identity, (), held.observations, held.group_by, held.state)
             if worker is not None and held.identity == describe_settings(worker):
                 fitted = self.fitted(fit)

@@ -165,13 +165,22 @@ def read_thumbnail(path: _Path, side: int, limits: ImageLimits = _DEFAULT_LIMITS
     return _info(data, header, conversion), np.ascontiguousarray(_upright(square, header.orientation))
 
 
-def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_sha256: str | None = None) -> Image:
+def read_image(
+    path: _Path,
+    limits: ImageLimits = _DEFAULT_LIMITS,
+    *,
+    expected_sha256: str | None = None,
+    longest_side: int | None = None,
+) -> Image:
     """Decode a picture file: a writable, contiguous array (uint8, H×W×3, BGR), upright.
 
-    With `expected_sha256` (64 lower-case hexadecimal digits) nothing is decoded unless the contents have that digest.
+    With `expected_sha256` (64 lower-case hexadecimal digits) nothing is decoded unless the contents have that digest. A
+    picture with a side of more than `longest_side` pixels, at least 1, is averaged down until its longest side has as
+    many; a large JPEG is decoded at a fraction of its size for that. Pictures of one size become pictures of one size.
 
     Raises:
-        InvalidArgumentError: `path` is empty, holds a NUL or is no path; or `expected_sha256` is no digest.
+        InvalidArgumentError: `path` is empty, holds a NUL or is no path; `expected_sha256` is no digest; or
+            `longest_side` is no whole number of at least 1.
         ImageOutsideRootError: it leads out of the folder that `limits` allow.
         ImageNotFoundError: there is no such file.
         ImageUnreadableError: it is no regular file, or the system refuses to read it.
@@ -186,7 +195,20 @@ def read_image(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS, *, expected_s
     if expected is not None and (digest := hashlib.sha256(data).hexdigest()) != expected:
         reason = f"has changed since it was added: its SHA-256 is {digest}; {expected} is expected"
         raise ImageChangedError(name, reason)
+    if longest_side is not None:
+        return _reduced(name, data, limits, check_whole_number("longest_side", longest_side))
     return _upright_pixels(name, data, limits)[0]
+
+
+def _reduced(name: str, data: bytes, limits: ImageLimits, longest_side: int) -> Image:
+    header, conversion = _header(name, data, limits)
+    sides = header.width, header.height
+    enough = max(sides) // (2 * longest_side)  # leaves at least two pixels to average over
+    pixels = conversion.apply(_decode(name, data, header, next((r for r in REDUCTIONS if r <= enough), 1)))
+    if max(sides) > longest_side:
+        width, height = (max(1, round(side * longest_side / max(sides))) for side in sides)
+        pixels = np.asarray(cv2.resize(pixels, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
+    return np.ascontiguousarray(_upright(pixels, header.orientation))
 
 
 def read_image_and_exif(path: _Path, limits: ImageLimits = _DEFAULT_LIMITS) -> tuple[Image, bytes]:
