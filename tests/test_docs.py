@@ -7,11 +7,14 @@ import functools
 import importlib
 import importlib.util
 import inspect
+import json
 import os
 import pkgutil
 import re
+import shlex
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -21,6 +24,7 @@ import pytest
 
 import doc_fixtures as docs
 import tsm_training
+from tsm_training.__main__ import main
 from tsm_training.weights import read_weights_file
 
 GUIDE = docs.DOCS / "guide.md"
@@ -33,6 +37,12 @@ PRINTED = {
     "docs/tutorial.md": [r"^standard_transfer: 1\.0", r"equal_weights: 0\.[78]\d+, .+\ntrained: 0\.9"],
     "docs/howto/lint.md": [r"^warning duplicate \(3,\) -> rows\[3\] = None", r"^7 of 7 were compared"],
     "docs/howto/failures.md": [r"raised: RuntimeError: too dark for me", r"^failed - NothingEvaluatedError"],
+    "docs/howto/grade.md": [
+        r"^6 pictures written, 0 skipped$",
+        r"^0 written; 00\.png has an answer already$",
+        r"^TITLE \"Autumn\"$",
+    ],
+    "docs/howto/trackers.md": [r"^avg_accuracy collect more\n\[1, 2, 3, 4, 5\]$"],
     "docs/howto/isolation.md": [r"^timed_out: time limit: gave no answer within 0\.2 s", r"^died: exit code 3"],
     "docs/howto/metric.md": [
         r"^ColorDifference +of the untouched target: 0\.\d+",
@@ -75,6 +85,8 @@ def test_every_python_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypat
         docs.make_plots_harmless(monkeypatch)
     if "import lpips" in text:
         docs.stand_in_for_lpips(monkeypatch)
+    if "import mlflow" in text:
+        docs.keep_mlflow_to_itself(monkeypatch)
     shows_fits = page.name == "embedding.md"
     if not shows_fits and not any(name in text for name in docs.SLOW_WORKERS):
         docs.leave_out_slow_workers(monkeypatch)
@@ -86,6 +98,35 @@ def test_every_python_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypat
         assert re.search(pattern, output, re.MULTILINE), f"{pattern} was not printed by {name_of(page)}:\n{output}"
     if page.is_relative_to(docs.DOCS) and page.name not in PAGES_WITHOUT_CODE:
         assert run, f"{name_of(page)} shows no code"
+
+
+@pytest.mark.slow
+def test_every_command_on_the_page_about_them_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    programs = docs.working_folder(tmp_path, monkeypatch)
+    docs.write_page_pictures()
+    docs.leave_out_slow_workers(monkeypatch)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # a command of its own has another one
+    page = docs.DOCS / "howto" / "command-line.md"
+    docs.run_page(page, monkeypatch, programs, {})
+    shown = set()
+    for block in docs.blocks_of(page, "bash"):
+        for line in block.code.splitlines():
+            program, command, *arguments = shlex.split(line.partition(" > ")[0])
+            assert program == "tsm-training"
+            assert main([command, *arguments]) == 0, f"{line}\n{capsys.readouterr().err}"
+            printed = capsys.readouterr().out
+            assert printed
+            if "--json" in arguments:
+                json.loads(printed)
+            shown.add(command)
+    listed = set(re.findall(r"^\| `(\w+) DB", page.read_text(encoding="utf-8"), re.MULTILINE))
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    existing = set(re.findall(r"^    (\w+)(?: +|$)", capsys.readouterr().out, re.MULTILINE)) - {"COMMAND"}
+    assert shown == listed == existing
 
 
 def test_pages_that_read_pictures_say_where_a_reader_gets_some() -> None:
