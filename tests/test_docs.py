@@ -106,9 +106,9 @@ def test_every_python_block_of_a_page_runs(page: Path, tmp_path: Path, monkeypat
     output = "".join(printed for _block, printed in run)
     for pattern in PRINTED.get(page.relative_to(docs.PROJECT).as_posix(), ()):
         assert re.search(pattern, output, re.MULTILINE), f"{pattern} was not printed by {name_of(page)}:\n{output}"
-    if page == TUTORIAL:  # figures may differ in their last digits from one machine to the next
+    if page == TUTORIAL:
         shown = "".join(block.code for block in docs.blocks_of(page, "text"))
-        assert re.sub(r"[\d.]+", "#", shown) == re.sub(r"[\d.]+", "#", output)
+        assert without_figures(shown) == without_figures(output)
     if page.is_relative_to(docs.DOCS) and page.name not in PAGES_WITHOUT_CODE:
         assert run, f"{name_of(page)} shows no code"
 
@@ -140,6 +140,12 @@ def test_every_command_on_the_page_about_them_runs(
         main(["--help"])
     existing = set(re.findall(r"^    (\w+)(?: +|$)", capsys.readouterr().out, re.MULTILINE)) - {"COMMAND"}
     assert shown == listed == existing
+
+
+def without_figures(text: str) -> str:
+    """Return a text without what may differ from one machine to the next: figures, and which fixed worker is best."""
+    text = re.sub(r"\b(?!learned_look)\w+_\w+\b", "worker", text)
+    return re.sub(r"\s+", " ", re.sub(r"\d[\d.]*", "#", text))
 
 
 def test_pages_that_read_pictures_say_where_a_reader_gets_some() -> None:
@@ -264,6 +270,19 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
         assert target.exists(), f"{link} in {name_of(page)}"
         if anchor:
             assert anchor in anchors(target), f"{link} in {name_of(page)}"
+
+
+def test_the_read_mes_picture_is_small_and_shows_six_pictures() -> None:
+    path = docs.DOCS / "quickstart.png"
+    assert path.stat().st_size <= 150_000
+    picture = cv2.imread(str(path))
+    assert picture is not None
+    height, width = picture.shape[:2]
+    cells = [
+        picture[height // 2 - 20 : height // 2 + 20, 24 + 168 * column : 180 + 168 * column] for column in range(6)
+    ]
+    assert width == cells[-1].shape[1] + 24 + 168 * 5 + 24
+    assert all(cell.std() > 10 for cell in cells)
 
 
 def test_every_page_is_in_the_table_of_contents() -> None:
