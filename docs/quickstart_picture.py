@@ -17,7 +17,7 @@ DOCS = Path(__file__).parent
 sys.path.insert(0, str(DOCS.parent / "examples"))
 
 import contact_sheet  # noqa: E402 - found by the line above
-from quickstart import DATABASE, best_rival, compared, headings  # noqa: E402
+from quickstart import DATABASE, HEADINGS, best_rival, compared  # noqa: E402
 from tsm_training import TrainingManager  # noqa: E402
 
 SHOWN = ("cross process", "coffee")
@@ -41,7 +41,7 @@ def main() -> None:
     )  # pages show it about as wide as it is, so the text must be large beside the pictures
     captions = [caption.rpartition(", ")[2] for caption in row.captions]  # the colour difference only
     row = contact_sheet.Row(row.title, row.pictures, captions)
-    sheet = contact_sheet.draw_sheet("", [*headings(rival)[:-1], "Best fixed worker"], [row])
+    sheet = contact_sheet.draw_sheet("", HEADINGS, [row])
     sheet = sheet[contact_sheet.CAPTION :]
     colors = Pillow.fromarray(np.ascontiguousarray(sheet[..., ::-1])).quantize(256)
     colors.save(DOCS / "quickstart.png", optimize=True)

@@ -81,7 +81,11 @@ def _run(triples: Sequence[Triple], epochs: int) -> None:
         held_out = _examples(manager, session.validation_ids)
         rival = best_rival(results["validation"])
         rows_of_sheet = [compared(untrained, manager, example, rival) for example in _chosen(held_out, ROWS)]
-        write_image(PICTURE, draw_sheet(_TITLE, headings(rival), rows_of_sheet))
+        title = (
+            "Held-out examples, not learned from. Similarity to the ground truth: at most 1. dE00: mean color "
+            f"difference; 1 is just noticeable. Best fixed worker: {rival or 'none'}."
+        )
+        write_image(PICTURE, draw_sheet(title, HEADINGS, rows_of_sheet))
 
 
 def _trials(untrained: TrainingManager, session: TrainingSession) -> list[TrainingSession]:
@@ -180,10 +184,8 @@ def _chosen(examples: Sequence[TrainingExample], count: int) -> list[TrainingExa
     return chosen[:count]
 
 
-_TITLE = (
-    "Held-out examples: their targets were not learned from. Similarity to the ground truth: at most 1. "
-    "dE00: mean color difference from it; 1 is just noticeable."
-)
+HEADINGS = ("Source: the look", "Target", "Ground truth", "Before training", "After training", "Best fixed worker")
+"""What stands above the columns of `compared`."""
 
 
 def best_rival(validation: ValidationResults) -> str | None:
@@ -193,11 +195,6 @@ def best_rival(validation: ValidationResults) -> str | None:
     """
     verdict = validation["verdict"]
     return verdict["best_fixed"] or verdict["best_single"]
-
-
-def headings(rival: str | None) -> list[str]:
-    """Return what stands above the columns of `compared`."""
-    return ["Source: the look", "Target", "Ground truth", "Before training", "After training", f"Best fixed: {rival}"]
 
 
 def compared(before: TrainingManager, after: TrainingManager, example: TrainingExample, rival: str | None) -> Row:
