@@ -10,7 +10,7 @@ import numpy as np
 
 from tsm_training import Image
 
-CELL = (264, 176)
+CELL = (228, 152)
 """Width and height of a cell in pixels; a picture of another shape is centred on white."""
 
 MARGIN = 24

@@ -27,14 +27,12 @@ from photographs import (
 )
 from quickstart_report import print_report
 from tsm_training import (
-    BayesianWeightLearner,
     Image,
     TrainingExample,
     TrainingManager,
     TrainingSession,
     TsmTrainingError,
-    WorkerPool,
-    create_color_transfer_workers,
+    ValidationResults,
 )
 from tsm_training.images import read_image, write_image
 from tsm_training.metrics import color_difference
@@ -72,10 +70,7 @@ def _run(triples: Sequence[Triple], epochs: int) -> None:
         leftover.unlink()  # an earlier run's database: this run starts from nothing
     rows = write_triples(triples, FOLDER)
 
-    pool = WorkerPool()
-    for worker in create_color_transfer_workers():
-        pool.register_worker(worker)
-    with TrainingManager(pool, BayesianWeightLearner(alpha=0.15), DATABASE) as manager:
+    with TrainingManager(db_path=DATABASE) as manager:
         manager.add_training_examples(rows)
         untrained = manager.with_learner(manager.weight_learner.fork())  # a copy that stays as it is now
         results = manager.train(epochs=epochs, validation_split=HELD_OUT)
@@ -84,7 +79,13 @@ def _run(triples: Sequence[Triple], epochs: int) -> None:
         curve = [*_trials(untrained, session), session]
         print_report(results, manager.weight_learner.get_all_statistics(), curve)
         held_out = _examples(manager, session.validation_ids)
-        write_image(PICTURE, draw_sheet(*_sheet(untrained, manager, _chosen(held_out, ROWS))))
+        rival = best_rival(results["validation"])
+        rows_of_sheet = [compared(untrained, manager, example, rival) for example in _chosen(held_out, ROWS)]
+        title = (
+            "Held-out examples, not learned from. Similarity to the ground truth: at most 1. dE00: mean color "
+            f"difference; 1 is just noticeable. Best fixed worker: {rival or 'none'}."
+        )
+        write_image(PICTURE, draw_sheet(title, HEADINGS, rows_of_sheet))
 
 
 def _trials(untrained: TrainingManager, session: TrainingSession) -> list[TrainingSession]:
@@ -183,29 +184,34 @@ def _chosen(examples: Sequence[TrainingExample], count: int) -> list[TrainingExa
     return chosen[:count]
 
 
-def _sheet(
-    before: TrainingManager, after: TrainingManager, examples: Sequence[TrainingExample]
-) -> tuple[str, list[str], list[Row]]:
-    """Return the title, the headings and the rows of the picture."""
-    title = (
-        "Held-out examples: their targets were not learned from. Similarity to the ground truth: at most 1. "
-        "dE00: mean color difference from it; 1 is just noticeable."
-    )
-    headings = ["Source: gives the look", "Target: is changed", "Before training", "After training", "Ground truth"]
-    return title, headings, [_row(before, after, example) for example in examples]
+HEADINGS = ("Source: the look", "Target", "Ground truth", "Before training", "After training", "Best fixed worker")
+"""What stands above the columns of `compared`."""
 
 
-def _row(before: TrainingManager, after: TrainingManager, example: TrainingExample) -> Row:
+def best_rival(validation: ValidationResults) -> str | None:
+    """Return the worker to show beside the ensemble: the best single one, or the best fixed one where they differ.
+
+    Where the best single worker is the one that learns, the ensemble's answer mostly is that worker's.
+    """
+    verdict = validation["verdict"]
+    return verdict["best_fixed"] or verdict["best_single"]
+
+
+def compared(before: TrainingManager, after: TrainingManager, example: TrainingExample, rival: str | None) -> Row:
+    """Return a row of six pictures: the example, the answers before and after training, and the rival's."""
     source, target, truth = map(read_image, (example.source_path, example.target_path, example.ground_truth_path))
-    answers = [manager.predict(source, target).image for manager in (before, after)]
+    untrained = before.predict(source, target)
+    trained = after.predict(source, target, run_all=True)
+    alone = None if rival is None else trained.results[rival].value
+    answers = [untrained.image, trained.image, target if alone is None else alone]
 
     def judged(picture: Image) -> str:
         similarity = after.training_engine.calculate_similarity(picture, truth)
         return f"similarity {similarity:.2f}, dE00 {color_difference(picture, truth):.1f}"
 
     title = f"{example.metadata['look']} ({example.metadata['photograph']})"
-    captions = ["", *map(judged, (target, *answers)), ""]
-    return Row(title, [source, target, *answers, truth], captions)
+    captions = ["", judged(target), "", *map(judged, answers)]
+    return Row(title, [source, target, truth, *answers], captions)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
+from typing import Any, Literal
 
 from tsm_training import TrainingResults, TrainingSession, ValidationResults
 from tsm_training.report import guide_band
@@ -81,6 +82,33 @@ def _print_gain(validation: ValidationResults) -> None:
             similarity, difference = contenders[key]["mean"], contenders[key]["mean_delta_e"]
             print(f"  {name:56}{_figure(similarity, 4):>12}{_figure(difference, 2):>8}")
     print("  (similarity: to the ground truth, at most 1; dE00: mean color difference, 1 is just noticeable)")
+    print(f"\n{_bought(validation)}")
+
+
+def _bought(validation: ValidationResults) -> str:
+    """Say in one sentence what training bought over doing nothing and over single workers."""
+    verdict, contenders = validation["verdict"], validation["contenders"]
+    rivals = {
+        "untouched": "the untouched target",
+        "best_single": f"the best single worker ({verdict['best_single']})",
+        "best_fixed": f"the best one that learns nothing ({verdict['best_fixed']})",
+    }
+    trained = contenders["trained"]
+    gains = [
+        f"{_gain(trained, contenders[key], 'mean', 3)} similarity and "
+        f"{_gain(trained, contenders[key], 'mean_delta_e', 1)} dE00 over {name}"
+        for key, name in rivals.items()
+        if key in contenders
+    ]
+    return textwrap.fill(f"Training bought {'; '.join(gains)}.", 96)
+
+
+def _gain(
+    trained: Mapping[str, Any], other: Mapping[str, Any], key: Literal["mean", "mean_delta_e"], digits: int
+) -> str:
+    first, second = trained[key], other[key]
+    # Adding 0 turns -0.0 into 0.0.
+    return "?" if first is None or second is None else f"{round(first - second, digits) + 0.0:+.{digits}f}"
 
 
 def _figure(value: float | None, digits: int) -> str:

@@ -181,11 +181,21 @@ def make_plots_harmless(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def leave_out_slow_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let a page that does not speak of them go without the built-in workers that take most of the time."""
+    import tsm_training.color_transfer as room  # noqa: PLC0415 - where a manager without a pool looks for workers
 
     def create() -> list[Worker]:
         return [worker for worker in create_color_transfer_workers() if worker.worker_id not in SLOW_WORKERS]
 
     monkeypatch.setattr(tsm_training, "create_color_transfer_workers", create)
+    monkeypatch.setattr(room, "create_color_transfer_workers", create)
+
+
+def keep_mlflow_to_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let a page use MLflow: it tells nobody, and what it is told here is forgotten with the page."""
+    monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "false")  # the page says otherwise; this brings it back
+    monkeypatch.setenv("GIT_PYTHON_REFRESH", "quiet")
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
 
 
 class _Distance(float):

@@ -103,18 +103,20 @@ def check_sheet(path: Path, *, rows: int) -> None:
     sheet = module("contact_sheet")
     picture = read_image(path)
     height, width = picture.shape[:2]
-    assert (width, height) == sheet.sheet_size(rows, 5)
+    assert (width, height) == sheet.sheet_size(rows, 6)
     assert (picture[: sheet.MARGIN // 2] == 255).all()
     assert (picture[:, : sheet.MARGIN // 2] == 255).all()
     for row in range(rows):
-        corners = [sheet.cell_corner(row, column) for column in range(5)]
+        corners = [sheet.cell_corner(row, column) for column in range(6)]
         cells = [picture[top : top + sheet.CELL[1], left : left + sheet.CELL[0]] for left, top in corners]
         assert all(cell.std() > 5 for cell in cells), "a cell is blank"
-        _source, target, before, after, truth = (cell.astype(int) for cell in cells)
+        _source, target, truth, before, after, rival = (cell.astype(int) for cell in cells)
         assert np.abs(target - truth).mean() > 5
         assert np.abs(target - before).mean() > 2
         assert np.abs(before - after).mean() > 2
         assert np.abs(truth - after).max() > 0
+        assert np.abs(truth - rival).mean() > np.abs(truth - after).mean()
+        assert np.abs(rival - before).mean() > 2
 
 
 def figures(output: str, line_start: str) -> list[float]:
@@ -150,6 +152,12 @@ def test_runs_on_the_packaged_photographs_and_leaves_what_it_says(run: Run, empt
     assert trained > figures(out, "target left untouched")[0] + 0.1
     assert difference < figures(out, "target left untouched")[1] / 3
     assert "best single worker (learned_look)" in out
+    untouched, farther = figures(out, "target left untouched")
+    bought = re.search(r"^Training bought (\S+) similarity and (\S+) dE00 over the untouched", out, re.MULTILINE)
+    assert bought is not None
+    assert float(bought[1]) == pytest.approx(trained - untouched, abs=0.001)
+    assert float(bought[2]) == pytest.approx(difference - farther, abs=0.1)
+    assert re.search(r"over\s+the\s+best\s+single\s+worker\s+\(learned_look\)", out)
     points = curve(out)
     assert list(points)[:3] == [0, 10, 20]
     assert len(points) == 4

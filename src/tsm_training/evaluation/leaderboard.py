@@ -114,6 +114,9 @@ def leaderboard(bench: Workbench, session: TrainingSession | None) -> Leaderboar
             **_worker_columns(bench, items, statistics),
         },
     )
+    if (best := validation.verdict["best_single"]) in statistics and not any(table.scores[best or ""]):
+        # A later trial has fitted it otherwise, and scored it anew; the training noted what it did then.
+        table = attrs.evolve(table, scores={**table.scores, str(best): _column(rows, Baseline.BEST_SINGLE)})
     shares = shares_for(bench.storage.learner, sorted(statistics), None) if statistics else {}
     found = [
         *(_baseline_row(table, each) for each in _baselines(validation)),
