@@ -41,7 +41,7 @@ PICTURE = Path("quickstart.png")
 FOLDER = Path("quickstart_pictures")
 DATABASE = FOLDER / "quickstart.db"
 
-HELD_OUT = 0.3
+HELD_OUT = 0.4
 """The share of the examples that the training does not see."""
 
 CURVE = (10, 20, 40, 80)

@@ -107,7 +107,9 @@ class Prediction:
         tables = [(share, table) for w, share in shares.items() if (table := self.results[w].table) is not None]
         if len(tables) < len(shares):
             others = ", ".join(repr(w) for w in shares if self.results[w].table is None)
-            raise InvalidArgumentError("blend_weights", f"shares of {others}", "shares of workers that only move colours")
+            raise InvalidArgumentError(
+                "blend_weights", f"shares of {others}", "shares of workers that only move colours"
+            )
         replace_file(name, ColorTable.blended(tables).to_cube(size, title).encode())
 
 
