@@ -998,7 +998,7 @@ def test_a_mistake_of_the_server_is_logged_and_not_told(
 
 def test_the_blueprint_answers_under_its_own_names_only(tmp_path: Path) -> None:
     for names, status in ((None, 200), (("elsewhere.example",), 200), (("localhost",), 403)):
-        settings = {} if names == ("localhost",) else {"host_names": names}
+        settings: dict[str, Any] = {} if names == ("localhost",) else {"host_names": names}
         with hosting(tmp_path, **settings) as host:
             answer = host.client.get("/training/examples", headers={"Host": "elsewhere.example:5000"})
             assert answer.status_code == status

@@ -184,11 +184,11 @@ def test_figures_on_the_page_are_those_of_the_documents(tree: Any, manager: Trai
     chance = probability_text(gain["probability_better"], "P")
     assert f"{figure_text(gain['mean_difference'], signed=True)} {chance}{low} to {high}" in text
     for known in manager.weight_learner.get_all_statistics().values():
-        low, high = known["credible_interval"]
-        assert f"{known['weight']:.3f}{low:.3f} to {high:.3f}" in text
+        ends = known["credible_interval"]
+        assert f"{known['weight']:.3f}{ends[0]:.3f} to {ends[1]:.3f}" in text
     board = manager.leaderboard()
-    for row in board.rows:
-        assert f"{row.name}{'best single worker' if row.name == best else ''}{figure_text(row.similarity)}" in text
+    for each in board.rows:
+        assert f"{each.name}{'best single worker' if each.name == best else ''}{figure_text(each.similarity)}" in text
     assert f"{LONG}near" not in text
     assert "26 of 26" in text or "25 of 25" in text  # the broken worker, wherever it was tried
     assert "learning rate (alpha)0.15" in text
@@ -367,7 +367,7 @@ def test_workers_without_a_share_are_folded_but_for_the_best_single_one(tmp_path
     manager = manager_with(tmp_path, examples=6)
     manager.train(validation_split=0.5, verbose=False)
     board = manager.leaderboard()
-    shared = attrs.evolve(board, rows=[attrs.evolve(row, share=row.share and 0.0) for row in board.rows])
+    shared = attrs.evolve(board, rows=tuple(attrs.evolve(row, share=row.share and 0.0) for row in board.rows))
     tree = parsed(f"<!DOCTYPE html><html lang=en><head><title>x</title></head><body>{leaderboard_table(shared)}")
     [folded] = tree.iter("details")
     assert said(folded.find("summary")) == "2 workers with a share of 0 %"
@@ -476,6 +476,21 @@ def test_a_folder_that_is_not_there_is_named_before_any_work(manager: TrainingMa
         manager.report(tmp_path)
     with pytest.raises(InvalidArgumentError, match="a file in an existing folder"):
         manager.report(tmp_path / "nowhere" / "report.html")
+
+
+def test_a_report_that_cannot_be_written_is_named_and_the_old_one_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_arguments: object) -> None:
+        raise PermissionError(13, "Permission denied", "/tmp/.41650bae.tmp")
+
+    (tmp_path / "report.html").write_text("old")
+    monkeypatch.setattr("os.replace", full)
+    monkeypatch.setattr(Path, "replace", full)
+    with pytest.raises(PermissionError, match=r"the report cannot be written: .*report\.html'$") as caught:
+        write_report(tmp_path / "report.html", "new")
+    assert "41650bae" not in str(caught.value)
+    assert (tmp_path / "report.html").read_text() == "old"
 
 
 def test_a_judge_that_breaks_ends_the_report(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from tsm_training.arguments import check_path, check_text, check_whole_number
 from tsm_training.arrays import Image
 from tsm_training.engine import Leaderboard, LeaderboardRow, TrainingEngine
 from tsm_training.ensemble import NEGLIGIBLE_SHARE
-from tsm_training.files import replace_file
+from tsm_training.files import replace_file, system_reason
 from tsm_training.lint import LintFinding, LintReport
 from tsm_training.report.charts import COLORS, QUIET, Scale, Series, axis, interval_bar, legend, line_chart
 from tsm_training.report.collect import ReportData, collect, last_part
@@ -114,7 +114,11 @@ def write_report(path: str | os.PathLike[str], page: str) -> None:
     Raises:
         OSError: the file cannot be written; what was there before is untouched.
     """
-    replace_file(check_path("path", path), page.encode())
+    try:
+        replace_file(check_path("path", path), page.encode())
+    except OSError as error:  # it names a file that stood there for a moment
+        reason = f"the report cannot be written: {system_reason(error)}"
+        raise OSError(error.errno, reason, os.fspath(path)) from error
 
 
 # --- sections -------------------------------------------------------------------------------------------------------
