@@ -186,7 +186,8 @@ def leave_out_slow_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     def create() -> list[Worker]:
         return [worker for worker in create_color_transfer_workers() if worker.worker_id not in SLOW_WORKERS]
 
-    monkeypatch.setattr(tsm_training, "create_color_transfer_workers", create)
+    for place in (tsm_training, tsm_training.color_transfer):
+        monkeypatch.setattr(place, "create_color_transfer_workers", create)
     monkeypatch.setattr(room, "create_color_transfer_workers", create)
 
 
