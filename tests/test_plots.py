@@ -268,11 +268,12 @@ def grown(number: int, ids: Sequence[str], trained: float | None, **settings: An
     )
 
 
-def test_there_is_a_point_for_each_training_that_had_new_examples() -> None:
+def test_there_is_a_point_for_each_number_of_examples_of_the_newest_training_on_them() -> None:
     sessions = [
         grown(0, "abc", None),  # judged nothing
-        grown(1, "abcd", 0.86),
-        grown(2, "abcd", 0.5),  # nothing new
+        grown(1, "abcd", 0.5),
+        grown(2, "bd", 0.86),  # the same again
+        grown(2, "ad", None),
         grown(3, "efg", 0.5, is_trial=True),
         grown(4, "efgh", 0.88),
         grown(5, "ijk", 0.9, validation=None),

@@ -14,7 +14,6 @@ from werkzeug.wrappers import Response as BaseResponse
 from answers import explained, public_session, without_folders, without_kind
 from parameters import TrainSettings, form_numbers, limit, metadata
 from service import TrainingService, current_service
-from training_jobs import TrainingJob
 from tsm_training import TrainingExample, TrainingSession
 from tsm_training.data import ROLES, DatasetStatistics
 from tsm_training.engine import Validation
@@ -81,10 +80,13 @@ class Page:
     failures: list[FailureRow]
     skipped: Mapping[str, str]
     """Why the last session could not use an example, by its id."""
-    job: TrainingJob | None
+    job: dict[str, Any] | None
+    """How the training that was begun last stands."""
 
 
 def _page(service: TrainingService, shown: int, validation: Validation | None = None) -> Page:
+    job = service.jobs.newest
+    job_state = None if job is None else job.to_dict(full=False)  # first: what has ended is in all that is read below
     store, manager = service.manager.data_manager, service.manager
     counts = store.get_dataset_stats()
     newest = store.get_all_examples(max(shown, _LOOKED_AT))[::-1]
@@ -111,7 +113,7 @@ def _page(service: TrainingService, shown: int, validation: Validation | None = 
         hidden=f"The pictures of {counted(hidden, 'example')} {_OUTSIDE}" if hidden else None,
         failures=_failures(newest[:_LOOKED_AT]),
         skipped=public_session(sessions[0])["skipped"] if sessions else {},
-        job=service.jobs.newest,
+        job=job_state,
     )
 
 

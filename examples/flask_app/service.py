@@ -59,6 +59,7 @@ class TrainingService:
         """
         example = self.manager.data_manager.get_example(example_id)
         self.manager.remove_training_example(example_id)
+        # The others are read when no upload can come between: `iterate_examples` is lazy.
         self.uploads.forget(example, self.manager.data_manager.iterate_examples())
 
     def predict(self, files: Mapping[str, FileStorage]) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def plot_growth(subject: HasEngine | Iterable[TrainingSession] | Growth) -> Figu
     """Plot the similarity on held-out examples over the number of examples learned from, before the guide's band.
 
     Args:
-        subject: A `TrainingManager`, or sessions: a point for each training that had new examples and judged others,
+        subject: A `TrainingManager`, or sessions: a point for each number of examples after which others were judged,
             and the untrained ensemble at 0. Or points of your own: pairs of a number of examples and a similarity.
 
     Raises:

@@ -268,19 +268,20 @@ Growth: TypeAlias = Sequence[tuple[float, float]]
 
 
 def growth_of(sessions: Iterable[TrainingSession]) -> Growth:
-    """Return the similarity on held-out examples after each training that had new examples.
+    """Return the similarity on held-out examples by the number of examples, the last that was reached with each number.
 
     The point at 0 is the untrained ensemble, in which all workers have equal shares.
     """
     learned: set[str] = set()
     points: list[tuple[float, float]] = []
     for session in completed_sessions(sessions):
-        is_new = not learned.issuperset(session.training_ids)
         learned.update(session.training_ids)
         before, after = means_before_and_after(stored_validation(session))
-        if is_new and after is not None:
+        if after is not None:
             if not points and before is not None:
                 points.append((0.0, before))
+            if points and points[-1][0] == len(learned):  # the same examples again
+                points.pop()
             points.append((float(len(learned)), after))
     return points
 
