@@ -166,6 +166,17 @@ def test_all_faults_of_a_list_are_in_one_error_each_with_its_row(manager: Traini
     assert stored(manager) == []
 
 
+def test_the_warning_names_all_of_them_however_many(manager: TrainingManager, tmp_path: Path) -> None:
+    folder = tmp_path / "many"
+    for role in ("sources", "targets", "truths"):
+        save(folder / role / "good.png", picture(1))
+    for number in range(25):
+        (folder / "targets" / f"bad_{number}.png").write_bytes(b"?")
+    with pytest.warns(UserWarning, match="passed over") as caught:
+        manager.add_folder(folder, on_error="skip")
+    assert all(f"bad_{number}.png" in str(caught[0].message) for number in range(25))
+
+
 @pytest.mark.parametrize("which", [0, 1])
 def test_faults_may_be_skipped_with_one_warning_that_names_them(
     manager: TrainingManager, tmp_path: Path, which: int

@@ -224,6 +224,9 @@ def test_what_no_lut_can_say_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "look.cube"
     with pytest.raises(InvalidArgumentError, match="'turned'"):
         predicted(FunctionWorker("turned", lambda _s, t: t[::-1]), MAPS[0]).save_lut(path)
-    with pytest.raises(InvalidArgumentError, match=r"\.cube"):
-        predicted(MAPS[0]).save_lut(tmp_path / "look.lut")
+    for name in ("look.lut", "no/look.cube"):
+        with pytest.raises(InvalidArgumentError, match=r"\.cube"):
+            predicted(MAPS[0]).save_lut(tmp_path / name)
+    with pytest.raises(InvalidArgumentError, match="title"):
+        predicted(MAPS[0]).save_lut(tmp_path / "look.cube", title=5)  # type: ignore[arg-type]
     assert not list(tmp_path.iterdir())

@@ -126,7 +126,7 @@ def test_a_picture_and_a_folder_are_answered(run: Any, trained: Path, place: Pat
     assert (code, err) == (0, "")
     document = json.loads(text)
     assert document["written"] == []
-    assert {each["reason"] for each in document["skipped"]} == {"has an answer already"}
+    assert {each["reason"] for each in document["skipped"]} == {"has an answer already; overwrite=True makes it anew"}
 
 
 def test_findings_are_no_failure_unless_that_is_asked_for(run: Any, place: Path, tmp_path: Path) -> None:
@@ -186,6 +186,8 @@ def test_what_was_passed_over_is_said_on_standard_error(run: Any, tmp_path: Path
         (["leaderboard", "trained.db", "--workers", "own_workers_of_a_test"], "module:function"),
         (["leaderboard", "trained.db", "--workers", "own_workers_of_a_test:not_callable"], "returns workers"),
         (["report", "trained.db", "no_such_folder/report.html", *OWN], "existing folder"),
+        (["leaderboard", "trained.db", "--workers", "json:dumps"], "without arguments"),
+        (["add", "new.db", "no_such_folder/"], "an existing folder or CSV file"),
         (["nothing"], "invalid choice"),
         (["train", "new.db", "--epochs", "many"], "invalid int value"),
         ([], "COMMAND"),

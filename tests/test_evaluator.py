@@ -11,7 +11,17 @@ from typing import Any
 import attrs
 import pytest
 
-from support import HostPool, Inline, brightening, brighter, manager_with, pool_of, save_triple, usual_pool
+from support import (
+    HostPool,
+    Inline,
+    brightening,
+    brighter,
+    manager_with,
+    pool_of,
+    put_examples,
+    save_triple,
+    usual_pool,
+)
 from tsm_training import (
     GuideSimilarity,
     Image,
@@ -313,6 +323,16 @@ def test_a_slip_while_pictures_are_read_skips_nothing(
     with pytest.raises(RuntimeError, match="a slip"):
         manager.train(verbose=False)
     assert [session.status for session in manager.data_manager.iterate_sessions()] == ["failed"]
+
+
+@pytest.mark.parametrize("path", ["", "a\0b"])
+def test_a_stored_path_that_can_be_none_is_skipped_and_listed(tmp_path: Path, path: str) -> None:
+    manager = manager_with(tmp_path, examples=3)
+    first = manager.data_manager.get_all_examples()[0]
+    put_examples(manager.data_manager, attrs.evolve(first, example_id="old", target_path=path, files=None))
+    results = manager.validate()
+    assert results["num_examples"] == 3
+    assert "path must be" in results["skipped"]["old"]
 
 
 def test_a_slip_while_files_are_looked_at_skips_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

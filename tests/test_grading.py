@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from support import brighter, failing, manager_with, picture, pool_of, save, usual_pool
+from support import brighter, failing, manager_with, picture, pool_of, save, save_triple, usual_pool
 from tsm_training import FolderPrediction, FunctionWorker, Progress, TrainingManager
 from tsm_training.errors import ImageError, InvalidArgumentError, NoWorkersError
 from tsm_training.images import read_image
@@ -66,9 +66,29 @@ def test_it_goes_on_where_it_was_interrupted(manager: TrainingManager, tmp_path:
     assert all(read_image(out / name).size for name in before)
     done = graded(manager, picture(7), folder, out)
     assert len(done.written) == 12 - len(before)
-    assert reasons(done) == dict.fromkeys(before, "has an answer already")
+    assert reasons(done) == dict.fromkeys(before, "has an answer already; overwrite=True makes it anew")
     assert before.items() <= {name: (out / name).stat().st_mtime_ns for name in names_in(out)}.items()
     assert len(names_in(out)) == 12
+
+
+def test_answers_are_made_anew_where_that_is_asked_for(tmp_path: Path) -> None:
+    folder, out = folder_of(tmp_path / "in", "a.png"), tmp_path / "out"
+    pool = pool_of(FunctionWorker("s", lambda s, t: np.full_like(t, int(s[0, 0, 0]))))
+    manager = manager_with(tmp_path, 0, pool=pool)
+    for level, overwrite, expected in ((10, False, 10), (20, False, 10), (20, True, 20)):
+        graded(manager, np.full((4, 4, 3), level, np.uint8), folder, out, overwrite=overwrite)
+        assert int(read_image(out / "a.png")[0, 0, 0]) == expected
+
+
+def test_an_unknown_group_is_told(tmp_path: Path) -> None:
+    manager = manager_with(tmp_path, 0)
+    rows = [(*save_triple(tmp_path, seed), {"style": "warm"}) for seed in range(4)]
+    manager.add_training_examples(rows)
+    manager.train(group_by="style", verbose=False)
+    folder = folder_of(tmp_path / "in", "a.png", "b.png")
+    with pytest.warns(UserWarning, match="wram, which no example has.*did you mean warm"):
+        graded(manager, picture(7), folder, tmp_path / "out", group="wram")
+    graded(manager, picture(7), folder, tmp_path / "out2", group="warm")
 
 
 def test_what_cannot_be_answered_is_named_and_the_rest_goes_on(tmp_path: Path) -> None:

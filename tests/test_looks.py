@@ -157,7 +157,18 @@ def filled(folder: Path, pool: WorkerPool | None = None, **settings: Any) -> tup
     manager = manager_with(folder, examples=0, pool=pool or pool_of(LearnedLook()), **settings)
     ids = []
     for number, (look, _source, _target) in enumerate(ROWS):
-        ids.append(add(manager, folder, number, STYLES[look], style=look, photo=f"p{number % 5}", rank=number))
+        ids.append(
+            add(
+                manager,
+                folder,
+                number,
+                STYLES[look],
+                style=look,
+                photo=f"p{number % 5}",
+                rank=number,
+                name=f"n{number}",
+            )
+        )
     return manager, ids
 
 

@@ -212,6 +212,12 @@ def test_results_are_the_dictionaries_that_they_were(documents: dict[str, Any]) 
         assert document._repr_html_() == show(plain)._repr_html_()
 
 
+def test_workers_that_do_not_repeat_themselves_are_named() -> None:
+    text = str(show(Validation(unrepeatable={"wavering": 0.0123}).to_document()))
+    assert "do not repeat themselves: wavering (accuracy moved by up to 0.012)" in text
+    assert "repeat" not in str(show(Validation().to_document()))
+
+
 def test_a_manager_shows_what_it_is(trained: tuple[TrainingManager, TrainingResults], tmp_path: Path) -> None:
     manager, results = trained
     for text in (str(manager).replace("\n    ", " "), text_of(manager)):

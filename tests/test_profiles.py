@@ -422,6 +422,7 @@ P3_CURVES = dict.fromkeys((b"rTRC", b"gTRC", b"bTRC"), SRGB_CURVE)
         (profile(P3_TAGS | P3_CURVES | {b"gTRC": parametric(9)}), "gTRC"),
         (profile(P3_TAGS | P3_CURVES | {b"gTRC": parametric(1, 1, 0, 1)}), "gTRC"),
         (profile(P3_TAGS | dict.fromkeys(P3_CURVES, sampled([0, 0]))), "white"),
+        (profile(P3_TAGS | dict.fromkeys(P3_CURVES, sampled([0.8, 0.8]))), "white is no brighter than black"),
         (profile(P3_TAGS | P3_CURVES, kind=b"link"), "link"),
         (profile(P3_TAGS | P3_CURVES, space=b"Lab "), "Lab"),
         (GREY_22, "GRAY"),

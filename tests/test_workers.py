@@ -1356,6 +1356,13 @@ def run_function(function: Callable[[Any, Any], Any], **form: Any) -> WorkerResu
     return run_worker(FunctionWorker("tried", function, **form), WorkerRequest(SOURCE, TARGET))
 
 
+@pytest.mark.parametrize(("dtype", "name"), [(np.float32, "float32"), (np.dtype("uint8"), "uint8")])
+def test_a_form_may_be_named_by_a_type_of_numpy(dtype: Any, name: str) -> None:
+    assert FunctionWorker("w", lambda s, t: t, dtype=dtype).dtype == name
+    with pytest.raises(InvalidArgumentError, match="dtype"):
+        FunctionWorker("w", lambda s, t: t, dtype=np.float64)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize("color", ["bgr", "rgb"])
 @pytest.mark.parametrize("dtype", ["uint8", "float32"])
 def test_a_function_gets_its_pictures_in_the_form_it_wants_and_gives_them_back_in_it(color: Any, dtype: Any) -> None:

@@ -21,6 +21,7 @@ from typing import Any, Final, NamedTuple
 import attrs
 
 from tsm_training._version import __version__
+from tsm_training.ensemble import unknown_group_text
 from tsm_training.errors import (
     BlendSolverError,
     ExecutorError,
@@ -96,7 +97,12 @@ def _manager(options: argparse.Namespace) -> TrainingManager:
     if options.workers is None:
         return TrainingManager(weight_learner=learner, db_path=path)
     pool = WorkerPool()
-    for worker in _made(options.workers)():
+    try:
+        workers = list(_made(options.workers)())
+    except TypeError as error:  # it wants arguments, or gives nothing that can be gone through
+        expected = f"a function without arguments that returns workers ({error})"
+        raise InvalidArgumentError("workers", options.workers, expected) from error
+    for worker in workers:
         pool.register_worker(worker)
     return TrainingManager(pool, learner, path)
 
@@ -121,6 +127,8 @@ def _made(place: str) -> Callable[[], Any]:
 def _add(manager: TrainingManager, options: argparse.Namespace) -> _Result:
     before = manager.list_examples(1)["total"]
     for place in options.pictures:
+        if not Path(place).exists():
+            raise InvalidArgumentError("pictures", place, "an existing folder or CSV file")
         if Path(place).is_dir():
             manager.add_folder(place, pattern=options.pattern, on_error=options.on_error)
         else:
@@ -150,11 +158,19 @@ def _validate(manager: TrainingManager, options: argparse.Namespace) -> _Result:
 def _predict(manager: TrainingManager, options: argparse.Namespace) -> _Result:
     if Path(options.target).is_dir():
         done = manager.predict_folder(
-            options.source, options.target, options.out, group=options.group, verbose=not options.quiet
+            options.source,
+            options.target,
+            options.out,
+            group=options.group,
+            overwrite=options.overwrite,
+            verbose=not options.quiet,
         )
         skipped = [{"path": str(each.path), "reason": each.reason} for each in done.skipped]
         return _Result(done, {"written": [str(path) for path in done.written], "skipped": skipped})
-    manager.predict(options.source, options.target, group=options.group).save(options.out)
+    prediction = manager.predict(options.source, options.target, group=options.group)
+    prediction.save(options.out)
+    if prediction.is_known_group is False:
+        warnings.warn(unknown_group_text(prediction), stacklevel=1)
     return _Result(options.out, {"written": [options.out], "skipped": []})
 
 
@@ -255,6 +271,9 @@ def _parser() -> argparse.ArgumentParser:
     predict.add_argument("target", metavar="TARGET", help="the picture to change, or a folder of them")
     predict.add_argument("out", metavar="OUT", help="the file to write, or the folder for the answers")
     predict.add_argument("--group", help="the look's name, after training with --group-by")
+    predict.add_argument(
+        "--overwrite", action="store_true", help="in a folder, make answers anew that are there already"
+    )
     command("leaderboard", _leaderboard, "show how all workers and the ensemble do on held-out examples")
     lint = command("lint", _lint, "look for faults in the examples")
     lint.add_argument("--strict", action="store_true", help="exit with 1 where something is found")

@@ -257,7 +257,11 @@ class ManifestError(TsmTrainingError, OSError, ValueError):
     faults: tuple[tuple[str, str], ...] = ()
 
     def __str__(self) -> str:
-        details = f": {_listed(self.faults, 10)}" if self.faults else ""
+        return self.told(10)
+
+    def told(self, most: int) -> str:
+        """Return the message with at most so many of the `faults`, and how many more there are."""
+        details = f": {_listed(self.faults, most)}" if self.faults else ""
         return f"{self.path!r}: {self.reason}{details}"
 
 

@@ -57,6 +57,8 @@ def grade_folder(
     folder: str | os.PathLike[str],
     out: str | os.PathLike[str],
     reporter: ProgressReporter,
+    *,
+    overwrite: bool = False,
 ) -> FolderPrediction:
     """Write an answer to each picture of a folder that has none yet.
 
@@ -67,6 +69,7 @@ def grade_folder(
         folder: Holds the targets; subfolders are not entered.
         out: Gets the answers; made if it does not exist.
         reporter: Is told of each picture.
+        overwrite: Make answers anew that are there already.
 
     Raises:
         InvalidArgumentError: a folder is missing, both are the same, or two pictures would have one answer.
@@ -83,8 +86,8 @@ def grade_folder(
     work: list[tuple[Path | None, Path, Path]] = []
     for target, answer in answers.items():
         own = found.get(_name(target), [])
-        if answer.exists():
-            skipped[target] = "has an answer already"
+        if answer.exists() and not overwrite:
+            skipped[target] = "has an answer already; overwrite=True makes it anew"
         elif sources is not None and len(own) != 1:
             skipped[target] = f"has {'no source' if not own else 'several sources'} of its name in {sources}"
         else:

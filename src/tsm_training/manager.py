@@ -46,7 +46,7 @@ from tsm_training.engine import (
     ValidationResults,
     own_workers,
 )
-from tsm_training.ensemble import Prediction
+from tsm_training.ensemble import Prediction, unknown_group_text
 from tsm_training.errors import InvalidArgumentError, LearnerMismatchError, ManifestError, WeightsFileError
 from tsm_training.evaluation import ShownDocument, Split, TrainingOptions, split_examples, without
 from tsm_training.images import PictureLike, picture_and_exif
@@ -335,7 +335,8 @@ class TrainingManager:
                 same = known[digest] = attrs.evolve(same, **paths)
             examples[number] = same
         if passed_over:  # before anything is stored, for who makes errors of warnings
-            warnings.warn(str(ManifestError(listing.path, "passed over", tuple(passed_over))), stacklevel=3)
+            said = ManifestError(listing.path, "passed over", tuple(passed_over)).told(len(passed_over))
+            warnings.warn(said, stacklevel=3)
         if new:
             self.data_manager.add_examples(new)
         if moved:
@@ -700,21 +701,24 @@ class TrainingManager:
         out: str | os.PathLike[str],
         *,
         group: str | float | None = None,
+        overwrite: bool = False,
         verbose: bool = True,
         on_progress: ProgressCallback | None = None,
     ) -> FolderPrediction:
         """Write the ensemble's answer to every picture in a folder, under the same names in another folder.
 
-        Pictures that have an answer in `out` are skipped, so that a call which was interrupted goes on where it ended;
-        delete answers to have them made anew. Each file appears whole. An answer to a kind of picture that is read but
-        not written (HEIC) ends with ``.jpg``. Several pictures are worked on at once.
+        Pictures that have an answer in `out` are skipped, so that a call which was interrupted goes on where it ended.
+        With another source, or after another training, `overwrite` makes all answers anew. Each file appears whole. An
+        answer to a kind of picture that is read but not written (HEIC) ends with ``.jpg``. Several pictures are worked
+        on at once.
 
         Args:
             source: Gives the colours to all of them, as for `predict`; or a folder that holds a source of each target's
                 name.
             folder: Holds the targets; subfolders are not entered.
             out: Another folder, for the answers; made if it does not exist.
-            group: As for `predict`, for all of them.
+            group: As for `predict`, for all of them; one that no example has is told by a warning.
+            overwrite: Make answers anew that are there already.
             verbose: Show progress on standard error.
             on_progress: Called with a `Progress`, in this thread.
 
@@ -736,11 +740,19 @@ class TrainingManager:
         else:
             shared, _exif = picture_and_exif(source, "source", "bgr", self.training_engine.limits)
 
+        unknown: list[Prediction] = []
+
         def predict_and_save(own: Path | None, target: Path, answer: Path) -> None:
-            self.predict(cast("Any", own if shared is None else shared), target, group=group).save(answer)
+            prediction = self.predict(cast("Any", own if shared is None else shared), target, group=group)
+            prediction.save(answer)
+            if prediction.is_known_group is False:
+                unknown[:] = [prediction]
 
         with reporting(verbose=verbose, on_progress=on_progress) as reporter:
-            return grade_folder(predict_and_save, sources, folder, out, reporter)
+            done = grade_folder(predict_and_save, sources, folder, out, reporter, overwrite=overwrite)
+        if unknown:
+            warnings.warn(unknown_group_text(unknown[0]), stacklevel=2)
+        return done
 
     def get_training_progress(self) -> TrainingProgress:
         """Return the guide's progress document: counts, and what is known about every worker."""

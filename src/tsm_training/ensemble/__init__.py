@@ -12,6 +12,7 @@ from tsm_training.ensemble.blending import (
     encode_preview,
     renormalised,
     sample_grid,
+    unknown_group_text,
 )
 from tsm_training.ensemble.fitting import (
     COMPARED_SOLVERS,
@@ -62,4 +63,5 @@ __all__ = [
     "renormalised",
     "sample_grid",
     "solver_named",
+    "unknown_group_text",
 ]

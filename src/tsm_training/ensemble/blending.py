@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import attrs
@@ -88,7 +89,8 @@ class Prediction:
         """Write what the answer does to colours as a 3-D LUT, for the editors of photographs and films that read one.
 
         The file has the format ``.cube`` (Adobe, Iridas), a domain of 0 to 1, and R varies fastest. Applied to the
-        target, it gives the answer's picture, but for how the other program interpolates.
+        target, it gives the answer's picture, but for how the other program interpolates. It takes and gives sRGB
+        values: convert a photograph with another colour profile to sRGB first.
 
         Args:
             path: A file name that ends with ``.cube``; an existing file is replaced.
@@ -101,8 +103,8 @@ class Prediction:
             OSError: the file cannot be written; what was there before is untouched.
         """
         name = check_path("path", path)
-        if not name.lower().endswith(".cube"):
-            raise InvalidArgumentError("path", name, "a file name that ends with .cube")
+        if not name.lower().endswith(".cube") or not Path(name).absolute().parent.is_dir():
+            raise InvalidArgumentError("path", name, "a file name that ends with .cube, in an existing folder")
         shares = {worker_id: share for worker_id, share in sorted(self.blend_weights.items()) if share > 0.0}
         tables = [(share, table) for w, share in shares.items() if (table := self.results[w].table) is not None]
         if len(tables) < len(shares):
@@ -111,6 +113,12 @@ class Prediction:
                 "blend_weights", f"shares of {others}", "shares of workers that only move colours"
             )
         replace_file(name, ColorTable.blended(tables).to_cube(size, title).encode())
+
+
+def unknown_group_text(prediction: Prediction) -> str:
+    """Return what is to be said of a prediction whose group no example has."""
+    meant = "" if prediction.nearest_group is None else f"; did you mean {prediction.nearest_group}?"
+    return f"{prediction.group}, which no example has: the look was recognised from the source{meant}"
 
 
 def renormalised(shares: Mapping[str, float], worker_ids: Iterable[str]) -> dict[str, float]:

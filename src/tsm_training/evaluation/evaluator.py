@@ -13,7 +13,13 @@ from typing import Any, Final, TypedDict
 import attrs
 
 from tsm_training.data import Evaluation, EvaluationKey, ExampleEdit, TrainingExample, TrainingStore
-from tsm_training.errors import ImageError, ImageSizeMismatchError, NoWorkersError, WorkerPoolError
+from tsm_training.errors import (
+    ImageError,
+    ImageSizeMismatchError,
+    InvalidArgumentError,
+    NoWorkersError,
+    WorkerPoolError,
+)
 from tsm_training.evaluation.evaluated import EvaluatedExample, EvaluationRun, Previews, preview_rank
 from tsm_training.evaluation.execution import ClusterClient, Execution, executor_or_threads
 from tsm_training.evaluation.keeping import Copies, FingerprintOf, FreshResults
@@ -170,7 +176,7 @@ class Evaluator:
                 continue
             try:
                 files = describe_files(example, self.limits)
-            except (ImageError, ImageSizeMismatchError) as error:
+            except (ImageError, ImageSizeMismatchError, InvalidArgumentError) as error:  # an old path may be no path
                 skipped[example.example_id] = str(error)
                 continue
             known.append(attrs.evolve(example, files=files))

@@ -131,7 +131,8 @@ def find_looks(evaluator: Evaluator, examples: Sequence[TrainingExample]) -> Fou
             alone += ids
     compared = [example for example in examples if example.example_id in look_of]
     agreement = {}
-    for key in (key for key, counts in _texts(compared).items() if len(counts) > 1):
+    # A key whose values all differ, such as a name, divides nothing.
+    for key in (key for key, counts in _texts(compared).items() if 1 < len(counts) < counts.total()):
         named = [example for example in compared if isinstance(example.metadata.get(key), str)]
         numbers = [look_of[example.example_id] for example in named]
         agreement[key] = round(adjusted_rand_index(numbers, [example.metadata[key] for example in named]), 6)

@@ -20,7 +20,7 @@ from tsm_training.images.webp import parse_webp
 
 PICTURE_ENDINGS: Final = frozenset({
     # What is read, the last four with the extra `photos`.
-    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".bmp", ".dib", ".webp", ".tif", ".tiff",
+    ".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".jfi", ".bmp", ".dib", ".mpo", ".webp", ".tif", ".tiff",
     ".heic", ".heif", ".hif", ".avif",
     # Camera raw, which is refused by name.
     ".3fr", ".arw", ".cr2", ".cr3", ".crw", ".dcr", ".dng", ".erf", ".fff", ".iiq", ".kdc", ".mef", ".mos", ".mrw",

@@ -228,6 +228,9 @@ def _by_matrix(name: str, to_xyz: _Floats, curves: tuple[_Curve, _Curve, _Curve]
     white = np.broadcast_to(light(_LEVELS)[-1], 3)[::-1] / _FULL
     if not _WHITE[0] < to_xyz[1] @ white < _WHITE[1]:
         raise _DamagedError(f"white has no plausible brightness in {name}")
+    black = np.broadcast_to(light(_LEVELS)[0], 3)[::-1] / _FULL
+    if not (white > black).all():
+        raise _DamagedError(f"white is no brighter than black in {name}")
     to_srgb = np.linalg.solve(_matrix(_SRGB_PRIMARIES), to_xyz)[::-1, ::-1]
 
     def convert(pixels: Pixels) -> Image:

@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from tsm_training.arguments import check_whole_number
+from tsm_training.arguments import check_text, check_whole_number
 from tsm_training.arrays import Image
 from tsm_training.errors import InvalidArgumentError
 
@@ -171,7 +171,7 @@ class ColorTable:
             raise InvalidArgumentError(
                 "size", size, f"a whole number of at least {_LEAST_SIZE} and at most {_MOST_SIZE}"
             )
-        if not title.isprintable() or '"' in title:
+        if not check_text("title", title).isprintable() or '"' in title:
             raise InvalidArgumentError("title", title, "printable text without quotation marks")
         values = self._resampled(np.linspace(0, _TOP, size)) / _TOP
         lines = [f'TITLE "{title}"', f"LUT_3D_SIZE {size}", "DOMAIN_MIN 0.0 0.0 0.0", "DOMAIN_MAX 1.0 1.0 1.0"]

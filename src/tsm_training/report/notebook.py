@@ -23,7 +23,7 @@ from tsm_training.engine import (
     ValidationResults,
     own_workers,
 )
-from tsm_training.ensemble import Because, Prediction
+from tsm_training.ensemble import Because, Prediction, unknown_group_text
 from tsm_training.errors import InvalidArgumentError
 from tsm_training.evaluation import newest_session
 from tsm_training.lint import LintReport
@@ -132,9 +132,8 @@ def prediction_card(prediction: Prediction) -> str:
     if prediction.familiarity is not None:
         facts["familiarity of the look"] = f"{prediction.familiarity:.0%}"
     if prediction.group is not None:
-        unknown = "" if prediction.is_known_group else ", which no example has: the look was recognised from the source"
-        meant = "" if prediction.nearest_group is None else f"; did you mean {prediction.nearest_group}?"
-        facts["group"] = f"{prediction.group}{unknown}{meant}"
+        is_unknown = prediction.is_known_group is False
+        facts["group"] = unknown_group_text(prediction) if is_unknown else prediction.group
     failures = {name: result.failure for name, result in prediction.results.items() if result.failure is not None}
     facts |= {f"{name} failed": str(failure) for name, failure in failures.items()}
     picture = embedded(prediction.image, "the ensemble's picture", "png")
@@ -316,7 +315,7 @@ def shown_leaderboard(board: Leaderboard) -> Shown:
         rows.append((row.name, *cells))
     counts = f"{counted(board.num_examples, 'held-out example')} of {counted(board.num_targets, 'target')}"
     facts = {"on": counts, "best single worker": board.best_single, "verdict": board.verdict}
-    head = ("name", "similarity, 90 %", "ensemble's gain", "share", "weight, 90 %", "failed", "time")
+    head = ("name", "similarity, 90 %", "ensemble's gain", "share", "weight (settles in, 90 %)", "failed", "time")
     return Shown("Leaderboard", facts, head, tuple(rows))
 
 
@@ -342,12 +341,15 @@ def _judged(title: str, facts: Mapping[str, str | None], judged: Judged) -> Show
     accuracy, gains = judged.avg_accuracy, judged.verdict["comparisons"]
     unseen = f", of which {judged.unseen_examples} were never learned from" if isinstance(judged, Validation) else ""
     means = f"{figure_text(accuracy)}, with equal shares {figure_text(judged.equal_weights_accuracy)}"
+    changes = judged.unrepeatable if isinstance(judged, Validation) else {}
+    unsteady = [f"{worker_id} (accuracy moved by up to {figure_text(change)})" for worker_id, change in changes.items()]
     facts = {
         "similarity": _headline(judged),
         "verdict": judged.verdict["sentence"],
         **facts,
         "judged on": f"{counted(judged.num_examples, 'example')}{unseen}",
         "skipped": counted(len(judged.skipped), "example") if judged.skipped else None,
+        "do not repeat themselves": ", ".join(unsteady) or None,
         "mean of the workers, weighted (guide)": None if accuracy is None else means,
     }
     rows = []

@@ -155,6 +155,11 @@ def _check_color(_worker: object, _attribute: object, value: object) -> None:
     check_channel_order(value)
 
 
+def _dtype_name(value: object) -> Any:
+    """Return the name of a type of NumPy's, and anything else as it is."""
+    return np.dtype(value).name if isinstance(value, (type, np.dtype)) and value is not float else value
+
+
 def _check_dtype(_worker: object, _attribute: object, value: object) -> None:
     if value not in ("uint8", "float32"):
         raise InvalidArgumentError("dtype", value, "'uint8' (0 to 255) or 'float32' (0 to 1)")
@@ -186,7 +191,7 @@ class FunctionWorker(Worker):
     version: str = ""
     time_limit: float | None = attrs.field(default=None, validator=valid_time_limit)
     color: ChannelOrder = attrs.field(default="bgr", validator=_check_color, kw_only=True)
-    dtype: PixelType = attrs.field(default="uint8", validator=_check_dtype, kw_only=True)
+    dtype: PixelType = attrs.field(default="uint8", converter=_dtype_name, validator=_check_dtype, kw_only=True)
 
     def process(self, data: Mapping[str, Image]) -> Image:
         """Call the function with source and target (uint8, H×W×3, BGR) in the form that it wants.
