@@ -329,10 +329,10 @@ def test_a_slip_while_pictures_are_read_skips_nothing(
 def test_a_stored_path_that_can_be_none_is_skipped_and_listed(tmp_path: Path, path: str) -> None:
     manager = manager_with(tmp_path, examples=3)
     first = manager.data_manager.get_all_examples()[0]
-    put_examples(manager.data_manager, attrs.evolve(first, example_id="old", target_path=path, files=None))
+    put_examples(manager.data_manager, attrs.evolve(first, target_path=path, files=None))
     results = manager.validate()
-    assert results["num_examples"] == 3
-    assert "path must be" in results["skipped"]["old"]
+    assert results["num_examples"] == 2
+    assert "path must be" in results["skipped"][first.example_id]
 
 
 def test_a_slip_while_files_are_looked_at_skips_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

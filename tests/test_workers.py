@@ -1465,7 +1465,7 @@ def test_the_form_belongs_to_a_workers_fingerprint() -> None:
 
 
 @pytest.mark.parametrize(
-    ("argument", "value"), [("color", "RGB"), ("color", None), ("dtype", "float64"), ("dtype", np.float32)]
+    ("argument", "value"), [("color", "RGB"), ("color", None), ("dtype", "float64"), ("dtype", np.float64)]
 )
 def test_an_unknown_form_is_refused(argument: str, value: Any) -> None:
     with pytest.raises(InvalidArgumentError, match=f"^{argument} must be '"):
