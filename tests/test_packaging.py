@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import email.message
 import email.parser
 import importlib.metadata
 import os
 import re
 import shutil
+import sqlite3
 import subprocess
 import sys
 import tarfile
@@ -24,6 +26,7 @@ from packaging.requirements import Requirement
 from trove_classifiers import classifiers as known_classifiers
 
 import tsm_training
+from support import brighter, picture, save
 
 PROJECT = Path(__file__).parent.parent
 CONSUMER = Path(__file__).parent / "consumer"
@@ -256,6 +259,55 @@ def test_an_application_trains_predicts_exports_and_imports_there(python: Path, 
     assert f"tsm_training {tsm_training.__version__} works from" in out
     left = {path.name for path in tmp_path.iterdir()}
     assert left == {"application.py", "pictures", "training.db", "answer.png", "weights.json"}
+
+
+def blocks_of_the_read_me(language: str) -> list[str]:
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    return re.findall(rf"^```{language}\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.mark.slow
+def test_the_read_me_alone_leads_from_triples_to_a_verdict_a_graded_folder_and_a_report(
+    python: Path, tmp_path: Path
+) -> None:
+    """Each line is the read-me's; three times over, they add no example, run no worker again and find nothing new."""
+    for number in range(12):
+        target = picture(number)
+        save(tmp_path / "pictures" / "sources" / f"{number}.png", picture(number + 50))
+        save(tmp_path / "pictures" / "targets" / f"{number}.png", target)
+        save(tmp_path / "pictures" / "truths" / f"{number}.png", brighter(target, 20))
+    save(tmp_path / "source.jpg", picture(60))
+    save(tmp_path / "in" / "a.jpg", picture(61))
+    (tmp_path / "script.py").write_text("\n".join(blocks_of_the_read_me("python")), encoding="utf-8")
+    question = "SELECT count(*), max(sequence) FROM evaluations WHERE worker_id != 'learned_look'"
+    seen = set()
+    for _time in range(3):
+        printed = run(python, "-W", "error", "script.py", cwd=tmp_path)
+        assert printed.startswith("Training\n  similarity: ")
+        assert "untouched target" in printed
+        assert printed.index("\nLeaderboard\n") < 4000
+        findings = run(python, "-m", PACKAGE, "lint", "my.db", "--json", cwd=tmp_path)
+        with contextlib.closing(sqlite3.connect(tmp_path / "my.db")) as database:
+            (counts,) = database.execute(question)
+        seen.add((findings, counts, run(python, "-m", PACKAGE, "add", "my.db", "pictures", cwd=tmp_path)))
+    assert len(seen) == 1
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"a.jpg"}
+    assert (tmp_path / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_the_read_mes_commands_do_the_same_without_python(python: Path, tmp_path: Path) -> None:
+    for number in range(6):
+        for role, seed in (("sources", 50), ("targets", 0), ("truths", 0)):
+            save(tmp_path / "pictures" / role / f"{number}.png", picture(number + seed))
+    save(tmp_path / "source.jpg", picture(60))
+    save(tmp_path / "in" / "a.jpg", picture(61))
+    commands = [line for block in blocks_of_the_read_me("bash") for line in block.splitlines() if PACKAGE in line]
+    assert [line.split()[3] for line in commands] == ["train", "predict", "report"]
+    for line in commands:
+        run(python, *line.removesuffix(" --open").split()[1:], cwd=tmp_path)
+    assert (tmp_path / "out" / "a.jpg").is_file()
+    assert "similarity" in (tmp_path / "report.html").read_text(encoding="utf-8")
 
 
 # --- types, as the application sees them ------------------------------------------------------------------------------
