@@ -45,7 +45,7 @@ def photograph(seed: int, width: int, height: int) -> Image:
     rng = np.random.default_rng(seed)
     smooth = cv2.resize(rng.integers(0, 256, (9, 12, 3), np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
     grain = cv2.resize(rng.normal(0, 12, (height // 4, width // 4, 3)), (width, height))
-    return np.clip(smooth + grain, 0, 255).astype(np.uint8)
+    return np.asarray(np.clip(smooth + grain, 0, 255), np.uint8)
 
 
 def write_examples(folder: Path) -> list[tuple[Path, Path, Path]]:
@@ -77,10 +77,8 @@ def literal_similarity(output: Image, truth: Image) -> float:
     error = float(np.mean((ours.astype(np.float64) - theirs.astype(np.float64)) ** 2)) / 255.0**2
     correlations = []
     for channel in range(3):
-        first, second = (
-            cv2.normalize(cv2.calcHist([each], [channel], None, [256], [0, 256]), None) for each in (ours, theirs)
-        )
-        correlations.append(max(0.0, cv2.compareHist(first, second, cv2.HISTCMP_CORREL)))
+        first, second = (cv2.calcHist([each], [channel], None, [256], [0, 256]) for each in (ours, theirs))
+        correlations.append(max(0.0, cv2.compareHist(first / first.sum(), second / second.sum(), cv2.HISTCMP_CORREL)))
     return 0.6 * (1.0 - error) + 0.4 * float(np.mean(correlations))
 
 

@@ -101,7 +101,7 @@ def test_the_wheel_is_for_every_machine_and_holds_the_package_and_nothing_else(w
     sources = (path for path in (PROJECT / "src" / PACKAGE).rglob("*") if path.suffix in {".py", ".typed"})
     expected = {path.relative_to(PROJECT / "src").as_posix() for path in sources}
     about = f"{PACKAGE}-{version}.dist-info"
-    expected |= {f"{about}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "licenses/LICENSE")}
+    expected |= {f"{about}/{name}" for name in ("METADATA", "WHEEL", "RECORD", "entry_points.txt", "licenses/LICENSE")}
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
         assert archive.read(f"{about}/licenses/LICENSE") == (PROJECT / "LICENSE").read_bytes()

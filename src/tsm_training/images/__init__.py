@@ -13,7 +13,7 @@ A file that ends early is always noticed. Damage *inside* compressed data is not
 checksums; after a file was added, its SHA-256 tells.
 """
 
-from tsm_training.images.handed import PictureLike, as_pillow, picture_and_exif
+from tsm_training.images.handed import PictureLike, PillowImage, as_pillow, picture_and_exif
 from tsm_training.images.headers import PICTURE_ENDINGS
 from tsm_training.images.reading import (
     READER_VERSION,
@@ -38,6 +38,7 @@ __all__ = [
     "ImageInfo",
     "ImageLimits",
     "PictureLike",
+    "PillowImage",
     "as_pillow",
     "inspect_image",
     "picture_and_exif",

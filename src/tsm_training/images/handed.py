@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, Any, Final, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, cast
 
 from tsm_training.arrays import ChannelOrder, Image, check_channel_order, check_image, exchanged
 from tsm_training.errors import ImageFormatError, MissingExtraError
@@ -14,7 +14,17 @@ from tsm_training.images.reading import ImageLimits, decode_image, read_image_an
 if TYPE_CHECKING:
     import PIL.Image
 
-PictureLike: TypeAlias = "str | os.PathLike[str] | Image | PIL.Image.Image"
+
+class PillowImage(Protocol):
+    """An image of Pillow, as far as its type can be told where Pillow is not installed."""
+
+    @property
+    def __array_interface__(self) -> Any:
+        """How NumPy sees its pixels."""
+        ...
+
+
+PictureLike: TypeAlias = str | os.PathLike[str] | Image | PillowImage
 """A picture as people have it: the path of a file, an array (uint8, H×W×3), or an image of Pillow."""
 
 _PLAIN_MODES: Final = {"1": "L", "P": "RGB", "YCbCr": "RGB", "LA": "RGBA", "PA": "RGBA", "La": "RGBA", "RGBa": "RGBA"}
