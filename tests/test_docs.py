@@ -47,7 +47,7 @@ PRINTED = {
     "docs/howto/failures.md": [r"raised: RuntimeError: too dark for me", r"^failed - NothingEvaluatedError"],
     "docs/howto/grade.md": [
         r"^6 pictures written, 0 skipped$",
-        r"^0 written; 00\.png has an answer already$",
+        r"^0 written; 00\.png has an answer already; overwrite=True makes it anew$",
         r"^TITLE \"Autumn\"$",
     ],
     "docs/howto/trackers.md": [r"^avg_accuracy collect more\n\[1, 2, 3, 4, 5\]$"],

@@ -317,11 +317,14 @@ def late_vandal(source: Image, target: Image) -> Image:
     return negative(source, target)
 
 
+BUFFERS: dict[int, Image] = {}
+
+
 def in_one_buffer(source: Image, target: Image) -> Image:
-    if not KEPT:
-        KEPT.append(np.empty_like(target))
-    KEPT[0][...] = negative(source, target)
-    return KEPT[0]  # type: ignore[no-any-return]
+    # One for each thread: two at once would spoil each other's picture before anybody has seen it.
+    buffer = BUFFERS.setdefault(threading.get_ident(), np.empty_like(target))
+    buffer[...] = negative(source, target)
+    return buffer
 
 
 def mover(source: Image, target: Image) -> Image:
