@@ -40,8 +40,8 @@ class _Moments(NamedTuple):
 def _planes(data: Mapping[str, Image], which: _Which, space: Space) -> Iterator[tuple[Image, ...]]:
     """Yield the three 8-bit channels of an image band by band; it is converted once per request.
 
-    Of an image of more than four megapixels every second, third, … row is taken: the rest would not change a mean or a
-    spread by a hundredth of a level, and would take most of the time.
+    Of an image of more than four megapixels every second, third, … row is taken: the others hardly change what is
+    found, and would take most of the time.
     """
     image = data[which]
     image = image[:: math.ceil(image.shape[0] * image.shape[1] / MOST_KEPT)]
