@@ -42,3 +42,15 @@ def open_store(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], T
         return lambda: TrainingDataManager(tmp_path / "training.db")
     store = InMemoryStore()
     return lambda: store
+
+
+@pytest.fixture
+def put(tmp_path: Path) -> Callable[[bytes], Path]:
+    """Return what writes the contents of a picture file, always under the same name, and returns its path."""
+
+    def write(data: bytes) -> Path:
+        path = tmp_path / "picture"
+        path.write_bytes(data)
+        return path
+
+    return write

@@ -77,16 +77,6 @@ def thumbnail(path: str | Path, limits: ImageLimits | None = None) -> tuple[Imag
 EITHER = pytest.mark.parametrize("use", [inspect_image, read_image, thumbnail])
 
 
-@pytest.fixture
-def put(tmp_path: Path) -> Callable[[bytes], Path]:
-    def write(data: bytes) -> Path:
-        path = tmp_path / "picture"
-        path.write_bytes(data)
-        return path
-
-    return write
-
-
 # --- what is taken --------------------------------------------------------------------------------------------------
 
 

@@ -62,16 +62,6 @@ LARGE_CLEAR[:8] = 128
 LARGE_OPAQUE = np.full((64, 96), 255, np.uint8)
 
 
-@pytest.fixture
-def put(tmp_path: Path) -> Callable[[bytes], Path]:
-    def write(data: bytes) -> Path:
-        path = tmp_path / "picture"
-        path.write_bytes(data)
-        return path
-
-    return write
-
-
 def extra(module: str) -> ModuleType:
     """Return a module of the extra; where tests run for every change it is there."""
     if os.environ.get("CI"):

@@ -71,16 +71,6 @@ PROFILES = {
 }
 
 
-@pytest.fixture
-def put(tmp_path: Path) -> Callable[[bytes], Path]:
-    def put(content: bytes) -> Path:
-        path = tmp_path / "picture"
-        path.write_bytes(content)
-        return path
-
-    return put
-
-
 def png_with(*chunks: bytes, picture: Pillow.Image = RGB) -> bytes:
     plain = saved("PNG", picture)
     return plain[:33] + b"".join(chunks) + plain[33:]
